@@ -1,0 +1,580 @@
+"""Completions made from readiness: for every system that can tell when a socket is ready.
+
+A send tries the system call at once and waits for writability only if the kernel took
+nothing; a recv waits for readability, unless the last one filled its buffer, which means that
+more is there. Either way the outcome goes through one queue, in order, so that no operation
+completes inside `submit` and no busy session gets ahead of the others.
+
+Interest in a descriptor is taken off lazily: a socket that is read again in the same batch
+costs no extra system call, and one that fires with nothing pending is unregistered then.
+"""
+
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
+from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
+from cluster.iocp.errors import (
+    DriverClosedError,
+    EventInFlightError,
+    MisuseError,
+    classify_os_error,
+)
+from cluster.iocp.iocp_event import (
+    AcceptEvent,
+    Buffer,
+    ConnectEvent,
+    EventType,
+    IocpEvent,
+    SendEvent,
+)
+from cluster.iocp.net_address import NetAddress
+from cluster.iocp.socket_utils import (
+    open_listening_socket,
+    open_stream_socket,
+    set_linger_reset,
+    set_no_delay,
+)
+
+__all__ = ["ReadinessDriver"]
+
+_ACCEPTS_PER_POLL = 64
+"""Clients taken from one listener before others get their turn."""
+
+_CONNECT_PENDING = frozenset(
+    code
+    for name in ("EINPROGRESS", "EWOULDBLOCK", "WSAEWOULDBLOCK", "WSAEINPROGRESS")
+    if (code := getattr(errno, name, None)) is not None
+)
+
+
+class _Handle:
+    """A descriptor and what waits for it. `sock` is None for a watched foreign descriptor."""
+
+    __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send", "sock")
+
+    def __init__(self, driver: "ReadinessDriver", sock: socket.socket | None, fd: int) -> None:
+        self.driver = driver
+        self.sock = sock
+        self.fd = fd
+        self.registered = 0
+        self.more = False
+        self.recv: IocpEvent | None = None  # a recv, or the watch of a foreign descriptor
+        self.send: IocpEvent | None = None  # a send or a connect
+        self.accepts: deque[AcceptEvent] | None = None
+
+    @property
+    def local_address(self) -> NetAddress:
+        if self.sock is None:
+            raise MisuseError("the handle is closed; it has no address any more")
+        return NetAddress.from_sockaddr(self.sock.getsockname())
+
+    @property
+    def is_closed(self) -> bool:
+        return self.sock is None
+
+    def reset_on_close(self) -> None:
+        if self.sock is not None:
+            set_linger_reset(self.sock)
+
+    def close(self) -> None:
+        if self.sock is None:
+            return
+        if self.recv is not None or self.send is not None or self.accepts:
+            raise MisuseError("a handle was closed while an operation on it is in flight")
+        self.driver._forget(self)
+        self.sock.close()
+        self.sock = None
+
+
+class ReadinessDriver:
+    """The driver of last resort, and a fast one. See `Driver` for the contract."""
+
+    name = "readiness"
+
+    __slots__ = (
+        "_closed",
+        "_foreign",
+        "_handles",
+        "_poller",
+        "_ready",
+        "_sleeping",
+        "_thread",
+        "_wake_reader",
+        "_wake_writer",
+        "_watches",
+    )
+
+    def __init__(self, poller: Poller | None = None) -> None:
+        """Make a driver on `poller`, which it owns from now on; by default a selector."""
+        self._poller: Poller = SelectorPoller() if poller is None else poller
+        self._ready: deque[Completion] = deque()
+        self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
+        self._handles: dict[int, _Handle] = {}
+        self._watches: dict[int, _Handle] = {}
+        self._thread = 0
+        self._sleeping = False
+        self._closed = False
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._poller.register(self._wake_reader.fileno(), READABLE)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
+        self._check_open()
+        sock = open_listening_socket(address, backlog)
+        handle = _Handle(self, sock, sock.fileno())
+        handle.accepts = deque()
+        return handle
+
+    def open_socket(self, remote: NetAddress) -> Handle:
+        self._check_open()
+        sock = open_stream_socket(remote)
+        return _Handle(self, sock, sock.fileno())
+
+    # -- starting and cancelling operations ---------------------------------------------------
+
+    def submit(self, event: IocpEvent) -> None:
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was submitted before its completion")
+        if self._thread != get_ident():
+            self._check_open()
+            event.in_flight = True
+            event.init()
+            self._defer(self._start_deferred, event)
+            return
+        event.in_flight = True
+        event.error = None
+        event.raw_error = 0
+        try:
+            self._start(event)
+        except BaseException:
+            event.in_flight = False
+            raise
+
+    def cancel(self, event: IocpEvent) -> None:
+        if self._thread == get_ident():
+            self._run_deferred()
+            self._cancel(event)
+        elif not self._closed:
+            self._defer(self._cancel, event)
+
+    def post(self, event: IocpEvent, num_bytes: int = 0) -> None:
+        self._check_open()
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was posted before its completion")
+        event.in_flight = True
+        event.init()
+        self._ready.append((event, num_bytes))
+        if self._sleeping:
+            self._wake()
+
+    def watch(self, fd: int, event: IocpEvent) -> None:
+        self._check_open()
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was submitted before its completion")
+        handle = self._watches.get(fd)
+        if handle is None:
+            handle = self._watches.setdefault(fd, _Handle(self, None, fd))
+        if handle.recv is not None:
+            raise EventInFlightError(f"descriptor {fd} is being watched already")
+        event.in_flight = True
+        event.init()
+        handle.recv = event
+        if handle.registered and not self._still_registered(handle):
+            handle.registered = 0
+        # The poller may be told from any thread: epoll and kqueue see it while they wait. A
+        # selector of another kind would not, hence the wake.
+        self._want(handle, READABLE)
+        if self._sleeping:
+            self._wake()
+
+    def send_now(self, handle: Handle, data: Buffer) -> int:
+        assert isinstance(handle, _Handle)
+        sock = handle.sock
+        if sock is None:
+            return 0
+        try:
+            return sock.send(data)
+        except OSError:
+            return 0
+
+    def _start(self, event: IocpEvent) -> None:
+        owner = event.owner
+        handle = None if owner is None else owner.handle
+        if not isinstance(handle, _Handle) or handle.driver is not self or handle.sock is None:
+            self._check_open()
+            raise MisuseError(f"{event!r} has no owner with an open handle of this driver")
+        kind = event.event_type
+        if kind is EventType.RECV:
+            if handle.recv is not None:
+                raise EventInFlightError("a recv is in flight on this handle already")
+            event.data = None
+            if handle.more:
+                self._recv(handle, event)
+            else:
+                handle.recv = event
+                if not handle.registered & READABLE:
+                    self._want(handle, READABLE)
+        elif kind is EventType.SEND:
+            if handle.send is not None:
+                raise EventInFlightError("a send or connect is in flight on this handle already")
+            self._send(handle, event)
+        elif kind is EventType.ACCEPT:
+            assert isinstance(event, AcceptEvent)
+            if handle.accepts is None:
+                raise MisuseError("accept needs the handle of a listener")
+            event.accepted = event.address = None
+            handle.accepts.append(event)
+            self._want(handle, READABLE)
+        elif kind is EventType.CONNECT:
+            if handle.send is not None:
+                raise EventInFlightError("a send or connect is in flight on this handle already")
+            assert isinstance(event, ConnectEvent)
+            self._connect(handle, event)
+        elif kind is EventType.DISCONNECT:
+            self._shut_down(handle.sock, event)
+        else:
+            raise MisuseError(f"{event!r} cannot be submitted; use post or watch")
+
+    def _send(self, handle: _Handle, event: IocpEvent) -> None:
+        assert isinstance(event, SendEvent)
+        assert handle.sock is not None
+        buffers = event.send_buffers
+        try:
+            if len(buffers) == 1:
+                sent = handle.sock.send(buffers[0])
+            else:
+                sent = _send_gather(handle.sock, event.gather())
+        except (BlockingIOError, InterruptedError):
+            handle.send = event
+            self._want(handle, WRITABLE)
+            return
+        except OSError as error:
+            _fail(event, error)
+            sent = 0
+        handle.send = None
+        self._ready.append((event, sent))
+
+    def _recv(self, handle: _Handle, event: IocpEvent) -> None:
+        assert handle.sock is not None
+        try:
+            data = handle.sock.recv(RECV_BYTES_MAX)
+        except (BlockingIOError, InterruptedError):
+            handle.more = False
+            handle.recv = event
+            self._want(handle, READABLE)
+            return
+        except OSError as error:
+            _fail(event, error)
+            data = b""
+        num_bytes = len(data)
+        if num_bytes:
+            event.data = data
+        elif event.error is None:
+            event.error = Cause.EOF
+        handle.more = num_bytes == RECV_BYTES_MAX
+        handle.recv = None
+        self._ready.append((event, num_bytes))
+
+    def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
+        assert handle.sock is not None
+        if event.address is None:
+            raise MisuseError("a connect needs the address to connect to")
+        try:
+            code = handle.sock.connect_ex((event.address.host, event.address.port))
+        except OSError as error:
+            _fail(event, error)
+        else:
+            if code in _CONNECT_PENDING:
+                handle.send = event
+                self._want(handle, WRITABLE)
+                return
+            if code:
+                event.fail(classify_os_error(code), code)
+        self._ready.append((event, 0))
+
+    def _shut_down(self, sock: socket.socket, event: IocpEvent) -> None:
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            _fail(event, error)
+        self._ready.append((event, 0))
+
+    def _cancel(self, event: IocpEvent) -> None:
+        if not event.in_flight:
+            return
+        if event.event_type is EventType.WATCH or event.owner is None:
+            handle = next((h for h in self._watches.values() if h.recv is event), None)
+        else:
+            candidate = event.owner.handle
+            handle = candidate if isinstance(candidate, _Handle) else None
+        if handle is None or not _take_off(handle, event):
+            return
+        event.fail(Cause.CANCELLED, errno.ECANCELED)
+        self._ready.append((event, 0))
+
+    # -- submits of other threads -----------------------------------------------------------
+
+    def _defer(self, action: Callable[[IocpEvent], None], event: IocpEvent) -> None:
+        self._foreign.append((action, event))
+        if self._sleeping:
+            self._wake()
+
+    def _run_deferred(self) -> None:
+        foreign = self._foreign
+        while foreign:
+            action, event = foreign.popleft()
+            action(event)
+
+    def _start_deferred(self, event: IocpEvent) -> None:
+        try:
+            self._start(event)
+        except MisuseError:
+            event.fail(Cause.OS_ERROR, errno.EBADF)
+            self._ready.append((event, 0))
+
+    def _wake(self) -> None:
+        try:
+            self._wake_writer.send(b"\0")
+        except BlockingIOError:
+            return  # full of wake-ups that nobody has read yet: one is enough
+        except OSError:
+            if not self._closed:
+                raise
+
+    # -- reaping -----------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None, limit: int) -> list[Completion]:
+        if self._closed:
+            raise DriverClosedError("poll of a closed driver")
+        self._thread = get_ident()
+        if self._foreign:
+            self._run_deferred()
+        ready = self._ready
+        if ready:
+            answers = self._poller.poll(0, limit)
+        else:
+            self._sleeping = True
+            # Whoever queues from now on wakes us; look once more for what came before.
+            wait = 0 if ready or self._foreign else timeout
+            try:
+                answers = self._poller.poll(wait, limit)
+            finally:
+                self._sleeping = False
+        handles = self._handles
+        for fd, mask in answers:
+            handle = handles.get(fd)
+            if handle is not None:
+                self._take(handle, mask)
+            else:
+                self._drain_wake_ups()
+        if self._foreign:
+            self._run_deferred()
+        count = len(ready)
+        if count > limit:
+            count = limit
+        take = ready.popleft
+        completions = [take() for _ in range(count)]
+        for completion in completions:
+            completion[0].in_flight = False
+        return completions
+
+    def _take(self, handle: _Handle, mask: int) -> None:
+        used = False
+        if mask != WRITABLE:
+            event = handle.recv
+            if event is not None:
+                used = True
+                if handle.sock is not None:
+                    self._recv(handle, event)
+                else:
+                    handle.recv = None
+                    self._ready.append((event, 0))
+            elif handle.accepts:
+                used = True
+                self._accept(handle, handle.accepts)
+        if mask != READABLE and handle.send is not None:
+            used = True
+            event = handle.send
+            if event.event_type is EventType.SEND:
+                self._send(handle, event)
+            else:
+                self._finish_connect(handle, event)
+        if not used or handle.registered & mask & WRITABLE:
+            self._reduce(handle)
+
+    def _accept(self, handle: _Handle, accepts: deque[AcceptEvent]) -> None:
+        assert handle.sock is not None
+        for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
+            try:
+                sock, peer = handle.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                event = accepts.popleft()
+                _fail(event, error)
+                self._ready.append((event, 0))
+                return
+            event = accepts.popleft()
+            try:
+                sock.setblocking(False)
+                set_no_delay(sock)
+            except OSError as error:  # the client has gone already
+                sock.close()
+                _fail(event, error)
+            else:
+                event.accepted = _Handle(self, sock, sock.fileno())
+                event.address = NetAddress.from_sockaddr(peer)
+            self._ready.append((event, 0))
+
+    def _finish_connect(self, handle: _Handle, event: IocpEvent) -> None:
+        assert handle.sock is not None
+        code = handle.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            event.fail(classify_os_error(code), code)
+        handle.send = None
+        self._ready.append((event, 0))
+
+    def _drain_wake_ups(self) -> None:
+        try:
+            while len(self._wake_reader.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            return
+
+    # -- interest ----------------------------------------------------------------------------
+
+    def _want(self, handle: _Handle, bit: int) -> None:
+        registered = handle.registered
+        if registered & bit:
+            return
+        try:
+            if registered:
+                self._poller.modify(handle.fd, registered | bit)
+            else:
+                self._handles[handle.fd] = handle
+                self._poller.register(handle.fd, bit)
+        except (OSError, ValueError, KeyError) as error:
+            self._refuse(handle, bit, error)
+            return
+        handle.registered = registered | bit
+
+    def _still_registered(self, handle: _Handle) -> bool:
+        """Whether the system still knows a descriptor that its owner may have closed since."""
+        if self._handles.get(handle.fd) is not handle:
+            return False
+        try:
+            self._poller.modify(handle.fd, handle.registered)
+        except (OSError, ValueError, KeyError):
+            return False
+        return True
+
+    def _refuse(self, handle: _Handle, bit: int, error: Exception) -> None:
+        """Complete what waits for `bit` with the reason why it cannot be waited for."""
+        if not handle.registered:
+            self._handles.pop(handle.fd, None)
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EBADF
+        event = handle.recv if bit == READABLE else handle.send
+        if event is None and handle.accepts:
+            event = handle.accepts[-1]
+        if event is not None and _take_off(handle, event):
+            event.fail(Cause.OS_ERROR, code)
+            self._ready.append((event, 0))
+
+    def _reduce(self, handle: _Handle) -> None:
+        """Keep only the interest that something waits for."""
+        wanted = READABLE if handle.recv is not None or handle.accepts else 0
+        if handle.send is not None:
+            wanted |= WRITABLE
+        if wanted == 0:
+            self._forget(handle)
+        elif wanted != handle.registered:
+            self._poller.modify(handle.fd, wanted)
+            handle.registered = wanted
+
+    def _forget(self, handle: _Handle) -> None:
+        if handle.registered:
+            handle.registered = 0
+            self._handles.pop(handle.fd, None)
+            try:
+                self._poller.unregister(handle.fd)
+            except (OSError, KeyError, ValueError):
+                return  # a watched descriptor that its owner has closed: the kernel forgot it
+        if handle.sock is None:
+            self._watches.pop(handle.fd, None)
+
+    # -- closing -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._run_deferred()
+        for handle in list(self._handles.values()):
+            for event in (handle.recv, handle.send, *(handle.accepts or ())):
+                if event is not None:
+                    _release(event)
+            handle.recv = handle.send = None
+            if handle.accepts:
+                handle.accepts.clear()
+            if handle.sock is not None:
+                handle.sock.close()
+                handle.sock = None
+        for event, _ in self._ready:
+            _release(event)
+        self._ready.clear()
+        self._handles.clear()
+        self._watches.clear()
+        self._poller.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DriverClosedError("the driver is closed")
+
+
+def _take_off(handle: _Handle, event: IocpEvent) -> bool:
+    """Take `event` off its handle; False when it is not pending there (it has completed)."""
+    if handle.recv is event:
+        handle.recv = None
+    elif handle.send is event:
+        handle.send = None
+    elif handle.accepts and event in handle.accepts:
+        assert isinstance(event, AcceptEvent)
+        handle.accepts.remove(event)
+    else:
+        return False
+    return True
+
+
+def _send_gather(sock: socket.socket, buffers: list[Buffer]) -> int:
+    if hasattr(sock, "sendmsg"):
+        return sock.sendmsg(buffers)
+    return sock.send(b"".join(buffers))
+
+
+def _fail(event: IocpEvent, error: OSError) -> None:
+    code = error.errno or 0
+    event.fail(classify_os_error(code), code)
+
+
+def _release(event: IocpEvent) -> None:
+    event.in_flight = False
+    event.owner = None
+    if isinstance(event, SendEvent):
+        event.release()
+    if isinstance(event, AcceptEvent):
+        event.session = None
+        if event.accepted is not None:
+            event.accepted.close()
+            event.accepted = None

@@ -1,0 +1,71 @@
+"""What a readiness driver asks of the system, and its portable form on `selectors`."""
+
+import selectors
+from typing import Protocol
+
+__all__ = ["READABLE", "WRITABLE", "Poller", "SelectorPoller"]
+
+READABLE = 1
+WRITABLE = 4
+"""Interest and answer bits, with the values of EPOLLIN and EPOLLOUT. Any other bit of an
+answer means trouble on the descriptor, which shows at the next system call on it."""
+
+
+class Poller(Protocol):
+    """Level-triggered readiness of descriptors; the interface of `select.epoll`."""
+
+    def register(self, fd: int, eventmask: int, /) -> None:
+        """Start to watch `fd` for the bits of `eventmask`."""
+
+    def modify(self, fd: int, eventmask: int, /) -> None:
+        """Change what `fd` is watched for."""
+
+    def unregister(self, fd: int, /) -> None:
+        """Stop watching `fd`."""
+
+    def poll(self, timeout: float | None, maxevents: int, /) -> list[tuple[int, int]]:
+        """Wait at most `timeout` seconds (None: for ever); return ready descriptors with bits."""
+        ...
+
+    def close(self) -> None:
+        """Give the system's object back."""
+
+
+class SelectorPoller:
+    """`Poller` over the best selector that the standard library has for this machine."""
+
+    __slots__ = ("_backlog", "_selector")
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._backlog: list[tuple[int, int]] = []
+
+    def register(self, fd: int, eventmask: int, /) -> None:
+        self._selector.register(fd, _to_selector(eventmask))
+
+    def modify(self, fd: int, eventmask: int, /) -> None:
+        self._selector.modify(fd, _to_selector(eventmask))
+
+    def unregister(self, fd: int, /) -> None:
+        self._selector.unregister(fd)
+        self._backlog = [entry for entry in self._backlog if entry[0] != fd]
+
+    def poll(self, timeout: float | None, maxevents: int, /) -> list[tuple[int, int]]:
+        # A selector has no limit of its own. What is over waits here, so that a descriptor at
+        # the end of the selector's table gets its turn before the first one comes again.
+        if not self._backlog:
+            self._backlog = [
+                (key.fd, (mask & selectors.EVENT_READ) | (mask & selectors.EVENT_WRITE) << 1)
+                for key, mask in self._selector.select(timeout)
+            ]
+        batch = self._backlog[:maxevents]
+        del self._backlog[:maxevents]
+        return batch
+
+    def close(self) -> None:
+        self._backlog.clear()
+        self._selector.close()
+
+
+def _to_selector(eventmask: int) -> int:
+    return eventmask & selectors.EVENT_READ | (eventmask & WRITABLE) >> 1

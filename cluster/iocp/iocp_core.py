@@ -1,0 +1,117 @@
+"""The completion port: takes completions from a driver and gives each to its owner."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cluster.iocp.driver import Completion, Driver, choose_driver
+from cluster.iocp.errors import MisuseError
+from cluster.iocp.iocp_event import IocpEvent
+from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp.timers import Timer, Timers
+
+__all__ = ["BATCH_MAX", "IocpCore"]
+
+BATCH_MAX = 256
+"""Completions that one dispatch takes at most, so that timers and posts get their turn.
+
+A batch is also the unit of everything that is done once for many packets; from 64 up the
+cost for each packet no longer falls measurably.
+"""
+
+
+class IocpCore:
+    """One completion port with its timers.
+
+    One thread at a time calls `dispatch`; `post` may come from any thread, `call_later` from
+    callbacks and from that thread. The core owns its driver.
+    """
+
+    __slots__ = ("_dispatching", "_timers", "_undelivered", "driver")
+
+    def __init__(self, threads: int = 1, driver: Driver | None = None) -> None:
+        """Make a core for `threads` dispatching threads on `driver`, which it then owns.
+
+        Without a driver the best one for this machine is taken. The drivers of this version
+        dispatch on one thread; another number raises MisuseError.
+        """
+        if threads != 1:
+            raise MisuseError(f"threads={threads}: a core is dispatched by one thread; give 1")
+        self.driver = choose_driver() if driver is None else driver
+        self._timers = Timers()
+        self._undelivered: deque[Completion] = deque()
+        self._dispatching = False
+
+    def register(self, obj: IocpObject) -> bool:
+        """Return whether `obj` has an open handle, on which operations may now be submitted."""
+        return obj.handle is not None and not obj.handle.is_closed
+
+    def dispatch(self, timeout: float | None = None) -> int:
+        """Wait up to `timeout` seconds (None: for ever), deliver one batch, return its size.
+
+        Timers that are due run after the batch, and a timer that falls due ends the wait. An
+        exception that an owner does not take care of comes out here; what was not delivered
+        yet stays queued for the next call.
+        """
+        if self._dispatching:
+            raise MisuseError("dispatch was called from a callback or from a second thread")
+        self._dispatching = True
+        try:
+            return self._dispatch(timeout)
+        finally:
+            self._dispatching = False
+
+    def _dispatch(self, timeout: float | None) -> int:
+        undelivered = self._undelivered
+        if undelivered:
+            timeout = 0
+        timers = self._timers
+        due = timers.next_due()
+        if due is not None:
+            left = max(0.0, due - self.driver.now())
+            timeout = left if timeout is None else min(timeout, left)
+        completions = self.driver.poll(timeout, BATCH_MAX)
+        if undelivered:
+            completions = [*undelivered, *completions]
+            undelivered.clear()
+        batch = iter(completions)
+        try:
+            for event, num_bytes in batch:
+                owner = event.owner
+                event.owner = None
+                if owner is None:
+                    continue
+                try:
+                    owner.dispatch(event, num_bytes)
+                except Exception as error:
+                    owner.on_dispatch_error(event, error)
+        finally:
+            undelivered.extend(batch)
+        if due is not None and due <= self.driver.now():
+            timers.run_due(self.driver.now())
+        return len(completions)
+
+    def post(self, event: IocpEvent, num_bytes: int = 0) -> None:
+        """Queue a completion of `event`, whose `owner` must be set; wakes `dispatch`."""
+        if event.owner is None:
+            raise MisuseError(f"{event!r} was posted without an owner to dispatch it to")
+        self.driver.post(event, num_bytes)
+
+    def now(self) -> float:
+        """Return the clock of the core in seconds; it never goes back."""
+        return self.driver.now()
+
+    def call_later(self, delay_s: float, callback: Callable[[], Any]) -> Timer:
+        """Call `callback` from `dispatch`, `delay_s` seconds from now."""
+        if not 0 <= delay_s < math.inf:
+            raise MisuseError(f"delay {delay_s!r} is not a number of seconds from 0 up")
+        return self._timers.add(self.driver.now() + delay_s, callback)
+
+    def close(self) -> None:
+        """Cancel all timers, forget what is in flight, and close the driver. Idempotent."""
+        self._timers.clear()
+        for event, _ in self._undelivered:
+            event.owner = None
+        self._undelivered.clear()
+        self.driver.close()

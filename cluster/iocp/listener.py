@@ -1,0 +1,136 @@
+"""The listening socket and its pool of outstanding accepts.
+
+As many accepts are outstanding as there are free session slots, up to a maximum, and each is
+armed again after its completion, good or bad: a client that vanishes, or a machine that has
+run out of descriptors, never drains the pool. Without a free slot no accept is outstanding
+and clients wait in the backlog.
+"""
+
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.driver.contract import Handle
+from cluster.iocp.errors import ACCEPT_EXHAUSTED, MisuseError
+from cluster.iocp.iocp_event import AcceptEvent, IocpEvent
+from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp.net_address import NetAddress
+from cluster.iocp.timers import Timer
+
+if TYPE_CHECKING:
+    from cluster.iocp.service import ServerService
+
+__all__ = ["Listener"]
+
+logger = logging.getLogger("cluster.iocp")
+
+BACKLOG = 4_096
+"""Clients that may wait to be accepted. Linux cuts this to net.core.somaxconn (4,096)."""
+
+ACCEPT_RETRY_S = 0.1
+"""Pause before accepting again when the machine ran out of descriptors or memory."""
+
+
+class Listener(IocpObject):
+    """Accepts clients for one server service, which owns it."""
+
+    __slots__ = ("_closing", "_core", "_outstanding", "_retry", "_service", "accept_errors")
+
+    def __init__(self) -> None:
+        self.handle: Handle | None = None
+        self._service: weakref.ref[ServerService] | None = None
+        self._outstanding: set[AcceptEvent] = set()
+        self._retry: Timer | None = None
+        self._closing = False
+        self.accept_errors = 0
+        """Accepts that failed so far, whatever the reason."""
+
+    @property
+    def outstanding_accepts(self) -> int:
+        """Accepts that are in flight."""
+        return len(self._outstanding)
+
+    @property
+    def local_address(self) -> NetAddress:
+        """The address that is listened on, with the port that was taken for port 0."""
+        if self.handle is None:
+            raise MisuseError("the listener does not listen")
+        return self.handle.local_address
+
+    def start_accept(self, service: "ServerService") -> bool:
+        """Listen on the address of `service` and arm the pool; raises OSError."""
+        if self.handle is not None:
+            return False
+        self._service = weakref.ref(service)
+        self._core = service.iocp_core
+        self.handle = self._core.driver.open_listener(service.net_address, BACKLOG)
+        self.replenish()
+        return True
+
+    def replenish(self) -> None:
+        """Arm as many accepts as there are free slots (dispatching thread)."""
+        service = None if self._service is None else self._service()
+        if service is None or self.handle is None or self._closing or self._retry is not None:
+            return
+        free = service.max_session_count - service.current_session_count
+        wanted = min(free, service.accepts_outstanding_max)
+        while len(self._outstanding) < wanted:
+            self._register_accept(AcceptEvent(service.create_session()))
+
+    def close(self) -> None:
+        """Accept nobody any more. The socket closes when the last accept has completed."""
+        if self.handle is None or self._closing:
+            return
+        self._closing = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        for event in list(self._outstanding):
+            self._core.driver.cancel(event)
+        self._close_if_quiet()
+
+    def _register_accept(self, event: AcceptEvent) -> None:
+        event.owner = self
+        self._outstanding.add(event)
+        self._core.driver.submit(event)
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        if not isinstance(event, AcceptEvent):
+            raise MisuseError(f"a listener was given {event!r}")
+        self._process_accept(event)
+
+    def _process_accept(self, event: AcceptEvent) -> None:
+        self._outstanding.discard(event)
+        session, event.session = event.session, None
+        accepted, event.accepted = event.accepted, None
+        if self._closing:
+            if accepted is not None:
+                accepted.close()
+            self._close_if_quiet()
+            return
+        if event.error is not None:
+            self._process_failure(event)
+        elif session is not None and accepted is not None:
+            session._adopt(accepted, event.address)
+        self.replenish()
+
+    def _process_failure(self, event: AcceptEvent) -> None:
+        self.accept_errors += 1
+        if event.raw_error in ACCEPT_EXHAUSTED or event.error is Cause.OS_ERROR:
+            if self._retry is None:
+                logger.warning(
+                    "cannot accept clients (error %d); trying again in %g s",
+                    event.raw_error,
+                    ACCEPT_RETRY_S,
+                )
+                self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)
+
+    def _retry_accepts(self) -> None:
+        self._retry = None
+        self.replenish()
+
+    def _close_if_quiet(self) -> None:
+        if not self._outstanding and self.handle is not None:
+            self.handle.close()
+            self.handle = None

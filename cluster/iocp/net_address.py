@@ -1,0 +1,48 @@
+"""Addresses of the network: a host and a port, IPv4 or IPv6."""
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["NetAddress"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetAddress:
+    """A host (numeric address or name) and a TCP port, 0 to 65535."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")
+
+    @classmethod
+    def parse(cls, text: str) -> "NetAddress":
+        """Read `HOST:PORT` or `[IPV6]:PORT`; raises ValueError that shows `text`."""
+        host, separator, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed:
+            host = host[1:-1]
+        if not separator or not host or not port.isdecimal() or (":" in host and not bracketed):
+            raise ValueError(f"{text!r} is not an address; give HOST:PORT or [IPV6]:PORT")
+        return cls(host, int(port))
+
+    @classmethod
+    def from_sockaddr(cls, sockaddr: Any) -> "NetAddress":
+        """Make an address of what the socket module gives for a peer or a local name."""
+        return cls(sockaddr[0], sockaddr[1])
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family of a numeric host; names count as IPv4."""
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def resolve(self) -> "NetAddress":
+        """Return the numeric form, looking a name up (which may block); raises OSError."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return NetAddress(str(found[0][4][0]), self.port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,90 @@
+"""Packets in a byte stream: a header of two little-endian uint16, size and id, then a payload.
+
+The size counts the header. A size that no packet may have is a violation, told as soon as its
+two bytes are there: nothing is ever allocated on the peer's word, and a size of zero is not a
+loop. Plain objects, no I/O.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from cluster.iocp.iocp_event import Buffer
+
+__all__ = [
+    "HEADER",
+    "HEADER_BYTES",
+    "PACKET_BYTES_MAX",
+    "PacketFraming",
+    "Scan",
+    "iter_packets",
+    "make_packet",
+]
+
+HEADER = Struct("<HH")
+HEADER_BYTES = HEADER.size
+PACKET_BYTES_MAX = 65_535
+
+
+class Scan(NamedTuple):
+    """What stands at the front of a buffer.
+
+    `num_bytes` is the length of all complete packets, `packet_count` their number. `bad_size` is the
+    size in the header that follows them if no packet may have it, else None.
+    """
+
+    num_bytes: int
+    packet_count: int
+    bad_size: int | None
+
+
+class PacketFraming:
+    """Finds the complete packets at the front of received bytes."""
+
+    __slots__ = ("max_packet_bytes",)
+
+    def __init__(self, max_packet_bytes: int = PACKET_BYTES_MAX) -> None:
+        """Allow packets of `HEADER_BYTES` to `max_packet_bytes` bytes, header included."""
+        if not HEADER_BYTES <= max_packet_bytes <= PACKET_BYTES_MAX:
+            raise ValueError(
+                f"max_packet_bytes={max_packet_bytes}: "
+                f"allowed is {HEADER_BYTES} to {PACKET_BYTES_MAX}"
+            )
+        self.max_packet_bytes = max_packet_bytes
+
+    def scan(self, data: bytes | memoryview) -> Scan:
+        """Find the complete packets at the front of `data`, in one pass."""
+        end = len(data)
+        size_max = self.max_packet_bytes
+        offset = count = 0
+        while end - offset >= 2:
+            size = data[offset] | data[offset + 1] << 8
+            if size < HEADER_BYTES or size > size_max:
+                return Scan(offset, count, size)
+            if size > end - offset:
+                break
+            offset += size
+            count += 1
+        return Scan(offset, count, None)
+
+
+def iter_packets(data: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """Yield each packet, header included, of `data`, which holds complete packets only."""
+    offset, end = 0, len(data)
+    while offset < end:
+        size = data[offset] | data[offset + 1] << 8
+        yield data[offset : offset + size]
+        offset += size
+
+
+def make_packet(packet_id: int, payload: Buffer) -> bytes:
+    """Return one packet; raises ValueError that names an id or a size out of range."""
+    size = HEADER_BYTES + len(payload)
+    if size > PACKET_BYTES_MAX:
+        raise ValueError(
+            f"a payload of {len(payload)} bytes does not fit a packet; "
+            f"at most {PACKET_BYTES_MAX - HEADER_BYTES}"
+        )
+    if not 0 <= packet_id <= 0xFFFF:
+        raise ValueError(f"packet id {packet_id} is not between 0 and 65535")
+    return b"".join((HEADER.pack(size, packet_id), payload))

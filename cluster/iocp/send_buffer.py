@@ -1,0 +1,61 @@
+"""What is to be sent: bytes that nobody changes any more, shared by as many queues as need."""
+
+from cluster.iocp.iocp_event import Buffer
+from cluster.iocp.packet_framing import make_packet
+
+__all__ = ["SendBuffer", "join_small"]
+
+JOIN_BYTES_MAX = 16_384
+"""Buffers that together are not longer are joined into one before they are sent.
+
+Copying 16 KiB costs less than the kernel's walk over dozens of short vectors; past that the
+copy shows, and large buffers go out as they are.
+"""
+
+SMALL_BYTES_MAX = 1_024
+"""In a larger gather, runs of buffers up to this size are joined."""
+
+
+class SendBuffer:
+    """Bytes on their way. One buffer may sit in the queues of many sessions without a copy.
+
+    `bytes` are taken as they are; anything else is copied once, because its owner may change
+    it while a send is pending.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Buffer) -> None:
+        self.data = data if isinstance(data, bytes) else bytes(data)
+
+    @classmethod
+    def packet(cls, packet_id: int, payload: Buffer) -> "SendBuffer":
+        """Make the buffer that holds one packet; raises ValueError for a size or id too large."""
+        return cls(make_packet(packet_id, payload))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def join_small(buffers: list[Buffer], num_bytes: int) -> list[Buffer]:
+    """Return `buffers`, `num_bytes` long in all, as a shorter list of the same bytes."""
+    if len(buffers) == 1:
+        return buffers
+    if num_bytes <= JOIN_BYTES_MAX:
+        return [b"".join(buffers)]
+    joined: list[Buffer] = []
+    run: list[Buffer] = []
+    run_bytes = 0
+    for buffer in buffers:
+        if len(buffer) > SMALL_BYTES_MAX or run_bytes + len(buffer) > JOIN_BYTES_MAX:
+            if run:
+                joined.append(b"".join(run))
+                run, run_bytes = [], 0
+        if len(buffer) > SMALL_BYTES_MAX:
+            joined.append(buffer)
+        else:
+            run.append(buffer)
+            run_bytes += len(buffer)
+    if run:
+        joined.append(b"".join(run))
+    return joined

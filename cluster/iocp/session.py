@@ -1,0 +1,649 @@
+"""One connection: at most one recv and one send registered, callbacks, an orderly end.
+
+The rules, in short (ARCHITECTURE.md has them in full): `send` appends, and only the caller
+that turns `send_registered` from false to true registers; a partial send goes on where it
+stopped before anything else; `disconnect` flushes, shuts down, drains and only then closes;
+nothing is closed while an operation on it is in flight; `on_disconnected` runs once, never
+inside `disconnect`.
+
+Callbacks and everything marked so belong to the dispatching thread; `send`, `disconnect` and
+`abort` may come from any thread. The lock guards the send queue and the state and is never
+held in a callback.
+"""
+
+import logging
+import weakref
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, ClassVar
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.driver.contract import Handle
+from cluster.iocp.errors import MisuseError
+from cluster.iocp.iocp_event import (
+    Buffer,
+    ConnectEvent,
+    DisconnectEvent,
+    EventType,
+    IocpEvent,
+    RecvEvent,
+    SendEvent,
+)
+from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp.net_address import NetAddress
+from cluster.iocp.recv_buffer import RecvBuffer
+from cluster.iocp.send_buffer import SendBuffer, join_small
+from cluster.iocp.session_state import SessionEvent, SessionState, next_state
+from cluster.iocp.timers import Timer
+
+if TYPE_CHECKING:
+    from cluster.iocp.driver import Driver
+    from cluster.iocp.service import Service, SessionSettings
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("cluster.iocp")
+
+_CONNECTED = SessionState.CONNECTED
+
+
+class Session(IocpObject):
+    """A connection of a service. Subclass it and override the callbacks.
+
+    A service makes sessions through its factory and keeps a connected one alive; the session
+    knows its service by a weak reference.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_callback_thread",
+        "_cause",
+        "_close_timer",
+        "_connect_event",
+        "_driver",
+        "_gathered",
+        "_lock",
+        "_post_event",
+        "_queued_bytes",
+        "_read_ended",
+        "_recv_buffer",
+        "_recv_event",
+        "_recv_paused",
+        "_send_event",
+        "_send_queue",
+        "_send_registered",
+        "_sent_bytes",
+        "_service",
+        "_settings",
+        "_shut_down_event",
+        "_state",
+        "_was_connected",
+    )
+
+    recyclable: ClassVar[bool] = False
+    """Whether the service may use an object again for another connection, once nothing else
+    refers to it. A class that says so puts its own fields back in `on_recycle`."""
+
+    _driver: "Driver"
+    _settings: "SessionSettings"
+
+    def __init__(self) -> None:
+        self._service: weakref.ref[Service] | None = None
+        self._lock = Lock()
+        self._recv_event = RecvEvent()
+        self._send_event = SendEvent()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.handle: Handle | None = None
+        self._address: NetAddress | None = None
+        self._state = SessionState.IDLE
+        self._cause: str | None = None
+        self._callback_thread = 0
+        self._gathered: list[Buffer] | None = None
+        self._send_queue: list[Buffer] = []
+        self._send_registered = False
+        self._queued_bytes = 0
+        self._sent_bytes = 0
+        self._recv_buffer: RecvBuffer | None = None
+        self._recv_paused = False
+        self._read_ended = False
+        self._was_connected = False
+        self._connect_event: ConnectEvent | None = None
+        self._shut_down_event: DisconnectEvent | None = None
+        self._post_event: IocpEvent | None = None
+        self._close_timer: Timer | None = None
+
+    # -- what a user reads -------------------------------------------------------------------
+
+    @property
+    def service(self) -> "Service | None":
+        """The service this session belongs to, or None when that has gone."""
+        return None if self._service is None else self._service()
+
+    @property
+    def address(self) -> NetAddress | None:
+        """The peer's address, once it is known."""
+        return self._address
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session is in its life."""
+        return self._state
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `send` would be taken."""
+        return self._state is _CONNECTED
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that were given to `send` and not yet taken by the system."""
+        return self._queued_bytes
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the system has taken since the connection began."""
+        return self._sent_bytes
+
+    @property
+    def send_registered(self) -> bool:
+        """Whether a send is in flight."""
+        return self._send_registered
+
+    @property
+    def read_ended(self) -> bool:
+        """Whether the peer has ended its side."""
+        return self._read_ended
+
+    # -- callbacks, for subclasses -------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """The session is connected and in its service; nothing was received yet."""
+
+    def on_recv(self, data: bytes | memoryview) -> int:
+        """Take received bytes; return how many were consumed.
+
+        `data` starts with what earlier calls left, and is valid until this returns.
+        """
+        return len(data)
+
+    def on_send(self, num_bytes: int) -> None:
+        """`num_bytes` of a registered send were taken by the system."""
+
+    def on_read_ended(self) -> None:
+        """The peer ended its side (sent EOF); by default this side ends too."""
+        self.disconnect(Cause.EOF)
+
+    def on_connect_failed(self, cause: str) -> None:
+        """`connect` did not succeed; the session is closed and was never connected."""
+
+    def on_disconnected(self, cause: str) -> None:
+        """The connection has ended and its handle is closed. Once for each `on_connected`."""
+
+    def on_recycle(self) -> None:
+        """Put the fields of a recyclable subclass back to what `__init__` made them."""
+
+    # -- connecting ------------------------------------------------------------------------------
+
+    def connect(self) -> bool:
+        """Connect to the address of the client service this session belongs to.
+
+        Returns False when there is none such, when no socket can be had, or when the session
+        is not idle. What becomes of the attempt comes by `on_connected` or
+        `on_connect_failed`.
+        """
+        return self._register_connect()
+
+    def _register_connect(self) -> bool:
+        service = self.service
+        if service is None or not service.may_connect or self._state is not SessionState.IDLE:
+            return False
+        address = service.net_address
+        try:
+            self.handle = self._driver.open_socket(address)
+        except OSError as error:
+            logger.warning("cannot open a socket to connect to %s: %s", address, error)
+            return False
+        self._address = address
+        self._move(SessionEvent.CONNECT)
+        event = self._connect_event = ConnectEvent(address)
+        event.owner = self
+        self._driver.submit(event)
+        return True
+
+    def _adopt(self, handle: Handle, address: NetAddress | None) -> None:
+        """Take over an accepted connection (dispatching thread)."""
+        self.handle = handle
+        self._address = address
+        self._process_connect()
+
+    def _process_connect(self) -> None:
+        event, self._connect_event = self._connect_event, None
+        if event is not None and (
+            event.error is not None or self._state is not SessionState.CONNECTING
+        ):
+            if self._state is SessionState.CONNECTING:
+                self.abort(event.error or Cause.OS_ERROR)
+            return self._advance_close()
+        with self._lock:
+            self._move(SessionEvent.ESTABLISHED)
+        self._was_connected = True
+        service = self.service
+        if service is None:
+            return self.abort(Cause.LOCAL)
+        service.add_session(self)
+        self._enter_callback()
+        try:
+            self.on_connected()
+        finally:
+            self._leave_callback()
+        if self._state is _CONNECTED and not self._recv_paused:
+            self._register_recv()
+        return None
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def pause_recv(self) -> None:
+        """Register no further recv; one that is in flight may still bring data. Any thread."""
+        self._recv_paused = True
+
+    def resume_recv(self) -> None:
+        """Undo `pause_recv`: what `on_recv` left comes again, then receiving goes on.
+
+        For the dispatching thread, outside this session's own callbacks.
+        """
+        if not self._recv_paused:
+            return
+        self._recv_paused = False
+        if self._state is not _CONNECTED or self._recv_event.owner is not None:
+            return
+        if self._recv_buffer is not None:
+            self._deliver(self._recv_buffer.readable())
+        if self._state is _CONNECTED and not self._recv_paused:
+            self._register_recv()
+
+    def _register_recv(self) -> None:
+        event = self._recv_event
+        if event.owner is None and not self._read_ended:
+            event.owner = self
+            self._driver.submit(event)
+
+    def _process_recv(self, num_bytes: int) -> None:
+        event = self._recv_event
+        data = event.data
+        event.data = None
+        if data is None:
+            return self._process_recv_end(event)
+        if self._state is not _CONNECTED:
+            if self._state is not SessionState.CANCELLING:
+                self._register_recv()  # draining: what comes is thrown away until EOF
+                return None
+            return self._advance_close()
+        buffer = self._recv_buffer
+        if buffer is not None:
+            if not buffer.on_write(data):
+                return self.abort(Cause.BAD_CONSUME)
+            data = buffer.readable()
+        self._deliver(data)
+        if self._state is _CONNECTED:
+            if not self._recv_paused:
+                self._register_recv()
+            return None
+        return self._advance_close()
+
+    def _deliver(self, data: bytes | memoryview) -> None:
+        """Give `data`, which is new or what the recv buffer holds, to `on_recv`."""
+        self._callback_thread = get_ident()
+        try:
+            consumed = self.on_recv(data)
+        finally:
+            self._callback_thread = 0
+            if self._gathered is not None:
+                self._leave_callback()
+        length = len(data)
+        if consumed == length:
+            self._recv_buffer = None
+            return
+        if not 0 <= consumed < length:
+            self.abort(Cause.BAD_CONSUME)
+            return
+        buffer = self._recv_buffer
+        if buffer is not None:
+            buffer.on_read(consumed)
+        elif self._state is _CONNECTED:
+            buffer = self._recv_buffer = RecvBuffer(self._settings.recv_buffer_bytes_max)
+            if not buffer.on_write(memoryview(data)[consumed:]):
+                self.abort(Cause.BAD_CONSUME)
+
+    def _process_recv_end(self, event: IocpEvent) -> None:
+        error = event.error
+        if error is not Cause.EOF:
+            self._handle_error(event)
+            return self._advance_close()
+        self._read_ended = True
+        if self._state is not _CONNECTED:
+            return self._advance_close()
+        self._enter_callback()
+        try:
+            self.on_read_ended()
+        finally:
+            self._leave_callback()
+        return None
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def send(self, data: SendBuffer | Buffer) -> bool:
+        """Queue `data` to be sent after all that was queued before. Any thread.
+
+        A SendBuffer or bytes is not copied, anything else is. Returns False when the session
+        is not connected. More than `send_queue_bytes_max` waiting aborts the session with
+        `send_overflow`.
+        """
+        chunk = data.data if isinstance(data, SendBuffer) else data
+        if not isinstance(chunk, bytes):
+            chunk = bytes(chunk)
+        if self._callback_thread == get_ident():
+            return self._gather(chunk)
+        with self._lock:
+            if self._state is not _CONNECTED:
+                return False
+            return self._enqueue(chunk)
+
+    def send_now(self, data: Buffer) -> bool:
+        """Send `data` by one attempt that cannot wait; queue what the system does not take.
+
+        Nothing is attempted while anything is queued, so the order is that of `send`. `data`
+        is the caller's again on return: what is queued of it is copied unless it is bytes.
+        Bytes that leave at once are not reported to `on_send`. Dispatching thread, outside
+        this session's own callbacks.
+        """
+        with self._lock:
+            if self._state is not _CONNECTED:
+                return False
+            if not self._send_registered:
+                handle = self.handle
+                assert handle is not None
+                sent = self._driver.send_now(handle, data)
+                self._sent_bytes += sent
+                if sent == len(data):
+                    return True
+                if sent:
+                    data = memoryview(data)[sent:]
+            if not isinstance(data, bytes):
+                data = bytes(data)
+            return self._enqueue(data)
+
+    def _gather(self, chunk: bytes) -> bool:
+        if self._state is not _CONNECTED:
+            return False
+        if self._gathered is None:
+            self._gathered = [chunk]
+        else:
+            self._gathered.append(chunk)
+        return True
+
+    def _enqueue(self, chunk: bytes) -> bool:
+        """Append to the queue and register if nobody has (lock held, connected)."""
+        self._queued_bytes += len(chunk)
+        if self._queued_bytes > self._settings.send_queue_bytes_max:
+            self._abort_locked(Cause.SEND_OVERFLOW)
+            return False
+        self._send_queue.append(chunk)
+        if not self._send_registered:
+            self._send_registered = True
+            self._register_send()
+        return True
+
+    def _register_send(self) -> None:
+        """Submit all that is queued as one gather (lock held, `send_registered` is ours)."""
+        event = self._send_event
+        buffers = event.send_buffers
+        if not buffers:
+            queue = self._send_queue
+            self._send_queue = []
+            event.send_buffers = join_small(queue, self._queued_bytes)
+        event.owner = self
+        self._driver.submit(event)
+
+    def _process_send(self, num_bytes: int) -> None:
+        event = self._send_event
+        if event.error is not None:
+            with self._lock:  # nobody may register what follows a gap in the stream
+                event.release()
+                self._send_registered = False
+                self._abort_locked(event.error)
+            return self._advance_close()
+        event.advance(num_bytes)
+        with self._lock:
+            self._queued_bytes -= num_bytes
+        self._sent_bytes += num_bytes
+        if self._was_connected:
+            self._enter_callback()
+            try:
+                self.on_send(num_bytes)
+            finally:
+                self._leave_callback()
+        with self._lock:
+            if self._state is SessionState.CANCELLING:
+                self._send_registered = False
+            elif event.send_buffers or self._send_queue:
+                self._register_send()
+                return None
+            else:
+                self._send_registered = False
+        if self._state is not _CONNECTED:
+            self._advance_close()
+        return None
+
+    # -- callbacks in progress ---------------------------------------------------------------------
+
+    def _enter_callback(self) -> None:
+        self._callback_thread = get_ident()
+
+    def _leave_callback(self) -> None:
+        """Register what the callback sent, as one."""
+        self._callback_thread = 0
+        if self._gathered is not None:
+            with self._lock:
+                self._take_gathered()
+
+    def _take_gathered(self) -> None:
+        """Move what a callback sent so far into the queue (lock held)."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None or self._state is not _CONNECTED:
+            return
+        self._queued_bytes += sum(map(len, gathered))
+        if self._queued_bytes > self._settings.send_queue_bytes_max:
+            self._abort_locked(Cause.SEND_OVERFLOW)
+            return
+        self._send_queue += gathered
+        if not self._send_registered:
+            self._send_registered = True
+            self._register_send()
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def disconnect(self, cause: str = Cause.LOCAL) -> bool:
+        """End the session in good order; False when it has ended or is ending already.
+
+        Refuses later sends, sends what is queued, ends the sending side, discards what comes
+        until the peer ends its side too, all within `close_timeout_s`, then closes. Any
+        thread; `on_disconnected(cause)` follows from `dispatch`.
+        """
+        with self._lock:
+            if self._callback_thread == get_ident():
+                self._take_gathered()
+            if self._state is SessionState.CONNECTING:
+                return self._abort_locked(cause)
+            if self._state is not _CONNECTED:
+                return False
+            self._cause = cause
+            self._move(SessionEvent.DISCONNECT)
+            self._post_close()
+        return True
+
+    def abort(self, cause: str = Cause.LOCAL) -> None:
+        """End the session at once: nothing more is sent or awaited, the peer sees a reset.
+
+        Any thread; a no-op when the session is not open. If a `disconnect` came first, its
+        cause stays.
+        """
+        with self._lock:
+            self._abort_locked(cause)
+
+    def _abort_locked(self, cause: str) -> bool:
+        if self._state in _NOT_OPEN:
+            return False
+        if self._cause is None:
+            self._cause = cause
+        self._move(SessionEvent.ABORT)
+        self._gathered = None
+        if self.handle is not None:
+            self.handle.reset_on_close()
+        self._post_close()
+        return True
+
+    def _post_close(self) -> None:
+        """Have the dispatching thread go on with the end (lock held)."""
+        event = self._post_event
+        if event is None:
+            event = self._post_event = IocpEvent(EventType.POST)
+        if event.owner is None:
+            event.owner = self
+            self._driver.post(event)
+
+    def _advance_close(self) -> None:
+        """Go as far towards the end as what is in flight allows (dispatching thread)."""
+        state = self._state
+        if state is SessionState.FLUSHING:
+            self._start_close_timer()
+            if not self._send_registered:
+                with self._lock:
+                    self._move(SessionEvent.FLUSHED)
+                self._register_disconnect()
+            self._register_recv()
+        elif state is SessionState.DRAINING:
+            if self._read_ended:
+                with self._lock:
+                    self._move(SessionEvent.DRAINED)
+                self._advance_close()
+            else:
+                self._register_recv()
+        elif state is SessionState.CANCELLING:
+            self._cancel_all()
+
+    def _register_disconnect(self) -> None:
+        event = self._shut_down_event = DisconnectEvent()
+        event.owner = self
+        self._driver.submit(event)
+
+    def _process_disconnect(self) -> None:
+        event = self._shut_down_event
+        if self._state is SessionState.SHUTTING_DOWN:
+            if event is not None and event.error is not None:
+                self._handle_error(event)
+            else:
+                with self._lock:
+                    self._move(SessionEvent.SHUT_DOWN)
+        self._advance_close()
+
+    def _start_close_timer(self) -> None:
+        service = self.service
+        if self._close_timer is None and service is not None:
+            self._close_timer = service.iocp_core.call_later(
+                self._settings.close_timeout_s, self._close_timed_out
+            )
+
+    def _close_timed_out(self) -> None:
+        self.abort(Cause.TIMEOUT)
+
+    def _cancel_all(self) -> None:
+        """Cancel what is in flight; close when nothing is."""
+        quiet = True
+        for event in (
+            self._recv_event,
+            self._send_event,
+            self._connect_event,
+            self._shut_down_event,
+        ):
+            if event is not None and event.owner is not None:
+                quiet = False
+                self._driver.cancel(event)
+        if quiet and (self._post_event is None or self._post_event.owner is None):
+            self._close()
+
+    def _close(self) -> None:
+        """Give everything back and tell the end of it, once (nothing is in flight)."""
+        with self._lock:
+            self._move(SessionEvent.QUIET)
+            self._send_queue = []
+            self._send_event.release()
+            self._queued_bytes = 0
+            self._send_registered = False
+        self._recv_buffer = None
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        if self.handle is not None:
+            self.handle.close()
+            self.handle = None
+        cause = self._cause or Cause.LOCAL
+        service = self.service
+        if service is not None:
+            service.release_session(self)
+        try:
+            if self._was_connected:
+                self.on_disconnected(cause)
+            else:
+                self.on_connect_failed(cause)
+        finally:
+            if service is not None:
+                service.retire_session(self)
+
+    # -- dispatch ------------------------------------------------------------------------------------
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        kind = event.event_type
+        if kind is EventType.RECV:
+            self._process_recv(num_bytes)
+        elif kind is EventType.SEND:
+            self._process_send(num_bytes)
+        elif kind is EventType.POST:
+            self._advance_close()
+        elif kind is EventType.CONNECT:
+            self._process_connect()
+        elif kind is EventType.DISCONNECT:
+            self._process_disconnect()
+        else:
+            raise MisuseError(f"a session was given {event!r}")
+
+    def on_dispatch_error(self, event: IocpEvent, error: Exception) -> None:
+        """A callback raised: log it and abort this session with `handler_error`."""
+        logger.error("callback of %r raised; the session is aborted", self, exc_info=error)
+        self.abort(Cause.HANDLER_ERROR)
+        self._advance_close()
+
+    def _handle_error(self, event: IocpEvent) -> None:
+        """An operation failed: the connection is of no more use (a no-op if it is closing)."""
+        self.abort(event.error or Cause.OS_ERROR)
+
+    def _move(self, event: SessionEvent) -> None:
+        self._state = next_state(self._state, event)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless what the session holds fits its state."""
+        assert self._send_registered or not self._send_queue or self._state is not _CONNECTED
+        assert self._queued_bytes >= 0
+        if self._state in (SessionState.IDLE, SessionState.CLOSED):
+            assert self.handle is None
+            assert self._recv_event.owner is None and self._send_event.owner is None
+            assert not self._send_queue and not self._send_event.send_buffers
+        if self._recv_buffer is not None:
+            self._recv_buffer.check_invariants()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._address} {self._state.value}>"
+
+
+_NOT_OPEN = frozenset({SessionState.IDLE, SessionState.CANCELLING, SessionState.CLOSED})

@@ -1,0 +1,81 @@
+"""Sockets made ready for a driver: options, binding, listening (`SocketUtils` of the seeds).
+
+Every socket here is non-blocking. Reuse-address lets a server come back to its port while old
+connections are in TIME_WAIT; on Windows it would let a stranger share the port, so there the
+listener asks for the opposite, exclusive use.
+"""
+
+import socket
+import struct
+
+from cluster.iocp.net_address import NetAddress
+
+__all__ = [
+    "bind_any_address",
+    "open_listening_socket",
+    "open_stream_socket",
+    "set_linger_reset",
+    "set_no_delay",
+    "set_reuse_address",
+]
+
+_EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+# Winsock, which alone has the option above, has two shorts in its struct linger.
+_LINGER_RESET = struct.pack("ii" if _EXCLUSIVE is None else "hh", 1, 0)
+
+
+def set_reuse_address(sock: socket.socket) -> None:
+    """Let `sock` bind to an address that only closing connections still hold."""
+    if _EXCLUSIVE is not None:
+        sock.setsockopt(socket.SOL_SOCKET, _EXCLUSIVE, 1)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def bind_any_address(sock: socket.socket) -> None:
+    """Bind `sock` to any local address and a free port."""
+    sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", 0))
+
+
+def set_no_delay(sock: socket.socket) -> None:
+    """Send small packets at once instead of waiting for the last acknowledgement."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def set_linger_reset(sock: socket.socket) -> None:
+    """Make closing `sock` reset the connection and drop what the kernel still holds of it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+
+
+def open_listening_socket(address: NetAddress, backlog: int) -> socket.socket:
+    """Return a socket that listens on `address`; raises OSError. IPv6 does not take IPv4."""
+    address = address.resolve()
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        set_reuse_address(sock)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def open_stream_socket(remote: NetAddress) -> socket.socket:
+    """Return a socket that may connect to `remote`, bound to any address; raises OSError.
+
+    Source: ConnectEx wants a bound socket, and the other drivers follow it.
+    """
+    sock = socket.socket(remote.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        set_reuse_address(sock)
+        bind_any_address(sock)
+        set_no_delay(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
