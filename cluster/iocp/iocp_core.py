@@ -109,9 +109,15 @@ class IocpCore:
         return self._timers.add(self.driver.now() + delay_s, callback)
 
     def close(self) -> None:
-        """Cancel all timers, forget what is in flight, and close the driver. Idempotent."""
+        """Cancel all timers, forget what is in flight, and close the driver. Idempotent.
+
+        Not from a callback: raises MisuseError there.
+        """
+        if self._dispatching:
+            raise MisuseError("close was called from a callback; end the loop, then close")
         self._timers.clear()
         for event, _ in self._undelivered:
             event.owner = None
+            event.release()
         self._undelivered.clear()
         self.driver.close()

@@ -76,6 +76,10 @@ class IocpEvent:
         self.error = cause
         self.raw_error = raw_error
 
+    def release(self) -> None:
+        """Let go of what the operation holds, done or not; it will not be dispatched."""
+        self.data = None
+
     def __repr__(self) -> str:
         state = "in flight" if self.in_flight else "idle"
         outcome = f", {self.error} ({self.raw_error})" if self.error else ""
@@ -92,6 +96,14 @@ class AcceptEvent(IocpEvent):
         self.session = session
         self.accepted: Handle | None = None
         self.address: NetAddress | None = None
+
+    def release(self) -> None:
+        """Close an accepted handle that nobody took, and let go of the session."""
+        super().release()
+        accepted, self.accepted = self.accepted, None
+        self.session = None
+        if accepted is not None:
+            accepted.close()
 
 
 class ConnectEvent(IocpEvent):
@@ -158,4 +170,5 @@ class SendEvent(IocpEvent):
 
     def release(self) -> None:
         """Let go of every buffer, sent or not."""
+        super().release()
         self.send_buffers.clear()

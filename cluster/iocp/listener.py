@@ -64,8 +64,13 @@ class Listener(IocpObject):
             return False
         self._service = weakref.ref(service)
         self._core = service.iocp_core
+        self._closing = False
         self.handle = self._core.driver.open_listener(service.net_address, BACKLOG)
-        self.replenish()
+        try:
+            self._arm(service)
+        except BaseException:
+            self.close()
+            raise
         return True
 
     def replenish(self) -> None:
@@ -73,6 +78,13 @@ class Listener(IocpObject):
         service = None if self._service is None else self._service()
         if service is None or self.handle is None or self._closing or self._retry is not None:
             return
+        try:
+            self._arm(service)
+        except Exception:
+            logger.exception("the session factory raised; trying again in %g s", ACCEPT_RETRY_S)
+            self._pause()
+
+    def _arm(self, service: "ServerService") -> None:
         free = service.max_session_count - service.current_session_count
         wanted = min(free, service.accepts_outstanding_max)
         while len(self._outstanding) < wanted:
@@ -103,16 +115,16 @@ class Listener(IocpObject):
     def _process_accept(self, event: AcceptEvent) -> None:
         self._outstanding.discard(event)
         session, event.session = event.session, None
-        accepted, event.accepted = event.accepted, None
+        if self._service is None or self._service() is None:
+            self.close()  # the service was dropped
         if self._closing:
-            if accepted is not None:
-                accepted.close()
+            event.release()
             self._close_if_quiet()
             return
         if event.error is not None:
             self._process_failure(event)
-        elif session is not None and accepted is not None:
-            session._adopt(accepted, event.address)
+        elif session is not None:
+            session._adopt(event)
         self.replenish()
 
     def _process_failure(self, event: AcceptEvent) -> None:
@@ -124,7 +136,10 @@ class Listener(IocpObject):
                     event.raw_error,
                     ACCEPT_RETRY_S,
                 )
-                self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)
+                self._pause()
+
+    def _pause(self) -> None:
+        self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)
 
     def _retry_accepts(self) -> None:
         self._retry = None

@@ -80,7 +80,6 @@ class Service:
     """What server and client services share. For the dispatching thread, where not said else."""
 
     service_type: ServiceType
-    may_connect = False
 
     def __init__(
         self,
@@ -151,9 +150,14 @@ class Service:
             raise MisuseError("a service without a session factory cannot create sessions")
         session = self._take_retired() or self._session_factory()
         session._service = weakref.ref(self)
+        session._core = self._iocp_core
         session._driver = self._iocp_core.driver
         session._settings = self.settings
         return session
+
+    def reserve_slot(self, session: "Session") -> bool:
+        """Return whether `session` may connect now; called by the session."""
+        return False
 
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
@@ -195,8 +199,7 @@ class Service:
         while self._retired:
             session = self._retired.popleft()
             if sys.getrefcount(session) <= 2 and weakref.getweakrefcount(session) == 0:
-                session._reset()
-                session.on_recycle()
+                session._recycle()
                 return session
         return None
 
@@ -269,7 +272,6 @@ class ClientService(Service):
     """Connects `max_session_count` sessions to its address."""
 
     service_type = ServiceType.CLIENT
-    may_connect = True
 
     def __init__(
         self,
@@ -300,14 +302,17 @@ class ClientService(Service):
 
     def connect_session(self) -> bool:
         """Create one more session and connect it; False without a free slot or a socket."""
-        if self.current_session_count + len(self._connecting) >= self.max_session_count:
+        return self._has_slot() and self.create_session().connect()
+
+    def reserve_slot(self, session: "Session") -> bool:
+        if not self._has_slot():
             return False
-        session = self.create_session()
         self._connecting.add(session)
-        if session.connect():
-            return True
-        self._connecting.discard(session)
-        return False
+        return True
+
+    def _has_slot(self) -> bool:
+        used = self.current_session_count + len(self._connecting)
+        return not self._closed and used < self.max_session_count
 
     def add_session(self, session: "Session") -> None:
         self._connecting.discard(session)

@@ -20,6 +20,7 @@ from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Handle
 from cluster.iocp.errors import MisuseError
 from cluster.iocp.iocp_event import (
+    AcceptEvent,
     Buffer,
     ConnectEvent,
     DisconnectEvent,
@@ -37,6 +38,7 @@ from cluster.iocp.timers import Timer
 
 if TYPE_CHECKING:
     from cluster.iocp.driver import Driver
+    from cluster.iocp.iocp_core import IocpCore
     from cluster.iocp.service import Service, SessionSettings
 
 __all__ = ["Session"]
@@ -60,6 +62,7 @@ class Session(IocpObject):
         "_cause",
         "_close_timer",
         "_connect_event",
+        "_core",
         "_driver",
         "_gathered",
         "_lock",
@@ -84,6 +87,7 @@ class Session(IocpObject):
     """Whether the service may use an object again for another connection, once nothing else
     refers to it. A class that says so puts its own fields back in `on_recycle`."""
 
+    _core: "IocpCore"
     _driver: "Driver"
     _settings: "SessionSettings"
 
@@ -113,6 +117,11 @@ class Session(IocpObject):
         self._shut_down_event: DisconnectEvent | None = None
         self._post_event: IocpEvent | None = None
         self._close_timer: Timer | None = None
+
+    def _recycle(self) -> None:
+        self._move(SessionEvent.RECYCLE)
+        self._reset()
+        self.on_recycle()
 
     # -- what a user reads -------------------------------------------------------------------
 
@@ -189,21 +198,24 @@ class Session(IocpObject):
     def connect(self) -> bool:
         """Connect to the address of the client service this session belongs to.
 
-        Returns False when there is none such, when no socket can be had, or when the session
-        is not idle. What becomes of the attempt comes by `on_connected` or
+        Returns False when there is none such or it has no slot free, when no socket can be
+        had, or when the session is not idle. What becomes of the attempt comes by `on_connected` or
         `on_connect_failed`.
         """
         return self._register_connect()
 
     def _register_connect(self) -> bool:
         service = self.service
-        if service is None or not service.may_connect or self._state is not SessionState.IDLE:
+        if service is None or self._state is not SessionState.IDLE:
+            return False
+        if not service.reserve_slot(self):
             return False
         address = service.net_address
         try:
             self.handle = self._driver.open_socket(address)
         except OSError as error:
             logger.warning("cannot open a socket to connect to %s: %s", address, error)
+            service.release_session(self)
             return False
         self._address = address
         self._move(SessionEvent.CONNECT)
@@ -212,11 +224,14 @@ class Session(IocpObject):
         self._driver.submit(event)
         return True
 
-    def _adopt(self, handle: Handle, address: NetAddress | None) -> None:
+    def _adopt(self, event: AcceptEvent) -> None:
         """Take over an accepted connection (dispatching thread)."""
-        self.handle = handle
-        self._address = address
-        self._process_connect()
+        self.handle, event.accepted = event.accepted, None
+        self._address = event.address
+        try:
+            self._process_connect()
+        except Exception as error:
+            self.on_dispatch_error(event, error)
 
     def _process_connect(self) -> None:
         event, self._connect_event = self._connect_event, None
@@ -228,11 +243,11 @@ class Session(IocpObject):
             return self._advance_close()
         with self._lock:
             self._move(SessionEvent.ESTABLISHED)
-        self._was_connected = True
         service = self.service
         if service is None:
             return self.abort(Cause.LOCAL)
         service.add_session(self)
+        self._was_connected = True
         self._enter_callback()
         try:
             self.on_connected()
@@ -249,14 +264,18 @@ class Session(IocpObject):
         self._recv_paused = True
 
     def resume_recv(self) -> None:
-        """Undo `pause_recv`: what `on_recv` left comes again, then receiving goes on.
+        """Undo `pause_recv`: what `on_recv` left comes again, then receiving goes on. Any thread.
 
-        For the dispatching thread, outside this session's own callbacks.
+        Both happen in a later turn of `dispatch`, so callbacks may resume their own session.
         """
-        if not self._recv_paused:
-            return
-        self._recv_paused = False
-        if self._state is not _CONNECTED or self._recv_event.owner is not None:
+        with self._lock:
+            if self._recv_paused:
+                self._recv_paused = False
+                if self._state is _CONNECTED:
+                    self._post()
+
+    def _go_on_receiving(self) -> None:
+        if self._recv_paused or self._recv_event.owner is not None:
             return
         if self._recv_buffer is not None:
             self._deliver(self._recv_buffer.readable())
@@ -451,7 +470,7 @@ class Session(IocpObject):
     def _take_gathered(self) -> None:
         """Move what a callback sent so far into the queue (lock held)."""
         gathered, self._gathered = self._gathered, None
-        if gathered is None or self._state is not _CONNECTED:
+        if gathered is None or self._state not in _SENDING:
             return
         self._queued_bytes += sum(map(len, gathered))
         if self._queued_bytes > self._settings.send_queue_bytes_max:
@@ -480,7 +499,7 @@ class Session(IocpObject):
                 return False
             self._cause = cause
             self._move(SessionEvent.DISCONNECT)
-            self._post_close()
+            self._post()
         return True
 
     def abort(self, cause: str = Cause.LOCAL) -> None:
@@ -498,14 +517,13 @@ class Session(IocpObject):
         if self._cause is None:
             self._cause = cause
         self._move(SessionEvent.ABORT)
-        self._gathered = None
         if self.handle is not None:
             self.handle.reset_on_close()
-        self._post_close()
+        self._post()
         return True
 
-    def _post_close(self) -> None:
-        """Have the dispatching thread go on with the end (lock held)."""
+    def _post(self) -> None:
+        """Have the dispatching thread look at the session's state (lock held)."""
         event = self._post_event
         if event is None:
             event = self._post_event = IocpEvent(EventType.POST)
@@ -549,9 +567,8 @@ class Session(IocpObject):
         self._advance_close()
 
     def _start_close_timer(self) -> None:
-        service = self.service
-        if self._close_timer is None and service is not None:
-            self._close_timer = service.iocp_core.call_later(
+        if self._close_timer is None:
+            self._close_timer = self._core.call_later(
                 self._settings.close_timeout_s, self._close_timed_out
             )
 
@@ -597,9 +614,11 @@ class Session(IocpObject):
                 self.on_disconnected(cause)
             else:
                 self.on_connect_failed(cause)
-        finally:
-            if service is not None:
-                service.retire_session(self)
+        except Exception:
+            # Caught here, because nothing is left that `on_dispatch_error` could abort.
+            logger.exception("the last callback of %r raised", self)
+        if service is not None:
+            service.retire_session(self)
 
     # -- dispatch ------------------------------------------------------------------------------------
 
@@ -610,7 +629,10 @@ class Session(IocpObject):
         elif kind is EventType.SEND:
             self._process_send(num_bytes)
         elif kind is EventType.POST:
-            self._advance_close()
+            if self._state is _CONNECTED:
+                self._go_on_receiving()
+            else:
+                self._advance_close()
         elif kind is EventType.CONNECT:
             self._process_connect()
         elif kind is EventType.DISCONNECT:
@@ -646,4 +668,5 @@ class Session(IocpObject):
         return f"<{type(self).__name__} {self._address} {self._state.value}>"
 
 
+_SENDING = frozenset({SessionState.CONNECTED, SessionState.FLUSHING})
 _NOT_OPEN = frozenset({SessionState.IDLE, SessionState.CANCELLING, SessionState.CLOSED})

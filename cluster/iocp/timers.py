@@ -7,6 +7,10 @@ from typing import Any
 
 __all__ = ["Timer", "Timers"]
 
+_SWEEP_MIN = 64
+"""Timers from which on cancelled ones are swept out. The next sweep comes at twice what is left,
+so that a timer costs O(log n) all told, and the heap stays within twice its live timers."""
+
 
 class Timer:
     """A callback that is due once. `cancel` may be called at any time, and again."""
@@ -25,11 +29,12 @@ class Timer:
 class Timers:
     """Timers in the order in which they are due. For one thread."""
 
-    __slots__ = ("_heap", "_order")
+    __slots__ = ("_heap", "_order", "_sweep_at")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
+        self._sweep_at = _SWEEP_MIN
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -38,7 +43,7 @@ class Timers:
         """Call `callback` once, from `run_due`, when the clock has reached `due` (seconds)."""
         timer = Timer(due, callback)
         heapq.heappush(self._heap, (due, next(self._order), timer))
-        if len(self._heap) > 64:
+        if len(self._heap) >= self._sweep_at:
             self._drop_cancelled()
         return timer
 
@@ -50,24 +55,16 @@ class Timers:
         return heap[0][0] if heap else None
 
     def run_due(self, now: float) -> int:
-        """Call every callback that is due at `now` and was added before this call."""
-        heap = self._heap
-        due: list[Timer] = []
-        while heap and heap[0][0] <= now:
-            due.append(heapq.heappop(heap)[2])
+        """Call the callbacks that are due at `now`, up to the first that was added meanwhile."""
+        newest = next(self._order)
         called = 0
-        for index, timer in enumerate(due):
-            callback = timer.callback
-            if callback is None:
-                continue
-            timer.callback = None
-            called += 1
-            try:
+        # One at a time, from a heap that callbacks may add to, clear and leave by raising.
+        while self._heap and self._heap[0][0] <= now and self._heap[0][1] < newest:
+            timer = heapq.heappop(self._heap)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                called += 1
                 callback()
-            except BaseException:
-                for rest in due[index + 1 :]:
-                    heapq.heappush(heap, (rest.due, next(self._order), rest))
-                raise
         return called
 
     def clear(self) -> None:
@@ -77,8 +74,6 @@ class Timers:
         self._heap.clear()
 
     def _drop_cancelled(self) -> None:
-        # Only each time the heap has doubled, so that a cancelled timer costs O(log n) all told.
-        if len(self._heap) & (len(self._heap) - 1):
-            return
         self._heap = [entry for entry in self._heap if entry[2].callback is not None]
         heapq.heapify(self._heap)
+        self._sweep_at = max(_SWEEP_MIN, 2 * len(self._heap))

@@ -1,16 +1,12 @@
 """Which driver runs here: the only place in the library that asks what system it is on."""
 
-import logging
 import sys
 
 from cluster.iocp.driver.contract import Driver
-from cluster.iocp.driver.memory import MemoryDriver
 from cluster.iocp.driver.readiness import ReadinessDriver
 from cluster.iocp.errors import DriverUnavailableError
 
 __all__ = ["choose_driver"]
-
-logger = logging.getLogger("cluster.iocp")
 
 
 def choose_driver(name: str = "auto") -> Driver:
@@ -23,6 +19,8 @@ def choose_driver(name: str = "auto") -> Driver:
     if name in ("auto", "readiness"):
         return _readiness()
     if name == "memory":
+        from cluster.iocp.driver.memory import MemoryDriver
+
         return MemoryDriver()
     if name in ("iocp", "io_uring"):
         raise DriverUnavailableError(
@@ -36,4 +34,5 @@ def _readiness() -> ReadinessDriver:
         from cluster.iocp.driver.epoll import EpollPoller
 
         return ReadinessDriver(EpollPoller())
-    return ReadinessDriver()
+    else:
+        return ReadinessDriver()

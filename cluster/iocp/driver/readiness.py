@@ -88,6 +88,7 @@ class _Handle:
         if self.recv is not None or self.send is not None or self.accepts:
             raise MisuseError("a handle was closed while an operation on it is in flight")
         self.driver._forget(self)
+        self.driver._open.discard(self)
         self.sock.close()
         self.sock = None
 
@@ -101,6 +102,7 @@ class ReadinessDriver:
         "_closed",
         "_foreign",
         "_handles",
+        "_open",
         "_poller",
         "_ready",
         "_sleeping",
@@ -115,7 +117,8 @@ class ReadinessDriver:
         self._poller: Poller = SelectorPoller() if poller is None else poller
         self._ready: deque[Completion] = deque()
         self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
-        self._handles: dict[int, _Handle] = {}
+        self._handles: dict[int, _Handle] = {}  # those that the poller knows
+        self._open: set[_Handle] = set()
         self._watches: dict[int, _Handle] = {}
         self._thread = 0
         self._sleeping = False
@@ -131,14 +134,18 @@ class ReadinessDriver:
     def open_listener(self, address: NetAddress, backlog: int) -> Handle:
         self._check_open()
         sock = open_listening_socket(address, backlog)
-        handle = _Handle(self, sock, sock.fileno())
+        handle = self._new_handle(sock)
         handle.accepts = deque()
         return handle
 
     def open_socket(self, remote: NetAddress) -> Handle:
         self._check_open()
-        sock = open_stream_socket(remote)
-        return _Handle(self, sock, sock.fileno())
+        return self._new_handle(open_stream_socket(remote))
+
+    def _new_handle(self, sock: socket.socket) -> _Handle:
+        handle = _Handle(self, sock, sock.fileno())
+        self._open.add(handle)
+        return handle
 
     # -- starting and cancelling operations ---------------------------------------------------
 
@@ -432,7 +439,7 @@ class ReadinessDriver:
                 sock.close()
                 _fail(event, error)
             else:
-                event.accepted = _Handle(self, sock, sock.fileno())
+                event.accepted = self._new_handle(sock)
                 event.address = NetAddress.from_sockaddr(peer)
             self._ready.append((event, 0))
 
@@ -519,7 +526,10 @@ class ReadinessDriver:
             return
         self._closed = True
         self._run_deferred()
-        for handle in list(self._handles.values()):
+        for event, _ in self._ready:
+            _release(event)
+        self._ready.clear()
+        for handle in [*self._open, *self._watches.values()]:
             for event in (handle.recv, handle.send, *(handle.accepts or ())):
                 if event is not None:
                     _release(event)
@@ -529,9 +539,7 @@ class ReadinessDriver:
             if handle.sock is not None:
                 handle.sock.close()
                 handle.sock = None
-        for event, _ in self._ready:
-            _release(event)
-        self._ready.clear()
+        self._open.clear()
         self._handles.clear()
         self._watches.clear()
         self._poller.close()
@@ -571,10 +579,4 @@ def _fail(event: IocpEvent, error: OSError) -> None:
 def _release(event: IocpEvent) -> None:
     event.in_flight = False
     event.owner = None
-    if isinstance(event, SendEvent):
-        event.release()
-    if isinstance(event, AcceptEvent):
-        event.session = None
-        if event.accepted is not None:
-            event.accepted.close()
-            event.accepted = None
+    event.release()

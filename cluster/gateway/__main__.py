@@ -1,0 +1,33 @@
+"""`python -m cluster.gateway --run-dir DIR`: what a supervisor starts."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.gateway.process import run_gateway
+from cluster.shared.config import ConfigError
+from cluster.shared.logs import configure_logging
+from cluster.shared.process import die_with_parent
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+
+
+def main() -> int:
+    """Run the gateway of the node whose supervisor wrote the configuration into DIR."""
+    parser = argparse.ArgumentParser(prog="cluster.gateway")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--parent-pid", type=int)
+    arguments = parser.parse_args()
+    if arguments.parent_pid is not None:
+        die_with_parent(arguments.parent_pid)
+    configure_logging("gateway")
+    directory = RunDirectory(arguments.run_dir)
+    try:
+        config = directory.read_config()
+    except (ConfigError, RunDirectoryError) as error:
+        sys.stderr.write(f"cluster gateway: {error}\n")
+        return 2
+    return run_gateway(directory, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The gateway's end of the control plane: one ROUTER socket, watched by the completion port."""
+
+import logging
+from collections.abc import Callable
+
+import zmq
+
+from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.shared.messages import (
+    ControlMessage,
+    ProtocolError,
+    Refuse,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.zmq_lane import open_control_socket
+
+__all__ = ["ControlPlane", "ZmqWatch"]
+
+logger = logging.getLogger("cluster.gateway")
+
+MESSAGES_PER_TURN = 64
+
+
+class ZmqWatch(IocpObject):
+    """Calls back when a ZeroMQ socket may have messages.
+
+    ZMQ_FD is edge-triggered and any send or receive may swallow the edge. So the callback says
+    whether work is left, in which case it comes again by a post, and whoever sends on the
+    socket calls `check` afterwards.
+    """
+
+    __slots__ = ("_core", "_event", "_fd", "_has_events", "_take")
+
+    def __init__(
+        self, core: IocpCore, fd: int, take: Callable[[], bool], has_events: Callable[[], bool]
+    ) -> None:
+        """Watch `fd`; `take` does a bounded amount of work and returns whether more is left."""
+        self.handle = None
+        self._core = core
+        self._fd = fd
+        self._take = take
+        self._has_events = has_events
+        self._event = IocpEvent(EventType.WATCH)
+        self._arm()
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        if self._take() or self._has_events():
+            self._post()
+        else:
+            self._arm()
+
+    def check(self) -> None:
+        """Take what has come, if the socket knows of anything; to be called after sends."""
+        if self._has_events():
+            self._take()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._core.driver.cancel(self._event)
+
+    def _arm(self) -> None:
+        self._event.owner = self
+        self._core.driver.watch(self._fd, self._event)
+
+    def _post(self) -> None:
+        self._event.owner = self
+        self._core.post(self._event)
+
+
+class ControlPlane:
+    """Receives control messages and answers them. For the dispatching thread."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        endpoint: str,
+        core: IocpCore,
+        handle: Callable[[bytes, ControlMessage], None],
+    ) -> None:
+        """Bind `endpoint` (raises zmq.ZMQError); `handle(identity, message)` takes each message."""
+        self._socket = open_control_socket(context, zmq.ROUTER)
+        self._handle = handle
+        self.refused = 0
+        """Frames that were no messages, or of another protocol version."""
+        try:
+            self._socket.bind(endpoint)
+        except BaseException:
+            self._socket.close()
+            raise
+        fd = int(self._socket.getsockopt(zmq.FD))
+        self._watch = ZmqWatch(core, fd, self._take, self._has_events)
+
+    def send(self, identity: bytes, message: ControlMessage) -> bool:
+        """Send `message`; False when that peer has gone or takes nothing."""
+        try:
+            self._socket.send_multipart([identity, encode_message(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def check(self) -> None:
+        """Look for messages whose announcement a send may have swallowed."""
+        self._watch.check()
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close, giving what was sent last `linger_ms` to leave."""
+        self._watch.close()
+        self._socket.close(linger=linger_ms)
+
+    def _has_events(self) -> bool:
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _take(self) -> bool:
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            self._take_frames(frames)
+        return True
+
+    def _take_frames(self, frames: list[bytes]) -> None:
+        identity = frames[0]
+        try:
+            if len(frames) != 2:
+                raise ProtocolError(f"a control message of {len(frames) - 1} frames")
+            message = decode_message(frames[1])
+        except ProtocolError as error:
+            self.refused += 1
+            logger.warning("refused a control message: %s", error)
+            self.send(identity, Refuse(reason=str(error)))
+            return
+        self._handle(identity, message)

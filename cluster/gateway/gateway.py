@@ -1,0 +1,297 @@
+"""Wires a gateway: completion port, sessions, lanes, control plane. One thread, one loop.
+
+Everything that decides stands in a file of its own; this one only connects the parts. After
+each batch of completions the lanes are flushed once.
+"""
+
+import logging
+import os
+import secrets
+
+import zmq
+
+from cluster.gateway.control import ControlPlane
+from cluster.gateway.counters import Counters
+from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.session_ids import SessionIds
+from cluster.gateway.session_table import SessionTable
+from cluster.gateway.shard import Shard
+from cluster.gateway.supervisor_link import SupervisorLink
+from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress, ServerService, SessionSettings
+from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp.timers import Timer
+from cluster.shared.causes import Cause
+from cluster.shared.config import Config
+from cluster.shared.messages import (
+    ControlMessage,
+    Drain,
+    GatewayReady,
+    GatewayStatus,
+    Hello,
+    NodeStatus,
+    StatusReply,
+    StatusRequest,
+    SupervisorHello,
+    WorkerGone,
+    WorkerHeartbeat,
+    WorkerReport,
+    WorkerStatus,
+)
+from cluster.shared.run_directory import RunDirectory
+from cluster.shared.zmq_lane import ZmqLaneHub
+
+__all__ = ["Gateway"]
+
+logger = logging.getLogger("cluster.gateway")
+
+LAST_WORDS_MS = 500
+"""Time for the last control messages of a drain to leave."""
+
+
+class Gateway(IocpObject):
+    """One life of a gateway. `serve` runs it; `request_drain` may come from a signal handler."""
+
+    def __init__(self, config: Config, directory: RunDirectory, core: IocpCore, epoch: int) -> None:
+        """Bind everything for `config`; raises OSError or zmq.ZMQError when that cannot be.
+
+        `core` and `directory` stay the caller's.
+        """
+        self.handle = None
+        self._config = config
+        self._core = core
+        self._epoch = epoch
+        self._drain_event = IocpEvent(EventType.POST)
+        self._drain_timeout_s = config.supervisor.drain_timeout_s
+        self._drain_requested = False
+        self._drain_deadline = 0.0
+        self._phase = DrainPhase.SERVING
+        self._counters = Counters()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._hub = ZmqLaneHub(self._context, directory.lane_endpoint())
+        self._shards = [self._make_shard(index) for index in range(config.workers.count)]
+        ids = SessionIds(config.node.id, epoch)
+        self._table = SessionTable(ids, self._shards, self._counters)
+        self._appliers = [
+            OutboundApplier(shard.lane, self._table.sessions, self._counters)
+            for shard in self._shards
+        ]
+        self._control = ControlPlane(
+            self._context, directory.control_endpoint(), core, self._take_message
+        )
+        self._supervisor = SupervisorLink(self._control.send, config.workers.count)
+        self._workers = self._make_workers()
+        self._lanes = LaneRunner(
+            core, self._hub, self._shards, self._appliers, self._workers.committed, self._violated
+        )
+        self._service = self._make_service()
+        self._beat_interval_s = min(1.0, config.workers.worker_timeout_s / 4)
+        self._beat_timer: Timer | None = None
+
+    def _make_shard(self, index: int) -> Shard:
+        gateway, lane = self._config.gateway, self._config.lane
+        return Shard(
+            index,
+            self._hub.open_lane(lane.bytes, lane.max_batch_bytes),
+            self._counters,
+            gateway.max_packet_bytes,
+            gateway.send_queue_bytes_max,
+        )
+
+    def _make_workers(self) -> Workers:
+        config = self._config
+        identity = NodeIdentity(
+            config.node.id,
+            self._epoch,
+            secrets.randbits(64),
+            config.gateway.max_packet_bytes,
+            config.lane.max_batch_bytes,
+            config.workers.worker_timeout_s,
+        )
+        return Workers(
+            identity,
+            self._shards,
+            self._hub.endpoint,
+            self._counters,
+            self._control.send,
+            self._supervisor.report,
+            lambda shard: self._appliers[shard.index].abandon(),
+            lambda: self._lanes.drain(),
+            self._core.now,
+        )
+
+    def _make_service(self) -> ServerService:
+        gateway = self._config.gateway
+        return ServerService(
+            NetAddress.parse(self._config.node.listen),
+            self._core,
+            lambda: GatewaySession(self._table),
+            gateway.max_sessions,
+            SessionSettings(
+                close_timeout_s=gateway.close_timeout_s,
+                send_queue_bytes_max=gateway.send_queue_bytes_max,
+                send_stall_timeout_s=gateway.send_stall_timeout_s,
+            ),
+            gateway.accepts_outstanding_max,
+        )
+
+    # -- serving -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen; raises OSError when the address cannot be had."""
+        self._service.start()
+        self._beat()
+        ready = GatewayReady(
+            pid=os.getpid(),
+            node=self._config.node.id,
+            epoch=self._epoch,
+            listen=str(self._service.listener.local_address),
+            driver=self._core.driver.name,
+            lane=self._shards[0].lane.kind,
+        )
+        logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
+        self._supervisor.set_ready(ready)
+
+    def serve(self) -> None:
+        """Dispatch until a drain is through."""
+        core, lanes, shards = self._core, self._lanes, self._shards
+        while self._phase is not DrainPhase.DRAINED:
+            core.dispatch(None)
+            for shard in shards:
+                shard.resume_sessions()
+            lanes.flush()
+            if self._drain_requested:
+                self._advance_drain()
+
+    def close(self) -> None:
+        """Give everything back. The sessions that are left are reset."""
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        self._service.close_service(Cause.DRAIN)
+        for session in list(self._table.sessions.values()):
+            session.abort(Cause.DRAIN)
+        for _ in range(len(self._table.sessions) // 64 + 8):
+            self._core.dispatch(0)
+        self._lanes.close()
+        self._hub.close()
+        self._control.close(LAST_WORDS_MS)
+        self._context.term()
+
+    def _beat(self) -> None:
+        self._workers.beat()
+        self._control.check()
+        self._beat_timer = self._core.call_later(self._beat_interval_s, self._beat)
+
+    def _violated(self, shard: Shard, reason: str) -> None:
+        self._counters.add("lane_violations")
+        self._workers.fence(shard, reason)
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    def request_drain(self, timeout_s: float | None = None) -> None:
+        """Begin to drain, within `timeout_s` seconds (default: the configured time).
+
+        May be called from a signal handler: it only sets a flag and wakes the loop.
+        """
+        if timeout_s is not None:
+            self._drain_timeout_s = timeout_s
+        self._drain_requested = True
+        if self._drain_event.owner is None:
+            self._drain_event.owner = self
+            self._core.post(self._drain_event)
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        """Only wakes the loop, which looks at the drain after each batch."""
+
+    def _advance_drain(self) -> None:
+        if self._phase is DrainPhase.SERVING:
+            self._begin_drain()
+        phase = next_drain_phase(
+            self._phase,
+            is_committed=all(shard.is_idle for shard in self._shards),
+            session_count=len(self._table.sessions),
+            is_late=self._core.now() >= self._drain_deadline,
+        )
+        if phase is self._phase:
+            return
+        self._phase = phase
+        if phase is DrainPhase.CLOSING:
+            for session in list(self._table.sessions.values()):
+                session.disconnect(Cause.DRAIN)
+            self._advance_drain()
+        elif phase is DrainPhase.DRAINED:
+            self._finish_drain()
+
+    def _begin_drain(self) -> None:
+        logger.info("draining, at most %g s", self._drain_timeout_s)
+        self._phase = DrainPhase.FINISHING
+        self._drain_deadline = self._core.now() + self._drain_timeout_s
+        self._core.call_later(self._drain_timeout_s, lambda: None)  # to notice the deadline
+        self._service.stop_accepting()
+        for shard in self._shards:
+            shard.is_draining = True
+        for session in self._table.sessions.values():
+            session.pause_recv()
+
+    def _finish_drain(self) -> None:
+        left = len(self._table.sessions)
+        if left:
+            logger.warning("the time to drain is up; %d sessions are cut off", left)
+        self._workers.stop_all()
+        self._supervisor.drained()
+
+    # -- control plane -----------------------------------------------------------------------------
+
+    def _take_message(self, identity: bytes, message: ControlMessage) -> None:
+        match message:
+            case WorkerHeartbeat():
+                self._workers.heartbeat(identity, message)
+            case Hello():
+                self._workers.hello(identity, message)
+            case WorkerGone(shard=index, pid=pid):
+                self._workers.gone(index, pid)
+            case WorkerReport():
+                self._supervisor.worker_report(message)
+            case SupervisorHello():
+                self._supervisor.hello(identity)
+                for shard in self._shards:
+                    self._workers.tell(shard.index)
+            case StatusRequest():
+                self._control.send(identity, StatusReply(status=self.status()))
+            case Drain(timeout_s=timeout_s):
+                self.request_drain(timeout_s)
+            case _:
+                self._counters.add("control_refused")
+
+    def status(self) -> NodeStatus:
+        """Return the state of the node as `cluster status` shows it."""
+        counters = self._counters.snapshot()
+        counters["accept_errors"] = self._service.listener.accept_errors
+        counters["control_refused"] = counters.get("control_refused", 0) + self._control.refused
+        counters["dropped_batches"] = self._hub.dropped_batches
+        counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in self._shards)
+        counters["sessions_held"] = sum(shard.held_count for shard in self._shards)
+        return NodeStatus(
+            node=self._config.node.id,
+            epoch=self._epoch,
+            gateway=GatewayStatus(
+                pid=os.getpid(),
+                driver=self._core.driver.name,
+                sessions=len(self._table.sessions),
+            ),
+            workers=[self._worker_status(shard) for shard in self._shards],
+            spares=[],
+            links=[],
+            counters=counters,
+        )
+
+    def _worker_status(self, shard: Shard) -> WorkerStatus:
+        return self._supervisor.worker_status(
+            shard.index,
+            shard.lane.kind,
+            self._workers.life(shard.index),
+            self._phase is not DrainPhase.SERVING,
+        )

@@ -1,0 +1,132 @@
+"""Carries out what a worker published: one batch after the other, records in order.
+
+A `send` goes out straight from the batch when nothing waits for that client, and is copied
+only if it must wait. A broadcast is copied once and shared by all queues; it goes out in
+slices, so that a fan-out to thousands holds up only its own lane. A batch counts as applied
+when its last record is.
+"""
+
+from collections.abc import Iterator
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.session import GatewaySession
+from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
+from cluster.shared.records import BROADCAST, DISCONNECT, RECORD, RECORD_BYTES, SEND
+
+__all__ = ["OutboundApplier"]
+
+FAN_OUT_SLICE = 256
+"""Receivers of one broadcast that are served before others get their turn: about 1 ms."""
+
+
+class OutboundApplier:
+    """Applies the batches of one lane to the sessions of the node."""
+
+    __slots__ = ("_batch", "_counters", "_lane", "_offset", "_sessions", "_targets", "_to_all")
+
+    def __init__(
+        self, lane: GatewayLane, sessions: dict[int, GatewaySession], counters: Counters
+    ) -> None:
+        """Work on `sessions`, which others change; the applier only looks them up."""
+        self._lane = lane
+        self._sessions = sessions
+        self._counters = counters
+        self._batch: OutboundBatch | None = None
+        self._offset = 0
+        self._targets: Iterator[GatewaySession] | None = None
+        self._to_all = b""
+
+    @property
+    def is_fanning_out(self) -> bool:
+        """Whether a batch is applied in part; `advance` goes on with it."""
+        return self._batch is not None
+
+    @property
+    def batch(self) -> OutboundBatch | None:
+        """The batch that is applied in part."""
+        return self._batch
+
+    def start(self, batch: OutboundBatch) -> bool:
+        """Carry out `batch`; False when it was not finished in one go."""
+        assert self._batch is None
+        self._batch = batch
+        self._offset = 0
+        return self.advance()
+
+    def advance(self) -> bool:
+        """Go on with the batch in hand; True when it is done.
+
+        Raises LaneViolation for a record that cannot be.
+        """
+        batch = self._batch
+        assert batch is not None
+        if self._targets is not None and not self._fan_out():
+            return False
+        if isinstance(batch.records, bytes):
+            view = memoryview(batch.records)
+        else:
+            view = batch.records
+        if not self._apply_records(view):
+            return False
+        self._batch = None
+        return True
+
+    def abandon(self) -> None:
+        """Forget the batch in hand: its incarnation was fenced."""
+        self._batch = None
+        self._targets = None
+        self._to_all = b""
+
+    def _apply_records(self, view: memoryview) -> bool:
+        unpack = RECORD.unpack_from
+        find = self._sessions.get
+        counters = self._counters
+        offset, end = self._offset, len(view)
+        while offset < end:
+            if end - offset < RECORD_BYTES:
+                raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
+            length, kind, _, session_id = unpack(view, offset)
+            if length < RECORD_BYTES or length > end - offset:
+                raise LaneViolation(f"an outbound record of {length} bytes")
+            payload = view[offset + RECORD_BYTES : offset + length]
+            offset += length
+            if kind == SEND:
+                session = find(session_id)
+                if session is not None and session.send_now(payload):
+                    counters.sends += 1
+                    counters.bytes_sent += len(payload)
+                else:
+                    counters.add("replies_to_gone_sessions")
+            elif kind == BROADCAST:
+                self._offset = offset
+                self._start_fan_out(bytes(payload))
+                if not self._fan_out():
+                    return False
+            elif kind == DISCONNECT:
+                session = find(session_id)
+                if session is not None:
+                    session.disconnect(str(payload, "utf-8", "replace"))
+            else:
+                raise LaneViolation(f"an outbound record of unknown kind {kind}")
+        return True
+
+    def _start_fan_out(self, data: bytes) -> None:
+        self._counters.add("broadcasts")
+        self._to_all = data
+        self._targets = iter(list(self._sessions.values()))
+
+    def _fan_out(self) -> bool:
+        targets = self._targets
+        assert targets is not None
+        data = self._to_all
+        counters = self._counters
+        for _ in range(FAN_OUT_SLICE):
+            session = next(targets, None)
+            if session is None:
+                self._targets = None
+                self._to_all = b""
+                return True
+            if session.send_now(data):
+                counters.sends += 1
+                counters.bytes_sent += len(data)
+        return False

@@ -1,0 +1,108 @@
+"""Runs a gateway in this process: lock, limits, signals, exit code."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+import msgspec
+import zmq
+
+from cluster.gateway.gateway import Gateway
+from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
+from cluster.shared.config import Config
+from cluster.shared.process import raise_descriptor_limit
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+
+__all__ = ["run_gateway"]
+
+logger = logging.getLogger("cluster.gateway")
+
+DESCRIPTORS_RESERVED = 256
+"""Descriptors that are not sessions: sockets of the control plane, files, and room for more."""
+
+LOCK_WAIT_S = 3.0
+"""A gateway whose supervisor was killed is gone within this time."""
+
+
+def run_gateway(directory: RunDirectory, config: Config) -> int:
+    """Serve until drained; return the exit code of the process.
+
+    0 after a drain, 2 with one line on stderr when something that was configured cannot be
+    had. SIGTERM and SIGINT drain, a second one stops at once. Main thread only.
+    """
+    try:
+        directory.create()
+        with directory.lock("gateway", wait_s=LOCK_WAIT_S):
+            return _serve(directory, _cap_sessions(config))
+    except RunDirectoryError as error:
+        return _refuse(str(error))
+
+
+def _serve(directory: RunDirectory, config: Config) -> int:
+    try:
+        core = IocpCore(driver=choose_driver(config.gateway.driver))
+    except DriverUnavailableError as error:
+        return _refuse(f"gateway.driver: {error}")
+    directory.remove_stale_sockets()
+    epoch = directory.next_epoch()
+    try:
+        gateway = Gateway(config, directory, core, epoch)
+    except zmq.ZMQError as error:
+        return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
+    try:
+        gateway.start()
+    except OSError as error:
+        return _refuse(
+            f"cannot listen at {config.node.listen}: {error.strerror}; "
+            "choose another address with --listen or node.listen"
+        )
+    _drain_on_signals(gateway)
+    try:
+        gateway.serve()
+    finally:
+        gateway.close()
+        core.close()
+    logger.info("drained")
+    return 0
+
+
+class _SignalHandler:
+    """The first signal asks for a drain; the second ends the process."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._was_asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._was_asked:
+            raise SystemExit(128 + number)
+        self._was_asked = True
+        self._gateway.request_drain()
+
+
+def _drain_on_signals(gateway: Gateway) -> None:
+    handler = _SignalHandler(gateway)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _cap_sessions(config: Config) -> Config:
+    wanted = config.gateway.max_sessions
+    limit = raise_descriptor_limit(wanted + DESCRIPTORS_RESERVED)
+    allowed = max(1, limit - DESCRIPTORS_RESERVED)
+    if allowed >= wanted:
+        return config
+    logger.warning(
+        "max_sessions=%d needs more open files than the %d allowed here; capped at %d",
+        wanted,
+        limit,
+        allowed,
+    )
+    gateway = msgspec.structs.replace(config.gateway, max_sessions=allowed)
+    return msgspec.structs.replace(config, gateway=gateway)
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"cluster gateway: {reason}\n")
+    return 2

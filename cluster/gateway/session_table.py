@@ -1,0 +1,54 @@
+"""The sessions of this node by id, and which shard each one has."""
+
+from collections.abc import Sequence
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.routing import FewestSessions
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.session_ids import SessionIds
+from cluster.gateway.shard import Shard
+from cluster.shared.causes import Cause
+from cluster.shared.lane import LaneState
+
+__all__ = ["SessionTable"]
+
+# Applications may end sessions with any string; the number of counters stays bounded.
+_CAUSES = frozenset(Cause)
+
+
+class SessionTable:
+    """Opens and forgets sessions. For the dispatching thread."""
+
+    __slots__ = ("_ids", "_routing", "_shards", "counters", "sessions")
+
+    def __init__(self, ids: SessionIds, shards: Sequence[Shard], counters: Counters) -> None:
+        self._ids = ids
+        self._shards = shards
+        self._routing = FewestSessions(len(shards))
+        self.counters = counters
+        self.sessions: dict[int, GatewaySession] = {}
+
+    def open(self, session: GatewaySession) -> None:
+        """Give a session that has connected an id and a shard, and tell the shard's worker."""
+        served = [shard.lane.state is LaneState.GRANTED for shard in self._shards]
+        shard = self._shards[self._routing.choose(served)]
+        session.shard = shard
+        session.id = self._ids.next_id()
+        self.sessions[session.id] = session
+        self.counters.add("sessions_opened")
+        shard.append_opened(session)
+
+    def forget(self, session: GatewaySession, cause: str) -> None:
+        """Take out a session whose connection has ended, and tell its worker the cause."""
+        del self.sessions[session.id]
+        self._routing.release(session.shard.index)
+        self.counters.add("sessions_closed")
+        self.counters.add(f"closed_{cause}" if cause in _CAUSES else "closed_application")
+        session.shard.append_closed(session, cause)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless every session is counted once, at its shard."""
+        assert sum(self._routing.counts) == len(self.sessions)
+        for index, shard in enumerate(self._shards):
+            mine = [session for session in self.sessions.values() if session.shard is shard]
+            assert len(mine) == self._routing.counts[index]

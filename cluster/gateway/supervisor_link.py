@@ -1,0 +1,72 @@
+"""What the gateway tells its supervisor, and what it learns from it. There may be none."""
+
+from collections.abc import Callable
+
+from cluster.gateway.worker_life import WorkerLife
+from cluster.shared.messages import (
+    ControlMessage,
+    Drained,
+    GatewayReady,
+    ShardReport,
+    WorkerReport,
+    WorkerState,
+    WorkerStatus,
+)
+
+__all__ = ["SupervisorLink"]
+
+
+class SupervisorLink:
+    """The one peer of the control plane that launches the others."""
+
+    __slots__ = ("_identity", "_ready", "_reports", "_send")
+
+    def __init__(self, send: Callable[[bytes, ControlMessage], bool], shard_count: int) -> None:
+        self._send = send
+        self._identity: bytes | None = None
+        self._ready: GatewayReady | None = None
+        self._reports: list[WorkerReport | None] = [None] * shard_count
+
+    def hello(self, identity: bytes) -> None:
+        """A supervisor is there; the last one to say so is told everything from now on."""
+        self._identity = identity
+        if self._ready is not None:
+            self._tell(self._ready)
+
+    def set_ready(self, ready: GatewayReady) -> None:
+        """The gateway listens."""
+        self._ready = ready
+        self._tell(ready)
+
+    def report(self, report: ShardReport) -> None:
+        """Tell what became of a shard's life."""
+        self._tell(report)
+
+    def drained(self) -> None:
+        """Tell that the drain is through."""
+        self._tell(Drained())
+
+    def worker_report(self, report: WorkerReport) -> None:
+        """Note what the supervisor knows of a shard's process."""
+        if 0 <= report.shard < len(self._reports):
+            self._reports[report.shard] = report
+
+    def worker_status(
+        self, shard: int, lane: str, life: WorkerLife | None, is_draining: bool
+    ) -> WorkerStatus:
+        """Put together what the gateway and its supervisor know of a shard."""
+        report = self._reports[shard]
+        state: WorkerState
+        if life is not None and life.is_ready:
+            state = "draining" if is_draining else "ready"
+        elif report is not None and report.state in ("backoff", "stuck"):
+            state = report.state
+        else:
+            state = "starting"
+        pid = life.pid if life is not None else (report.pid if report is not None else None)
+        restarts = report.restarts if report is not None else 0
+        return WorkerStatus(shard=shard, pid=pid, state=state, restarts=restarts, lane=lane)
+
+    def _tell(self, message: ControlMessage) -> None:
+        if self._identity is not None:
+            self._send(self._identity, message)

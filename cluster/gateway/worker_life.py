@@ -1,0 +1,35 @@
+"""One life of a worker, from its grant until it is gone or fenced."""
+
+from cluster.shared.liveness import Liveness
+
+__all__ = ["WorkerLife"]
+
+
+class WorkerLife:
+    """Who has a shard's lane now."""
+
+    __slots__ = (
+        "committed_told",
+        "control_identity",
+        "create_time",
+        "incarnation",
+        "is_ready",
+        "liveness",
+        "pid",
+    )
+
+    def __init__(
+        self,
+        incarnation: int,
+        control_identity: bytes,
+        pid: int,
+        create_time: float,
+        liveness: Liveness,
+    ) -> None:
+        self.incarnation = incarnation
+        self.control_identity = control_identity
+        self.pid = pid
+        self.create_time = create_time
+        self.liveness = liveness
+        self.is_ready = False
+        self.committed_told = False

@@ -1,0 +1,264 @@
+"""The workers of a gateway: who asks for a shard, who has it, who is lost.
+
+A shard has one life at a time. A process that asks for a shard gets it only when the
+predecessor is known dead; a life that breaks the lane contract, or gives no sign for
+`worker_timeout_s`, is fenced: nothing that it publishes from then on is applied.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.shard import Shard
+from cluster.gateway.worker_life import WorkerLife
+from cluster.shared.lane import LaneState
+from cluster.shared.liveness import Liveness
+from cluster.shared.messages import (
+    ControlMessage,
+    GatewayHeartbeat,
+    Grant,
+    Hello,
+    LaneOffer,
+    Refuse,
+    ShardReport,
+    Stop,
+    WorkerHeartbeat,
+)
+from cluster.shared.process import is_same_process
+
+__all__ = ["NodeIdentity", "Workers"]
+
+logger = logging.getLogger("cluster.gateway")
+
+
+class NodeIdentity:
+    """What every grant tells of this life of the gateway."""
+
+    __slots__ = (
+        "epoch",
+        "max_batch_bytes",
+        "max_packet_bytes",
+        "node",
+        "nonce",
+        "worker_timeout_s",
+    )
+
+    def __init__(
+        self,
+        node: int,
+        epoch: int,
+        nonce: int,
+        max_packet_bytes: int,
+        max_batch_bytes: int,
+        worker_timeout_s: float,
+    ) -> None:
+        self.node = node
+        self.epoch = epoch
+        self.nonce = nonce
+        self.max_packet_bytes = max_packet_bytes
+        self.max_batch_bytes = max_batch_bytes
+        self.worker_timeout_s = worker_timeout_s
+
+
+class Workers:
+    """Grants shards and watches over their lives. For the dispatching thread."""
+
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        shards: Sequence[Shard],
+        lane_endpoint: str,
+        counters: Counters,
+        send: Callable[[bytes, ControlMessage], bool],
+        report: Callable[[ShardReport], None],
+        on_fenced: Callable[[Shard], None],
+        drain_lanes: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        """Answer workers by `send`, and tell the supervisor by `report`.
+
+        `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lanes` applies
+        everything that was published so far.
+        """
+        self._identity = identity
+        self._shards = shards
+        self._lane_endpoint = lane_endpoint
+        self._counters = counters
+        self._send = send
+        self._report = report
+        self._on_fenced = on_fenced
+        self._drain_lanes = drain_lanes
+        self._now = now
+        self._incarnation = 0
+        self._lives: list[WorkerLife | None] = [None] * len(shards)
+        self._by_identity: dict[bytes, int] = {}
+
+    def life(self, shard_index: int) -> WorkerLife | None:
+        """Return who has the shard now."""
+        return self._lives[shard_index]
+
+    # -- grants ------------------------------------------------------------------------------------
+
+    def hello(self, control_identity: bytes, hello: Hello) -> None:
+        """Grant the shard that a process asks for, or refuse and say why."""
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            logger.warning("refused process %d: %s", hello.pid, refusal)
+            self._counters.add("workers_refused")
+            self._send(control_identity, Refuse(reason=refusal))
+            return
+        self.vacate(hello.shard)
+        self._grant(control_identity, hello)
+
+    def _refusal(self, hello: Hello) -> str | None:
+        if not 0 <= hello.shard < len(self._shards):
+            return (
+                f"shard {hello.shard} does not exist; this node has shards 0 to "
+                f"{len(self._shards) - 1} (workers.count)"
+            )
+        life = self._lives[hello.shard]
+        if life is not None and is_same_process(life.pid, life.create_time):
+            return f"shard {hello.shard} is held by process {life.pid}; stop that one first"
+        return None
+
+    def _grant(self, control_identity: bytes, hello: Hello) -> None:
+        shard = self._shards[hello.shard]
+        self._incarnation += 1
+        incarnation = self._incarnation
+        identity = self._identity
+        lane_identity = f"{identity.epoch}.{shard.index}.{incarnation}".encode()
+        commit = shard.lane.grant(incarnation, lane_identity)
+        liveness = Liveness(identity.worker_timeout_s, self._now())
+        life = WorkerLife(incarnation, control_identity, hello.pid, hello.create_time, liveness)
+        self._lives[shard.index] = life
+        self._by_identity[control_identity] = shard.index
+        grant = Grant(
+            node=identity.node,
+            epoch=identity.epoch,
+            nonce=identity.nonce,
+            shard=shard.index,
+            incarnation=incarnation,
+            lane=LaneOffer(
+                kind=shard.lane.kind,
+                endpoint=self._lane_endpoint,
+                identity=lane_identity,
+                bytes=shard.lane.log.capacity_bytes,
+                max_batch_bytes=identity.max_batch_bytes,
+            ),
+            position=commit.position,
+            index=commit.packet_index,
+            sessions=shard.replay(),
+            max_packet_bytes=identity.max_packet_bytes,
+            worker_timeout_s=identity.worker_timeout_s,
+        )
+        if not self._send(control_identity, grant):
+            self.fence(shard, "it left before its grant")
+
+    # -- ends --------------------------------------------------------------------------------------
+
+    def gone(self, shard_index: int, pid: int) -> None:
+        """The supervisor says that a process is dead; its shard is vacant from now on."""
+        life = self._lives[shard_index] if 0 <= shard_index < len(self._lives) else None
+        if life is not None and life.pid == pid:
+            self.vacate(shard_index)
+
+    def vacate(self, shard_index: int) -> None:
+        """End the life of a process that is dead, after applying what it had published."""
+        if self._lives[shard_index] is not None:
+            self._drain_lanes()
+            self._end(self._shards[shard_index])
+
+    def fence(self, shard: Shard, reason: str) -> None:
+        """End a life that cannot be trusted or heard any more, dead or not."""
+        life = self._lives[shard.index]
+        if life is None:
+            return
+        logger.error("shard %d: fenced process %d: %s", shard.index, life.pid, reason)
+        self._counters.add("workers_fenced")
+        self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
+        self._end(shard)
+        self._report(
+            ShardReport(
+                shard=shard.index,
+                pid=life.pid,
+                incarnation=life.incarnation,
+                state="stuck",
+                committed=life.committed_told,
+            )
+        )
+
+    def _end(self, shard: Shard) -> None:
+        life = self._lives[shard.index]
+        assert life is not None
+        self._lives[shard.index] = None
+        self._by_identity.pop(life.control_identity, None)
+        if shard.lane.state is LaneState.GRANTED:
+            shard.lane.revoke()
+        self._on_fenced(shard)
+
+    # -- signs of life -----------------------------------------------------------------------------
+
+    def committed(self, shard: Shard) -> None:
+        """A batch of the shard's life was applied; the first one shows that it took over."""
+        life = self._lives[shard.index]
+        if life is None:
+            return
+        committed = shard.lane.log.committed.position > 1 and shard.lane.serial_applied > 1
+        if life.is_ready and (life.committed_told or not committed):
+            return
+        life.committed_told = life.committed_told or committed
+        life.is_ready = True
+        self.tell(shard.index)
+
+    def tell(self, shard_index: int) -> None:
+        """Tell the supervisor that the shard's life is ready, if it is."""
+        life = self._lives[shard_index]
+        if life is not None and life.is_ready:
+            self._report(
+                ShardReport(
+                    shard=shard_index,
+                    pid=life.pid,
+                    incarnation=life.incarnation,
+                    state="ready",
+                    committed=life.committed_told,
+                )
+            )
+
+    def heartbeat(self, control_identity: bytes, heartbeat: WorkerHeartbeat) -> None:
+        """Take a worker's sign of life."""
+        shard_index = self._by_identity.get(control_identity)
+        if shard_index is None:
+            self._send(control_identity, Refuse(reason="this incarnation has no shard any more"))
+            return
+        life, lane = self._lives[shard_index], self._shards[shard_index].lane
+        assert life is not None
+        behind = heartbeat.state != "blocked" and (
+            heartbeat.position_received < lane.log.sent_position
+            or lane.serial_applied < heartbeat.serial_sent
+        )
+        progress = (heartbeat.position_received, lane.serial_applied)
+        life.liveness.heard(self._now(), progress, behind)
+
+    def beat(self) -> None:
+        """Send each worker a heartbeat, and fence those that have shown no life."""
+        now = self._now()
+        for shard in self._shards:
+            life = self._lives[shard.index]
+            if life is None:
+                continue
+            reason = life.liveness.verdict(now)
+            if reason is not None:
+                self.fence(shard, reason)
+                continue
+            heartbeat = GatewayHeartbeat(
+                incarnation=life.incarnation,
+                position_sent=shard.lane.log.sent_position,
+                serial_received=shard.lane.serial_applied,
+            )
+            self._send(life.control_identity, heartbeat)
+
+    def stop_all(self) -> None:
+        """Tell every worker that all is done."""
+        for life in self._lives:
+            if life is not None:
+                self._send(life.control_identity, Stop())

@@ -1,0 +1,169 @@
+"""The configuration of a node: its sections, their defaults and limits.
+
+The annotation of a field is the only place that states what it may be: the same limits check the
+file, the flags, and what a parent process hands to its children. Every mistake is a
+`ConfigError` of one line that names the file or flag, the key, the value, and what is allowed.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+DriverChoice = Literal["auto", "iocp", "io_uring", "readiness"]
+LaneChoice = Literal["auto", "shm", "zmq"]
+Timeout = Annotated[float, Meta(gt=0, le=86_400)]
+"""Seconds, at most a day."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message is one line for the person who wrote it."""
+
+
+class NodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[node]`: who this node is and where it listens."""
+
+    id: Annotated[int, Meta(ge=1, le=65_535)] = 1
+    listen: str = "127.0.0.1:7777"
+    app: str | None = None
+    """`MODULE:NAME` of the application; None is the echo application."""
+    run_dir: str | None = None
+    """The run directory; None is the default one of this user."""
+
+
+class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[gateway]`: the process that owns the sessions."""
+
+    driver: DriverChoice = "auto"
+    max_sessions: Annotated[int, Meta(ge=1, le=1_000_000)] = 16_000
+    accepts_outstanding_max: Annotated[int, Meta(ge=1, le=4_096)] = 128
+    max_packet_bytes: Annotated[int, Meta(ge=4, le=65_535)] = 65_535
+    """Of a whole packet, its header of 4 bytes included."""
+    send_queue_bytes_max: Annotated[int, Meta(ge=4, le=GIB)] = MIB
+    """What may wait for one session; the largest packet must fit."""
+    send_stall_timeout_s: Timeout = 30.0
+    close_timeout_s: Timeout = 5.0
+
+
+class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[workers]`: the processes that run handlers."""
+
+    count: Annotated[int, Meta(ge=1, le=256)] = 2
+    spares: Annotated[int, Meta(ge=0, le=64)] = 1
+    worker_timeout_s: Timeout = 10.0
+    """A worker that shows no sign of life for so long is stuck."""
+    max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
+    """After so many deaths in a row over one packet it is set aside."""
+
+
+class LaneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[lane]`: what connects the gateway with each worker."""
+
+    kind: LaneChoice = "auto"
+    bytes: Annotated[int, Meta(ge=4 * KIB, le=GIB)] = 4 * MIB
+    """Capacity of a lane in each direction. Its largest record is an eighth of this."""
+    max_batch_bytes: Annotated[int, Meta(ge=128 * KIB, le=GIB)] = 16 * MIB
+    """The most that one batch of output may hold. The gateway keeps the parts of a batch until
+    the last one is there, so this is also what one worker can make it hold: by default four
+    lanes' worth, or 256 packets of the largest size. The minimum lets any one packet pass."""
+
+
+class SupervisorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[supervisor]`: the process that starts, watches and drains the others."""
+
+    drain_timeout_s: Timeout = 10.0
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration of a node. Immutable, so any thread may read it."""
+
+    node: NodeConfig = NodeConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    workers: WorkersConfig = WorkersConfig()
+    lane: LaneConfig = LaneConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+
+
+def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:
+    """Put the configuration together: a flag beats the file, the file beats the default.
+
+    `path` is the TOML file, if there is one. `overrides` holds the flags by the key that they
+    set, for example `node.listen`; a value of None is a flag that was not given.
+
+    Raises `ConfigError` for a file that cannot be read or is not TOML, and for every key and
+    value that is not allowed, also for a value of the file that a flag overrides.
+    """
+    # Only the process that reads the file pays for the parser and the messages: child processes
+    # get the result, and are to start fast.
+    from cluster.shared.config_file import merge_file_and_flags
+
+    return merge_file_and_flags(path, overrides)
+
+
+def encode_config(config: Config) -> bytes:
+    """Return `config` as JSON, for the child processes and the run directory."""
+    return msgspec.json.encode(config)
+
+
+def decode_config(data: bytes) -> Config:
+    """Return the configuration that `encode_config` made into `data`.
+
+    Raises `ConfigError` if `data` is anything else.
+    """
+    try:
+        return msgspec.json.decode(data, type=Config)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the resolved configuration is damaged: {error}") from None
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT`, with an IPv6 address in brackets, into host and port.
+
+    The brackets are not part of the host. The host may be a name, which is not looked up. Raises
+    `ValueError` with what is allowed.
+    """
+    host, _, port = text.rpartition(":")
+    if not (_PORT.fullmatch(port) and int(port) <= 65_535):
+        raise ValueError("HOST:PORT with a port from 0 to 65535, for example 127.0.0.1:7777")
+    if host.startswith("[") and host.endswith("]"):
+        return _ipv6_host(host[1:-1]), int(port)
+    if ":" in host:
+        raise ValueError("HOST:PORT with an IPv6 address in brackets, for example [::1]:7777")
+    if _DIGITS_AND_DOTS.fullmatch(host):
+        return _ipv4_host(host), int(port)
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError("HOST:PORT with an address or a name as host, for example localhost:7777")
+    return host, int(port)
+
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_DIGITS_AND_DOTS = re.compile(r"[0-9.]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+_IPV6_SCOPE = re.compile(r"[A-Za-z0-9_.-]*")
+
+
+def _ipv6_host(host: str) -> str:
+    address, _, scope = host.partition("%")
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        scope = " "
+    if not _IPV6_SCOPE.fullmatch(scope):
+        raise ValueError("[ADDRESS]:PORT with an IPv6 address, for example [::1]:7777")
+    return host
+
+
+def _ipv4_host(host: str) -> str:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise ValueError("HOST:PORT with four numbers up to 255 as an IPv4 address") from None
+    return host

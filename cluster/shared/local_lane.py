@@ -1,0 +1,225 @@
+"""The lane inside one process: both ends in the same thread, for tests of applications.
+
+Kept to the same contract, by the same plain objects, as the lanes between processes.
+"""
+
+import socket
+from collections import deque
+from typing import Any
+
+from cluster.shared.lane import (
+    Commit,
+    Freed,
+    InboundChunk,
+    InboundCursor,
+    InboundLog,
+    LaneClosedError,
+    LaneState,
+    OutboundBatch,
+    OutboundSequence,
+    OutboundWindow,
+)
+from cluster.shared.records import PACKETS, make_packets_record, make_record
+
+__all__ = ["LocalGatewayLane", "LocalWorkerLane"]
+
+
+class LocalGatewayLane:
+    """`GatewayLane`; `open_worker` makes the other end."""
+
+    kind = "local"
+
+    def __init__(self, capacity_bytes: int, max_batch_bytes: int) -> None:
+        self._log = InboundLog(capacity_bytes)
+        self._sequence = OutboundSequence(max_batch_bytes)
+        self._state = LaneState.VACANT
+        self._worker: LocalWorkerLane | None = None
+        self._inbox: deque[OutboundBatch] = deque()
+        self._position = 1
+        self.dropped_batches = 0
+        """Batches of incarnations that do not have the lane any more."""
+
+    @property
+    def state(self) -> LaneState:
+        return self._state
+
+    @property
+    def log(self) -> InboundLog:
+        return self._log
+
+    @property
+    def is_full(self) -> bool:
+        return self._log.is_full
+
+    @property
+    def is_open(self) -> bool:
+        return self._worker is not None
+
+    @property
+    def serial_applied(self) -> int:
+        return self._sequence.serial_applied
+
+    @property
+    def has_received(self) -> bool:
+        return bool(self._inbox)
+
+    def open_worker(self) -> "LocalWorkerLane":
+        """Return the end of the incarnation that was granted last."""
+        if self._state is not LaneState.GRANTED:
+            raise ValueError(f"the lane is {self._state.value}; grant it first")
+        self._worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
+        return self._worker
+
+    def append(
+        self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None
+    ) -> int:
+        record = make_record(kind, session, payload, packet_count)
+        return self._log.append(kind, record, packet_count, owner)
+
+    def append_packets(
+        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
+    ) -> int:
+        record = make_packets_record(session, first_sequence, packets, packet_count)
+        return self._log.append(PACKETS, record, packet_count, owner)
+
+    def flush(self) -> bool:
+        worker, log = self._worker, self._log
+        if worker is None:
+            return not log.has_unsent
+        while log.has_unsent:
+            records = log.unsent(log.capacity_bytes)
+            worker._deliver(InboundChunk(log.sent_position + 1, b"".join(records)), len(records))
+            log.mark_sent(len(records))
+        return True
+
+    def grant(self, incarnation: int, identity: bytes) -> Commit:
+        if self._state is not LaneState.VACANT:
+            raise ValueError(f"the lane is {self._state.value}; it can be granted when vacant")
+        self._sequence.grant(incarnation)
+        self._state = LaneState.GRANTED
+        commit = self._log.rewind()
+        self._position = commit.position
+        return commit
+
+    def revoke(self) -> None:
+        if self._state is LaneState.GRANTED:
+            self.dropped_batches += len(self._inbox)
+            self._inbox.clear()
+            self._sequence.revoke()
+            if self._worker is not None:
+                self._worker._fenced = True
+                self._worker = None
+            self._state = LaneState.VACANT
+
+    def receive(self) -> OutboundBatch | None:
+        while self._inbox:
+            batch = self._sequence.take(self._inbox.popleft())
+            if batch is not None:
+                self._log.check(batch.commit)
+                return batch
+            self._tell_taken()
+        return None
+
+    def apply(self, batch: OutboundBatch) -> list[Freed]:
+        self._sequence.applied(batch)
+        self._tell_taken()
+        return self._log.commit(batch.commit)
+
+    def _tell_taken(self) -> None:
+        if self._worker is not None:
+            self._worker.taken(self._sequence.serial_applied)
+
+    def close(self) -> None:
+        self.revoke()
+        self._state = LaneState.CLOSED
+
+
+class LocalWorkerLane:
+    """`WorkerLane` on a `LocalGatewayLane`. Once fenced it publishes into the void."""
+
+    def __init__(self, gateway: LocalGatewayLane, incarnation: int, position: int) -> None:
+        self._gateway = gateway
+        self._incarnation = incarnation
+        self._cursor = InboundCursor(position)
+        self._window = OutboundWindow(gateway.log.capacity_bytes)
+        self._inbox: deque[tuple[InboundChunk, int]] = deque()
+        self._doorbell: tuple[socket.socket, socket.socket] | None = None
+        self._was_refused = False
+        self._has_room_again = False
+        self._fenced = False
+        self._closed = False
+
+    @property
+    def position_received(self) -> int:
+        """The last inbound position that has come."""
+        return self._cursor.position
+
+    @property
+    def serial_published(self) -> int:
+        """The last batch that was published."""
+        return self._window.serial_published
+
+    def fileno(self) -> int:
+        if self._doorbell is None:
+            self._doorbell = socket.socketpair()
+            for end in self._doorbell:
+                end.setblocking(False)
+            if self._inbox or self._has_room_again:
+                self._ring()
+        return self._doorbell[0].fileno()
+
+    def has_events(self) -> bool:
+        if self._doorbell is not None:
+            try:
+                self._doorbell[0].recv(4096)
+            except BlockingIOError:
+                pass
+        has_room_again, self._has_room_again = self._has_room_again, False
+        return bool(self._inbox) or has_room_again
+
+    def receive(self) -> InboundChunk | None:
+        if not self._inbox:
+            return None
+        chunk, count = self._inbox.popleft()
+        self._cursor.advance(chunk.first_position, count)
+        return chunk
+
+    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+        if self._closed:
+            raise LaneClosedError("the lane is closed")
+        chunk = b"".join(records)
+        if not self._window.has_room(len(chunk)):
+            self._was_refused = True
+            return False
+        serial = self._window.publish(len(chunk))
+        if self._fenced:
+            self._gateway.dropped_batches += 1
+        else:
+            batch = OutboundBatch(self._incarnation, serial, commit, chunk, more)
+            self._gateway._inbox.append(batch)
+        return True
+
+    def taken(self, serial: int) -> None:
+        self._window.taken(serial)
+        if self._was_refused:
+            self._was_refused = False
+            self._has_room_again = True
+            self._ring()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._doorbell is not None:
+            for end in self._doorbell:
+                end.close()
+            self._doorbell = None
+
+    def _deliver(self, chunk: InboundChunk, count: int) -> None:
+        self._inbox.append((chunk, count))
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._doorbell is not None:
+            try:
+                self._doorbell[1].send(b"\0")
+            except BlockingIOError:
+                pass

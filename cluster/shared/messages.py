@@ -1,0 +1,309 @@
+"""The control plane: what gateway, workers, supervisor and `cluster status` say to each other.
+
+Each message is one frame on a ZeroMQ ROUTER/DEALER pair: four bytes that name the protocol and
+its version, then a MessagePack map with the message's tag. Another version is refused before
+anything else of the frame is read. Packets never travel here; they have the lanes.
+"""
+
+from struct import Struct as Layout
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "ControlMessage",
+    "Drain",
+    "Drained",
+    "GatewayHeartbeat",
+    "GatewayReady",
+    "GatewayStatus",
+    "Grant",
+    "Hello",
+    "InHand",
+    "LaneOffer",
+    "NodeStatus",
+    "ProtocolError",
+    "ProtocolVersionError",
+    "Refuse",
+    "ShardReport",
+    "SpareStatus",
+    "StatusReply",
+    "StatusRequest",
+    "Stop",
+    "SupervisorHello",
+    "WorkerGone",
+    "WorkerHeartbeat",
+    "WorkerReport",
+    "WorkerState",
+    "WorkerStatus",
+    "decode_message",
+    "encode_message",
+]
+
+PROTOCOL_VERSION = 1
+"""Raised by one with every change that an older process would misread."""
+
+_PREFIX = Layout("<2sH")
+_MAGIC = b"IC"
+
+WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
+LaneState = Literal["idle", "busy", "blocked"]
+
+
+class ProtocolError(Exception):
+    """A control frame that is not one: damaged, or of something else."""
+
+
+class ProtocolVersionError(ProtocolError):
+    """A control frame of another protocol version; the message names both versions."""
+
+    def __init__(self, theirs: int) -> None:
+        super().__init__(
+            f"the peer speaks control protocol {theirs}, this process {PROTOCOL_VERSION}; "
+            "run the same version of iocp-cluster everywhere in a node"
+        )
+        self.theirs = theirs
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
+    """Base of every control message; the tag is the class's name."""
+
+
+# -- worker and gateway ---------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, kw_only=True):
+    """Worker → gateway: a process with its application imported asks for a shard."""
+
+    shard: int
+    pid: int
+    create_time: float
+
+
+class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open the lane of a grant. `identity` is the worker's name on the lane's socket."""
+
+    kind: str
+    endpoint: str
+    identity: bytes
+    bytes: int
+    max_batch_bytes: int
+
+
+class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that the predecessor had: opened and not closed, as of the commit."""
+
+    id: int
+    address: str
+    closing: bool = False
+
+
+class Grant(_Message, frozen=True, kw_only=True):
+    """Gateway → worker: the shard is yours.
+
+    The lane goes on with record `position`, of which the first `index` packets are done.
+    """
+
+    node: int
+    epoch: int
+    nonce: int
+    shard: int
+    incarnation: int
+    lane: LaneOffer
+    position: int
+    index: int
+    sessions: list[ReplayedSession]
+    max_packet_bytes: int
+    worker_timeout_s: float
+
+
+class Refuse(_Message, frozen=True, kw_only=True):
+    """Gateway → worker or supervisor: no, and why; the peer ends with exit code 2."""
+
+    reason: str
+
+
+class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
+    """Worker → gateway, written by the loop that does the work."""
+
+    incarnation: int
+    position_received: int
+    serial_sent: int
+    state: LaneState
+
+
+class GatewayHeartbeat(_Message, frozen=True, kw_only=True):
+    """Gateway → worker, written by the loop that does the work."""
+
+    incarnation: int
+    position_sent: int
+    serial_received: int
+
+
+class Stop(_Message, frozen=True, kw_only=True):
+    """Gateway → worker: all is committed and flushed, exit with code 0."""
+
+
+# -- supervisor and gateway -----------------------------------------------------------------------
+
+
+class SupervisorHello(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway, repeated until answered: tell me what happens from now on."""
+
+    pid: int
+
+
+class GatewayReady(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor: listening at `listen`."""
+
+    pid: int
+    node: int
+    epoch: int
+    listen: str
+    driver: str
+    lane: str
+
+
+class ShardReport(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor: what became of a shard's life.
+
+    `ready` when the life took over, `stuck` when it was fenced and is to be killed. `committed`
+    is told once for each life, with the first record it commits.
+    """
+
+    shard: int
+    pid: int
+    incarnation: int
+    state: Literal["ready", "stuck"]
+    committed: bool
+
+
+class WorkerReport(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: the state of a shard's process, as `cluster status` shows it."""
+
+    shard: int
+    pid: int | None
+    state: WorkerState
+    restarts: int
+
+
+class WorkerGone(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: this process is dead and reaped; its shard is vacant."""
+
+    shard: int
+    pid: int
+
+
+class Drain(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: stop accepting, finish, flush, close, within `timeout_s` seconds."""
+
+    timeout_s: float
+
+
+class Drained(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor: every session is closed and every worker was told to stop."""
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's part of a node's status."""
+
+    pid: int | None
+    driver: str
+    sessions: int
+
+
+class InHand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's handler works on, and for how many seconds."""
+
+    session: int
+    packet_id: int
+    sequence: int
+    for_s: float
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard's part of a node's status."""
+
+    shard: int
+    pid: int | None
+    state: WorkerState
+    restarts: int
+    lane: str
+    in_hand: InHand | None = None
+
+
+class SpareStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that waits for a shard."""
+
+    pid: int
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cluster status --json` prints."""
+
+    node: int
+    epoch: int
+    gateway: GatewayStatus
+    workers: list[WorkerStatus]
+    spares: list[SpareStatus]
+    links: list[str]
+    counters: dict[str, int]
+
+
+class StatusRequest(_Message, frozen=True, kw_only=True):
+    """Anyone → gateway: what is the state of the node?"""
+
+
+class StatusReply(_Message, frozen=True, kw_only=True):
+    """Gateway → whoever asked."""
+
+    status: NodeStatus
+
+
+ControlMessage = (
+    Hello
+    | Grant
+    | Refuse
+    | WorkerHeartbeat
+    | GatewayHeartbeat
+    | Stop
+    | SupervisorHello
+    | GatewayReady
+    | ShardReport
+    | WorkerReport
+    | WorkerGone
+    | Drain
+    | Drained
+    | StatusRequest
+    | StatusReply
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ControlMessage)
+
+
+def encode_message(message: ControlMessage) -> bytes:
+    """Return the frame of `message`."""
+    return _PREFIX.pack(_MAGIC, PROTOCOL_VERSION) + _encoder.encode(message)
+
+
+def decode_message(frame: bytes) -> ControlMessage:
+    """Return the message of a frame.
+
+    Raises ProtocolVersionError for another version, ProtocolError for anything else that is
+    not a message; neither harms the receiver.
+    """
+    if len(frame) < _PREFIX.size or not frame.startswith(_MAGIC):
+        raise ProtocolError(f"{len(frame)} bytes that are no control frame: {frame[:16]!r}")
+    version = _PREFIX.unpack_from(frame)[1]
+    if version != PROTOCOL_VERSION:
+        raise ProtocolVersionError(version)
+    try:
+        message: ControlMessage = _decoder.decode(memoryview(frame)[_PREFIX.size :])
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a control frame that does not decode: {error}") from error
+    return message

@@ -1,0 +1,175 @@
+"""Process control on POSIX systems, with what Linux does better."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from cluster.shared.process import portable
+
+SOCKET_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
+"""The longest path that a Unix socket can have: `sun_path` less its closing zero."""
+
+_STDERR_FD = 2
+_PR_SET_PDEATHSIG = 1
+_PARENT_POLL_INTERVAL_S = 0.5
+
+
+def lock_file(fd: int) -> bool:
+    """Lock the file open as `fd` for this process alone; return False if another holds it.
+
+    Does not wait. The lock belongs to the open file: it ends with `unlock_file`, with the last
+    descriptor of it, or with the process. Raises `OSError` where the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_file(fd: int) -> None:
+    """Give back what `lock_file` took."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process, at once and without cleaning up, when its parent `parent_pid` ends.
+
+    For a child right after its start; a parent that has already ended ends it here. On Linux the
+    kernel watches the thread that spawned this process, so parents spawn from their main thread.
+    Elsewhere it takes up to half a second.
+    """
+    watched_by_kernel = _kill_at_parent_death()
+    # Only now: a parent that ended before this question cannot slip through.
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    if not watched_by_kernel:
+        threading.Thread(
+            target=_exit_when_orphaned, args=(parent_pid,), name="die-with-parent", daemon=True
+        ).start()
+
+
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    stdout: int | IO[bytes] = _STDERR_FD,
+) -> subprocess.Popen[bytes]:
+    """Start a program and return it; the caller owns it and has to wait for it.
+
+    It gets a session of its own, so that Ctrl-C reaches it only through its parent, no input, and
+    none of the parent's descriptors. Its standard output goes to the parent's standard error
+    unless `stdout` says otherwise: that of the parent belongs to the parent's user. Raises
+    `OSError` if the program cannot be started. Call it from the main thread, see
+    `die_with_parent`.
+    """
+    return subprocess.Popen(
+        list(argv),
+        env=dict(env),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        start_new_session=True,
+    )
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the soft limit of open descriptors towards `wanted`; return what holds now.
+
+    Never lowers it, and never goes above the hard limit. The result is at least `wanted` where
+    there is no limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # macOS has a lower limit of its own and says so here.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(wanted, soft) if soft == resource.RLIM_INFINITY else soft
+
+
+def create_time(pid: int) -> float:
+    """Return when the living process `pid` was created, in seconds on one clock of the machine.
+
+    Raises `ProcessLookupError` if there is none; a zombie is not living.
+    """
+    if sys.platform == "linux":
+        return _create_time_since_boot(pid)
+    else:
+        return portable.create_time(pid)
+
+
+def user_tag() -> str:
+    """Return what tells this user from others in the name of a file."""
+    return str(os.getuid())
+
+
+def is_owned_by_user(status: os.stat_result) -> bool:
+    """Tell whether the file with `status` belongs to this user."""
+    return status.st_uid == os.getuid()
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Tell whether nobody but its owner, and root, may touch the file with `status`."""
+    return not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames within the directory `path` survive a loss of power. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some file systems have nothing to sync for a directory.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def _kill_at_parent_death() -> bool:
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+        prctl.restype = ctypes.c_int
+        return bool(prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
+    else:
+        return False
+
+
+def _exit_when_orphaned(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(_PARENT_POLL_INTERVAL_S)
+    os._exit(1)
+
+
+def _create_time_since_boot(pid: int) -> float:
+    """Read the time since boot at which `pid` was created, from proc_pid_stat(5).
+
+    psutil reports the same moment by the wall clock, and so another one after the clock was set:
+    a process that lives would look like a stranger with the same pid.
+    """
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(f"no process {pid}") from None
+    # The second field is the name in parentheses and may itself hold spaces and parentheses.
+    fields = line[line.rindex(b")") + 2 :].split()
+    state, start_ticks = fields[0], fields[19]
+    if state in (b"Z", b"X", b"x"):
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(start_ticks) / os.sysconf("SC_CLK_TCK")

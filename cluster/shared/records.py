@@ -1,0 +1,110 @@
+"""Records: the entries of a lane, in one layout for every kind of lane.
+
+A record is a 16-byte header — length with the header, kind, count, session — and its payload,
+little-endian. Records stand one behind the other in a chunk; where a chunk lies (a ZeroMQ
+message, a ring) is the lane's affair. `count` is the number of packets of a `packets` record
+and 0 for all others.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+__all__ = [
+    "BROADCAST",
+    "CLOSED",
+    "DISCONNECT",
+    "OPENED",
+    "PACKETS",
+    "PACKETS_OVERHEAD",
+    "RECORD",
+    "RECORD_BYTES",
+    "SEND",
+    "SEQUENCE",
+    "SEQUENCE_BYTES",
+    "Record",
+    "RecordError",
+    "RecordKind",
+    "iter_records",
+    "make_packets_record",
+    "make_record",
+]
+
+RECORD = Struct("<IHHQ")
+"""length, kind, count, session"""
+RECORD_BYTES = RECORD.size
+
+SEQUENCE = Struct("<Q")
+"""Sequence number of the first packet of a `packets` record, ahead of the packets themselves."""
+SEQUENCE_BYTES = SEQUENCE.size
+
+_PACKETS_RECORD = Struct("<IHHQQ")
+PACKETS_OVERHEAD = _PACKETS_RECORD.size
+"""Bytes of a `packets` record that are not packets."""
+
+
+class RecordKind(IntEnum):
+    """What a record says. Inbound kinds go to the worker, outbound kinds to the gateway."""
+
+    OPENED = 1
+    """Inbound: a session has connected; the payload is its address."""
+    PACKETS = 2
+    """Inbound: a sequence number, then complete packets as they were received."""
+    CLOSED = 3
+    """Inbound: a session has ended, or will once this is committed; the payload is the cause."""
+    SEND = 16
+    """Outbound: complete packets for one session."""
+    BROADCAST = 17
+    """Outbound: complete packets for every session of the node."""
+    DISCONNECT = 18
+    """Outbound: end a session in good order; the payload is the cause."""
+
+
+# Plain integers for the paths that look at every record.
+OPENED = int(RecordKind.OPENED)
+PACKETS = int(RecordKind.PACKETS)
+CLOSED = int(RecordKind.CLOSED)
+SEND = int(RecordKind.SEND)
+BROADCAST = int(RecordKind.BROADCAST)
+DISCONNECT = int(RecordKind.DISCONNECT)
+
+
+class RecordError(Exception):
+    """A chunk that is not a sequence of records; whoever wrote it cannot be trusted."""
+
+
+class Record(NamedTuple):
+    """One record of a chunk; `payload` is a view into it."""
+
+    kind: int
+    packet_count: int
+    session: int
+    payload: memoryview
+
+
+def make_record(kind: int, session: int, payload: bytes, packet_count: int = 0) -> bytes:
+    """Return the bytes of one record."""
+    return RECORD.pack(RECORD_BYTES + len(payload), kind, packet_count, session) + payload
+
+
+def make_packets_record(
+    session: int, first_sequence: int, packets: bytes, packet_count: int
+) -> bytes:
+    """Return the bytes of a `packets` record."""
+    length = PACKETS_OVERHEAD + len(packets)
+    return _PACKETS_RECORD.pack(length, PACKETS, packet_count, session, first_sequence) + packets
+
+
+def iter_records(chunk: bytes | memoryview) -> Iterator[Record]:
+    """Yield the records of `chunk`; RecordError when a length does not fit in it."""
+    view = memoryview(chunk)
+    offset, end = 0, len(view)
+    while offset < end:
+        if end - offset < RECORD_BYTES:
+            raise RecordError(f"{end - offset} bytes after the last record")
+        length, kind, packet_count, session = RECORD.unpack_from(view, offset)
+        if not RECORD_BYTES <= length <= end - offset:
+            raise RecordError(f"a record of {length} bytes where {end - offset} are left")
+        yield Record(kind, packet_count, session, view[offset + RECORD_BYTES : offset + length])
+        offset += length

@@ -1,0 +1,250 @@
+"""The run directory of a node: where its processes find each other and what outlives them.
+
+Locks by role, the epoch, the resolved configuration, small JSON files, and the Unix sockets of
+control plane and lanes. It is private to one user, and every file in it appears whole or not.
+"""
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from cluster.shared.config import Config, ConfigError, decode_config, encode_config
+from cluster.shared.private_directory import PrivateDirectory, RunDirectoryError
+from cluster.shared.process import SOCKET_PATH_BYTES_MAX, sync_directory, user_tag
+from cluster.shared.run_directory_lock import (
+    RunDirectoryHeld,
+    RunDirectoryLock,
+    lock_path,
+    read_holder,
+)
+
+__all__ = [
+    "EPOCH_MAX",
+    "RunDirectory",
+    "RunDirectoryError",
+    "RunDirectoryHeld",
+    "RunDirectoryLock",
+    "default_run_directory",
+]
+
+T = TypeVar("T")
+
+EPOCH_MAX = 65_535
+"""Epochs are 16 bits of every session id; 0 is none."""
+
+_EPOCH = "epoch"
+_CONFIG = "config.json"
+_CONTROL_SOCKET = "control.sock"
+_LANE_SOCKET = "lane.sock"
+_SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET})
+_OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, "supervisor.lock", "gateway.lock"}
+
+
+def default_run_directory() -> Path:
+    """Return the run directory of this user when no other is asked for; it need not exist.
+
+    `$XDG_RUNTIME_DIR/iocp-cluster` where there is such a directory, else one under the temporary
+    directory with the user's id in its name.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if Path(runtime).is_absolute() and Path(runtime).is_dir():
+        return Path(runtime, "iocp-cluster")
+    return Path(tempfile.gettempdir(), f"iocp-cluster-{user_tag()}")
+
+
+class RunDirectory:
+    """The run directory at `path`, seen from one of its processes.
+
+    Holds no open files, so it need not be closed, and any thread may use it. What cannot be done
+    raises `RunDirectoryError`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the directory, without touching it; a relative `path` is fixed to an absolute."""
+        self.path = path.absolute()
+        self._directory = PrivateDirectory(self.path, "run directory", _OWN_FILES)
+
+    def create(self) -> None:
+        """Make the directory, unless it is there and fit for use: see `PrivateDirectory.make`."""
+        self._directory.make()
+
+    def exists(self) -> bool:
+        """Tell whether there is one, for those who only look: see `PrivateDirectory.exists`."""
+        return self._directory.exists()
+
+    def lock(self, role: str, wait_s: float = 0.0) -> RunDirectoryLock:
+        """Take `role`, for example `gateway`; wait up to `wait_s` seconds for its holder to go.
+
+        Raises `RunDirectoryHeld` with the holder's pid if the role is not free by then.
+        """
+        return RunDirectoryLock(self.path, role, wait_s)
+
+    def holder(self, role: str) -> int | None:
+        """Return the pid that holds `role` now, without getting in the way of one who takes it."""
+        path = lock_path(self.path, role)
+        try:
+            return read_holder(path)
+        except OSError as error:
+            raise self._failed("read", path.name, error) from None
+
+    def next_epoch(self) -> int:
+        """Begin the next life of the gateway and return its number, 1 to 65,535.
+
+        Only for the holder of the gateway's lock. The number survives a loss of power. Without a
+        usable record it starts from the clock, so that a directory that was deleted does not
+        bring back session ids of before.
+        """
+        last = self._read_epoch()
+        if last is None:
+            epoch = int(time.time()) % EPOCH_MAX + 1
+        else:
+            epoch = last % EPOCH_MAX + 1
+        self._replace(_EPOCH, f"{epoch}\n".encode("ascii"), survives_power_loss=True)
+        return epoch
+
+    def write_config(self, config: Config) -> None:
+        """Leave the resolved configuration for the node's other processes."""
+        self._replace(_CONFIG, encode_config(config))
+
+    def read_config(self) -> Config:
+        """Return what `write_config` left."""
+        data = self._read(_CONFIG)
+        if data is None:
+            raise RunDirectoryError(
+                f"run directory {self.path} has no {_CONFIG}: start the gateway there first"
+            )
+        try:
+            return decode_config(data)
+        except ConfigError as error:
+            raise self._damaged(_CONFIG, error) from None
+
+    def write_json(self, name: str, value: object) -> None:
+        """Replace the file `name` with `value` as JSON. Readers see the old or the new one."""
+        self._replace(name, msgspec.json.encode(value))
+
+    def read_json(self, name: str, kind: type[T]) -> T | None:
+        """Return the content of the file `name` as a `kind`, None if there is no such file."""
+        data = self._read(name)
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(name, error) from None
+
+    def control_endpoint(self) -> str:
+        """Return the ZeroMQ endpoint of the control plane; every process gets the same one."""
+        return f"ipc://{self._socket_path(_CONTROL_SOCKET)}"
+
+    def lane_endpoint(self) -> str:
+        """Return the ZeroMQ endpoint of the lanes; every process gets the same one."""
+        return f"ipc://{self._socket_path(_LANE_SOCKET)}"
+
+    def remove_stale_sockets(self) -> None:
+        """Remove the sockets of an earlier life. Only for the holder of the gateway's lock."""
+        for name in _SOCKETS:
+            self._remove_socket(self._socket_path(name))
+
+    def remove_socket_directory(self) -> None:
+        """Remove the sockets and the short directory for them, if one was needed.
+
+        For the last process of a node, at its end.
+        """
+        short = self._short_directory()
+        if short.path.is_dir() and short.exists():
+            self.remove_stale_sockets()
+            try:
+                short.path.rmdir()
+            except OSError as error:
+                raise self._failed("removed", short.path.name, error) from None
+
+    def _socket_path(self, name: str) -> Path:
+        """Return where the socket `name` is, in a directory that exists and is private."""
+        # Processes may come by different symlinks, and have to meet.
+        path = Path(os.path.realpath(self.path), name)
+        if _fits_a_socket(path):
+            return path
+        short = self._short_directory()
+        short.make()
+        return short.path / name
+
+    def _short_directory(self) -> PrivateDirectory:
+        # Not by TMPDIR, which differs between processes and may itself be long.
+        root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+        identity = os.fsencode(os.path.realpath(self.path)) + b"\0" + user_tag().encode()
+        digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
+        return PrivateDirectory(root / f"iocp-{digest}", "socket directory", _SOCKETS)
+
+    def _remove_socket(self, path: Path) -> None:
+        try:
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._failed("removed", path.name, error) from None
+
+    def _read_epoch(self) -> int | None:
+        text = (self._read(_EPOCH) or b"").strip()
+        if text.isdigit() and len(text) <= len(str(EPOCH_MAX)) and 1 <= int(text) <= EPOCH_MAX:
+            return int(text)
+        return None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._file(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failed("read", name, error) from None
+
+    def _replace(self, name: str, data: bytes, *, survives_power_loss: bool = False) -> None:
+        target = self._file(name)
+        try:
+            fd, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=self.path)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    if survives_power_loss:
+                        file.flush()
+                        os.fsync(fd)
+                Path(temporary).replace(target)
+            except BaseException:
+                Path(temporary).unlink()
+                raise
+            if survives_power_loss:
+                sync_directory(self.path)
+        except OSError as error:
+            raise self._failed("written", name, error) from None
+
+    def _file(self, name: str) -> Path:
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise ValueError(f"{name!r} is not the plain name of a file")
+        return self.path / name
+
+    def _failed(self, verb: str, name: str, error: OSError) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"run directory {self.path}: {name} cannot be {verb} ({error.strerror}): "
+            "look at its file system or pass another --run-dir"
+        )
+
+    def _damaged(self, name: str, error: Exception) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"run directory {self.path}: {name} is damaged ({error}): "
+            "remove it and start the node again"
+        )
+
+
+def _fits_a_socket(path: Path) -> bool:
+    try:
+        # ZeroMQ takes endpoints as UTF-8, and not every file name is.
+        encoded = str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return len(encoded) <= SOCKET_PATH_BYTES_MAX

@@ -1,0 +1,367 @@
+"""The lane over ZeroMQ: one message for each flush and for each batch.
+
+The gateway has one ROUTER socket for the lanes of all its shards; each incarnation has a name
+of its own on it, so what a fenced one still sends is told apart and dropped (no
+ROUTER_HANDOVER, which would drop what the predecessor had delivered and nobody has read yet).
+Full is counted in bytes, because ZeroMQ's high-water mark counts messages. Linger is 0: what
+matters is never in a socket alone. Records are kept by the gateway until committed, and a
+worker is told to stop only when everything was.
+"""
+
+from collections import deque
+from struct import Struct
+from typing import Any
+
+import zmq
+
+from cluster.shared.lane import (
+    Commit,
+    Freed,
+    InboundChunk,
+    InboundCursor,
+    InboundLog,
+    LaneClosedError,
+    LaneState,
+    LaneViolation,
+    OutboundBatch,
+    OutboundSequence,
+    OutboundWindow,
+)
+from cluster.shared.records import PACKETS, make_packets_record, make_record
+
+__all__ = ["ZmqGatewayLane", "ZmqLaneHub", "ZmqWorkerLane", "open_control_socket"]
+
+_INBOUND = Struct("<QQQI4x")
+"""incarnation, position of the first record, last serial applied, number of records"""
+
+_OUTBOUND = Struct("<QQQII")
+"""incarnation, serial, position, index, flags"""
+
+_MORE = 1
+
+# Plain integers: on every message the conversion of an enum costs as much as the call.
+_NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE_NOBLOCK = int(zmq.SNDMORE | zmq.NOBLOCK)
+_RCVMORE = int(zmq.RCVMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+
+MESSAGE_BYTES_MAX = 1 << 20
+"""Records that go in one inbound message, so that a long backlog arrives in steps."""
+
+HIGH_WATER_MARK = 4_096
+"""Messages in a socket's queue. The byte bounds of a lane are reached long before."""
+
+
+def open_control_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]", kind: int
+) -> "zmq.Socket[bytes]":
+    """Return a ROUTER or DEALER with the options that every socket of a node has."""
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, 10)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    return socket
+
+
+class ZmqLaneHub:
+    """The gateway's socket for the lanes of all shards. For one thread."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
+        """Bind `endpoint`; raises zmq.ZMQError when it cannot be had."""
+        self._socket = open_control_socket(context, zmq.ROUTER)
+        try:
+            self._socket.bind(endpoint)
+        except BaseException:
+            self._socket.close()
+            raise
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._lanes: dict[bytes, ZmqGatewayLane] = {}
+        self.dropped_batches = 0
+        """Messages of incarnations that do not have a lane (any more), or of several frames."""
+
+    def fileno(self) -> int:
+        """Return ZeroMQ's descriptor, which is edge-triggered: pump until False, then wait."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def has_events(self) -> bool:
+        """Whether messages wait; any send or receive may swallow their announcement."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> "ZmqGatewayLane":
+        """Return a new vacant lane."""
+        return ZmqGatewayLane(self, capacity_bytes, max_batch_bytes)
+
+    def pump(self, messages_max: int) -> tuple[list["ZmqGatewayLane"], bool]:
+        """Take up to `messages_max` messages.
+
+        Returns the lanes that had nothing to receive before and do now, and whether more waits.
+        """
+        touched: list[ZmqGatewayLane] = []
+        recv, get_option, lanes = self._socket.recv, self._socket.getsockopt, self._lanes
+        try:
+            for _ in range(messages_max):
+                identity = recv(_NOBLOCK)
+                message = recv(_NOBLOCK)
+                lane = lanes.get(identity)
+                # A frame too many, read as the next identity, would mix up all that follows.
+                has_more = get_option(_RCVMORE)
+                if lane is None or has_more:
+                    while has_more:
+                        recv(_NOBLOCK)
+                        has_more = get_option(_RCVMORE)
+                    self.dropped_batches += 1
+                    continue
+                lane._inbox.append(message)
+                if len(lane._inbox) == 1:
+                    touched.append(lane)
+        except zmq.Again:
+            pass
+        return touched, bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def close(self) -> None:
+        """Close the socket; what is queued in it is dropped. Idempotent."""
+        self._lanes.clear()
+        self._socket.close(linger=0)
+
+
+class ZmqGatewayLane:
+    """`GatewayLane` on a hub."""
+
+    kind = "zmq"
+
+    def __init__(self, hub: ZmqLaneHub, capacity_bytes: int, max_batch_bytes: int) -> None:
+        self._hub = hub
+        self._send = hub._socket.send
+        self._log = InboundLog(capacity_bytes)
+        self._sequence = OutboundSequence(max_batch_bytes)
+        self._inbox: deque[bytes] = deque()
+        self._state = LaneState.VACANT
+        self._identity = b""
+        self._is_open = False
+        self._in_hand_bytes = 0
+        self._untold_bytes = 0
+
+    @property
+    def state(self) -> LaneState:
+        return self._state
+
+    @property
+    def log(self) -> InboundLog:
+        return self._log
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    @property
+    def serial_applied(self) -> int:
+        return self._sequence.serial_applied
+
+    @property
+    def has_received(self) -> bool:
+        return bool(self._inbox)
+
+    @property
+    def is_full(self) -> bool:
+        return self._log.uncommitted_bytes >= self._log.capacity_bytes
+
+    def append(
+        self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None
+    ) -> int:
+        record = make_record(kind, session, payload, packet_count)
+        return self._log.append(kind, record, packet_count, owner)
+
+    def append_packets(
+        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
+    ) -> int:
+        record = make_packets_record(session, first_sequence, packets, packet_count)
+        return self._log.append(PACKETS, record, packet_count, owner)
+
+    def flush(self) -> bool:
+        log = self._log
+        if not self._is_open:
+            return not log.has_unsent
+        while log.has_unsent:
+            records = log.unsent(MESSAGE_BYTES_MAX)
+            if not self._send_records(log.sent_position + 1, records):
+                return False
+            log.mark_sent(len(records))
+        # A worker that only pushes is told what was applied, or its window would stay full.
+        if OutboundWindow.must_tell(self._untold_bytes, log.capacity_bytes):
+            return self._send_records(log.sent_position + 1, [])
+        return True
+
+    def _send_records(self, first_position: int, records: list[bytes]) -> bool:
+        sequence = self._sequence
+        header = _INBOUND.pack(
+            sequence.incarnation, first_position, sequence.serial_applied, len(records)
+        )
+        message = b"".join((header, *records))
+        try:
+            # Only the first frame can be refused: it is where ZeroMQ looks for the peer and for
+            # room. Nothing may fail between the two, or the next identity would be taken for
+            # the end of this message.
+            self._send(self._identity, _SNDMORE_NOBLOCK)
+            self._send(message, _NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        self._untold_bytes = 0
+        return True
+
+    def grant(self, incarnation: int, identity: bytes) -> Commit:
+        if self._state is not LaneState.VACANT:
+            raise ValueError(f"the lane is {self._state.value}; it can be granted when vacant")
+        if identity in self._hub._lanes:
+            raise ValueError(f"another lane was granted to {identity!r}")
+        self._sequence.grant(incarnation)
+        self._hub._lanes[identity] = self
+        self._identity = identity
+        self._state = LaneState.GRANTED
+        self._untold_bytes = 0
+        return self._log.rewind()
+
+    def revoke(self) -> None:
+        if self._state is LaneState.GRANTED:
+            self._hub._lanes.pop(self._identity, None)
+            self._hub.dropped_batches += len(self._inbox)
+            self._inbox.clear()
+            self._sequence.revoke()
+            self._is_open = False
+            self._state = LaneState.VACANT
+
+    def receive(self) -> OutboundBatch | None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            batch = self._sequence.take(_decode_batch(message))
+            # The worker's first batch proves that its end is there to be sent to.
+            self._is_open = True
+            if batch is not None:
+                self._log.check(batch.commit)
+                self._in_hand_bytes = len(message)
+                return batch
+            # The parts of one batch may be more than the worker's window holds.
+            self._untold_bytes += len(message)
+            if OutboundWindow.must_tell(self._untold_bytes, self._log.capacity_bytes):
+                self._send_records(self._log.sent_position + 1, [])
+        return None
+
+    def apply(self, batch: OutboundBatch) -> list[Freed]:
+        self._sequence.applied(batch)
+        self._untold_bytes += self._in_hand_bytes
+        return self._log.commit(batch.commit)
+
+    def close(self) -> None:
+        self.revoke()
+        self._state = LaneState.CLOSED
+
+
+class ZmqWorkerLane:
+    """`WorkerLane` that connects to a hub under the name of its incarnation."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        endpoint: str,
+        identity: bytes,
+        incarnation: int,
+        position: int,
+        capacity_bytes: int,
+    ) -> None:
+        """Connect to `endpoint` as `identity`; the next inbound record is `position`.
+
+        At most `capacity_bytes` are published that the gateway has not applied.
+        """
+        self._socket = open_control_socket(context, zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, identity)
+        self._socket.connect(endpoint)
+        self._incarnation = incarnation
+        self._cursor = InboundCursor(position)
+        self._window = OutboundWindow(capacity_bytes)
+        self._awaited = _POLLIN
+        self._closed = False
+
+    @property
+    def position_received(self) -> int:
+        """The last inbound position that has come."""
+        return self._cursor.position
+
+    @property
+    def serial_published(self) -> int:
+        """The last batch that was published."""
+        return self._window.serial_published
+
+    def fileno(self) -> int:
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def has_events(self) -> bool:
+        events = int(self._socket.getsockopt(_EVENTS)) & self._awaited
+        if events & _POLLOUT:
+            self._awaited = _POLLIN  # once for each refusal
+        return bool(events)
+
+    def receive(self) -> InboundChunk | None:
+        while True:
+            try:
+                message = self._socket.recv(_NOBLOCK)
+            except zmq.Again:
+                return None
+            if len(message) < _INBOUND.size:
+                raise LaneViolation(f"an inbound message of {len(message)} bytes")
+            incarnation, first_position, serial, count = _INBOUND.unpack_from(message)
+            if incarnation != self._incarnation:
+                raise LaneViolation(f"records for incarnation {incarnation} came here")
+            self._cursor.advance(first_position, count)
+            self._window.taken(serial)
+            if count:
+                return InboundChunk(first_position, memoryview(message)[_INBOUND.size :])
+
+    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+        if self._closed:
+            raise LaneClosedError("the lane is closed")
+        window = self._window
+        header = _OUTBOUND.pack(
+            self._incarnation,
+            window.serial_published + 1,
+            commit.position,
+            commit.packet_index,
+            _MORE if more else 0,
+        )
+        message = b"".join((header, *records))
+        if not window.has_room(len(message)):
+            return False
+        try:
+            self._socket.send(message, _NOBLOCK)
+        except zmq.Again:
+            self._awaited = _POLLIN | _POLLOUT
+            return False
+        window.publish(len(message))
+        return True
+
+    def taken(self, serial: int) -> None:
+        self._window.taken(serial)
+
+    def close(self) -> None:
+        self._closed = True
+        self._socket.close(linger=0)
+
+
+def _decode_batch(message: bytes) -> OutboundBatch:
+    if len(message) < _OUTBOUND.size:
+        raise LaneViolation(f"an outbound message of {len(message)} bytes")
+    incarnation, serial, position, index, flags = _OUTBOUND.unpack_from(message)
+    return OutboundBatch(
+        incarnation,
+        serial,
+        Commit(position, index),
+        memoryview(message)[_OUTBOUND.size :],
+        bool(flags & _MORE),
+    )

@@ -1,0 +1,140 @@
+"""What an application is made of: handlers, by packet id and by event.
+
+An `App` only collects handlers until a worker runs it, so that a module can be imported
+anywhere. Handlers run in one thread, one at a time.
+"""
+
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.worker.session import Session
+
+__all__ = ["App", "Runtime"]
+
+PacketHandler = Callable[[Session, bytes], Any]
+AnyHandler = Callable[[Session, int, bytes], Any]
+SessionHandler = Callable[[Session], Any]
+DisconnectedHandler = Callable[[Session, str], Any]
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+
+POSTED_MAX = 65_536
+"""Functions that may wait to be run on the loop."""
+
+
+class Runtime(Protocol):
+    """What a running worker gives its application."""
+
+    def broadcast(self, packet: bytes) -> None:
+        """Send one packet to every session of the node."""
+        ...
+
+    def wake(self) -> None:
+        """Make the loop look at what was posted; any thread."""
+        ...
+
+
+class App:
+    """An application. Make one in a module and run it with `cluster up --app MODULE:NAME`."""
+
+    def __init__(self) -> None:
+        self.packet_handlers: dict[int, PacketHandler] = {}
+        self.any_handler: AnyHandler | None = None
+        self.connected_handler: SessionHandler | None = None
+        self.resumed_handler: SessionHandler | None = None
+        self.disconnected_handler: DisconnectedHandler | None = None
+        self._runtime: Runtime | None = None
+        self._posted: deque[Callable[[], Any]] = deque()
+        self._posted_lock = threading.Lock()
+
+    # -- handlers ----------------------------------------------------------------------------------
+
+    def on_packet(self, packet_id: int) -> Callable[[_Handler], _Handler]:
+        """Handle the packets with this id by `f(session, payload)`; one handler an id."""
+        if not 0 <= packet_id <= 0xFFFF:
+            raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
+        if packet_id in self.packet_handlers:
+            name = self.packet_handlers[packet_id].__qualname__
+            raise ValueError(f"packet id {packet_id} has the handler {name} already")
+
+        def register(handler: _Handler) -> _Handler:
+            self.packet_handlers[packet_id] = _checked(handler, "session", "payload")
+            return handler
+
+        return register
+
+    def on_any(self, handler: _Handler) -> _Handler:
+        """Handle the packets whose id has no handler by `f(session, packet_id, payload)`."""
+        self.any_handler = _checked(handler, "session", "packet_id", "payload")
+        return handler
+
+    def on_connected(self, handler: _Handler) -> _Handler:
+        """Call `f(session)` when a client has connected."""
+        self.connected_handler = _checked(handler, "session")
+        return handler
+
+    def on_resumed(self, handler: _Handler) -> _Handler:
+        """Call `f(session)` for each session that was taken over from a worker that died."""
+        self.resumed_handler = _checked(handler, "session")
+        return handler
+
+    def on_disconnected(self, handler: _Handler) -> _Handler:
+        """Call `f(session, cause)` when a session has ended."""
+        self.disconnected_handler = _checked(handler, "session", "cause")
+        return handler
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def broadcast(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Send one packet to every session of the node, those of other shards included.
+
+        It is written once, whatever the number of receivers. For handlers and the loop's
+        thread. Raises ValueError for an id or a payload that does not fit a packet.
+        """
+        if self._runtime is None:
+            raise RuntimeError("broadcast works in a running worker only; start one by cluster up")
+        self._runtime.broadcast(make_packet(packet_id, payload))
+
+    def post(self, function: Callable[[], Any]) -> None:
+        """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.
+
+        Raises RuntimeError when 65,536 functions wait already.
+        """
+        with self._posted_lock:
+            if len(self._posted) >= POSTED_MAX:
+                raise RuntimeError(f"{POSTED_MAX} posted functions wait already; post less")
+            self._posted.append(function)
+        if self._runtime is not None:
+            self._runtime.wake()
+
+    def attach(self, runtime: Runtime) -> None:
+        """Run in `runtime` from now on; done by the worker."""
+        self._runtime = runtime
+
+    def take_posted(self) -> list[Callable[[], Any]]:
+        """Return what was posted since the last call; done by the worker."""
+        if not self._posted:
+            return []
+        with self._posted_lock:
+            posted = list(self._posted)
+            self._posted.clear()
+        return posted
+
+
+def _checked(handler: _Handler, *parameters: str) -> _Handler:
+    """Return `handler` if it can be called with `parameters`; else raise TypeError."""
+    shape = f"({', '.join(parameters)})"
+    if not callable(handler):
+        raise TypeError(f"a handler is a function {shape}, not {handler!r}")
+    name = getattr(handler, "__qualname__", repr(handler))
+    if inspect.iscoroutinefunction(handler):
+        raise TypeError(f"handler {name} is a coroutine function; define it with def")
+    try:
+        inspect.signature(handler).bind(*parameters)
+    except TypeError as error:
+        raise TypeError(f"handler {name} must take {shape}: {error}") from None
+    return handler

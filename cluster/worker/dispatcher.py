@@ -1,0 +1,174 @@
+"""Turns inbound records into handler calls, and knows how far it is.
+
+A handler that raises ends its session, not the worker: it is logged with session, packet id
+and traceback, and what the call had sent is taken back. The position moves on after every
+packet, so that a publish may commit in the middle of a record.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from cluster.shared.causes import Cause
+from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.records import (
+    CLOSED,
+    OPENED,
+    PACKETS,
+    RECORD,
+    RECORD_BYTES,
+    SEQUENCE,
+    SEQUENCE_BYTES,
+)
+from cluster.worker.app import App
+from cluster.worker.outbox import Outbox
+from cluster.worker.session import Session
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger("cluster.worker")
+
+
+class Dispatcher:
+    """Runs the handlers of one incarnation. For the loop's thread."""
+
+    __slots__ = (
+        "_app",
+        "_between_packets",
+        "_max_payload_bytes",
+        "_outbox",
+        "commit",
+        "sessions",
+        "unhandled_packets",
+    )
+
+    def __init__(
+        self,
+        app: App,
+        outbox: Outbox,
+        commit: Commit,
+        max_payload_bytes: int,
+        between_packets: Callable[[], None],
+    ) -> None:
+        """Go on at `commit`. `between_packets` is called after each packet, to publish if due."""
+        self._app = app
+        self._outbox = outbox
+        self._max_payload_bytes = max_payload_bytes
+        self._between_packets = between_packets
+        self.commit = commit
+        """How far the handlers are: what the next publish may commit."""
+        self.sessions: dict[int, Session] = {}
+        self.unhandled_packets = 0
+
+    def resume(self, session_id: int, address: str, closing: bool) -> None:
+        """Take over a session of the predecessor."""
+        session = self._make_session(session_id, address)
+        if closing:
+            session.is_open = False
+        elif self._app.resumed_handler is not None:
+            self._call(session, None, self._app.resumed_handler, session)
+
+    def run(self, chunk: InboundChunk) -> None:
+        """Handle the records of `chunk`, from where the commit is."""
+        data = bytes(chunk.records)
+        offset, end = 0, len(data)
+        position = chunk.first_position
+        while offset < end:
+            length, kind, _, session_id = RECORD.unpack_from(data, offset)
+            start, offset = offset + RECORD_BYTES, offset + length
+            if kind == PACKETS:
+                self._packets(session_id, data, start, offset, position)
+            elif kind == OPENED:
+                self._opened(session_id, data[start:offset].decode())
+            elif kind == CLOSED:
+                self._closed(session_id, data[start:offset].decode())
+            else:
+                logger.error("inbound record %d is of unknown kind %d", position, kind)
+            position += 1
+            self.commit = Commit(position, 0)
+            self._between_packets()
+
+    def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
+        session = self.sessions.get(session_id)
+        first_sequence: int = SEQUENCE.unpack_from(data, start)[0]
+        offset = start + SEQUENCE_BYTES
+        if session is None:
+            return
+        handlers = self._app.packet_handlers
+        any_handler = self._app.any_handler
+        outbox, entries = self._outbox, self._outbox.entries
+        skip = self.commit.packet_index if self.commit.position == position else 0
+        index = 0
+        while offset < end:
+            size = data[offset] | data[offset + 1] << 8
+            packet_id = data[offset + 2] | data[offset + 3] << 8
+            if index >= skip and session.is_open:
+                session.sequence = first_sequence + index
+                handler = handlers.get(packet_id)
+                mark = len(entries), outbox.num_bytes
+                try:
+                    if handler is not None:
+                        handler(session, data[offset + 4 : offset + size])
+                    elif any_handler is not None:
+                        any_handler(session, packet_id, data[offset + 4 : offset + size])
+                    else:
+                        self.unhandled_packets += 1
+                except Exception:
+                    outbox.take_back(mark)
+                    self._raised(session, packet_id)
+            offset += size
+            index += 1
+            if offset < end:
+                self.commit = Commit(position, index)
+                self._between_packets()
+
+    def _opened(self, session_id: int, address: str) -> None:
+        session = self._make_session(session_id, address)
+        if self._app.connected_handler is not None:
+            self._call(session, None, self._app.connected_handler, session)
+
+    def _closed(self, session_id: int, cause: str) -> None:
+        session = self.sessions.pop(session_id, None)
+        if session is None:
+            return
+        if self._app.disconnected_handler is not None:
+            self._call(session, None, self._app.disconnected_handler, session, cause)
+        session.is_open = False
+
+    def _make_session(self, session_id: int, address: str) -> Session:
+        session = Session(session_id, address, self._outbox, self._max_payload_bytes)
+        self.sessions[session_id] = session
+        return session
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Run what was posted; if it raises, its output is dropped and the worker goes on."""
+        mark = self._outbox.mark()
+        try:
+            function()
+        except Exception:
+            self._outbox.take_back(mark)
+            logger.exception("a posted function raised")
+
+    def _call(
+        self, session: Session, packet_id: int | None, handler: Callable[..., Any], *args: Any
+    ) -> None:
+        mark = self._outbox.mark()
+        try:
+            handler(*args)
+        except Exception:
+            self._outbox.take_back(mark)
+            self._raised(session, packet_id)
+
+    def _raised(self, session: Session, packet_id: int | None) -> None:
+        what = "an event" if packet_id is None else f"packet id {packet_id}"
+        logger.error(
+            "the handler of %s raised; session %#x (%s), packet %d, is ended",
+            what,
+            session.id,
+            session.address,
+            session.sequence,
+            exc_info=True,
+        )
+        # What the call did is undone, its disconnect included.
+        session.is_open = session.id in self.sessions
+        session.disconnect(Cause.HANDLER_ERROR)

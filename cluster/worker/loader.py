@@ -1,0 +1,47 @@
+"""Finds the application: `MODULE:NAME`, with the current directory first on the path."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from cluster.worker.app import App
+
+__all__ = ["ApplicationError", "load_application"]
+
+ECHO = "cluster.worker.echo:app"
+
+
+class ApplicationError(Exception):
+    """The application cannot be loaded; the message names it and what to change."""
+
+
+def load_application(spec: str | None) -> App:
+    """Import `spec` and return its App; None is the echo application.
+
+    Raises ApplicationError, whose message is one line; the traceback of an import that failed
+    goes to stderr before it.
+    """
+    here = str(Path.cwd())
+    if spec is not None and here not in sys.path[:1]:
+        sys.path.insert(0, here)
+    spec = spec or ECHO
+    module_name, _, name = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name == module_name):
+            traceback.print_exc()
+        raise ApplicationError(
+            f"cannot import {module_name!r} of --app {spec!r} ({type(error).__name__}: {error}); "
+            f"looked in {here} first"
+        ) from error
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, App):
+        raise ApplicationError(
+            f"--app {spec!r}: {name!r} in module {module_name!r} is {type(found).__name__}, "
+            "not a cluster.worker.App"
+        )
+    return found

@@ -1,0 +1,85 @@
+"""What handlers have sent and nobody has published yet: a log of outputs, in order.
+
+Outputs of one handler call can be taken back as a whole, because a call that raises must leave
+nothing behind. When the log is published, all that follows one another for one session becomes
+one record; the order between one session's packets, its end, and broadcasts is kept.
+"""
+
+from cluster.shared.records import BROADCAST, RECORD, RECORD_BYTES, SEND
+
+__all__ = ["Mark", "Outbox", "OutputTooLarge"]
+
+Mark = tuple[int, int]
+
+
+class OutputTooLarge(Exception):
+    """A handler has sent more than one batch may hold; nothing of that call is sent."""
+
+
+class Outbox:
+    """Outputs since the last publish. For the loop's thread."""
+
+    __slots__ = ("entries", "max_batch_bytes", "num_bytes")
+
+    def __init__(self, max_batch_bytes: int) -> None:
+        """Hold at most `max_batch_bytes` at a time."""
+        self.max_batch_bytes = max_batch_bytes
+        self.entries: list[tuple[int, int, bytes]] = []
+        """(kind, session, payload)"""
+        self.num_bytes = 0
+
+    def add(self, kind: int, session: int, payload: bytes) -> None:
+        """Append one output; OutputTooLarge, and it is not taken, when it does not fit."""
+        num_bytes = self.num_bytes + len(payload) + RECORD_BYTES
+        if num_bytes > self.max_batch_bytes:
+            raise OutputTooLarge(
+                f"{num_bytes} bytes of output before the next publish; lane.max_batch_bytes "
+                f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
+            )
+        self.num_bytes = num_bytes
+        self.entries.append((kind, session, payload))
+
+    def mark(self) -> Mark:
+        """Return what `take_back` needs to undo everything from here on."""
+        return len(self.entries), self.num_bytes
+
+    def take_back(self, mark: Mark) -> None:
+        """Drop all that was added since `mark`."""
+        del self.entries[mark[0] :]
+        self.num_bytes = mark[1]
+
+    def records(self) -> list[bytes]:
+        """Return the records of everything in the log, which stays as it is."""
+        records: list[bytes] = []
+        joined: dict[int, list[bytes]] = {}
+        for kind, session, payload in self.entries:
+            if kind == SEND:
+                parts = joined.get(session)
+                if parts is None:
+                    joined[session] = [payload]
+                else:
+                    parts.append(payload)
+                continue
+            if kind == BROADCAST:
+                _close_all(records, joined)
+            elif session in joined:
+                _close(records, session, joined.pop(session))
+            records.append(RECORD.pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
+        _close_all(records, joined)
+        return records
+
+    def clear(self) -> None:
+        """Forget everything: it has been published."""
+        self.entries.clear()
+        self.num_bytes = 0
+
+
+def _close(records: list[bytes], session: int, parts: list[bytes]) -> None:
+    payload = parts[0] if len(parts) == 1 else b"".join(parts)
+    records.append(RECORD.pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
+
+
+def _close_all(records: list[bytes], joined: dict[int, list[bytes]]) -> None:
+    for session, parts in joined.items():
+        _close(records, session, parts)
+    joined.clear()

@@ -1,0 +1,150 @@
+"""Runs a worker in this process: application, handshake, signals, exit code."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import zmq
+
+from cluster.shared.config import Config, ConfigError
+from cluster.shared.lane import LaneViolation
+from cluster.shared.messages import (
+    Grant,
+    Hello,
+    ProtocolError,
+    Refuse,
+    Stop,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.process import process_identity
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.zmq_lane import ZmqWorkerLane, open_control_socket
+from cluster.worker.app import App
+from cluster.worker.loader import ApplicationError, load_application
+from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
+
+__all__ = ["run_worker"]
+
+logger = logging.getLogger("cluster.worker")
+
+HELLO_INTERVAL_MS = 250
+"""A worker that was not answered looks again after this time."""
+
+CONFIG_WAIT_S = 10.0
+"""Time that the node's configuration may take to appear in the run directory."""
+
+
+class _StopRequested(Exception):
+    """A signal came before there was a worker to stop."""
+
+
+def run_worker(directory: RunDirectory, shard: int) -> int:
+    """Work on `shard` until told to stop; return the exit code of the process.
+
+    0 when the gateway or a signal said stop, 1 when the gateway was lost or fenced this
+    worker, 2 with one line on stderr when it cannot start: no configuration, an application
+    that cannot be imported, a shard that is held or does not exist. Main thread only.
+    """
+    stop = _StopSignal()
+    try:
+        config = _wait_for_config(directory)
+        app = load_application(config.node.app)
+        return _work(directory, config, shard, app, stop)
+    except (ApplicationError, ConfigError, RunDirectoryError, ProtocolError) as error:
+        sys.stderr.write(f"cluster worker: {error}\n")
+        return 2
+    except _StopRequested:
+        return 0
+
+
+class _StopSignal:
+    """SIGTERM and SIGINT end the worker after what it has in hand; a second one at once."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._was_asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._was_asked:
+            raise SystemExit(128 + number)
+        self._was_asked = True
+        if self._worker is None:
+            raise _StopRequested
+        self._worker.request_stop()
+
+    def stops(self, worker: Worker) -> None:
+        """From now on a signal stops `worker`."""
+        self._worker = worker
+
+
+def _wait_for_config(directory: RunDirectory) -> Config:
+    deadline = time.monotonic() + CONFIG_WAIT_S
+    while True:
+        try:
+            return directory.read_config()
+        except RunDirectoryError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _StopSignal) -> int:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    control = open_control_socket(context, zmq.DEALER)
+    control.connect(directory.control_endpoint())
+    lane: ZmqWorkerLane | None = None
+    try:
+        grant = _ask_for_shard(control, shard, config.workers.worker_timeout_s)
+        if isinstance(grant, Refuse):
+            sys.stderr.write(f"cluster worker: {grant.reason}\n")
+            return 2
+        if grant is None:
+            return 0
+        lane = ZmqWorkerLane(
+            context,
+            grant.lane.endpoint,
+            grant.lane.identity,
+            grant.incarnation,
+            grant.position,
+            grant.lane.bytes,
+        )
+        logger.info("shard %d: incarnation %d", shard, grant.incarnation)
+        worker = Worker(app, grant, lane, control)
+        stop.stops(worker)
+        worker.run()
+    except (GatewayLostError, LaneViolation, WorkerRefusedError) as error:
+        logger.error("shard %d: %s", shard, error)
+        return 1
+    finally:
+        if lane is not None:
+            lane.close()
+        control.close(linger=0)
+        context.term()
+    return 0
+
+
+def _ask_for_shard(
+    control: "zmq.Socket[bytes]", shard: int, timeout_s: float
+) -> Grant | Refuse | None:
+    """Say hello until the gateway answers; None when it says stop."""
+    pid, create_time = process_identity(os.getpid())
+    hello = encode_message(Hello(shard=shard, pid=pid, create_time=create_time))
+    deadline = time.monotonic() + timeout_s
+    asked = False
+    while time.monotonic() < deadline:
+        if not asked and control.poll(HELLO_INTERVAL_MS, zmq.POLLOUT):
+            control.send(hello)
+            asked = True
+        if asked and control.poll(HELLO_INTERVAL_MS, zmq.POLLIN):
+            message = decode_message(control.recv())
+            if isinstance(message, Grant | Refuse):
+                return message
+            if isinstance(message, Stop):
+                return None
+    raise GatewayLostError(f"the gateway has not answered for {timeout_s:g} s")

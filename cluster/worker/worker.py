@@ -1,0 +1,242 @@
+"""The worker's loop: receive, handle, publish, beat, wait.
+
+One thread does everything, so its heartbeats tell the truth: they stop when a handler hangs.
+Output and commit are published when nothing more is to be handled, or the batch is 1 ms old,
+or 64 KiB. A worker that finds no room to publish waits, alive, and says so.
+"""
+
+import logging
+import math
+import socket
+import time
+from collections import deque
+
+import zmq
+
+from cluster.shared.lane import Commit, InboundChunk, WorkerLane
+from cluster.shared.liveness import Liveness
+from cluster.shared.messages import (
+    ControlMessage,
+    GatewayHeartbeat,
+    Grant,
+    Refuse,
+    Stop,
+    WorkerHeartbeat,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.records import BROADCAST
+from cluster.worker.app import App
+from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.outbox import Outbox
+
+__all__ = ["GatewayLostError", "Worker", "WorkerRefusedError"]
+
+logger = logging.getLogger("cluster.worker")
+
+PUBLISH_AGE_S = 0.001
+PUBLISH_BYTES = 65_536
+
+
+class WorkerRefusedError(Exception):
+    """The gateway will not have this worker, or not any more; the message says why."""
+
+
+class GatewayLostError(Exception):
+    """The gateway is gone or cannot be heard; the message says since when."""
+
+
+class Worker:
+    """One incarnation. `run` returns when the gateway says stop or `request_stop` was called."""
+
+    def __init__(
+        self,
+        app: App,
+        grant: Grant,
+        lane: WorkerLane,
+        control: "zmq.Socket[bytes]",
+    ) -> None:
+        """Run `app` on a shard that was granted. Lane and control socket stay the caller's."""
+        self._app = app
+        self._grant = grant
+        self._lane = lane
+        self._control = control
+        self._outbox = Outbox(grant.lane.max_batch_bytes - 4096)
+        self._published = Commit(grant.position, grant.index)
+        self._dispatcher = Dispatcher(
+            app, self._outbox, self._published, grant.max_packet_bytes - 4, self._between_packets
+        )
+        self._backlog: deque[InboundChunk] = deque()
+        self._is_blocked = False
+        self._stopping = False
+        self._batch_began = 0.0
+        now = time.monotonic()
+        self._liveness = Liveness(grant.worker_timeout_s, now)
+        self._beat_interval_s = min(1.0, grant.worker_timeout_s / 4)
+        self._next_beat = now
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._poller = zmq.Poller()
+        for source in (lane.fileno(), control.getsockopt(zmq.FD), self._wake_reader.fileno()):
+            self._poller.register(int(source), zmq.POLLIN)
+
+    # -- what the application uses -----------------------------------------------------------------
+
+    def broadcast(self, packet: bytes) -> None:
+        """Send one packet to every session of the node (`App.broadcast`)."""
+        if len(packet) > self._grant.max_packet_bytes:
+            raise ValueError(
+                f"a packet of {len(packet)} bytes; gateway.max_packet_bytes allows "
+                f"{self._grant.max_packet_bytes}"
+            )
+        self._outbox.add(BROADCAST, 0, packet)
+
+    def wake(self) -> None:
+        """Make the loop look at what was posted; any thread."""
+        try:
+            self._wake_writer.send(b"\0")
+        except BlockingIOError:
+            return  # full of wake-ups already
+
+    def request_stop(self) -> None:
+        """End after what is being handled is published; from a signal handler or any thread."""
+        self._stopping = True
+        self.wake()
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until told to stop.
+
+        Raises WorkerRefusedError, GatewayLostError, LaneViolation. Not reusable.
+        """
+        self._app.attach(self)
+        try:
+            self._take_over()
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._wake_reader.close()
+            self._wake_writer.close()
+
+    def _take_over(self) -> None:
+        for session in self._grant.sessions:
+            self._dispatcher.resume(session.id, session.address, session.closing)
+        self._publish(is_first=True)
+
+    def _turn(self) -> None:
+        chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
+        if chunk is not None:
+            self._batch_began = time.monotonic()
+            self._dispatcher.run(chunk)
+            self._take_control()
+            if self._backlog or self._lane.has_events():
+                return
+        self._run_posted()
+        self._publish()
+        self._wait(None)
+
+    def _between_packets(self) -> None:
+        if self._outbox.num_bytes >= PUBLISH_BYTES:
+            self._publish()
+        else:
+            now = time.monotonic()
+            if now - self._batch_began >= PUBLISH_AGE_S:
+                self._publish()
+                self._batch_began = now
+
+    def _run_posted(self) -> None:
+        for function in self._app.take_posted():
+            self._dispatcher.call(function)
+            self._between_packets()
+
+    def _publish(self, is_first: bool = False) -> None:
+        """Publish output and commit as one; wait, alive, until there is room."""
+        commit = self._dispatcher.commit
+        outbox = self._outbox
+        if commit == self._published and not outbox.entries and not is_first:
+            self._beat()
+            return
+        records = outbox.records()
+        while not self._lane.publish(commit, records):
+            self._is_blocked = True
+            self._wait(0.01)
+            self._receive_to_backlog()
+        self._is_blocked = False
+        self._published = commit
+        outbox.clear()
+        self._beat()
+
+    def _receive_to_backlog(self) -> None:
+        # Inbound messages also tell what the gateway has applied, which is what makes room.
+        # What they bring is bounded by the inbound capacity of the lane.
+        while (chunk := self._lane.receive()) is not None:
+            self._backlog.append(chunk)
+
+    def _wait(self, timeout_s: float | None) -> None:
+        """Sleep until something comes, the next heartbeat is due, or `timeout_s` has passed."""
+        self._take_control()
+        left = max(0.0, self._next_beat - time.monotonic())
+        if timeout_s is not None:
+            left = min(left, timeout_s)
+        elif self._stopping or self._lane.has_events():
+            return
+        for source, _ in self._poller.poll(math.ceil(left * 1000)):
+            if source == self._wake_reader.fileno():
+                self._drain_wake_ups()
+        self._beat()
+
+    def _drain_wake_ups(self) -> None:
+        try:
+            while len(self._wake_reader.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            return
+
+    # -- control plane -----------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now < self._next_beat:
+            return
+        self._next_beat = now + self._beat_interval_s
+        reason = self._liveness.verdict(now)
+        if reason is not None:
+            raise GatewayLostError(f"the gateway is lost: {reason}")
+        heartbeat = WorkerHeartbeat(
+            incarnation=self._grant.incarnation,
+            position_received=self._lane.position_received,
+            serial_sent=self._lane.serial_published,
+            state="blocked" if self._is_blocked else "idle",
+        )
+        try:
+            self._control.send(encode_message(heartbeat), zmq.NOBLOCK)
+        except zmq.Again:
+            return  # the gateway takes nothing; its silence decides
+
+    def _take_control(self) -> None:
+        while True:
+            try:
+                frame = self._control.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take_message(decode_message(frame))
+
+    def _take_message(self, message: ControlMessage) -> None:
+        match message:
+            case GatewayHeartbeat(incarnation=incarnation):
+                if incarnation == self._grant.incarnation:
+                    self._heard(message)
+            case Refuse(reason=reason):
+                raise WorkerRefusedError(reason)
+            case Stop():
+                self._stopping = True
+            case _:
+                logger.warning("unexpected control message %s", type(message).__name__)
+
+    def _heard(self, heartbeat: GatewayHeartbeat) -> None:
+        lane = self._lane
+        lane.taken(heartbeat.serial_received)
+        behind = lane.position_received < heartbeat.position_sent and not self._is_blocked
+        self._liveness.heard(time.monotonic(), (lane.position_received,), behind)
