@@ -30,30 +30,33 @@ class ZmqWatch(IocpObject):
     socket calls `check` afterwards.
     """
 
-    __slots__ = ("_core", "_event", "_fd", "_has_events", "_take")
+    __slots__ = ("_core", "_event", "_fd", "_posted", "_take")
 
-    def __init__(
-        self, core: IocpCore, fd: int, take: Callable[[], bool], has_events: Callable[[], bool]
-    ) -> None:
-        """Watch `fd`; `take` does a bounded amount of work and returns whether more is left."""
+    def __init__(self, core: IocpCore, fd: int, take: Callable[[], bool]) -> None:
+        """Watch `fd`.
+
+        `take` receives a bounded number of messages and returns whether more may be left; it
+        returns False only when it has found the socket empty, which arms the descriptor.
+        """
         self.handle = None
         self._core = core
         self._fd = fd
         self._take = take
-        self._has_events = has_events
         self._event = IocpEvent(EventType.WATCH)
+        self._posted = IocpEvent(EventType.POST)
         self._arm()
+        self.check()
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        if self._take() or self._has_events():
-            self._post()
-        else:
+        if event is self._event:
             self._arm()
+        self.check()
 
     def check(self) -> None:
-        """Take what has come, if the socket knows of anything; to be called after sends."""
-        if self._has_events():
-            self._take()
+        """Take what has come; to be called after sends."""
+        if self._take() and self._posted.owner is None:
+            self._posted.owner = self
+            self._core.post(self._posted)
 
     def close(self) -> None:
         """Watch no more."""
@@ -62,10 +65,6 @@ class ZmqWatch(IocpObject):
     def _arm(self) -> None:
         self._event.owner = self
         self._core.driver.watch(self._fd, self._event)
-
-    def _post(self) -> None:
-        self._event.owner = self
-        self._core.post(self._event)
 
 
 class ControlPlane:
@@ -89,7 +88,7 @@ class ControlPlane:
             self._socket.close()
             raise
         fd = int(self._socket.getsockopt(zmq.FD))
-        self._watch = ZmqWatch(core, fd, self._take, self._has_events)
+        self._watch = ZmqWatch(core, fd, self._take)
 
     def send(self, identity: bytes, message: ControlMessage) -> bool:
         """Send `message`; False when that peer has gone or takes nothing."""
@@ -109,9 +108,6 @@ class ControlPlane:
         """Close, giving what was sent last `linger_ms` to leave."""
         self._watch.close()
         self._socket.close(linger=linger_ms)
-
-    def _has_events(self) -> bool:
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _take(self) -> bool:
         for _ in range(MESSAGES_PER_TURN):

@@ -25,7 +25,7 @@ class LaneRunner(IocpObject):
     __slots__ = (
         "_appliers",
         "_core",
-        "_fan_out_event",
+        "_event",
         "_hub",
         "_on_commit",
         "_on_violation",
@@ -55,9 +55,9 @@ class LaneRunner(IocpObject):
         self._appliers = appliers
         self._on_commit = on_commit
         self._on_violation = on_violation
-        self._fan_out_event = IocpEvent(EventType.POST)
+        self._event = IocpEvent(EventType.POST)
         self._retry = False
-        self._watch = ZmqWatch(core, hub.fileno(), self._pump, hub.has_events)
+        self._watch = ZmqWatch(core, hub.fileno(), self._pump)
 
     def flush(self) -> None:
         """Show the workers what this batch of completions brought. Call it after each dispatch."""
@@ -71,6 +71,9 @@ class LaneRunner(IocpObject):
                     self._retry_later()
         if flushed:
             self._watch.check()
+            # What that brought may have to be flushed in turn: do not sleep on it.
+            if not self._retry and any(shard.needs_flush for shard in self._shards):
+                self._come_back()
 
     def drain(self) -> None:
         """Take everything that workers have published and that has arrived."""
@@ -106,7 +109,6 @@ class LaneRunner(IocpObject):
                 finished = batch is not None and applier.start(batch)
             while batch is not None and finished:
                 shard.committed(lane.apply(batch))
-                shard.needs_flush = True
                 self._on_commit(shard)
                 batch = lane.receive()
                 finished = batch is not None and applier.start(batch)
@@ -114,10 +116,17 @@ class LaneRunner(IocpObject):
             applier.abandon()
             self._on_violation(shard, str(error))
             return
+        if lane.needs_acknowledgement:
+            shard.needs_flush = True
         shard.resume_sessions()
-        if applier.is_fanning_out and self._fan_out_event.owner is None:
-            self._fan_out_event.owner = self
-            self._core.post(self._fan_out_event)
+        if applier.is_fanning_out:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        """Have `dispatch` called in the next batch of completions."""
+        if self._event.owner is None:
+            self._event.owner = self
+            self._core.post(self._event)
 
     def _retry_later(self) -> None:
         if not self._retry:

@@ -246,6 +246,10 @@ class Workers:
             life = self._lives[shard.index]
             if life is None:
                 continue
+            if not is_same_process(life.pid, life.create_time):
+                logger.warning("shard %d: process %d has ended", shard.index, life.pid)
+                self.vacate(shard.index)
+                continue
             reason = life.liveness.verdict(now)
             if reason is not None:
                 self.fence(shard, reason)

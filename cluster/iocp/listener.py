@@ -129,14 +129,14 @@ class Listener(IocpObject):
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1
-        if event.raw_error in ACCEPT_EXHAUSTED or event.error is Cause.OS_ERROR:
-            if self._retry is None:
-                logger.warning(
-                    "cannot accept clients (error %d); trying again in %g s",
-                    event.raw_error,
-                    ACCEPT_RETRY_S,
-                )
-                self._pause()
+        exhausted = event.raw_error in ACCEPT_EXHAUSTED or event.error is Cause.OS_ERROR
+        if exhausted and self._retry is None:
+            logger.warning(
+                "cannot accept clients (error %d); trying again in %g s",
+                event.raw_error,
+                ACCEPT_RETRY_S,
+            )
+            self._pause()
 
     def _pause(self) -> None:
         self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)

@@ -29,8 +29,8 @@ PACKET_BYTES_MAX = 65_535
 class Scan(NamedTuple):
     """What stands at the front of a buffer.
 
-    `num_bytes` is the length of all complete packets, `packet_count` their number. `bad_size` is the
-    size in the header that follows them if no packet may have it, else None.
+    `num_bytes` is the length of all complete packets, `packet_count` their number. `bad_size` is
+    the size in the header that follows them if no packet may have it, else None.
     """
 
     num_bytes: int

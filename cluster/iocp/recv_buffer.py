@@ -48,7 +48,7 @@ class RecvBuffer:
         return memoryview(self._data)[self._read : self._write]
 
     def on_read(self, num_bytes: int) -> bool:
-        """Consume `num_bytes`; False, and nothing changes, for more than there is or less than 0."""
+        """Consume `num_bytes`; False, and nothing changes, if that many are not there."""
         if not 0 <= num_bytes <= self.data_size:
             return False
         self._read += num_bytes

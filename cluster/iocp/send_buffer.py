@@ -47,10 +47,10 @@ def join_small(buffers: list[Buffer], num_bytes: int) -> list[Buffer]:
     run: list[Buffer] = []
     run_bytes = 0
     for buffer in buffers:
-        if len(buffer) > SMALL_BYTES_MAX or run_bytes + len(buffer) > JOIN_BYTES_MAX:
-            if run:
-                joined.append(b"".join(run))
-                run, run_bytes = [], 0
+        run_ends = len(buffer) > SMALL_BYTES_MAX or run_bytes + len(buffer) > JOIN_BYTES_MAX
+        if run and run_ends:
+            joined.append(b"".join(run))
+            run, run_bytes = [], 0
         if len(buffer) > SMALL_BYTES_MAX:
             joined.append(buffer)
         else:

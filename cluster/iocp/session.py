@@ -65,6 +65,7 @@ class Session(IocpObject):
         "_core",
         "_driver",
         "_gathered",
+        "_gathered_bytes",
         "_lock",
         "_post_event",
         "_queued_bytes",
@@ -105,6 +106,7 @@ class Session(IocpObject):
         self._cause: str | None = None
         self._callback_thread = 0
         self._gathered: list[Buffer] | None = None
+        self._gathered_bytes = 0
         self._send_queue: list[Buffer] = []
         self._send_registered = False
         self._queued_bytes = 0
@@ -123,7 +125,7 @@ class Session(IocpObject):
         self._reset()
         self.on_recycle()
 
-    # -- what a user reads -------------------------------------------------------------------
+    # -- what a user reads -------------------------------------------------------------------------
 
     @property
     def service(self) -> "Service | None":
@@ -165,7 +167,7 @@ class Session(IocpObject):
         """Whether the peer has ended its side."""
         return self._read_ended
 
-    # -- callbacks, for subclasses -------------------------------------------------------------
+    # -- callbacks, for subclasses -----------------------------------------------------------------
 
     def on_connected(self) -> None:
         """The session is connected and in its service; nothing was received yet."""
@@ -193,7 +195,7 @@ class Session(IocpObject):
     def on_recycle(self) -> None:
         """Put the fields of a recyclable subclass back to what `__init__` made them."""
 
-    # -- connecting ------------------------------------------------------------------------------
+    # -- connecting --------------------------------------------------------------------------------
 
     def connect(self) -> bool:
         """Connect to the address of the client service this session belongs to.
@@ -257,7 +259,7 @@ class Session(IocpObject):
             self._register_recv()
         return None
 
-    # -- receiving -------------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------
 
     def pause_recv(self) -> None:
         """Register no further recv; one that is in flight may still bring data. Any thread."""
@@ -275,7 +277,7 @@ class Session(IocpObject):
                     self._post()
 
     def _go_on_receiving(self) -> None:
-        if self._recv_paused or self._recv_event.owner is not None:
+        if self._recv_paused:
             return
         if self._recv_buffer is not None:
             self._deliver(self._recv_buffer.readable())
@@ -350,7 +352,7 @@ class Session(IocpObject):
             self._leave_callback()
         return None
 
-    # -- sending ----------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def send(self, data: SendBuffer | Buffer) -> bool:
         """Queue `data` to be sent after all that was queued before. Any thread.
@@ -396,10 +398,16 @@ class Session(IocpObject):
     def _gather(self, chunk: bytes) -> bool:
         if self._state is not _CONNECTED:
             return False
-        if self._gathered is None:
+        gathered = self._gathered
+        if gathered is None:
             self._gathered = [chunk]
-        else:
-            self._gathered.append(chunk)
+            self._gathered_bytes = len(chunk)
+            return True
+        gathered.append(chunk)
+        self._gathered_bytes += len(chunk)
+        if self._gathered_bytes > self._settings.send_queue_bytes_max:
+            self.abort(Cause.SEND_OVERFLOW)
+            return False
         return True
 
     def _enqueue(self, chunk: bytes) -> bool:
@@ -472,7 +480,7 @@ class Session(IocpObject):
         gathered, self._gathered = self._gathered, None
         if gathered is None or self._state not in _SENDING:
             return
-        self._queued_bytes += sum(map(len, gathered))
+        self._queued_bytes += self._gathered_bytes
         if self._queued_bytes > self._settings.send_queue_bytes_max:
             self._abort_locked(Cause.SEND_OVERFLOW)
             return
@@ -620,7 +628,7 @@ class Session(IocpObject):
         if service is not None:
             service.retire_session(self)
 
-    # -- dispatch ------------------------------------------------------------------------------------
+    # -- dispatch ----------------------------------------------------------------------------------
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         kind = event.event_type
@@ -659,8 +667,10 @@ class Session(IocpObject):
         assert self._queued_bytes >= 0
         if self._state in (SessionState.IDLE, SessionState.CLOSED):
             assert self.handle is None
-            assert self._recv_event.owner is None and self._send_event.owner is None
-            assert not self._send_queue and not self._send_event.send_buffers
+            assert self._recv_event.owner is None
+            assert self._send_event.owner is None
+            assert not self._send_queue
+            assert not self._send_event.send_buffers
         if self._recv_buffer is not None:
             self._recv_buffer.check_invariants()
 

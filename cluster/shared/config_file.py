@@ -8,6 +8,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,8 +75,8 @@ def _settings_of_flags(overrides: Mapping[str, object]) -> Iterator[_Setting]:
     for key, value in overrides.items():
         if value is not None:
             flag = _FLAGS.get(key, "--" + key.rpartition(".")[2].replace("_", "-"))
-            # An enum of strings, as command-line libraries make them, is its string.
-            yield _Setting(flag, key, str(value) if isinstance(value, str) else value)
+            # Command-line libraries make enums of choices.
+            yield _Setting(flag, key, value.value if isinstance(value, Enum) else value)
 
 
 def _settings_of_file(path: Path, schema: "_Schema") -> Iterator[_Setting]:

@@ -123,6 +123,11 @@ class GatewayLane(Protocol):
         ...
 
     @property
+    def needs_acknowledgement(self) -> bool:
+        """Whether the worker waits to hear what was applied: flush, even without records."""
+        ...
+
+    @property
     def has_received(self) -> bool:
         """Whether `receive` may return something."""
         ...

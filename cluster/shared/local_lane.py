@@ -60,6 +60,10 @@ class LocalGatewayLane:
         return self._sequence.serial_applied
 
     @property
+    def needs_acknowledgement(self) -> bool:
+        return False
+
+    @property
     def has_received(self) -> bool:
         return bool(self._inbox)
 
@@ -191,6 +195,7 @@ class LocalWorkerLane:
         if not self._window.has_room(len(chunk)):
             self._was_refused = True
             return False
+        self._was_refused = self._has_room_again = False
         serial = self._window.publish(len(chunk))
         if self._fenced:
             self._gateway.dropped_batches += 1

@@ -304,6 +304,7 @@ def decode_message(frame: bytes) -> ControlMessage:
         raise ProtocolVersionError(version)
     try:
         message: ControlMessage = _decoder.decode(memoryview(frame)[_PREFIX.size :])
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"a control frame that does not decode: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # What the peer wrote may be in the text, and the text goes to the log and back to it.
+        raise ProtocolError(f"a control frame that does not decode: {str(error)[:200]!r}") from None
     return message

@@ -101,7 +101,8 @@ class ZmqLaneHub:
     def pump(self, messages_max: int) -> tuple[list["ZmqGatewayLane"], bool]:
         """Take up to `messages_max` messages.
 
-        Returns the lanes that had nothing to receive before and do now, and whether more waits.
+        Returns the lanes that had nothing to receive before and do now, and whether more may
+        wait. False also means that the descriptor is armed: the socket was found empty.
         """
         touched: list[ZmqGatewayLane] = []
         recv, get_option, lanes = self._socket.recv, self._socket.getsockopt, self._lanes
@@ -122,8 +123,8 @@ class ZmqLaneHub:
                 if len(lane._inbox) == 1:
                     touched.append(lane)
         except zmq.Again:
-            pass
-        return touched, bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+            return touched, False
+        return touched, True
 
     def close(self) -> None:
         """Close the socket; what is queued in it is dropped. Idempotent."""
@@ -165,6 +166,10 @@ class ZmqGatewayLane:
         return self._sequence.serial_applied
 
     @property
+    def needs_acknowledgement(self) -> bool:
+        return OutboundWindow.must_tell(self._untold_bytes, self._log.capacity_bytes)
+
+    @property
     def has_received(self) -> bool:
         return bool(self._inbox)
 
@@ -194,7 +199,7 @@ class ZmqGatewayLane:
                 return False
             log.mark_sent(len(records))
         # A worker that only pushes is told what was applied, or its window would stay full.
-        if OutboundWindow.must_tell(self._untold_bytes, log.capacity_bytes):
+        if self.needs_acknowledgement:
             return self._send_records(log.sent_position + 1, [])
         return True
 
@@ -343,6 +348,7 @@ class ZmqWorkerLane:
         except zmq.Again:
             self._awaited = _POLLIN | _POLLOUT
             return False
+        self._awaited = _POLLIN
         window.publish(len(message))
         return True
 

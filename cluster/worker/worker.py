@@ -77,9 +77,11 @@ class Worker:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
+        self._control_fd = int(control.getsockopt(zmq.FD))
+        self._wake_fd = self._wake_reader.fileno()
         self._poller = zmq.Poller()
-        for source in (lane.fileno(), control.getsockopt(zmq.FD), self._wake_reader.fileno()):
-            self._poller.register(int(source), zmq.POLLIN)
+        for source in (lane.fileno(), self._control_fd, self._wake_fd):
+            self._poller.register(source, zmq.POLLIN)
 
     # -- what the application uses -----------------------------------------------------------------
 
@@ -96,8 +98,8 @@ class Worker:
         """Make the loop look at what was posted; any thread."""
         try:
             self._wake_writer.send(b"\0")
-        except BlockingIOError:
-            return  # full of wake-ups already
+        except OSError:
+            return  # full of wake-ups already, or the loop has ended
 
     def request_stop(self) -> None:
         """End after what is being handled is published; from a signal handler or any thread."""
@@ -126,13 +128,13 @@ class Worker:
         self._publish(is_first=True)
 
     def _turn(self) -> None:
+        # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
+        # that finds nothing also arms the descriptor.
         chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
         if chunk is not None:
             self._batch_began = time.monotonic()
             self._dispatcher.run(chunk)
-            self._take_control()
-            if self._backlog or self._lane.has_events():
-                return
+            return
         self._run_posted()
         self._publish()
         self._wait(None)
@@ -176,14 +178,15 @@ class Worker:
 
     def _wait(self, timeout_s: float | None) -> None:
         """Sleep until something comes, the next heartbeat is due, or `timeout_s` has passed."""
-        self._take_control()
+        if self._stopping or self._lane.has_events():
+            return
         left = max(0.0, self._next_beat - time.monotonic())
         if timeout_s is not None:
             left = min(left, timeout_s)
-        elif self._stopping or self._lane.has_events():
-            return
         for source, _ in self._poller.poll(math.ceil(left * 1000)):
-            if source == self._wake_reader.fileno():
+            if source == self._control_fd:
+                self._take_control()
+            elif source == self._wake_fd:
                 self._drain_wake_ups()
         self._beat()
 
@@ -201,6 +204,7 @@ class Worker:
         if now < self._next_beat:
             return
         self._next_beat = now + self._beat_interval_s
+        self._take_control()
         reason = self._liveness.verdict(now)
         if reason is not None:
             raise GatewayLostError(f"the gateway is lost: {reason}")
@@ -214,6 +218,7 @@ class Worker:
             self._control.send(encode_message(heartbeat), zmq.NOBLOCK)
         except zmq.Again:
             return  # the gateway takes nothing; its silence decides
+        self._take_control()  # the send may have swallowed the announcement of a message
 
     def _take_control(self) -> None:
         while True:

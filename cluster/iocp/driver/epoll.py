@@ -4,4 +4,4 @@ import select
 
 __all__ = ["EpollPoller"]
 
-EpollPoller = select.epoll
+EpollPoller = select.epoll  # type: ignore[attr-defined,unused-ignore]

@@ -567,7 +567,8 @@ def _take_off(handle: _Handle, event: IocpEvent) -> bool:
 
 def _send_gather(sock: socket.socket, buffers: list[Buffer]) -> int:
     if hasattr(sock, "sendmsg"):
-        return sock.sendmsg(buffers)
+        sent: int = sock.sendmsg(buffers)
+        return sent
     return sock.send(b"".join(buffers))
 
 

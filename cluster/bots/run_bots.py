@@ -1,0 +1,84 @@
+"""`cluster bots`: a run with its progress on a terminal, its result, and its exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from cluster.bots.load_run import BotsError, BotsSettings, LoadRun, Progress
+
+__all__ = ["run_bots"]
+
+EXIT_CLEAN = 0
+EXIT_NOT_CLEAN = 1
+EXIT_BAD_ARGUMENTS = 2
+
+
+def run_bots(settings: BotsSettings, *, as_json: bool) -> int:
+    """Run, print the result to stdout, and return the exit code.
+
+    0 when every packet came back on connections that held; 1 when something was lost, differed
+    or disconnected, or not all could connect; 2 for an address that does not exist. For the main
+    thread: SIGINT ends the run early and in order.
+    """
+    with _progress_shown() as show:
+        try:
+            run = LoadRun(settings, show)
+        except OSError as error:
+            return _fail(f"--connect {settings.address}: {error.strerror}", EXIT_BAD_ARGUMENTS)
+        try:
+            with _stopped_by_signal(run):
+                report = run.run()
+        except BotsError as error:
+            return _fail(str(error), EXIT_NOT_CLEAN)
+    print(report.to_json() if as_json else report.to_text(), flush=True)
+    if run.failures:
+        causes = ", ".join(f"{number} {cause}" for cause, number in run.failures.items())
+        return _fail(
+            f"connected {report.sessions} of {settings.sessions} sessions: {causes}",
+            EXIT_NOT_CLEAN,
+        )
+    return EXIT_CLEAN if report.is_clean else EXIT_NOT_CLEAN
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"cluster: {message}", file=sys.stderr)
+    return exit_code
+
+
+@contextmanager
+def _stopped_by_signal(run: LoadRun) -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        run.stop()
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[Progress], None] | None]:
+    """Give a function that shows progress on the terminal, None where stderr is none."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    # Rich takes longer to import than a short run takes to connect.
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(Text("connecting"), console=Console(stderr=True), transient=True) as live:
+
+        def show(progress: Progress) -> None:
+            live.update(
+                Text(
+                    f"{progress.phase.value}: {progress.sessions} sessions, "
+                    f"{progress.packets} packets, {progress.packets_per_s:.0f}/s, "
+                    f"{progress.disconnected} disconnected"
+                )
+            )
+
+        yield show

@@ -1,0 +1,287 @@
+"""The command line: `cluster up`, `gateway`, `worker`, `status`, `bots`.
+
+Parses and calls; what is called is imported by the command that calls it, because the time to
+import the rest would be added to the time until a node is ready. Everything that a user can get
+wrong ends in one line on stderr and exit code 2.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.shared.messages import NodeStatus
+
+__all__ = ["app", "main"]
+
+EXIT_WRONG = 2
+EXIT_NOTHING_RUNS = 4
+
+GATEWAY_GONE_WAIT_S = 3.0
+"""A gateway whose supervisor was killed is gone within this time."""
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Holds many TCP sessions in one process and runs an application behind them in others.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Driver(StrEnum):
+    """Completion drivers to choose from."""
+
+    AUTO = "auto"
+    IOCP = "iocp"
+    IO_URING = "io_uring"
+    READINESS = "readiness"
+
+
+class Lane(StrEnum):
+    """Lanes to choose from."""
+
+    AUTO = "auto"
+    SHM = "shm"
+    ZMQ = "zmq"
+
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Read the configuration from FILE.")
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0: any free."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", metavar="N", help="Number of worker processes.")
+]
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", metavar="MODULE:NAME", help="The application; without it, an echo."),
+]
+DriverOption = Annotated[Driver | None, typer.Option("--driver", help="The completion driver.")]
+LaneOption = Annotated[Lane | None, typer.Option("--lane", help="What connects the processes.")]
+RunDirOption = Annotated[
+    str | None,
+    typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet."),
+]
+RequiredRunDir = Annotated[
+    str, typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet.")
+]
+
+
+def _told_in_one_line(command: Callable[P, int]) -> Callable[P, None]:
+    """Exit with what `command` returns, or with one line and code 2 for an expected error."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from cluster.shared.config import ConfigError
+        from cluster.shared.messages import ProtocolError
+        from cluster.shared.run_directory import RunDirectoryError
+
+        try:
+            exit_code = command(*args, **kwargs)
+        except (ConfigError, ProtocolError, RunDirectoryError, OSError) as error:
+            typer.echo(f"cluster: {error}", err=True)
+            exit_code = EXIT_WRONG
+        raise typer.Exit(exit_code)
+
+    return run
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cluster {version('iocp-cluster')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _cluster(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_told_in_one_line
+def up(
+    config: ConfigOption = None,
+    listen: ListenOption = None,
+    workers: WorkersOption = None,
+    app: AppOption = None,
+    driver: DriverOption = None,
+    lane: LaneOption = None,
+    run_dir: RunDirOption = None,
+) -> int:
+    """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
+    from cluster.shared.config import load_config
+    from cluster.shared.logs import configure_logging
+    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    from cluster.supervisor.supervisor import supervise
+
+    configure_logging("supervisor")
+    flags = _flags(listen, workers, app, driver, lane, run_dir)
+    resolved = load_config(config, flags)
+    path = resolved.node.run_dir
+    return supervise(resolved, RunDirectory(Path(path) if path else default_run_directory()))
+
+
+@app.command()
+@_told_in_one_line
+def gateway(
+    run_dir: RequiredRunDir,
+    config: ConfigOption = None,
+    listen: ListenOption = None,
+    workers: WorkersOption = None,
+    app: AppOption = None,
+    driver: DriverOption = None,
+    lane: LaneOption = None,
+) -> int:
+    """Run the gateway alone, for a supervisor of your own; it configures the node's workers."""
+    from cluster.gateway.process import run_gateway
+    from cluster.shared.config import load_config
+    from cluster.shared.logs import configure_logging
+    from cluster.shared.run_directory import RunDirectory
+
+    configure_logging("gateway")
+    flags = _flags(listen, workers, app, driver, lane, run_dir)
+    resolved = load_config(config, flags)
+    run_directory = RunDirectory(Path(run_dir))
+    run_directory.create()
+    run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()  # before its config is replaced
+    run_directory.write_config(resolved)
+    return run_gateway(run_directory, resolved)
+
+
+@app.command()
+@_told_in_one_line
+def worker(
+    shard: Annotated[int, typer.Option("--shard", metavar="N", min=0, help="Which shard, from 0.")],
+    run_dir: RequiredRunDir,
+) -> int:
+    """Run one worker of the node in DIR, for a supervisor of your own."""
+    from cluster.shared.logs import configure_logging
+    from cluster.shared.run_directory import RunDirectory
+    from cluster.worker.process import run_worker
+
+    configure_logging(f"worker-{shard}")
+    return run_worker(RunDirectory(Path(run_dir)), shard)
+
+
+@app.command()
+@_told_in_one_line
+def status(
+    run_dir: RunDirOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Show the node that runs in DIR; exit code 4 when none does."""
+    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    from cluster.supervisor.status import read_status
+
+    run_directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
+    node = read_status(run_directory)
+    if node is None:
+        typer.echo(f"cluster: nothing runs in {run_directory.path}", err=True)
+        return EXIT_NOTHING_RUNS
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(node).decode())
+    else:
+        _print_table(node)
+    return 0
+
+
+@app.command()
+@_told_in_one_line
+def bots(
+    connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="The node.")],
+    sessions: Annotated[
+        int, typer.Option("--sessions", metavar="N", min=1, max=1_000_000, help="Connections.")
+    ] = 64,
+    depth: Annotated[
+        int,
+        typer.Option(
+            "--depth", metavar="D", min=1, max=65_536, help="Packets outstanding on each."
+        ),
+    ] = 1,
+    size: Annotated[
+        int,
+        typer.Option(
+            "--size", metavar="PAYLOAD_BYTES", min=0, max=65_531, help="Bytes of each payload."
+        ),
+    ] = 60,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", min=0.0, max=86_400.0, help="How long.")
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Load an echo with packets and check every answer; exit code 1 if any is not right."""
+    from cluster.bots.load_run import BotsSettings
+    from cluster.bots.run_bots import run_bots
+    from cluster.iocp import NetAddress
+    from cluster.shared.config import ConfigError, parse_listen
+
+    try:
+        address = NetAddress(*parse_listen(connect))
+    except ValueError as error:
+        raise ConfigError(f"--connect: {connect!r}: expected {error}") from None
+    return run_bots(BotsSettings(address, sessions, depth, size, seconds), as_json=as_json)
+
+
+def _flags(
+    listen: str | None,
+    workers: int | None,
+    app: str | None,
+    driver: Driver | None,
+    lane: Lane | None,
+    run_dir: str | None,
+) -> dict[str, object]:
+    """Return the flags by the key of the configuration that each one sets."""
+    return {
+        "node.listen": listen,
+        "workers.count": workers,
+        "node.app": app,
+        "gateway.driver": driver,
+        "lane.kind": lane,
+        "node.run_dir": run_dir,
+    }
+
+
+def _print_table(node: "NodeStatus") -> None:
+    """Print the status of a node for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    gateway = node.gateway
+    console = Console(highlight=False)
+    console.print(f"node {node.node}, epoch {node.epoch}")
+    console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions")
+    table = Table("shard", "pid", "state", "restarts", "lane")
+    for worker in node.workers:
+        row = (worker.shard, _shown(worker.pid), worker.state, worker.restarts, worker.lane)
+        table.add_row(*map(str, row))
+    console.print(table)
+    for name, number in sorted(node.counters.items()):
+        console.print(f"{name} {number}")
+
+
+def _shown(pid: int | None) -> str:
+    return "-" if pid is None else str(pid)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app(prog_name="cluster")

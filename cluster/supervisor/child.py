@@ -1,0 +1,86 @@
+"""One child process of the supervisor: how it is started, how it ended.
+
+A child is started by `python -m`, never by fork, and lives in a session of its own. Its handle
+keeps the pid from being used again until the child is reaped, so killing by it is safe.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+from cluster.shared.process import spawn
+from cluster.shared.run_directory import RunDirectory
+
+__all__ = ["CANNOT_START", "Child", "launch_gateway", "launch_worker"]
+
+CANNOT_START = 2
+"""The exit code of a process that found that it cannot start, and has told why."""
+
+_REAP_TIMEOUT_S = 10.0
+"""A killed process is gone within milliseconds, unless the system holds it in a device call."""
+
+
+class Child:
+    """A running child process. For the thread that started it."""
+
+    def __init__(self, role: str, process: "subprocess.Popen[bytes]") -> None:
+        """Take over `process`; `role` names it in messages, for example `worker 1`."""
+        self.role = role
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process id; nobody else's until the child was reaped."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Reap the child if it has ended and return its exit code; None while it runs.
+
+        A signal that ended it counts as its negative number.
+        """
+        return self._process.poll()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, on which a worker ends after what it has in hand; none on Windows."""
+        if os.name == "posix":
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the child at once; it is still to be reaped."""
+        self._process.kill()
+
+    def kill_and_reap(self) -> None:
+        """End the child at once and wait until it is gone."""
+        self._process.kill()
+        self._process.wait(_REAP_TIMEOUT_S)
+
+    def describe_exit(self) -> str:
+        """Return how the child ended, in words."""
+        code = self._process.returncode
+        assert code is not None, "the child was not reaped"
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"signal {-code} ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"signal {-code}"
+
+    def __repr__(self) -> str:
+        return f"<Child {self.role} pid {self.pid}>"
+
+
+def launch_gateway(run_directory: RunDirectory) -> Child:
+    """Start the gateway of the node in `run_directory`; raises OSError."""
+    return _launch("gateway", "cluster.gateway", run_directory)
+
+
+def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
+    """Start a worker for `shard` of the node in `run_directory`; raises OSError."""
+    return _launch(f"worker {shard}", "cluster.worker", run_directory, "--shard", str(shard))
+
+
+def _launch(role: str, module: str, run_directory: RunDirectory, *arguments: str) -> Child:
+    common = ["--run-dir", str(run_directory.path), "--parent-pid", str(os.getpid())]
+    process = spawn([sys.executable, "-m", module, *arguments, *common], os.environ)
+    return Child(role, process)

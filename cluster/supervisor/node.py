@@ -1,0 +1,167 @@
+"""The processes of a node as one thing: starting them, telling of them, ending them.
+
+The gateway and its workers are of one life: workers know sessions of that gateway only, so they
+start together, and none outlives it. What to do when is decided by the supervisor.
+"""
+
+import logging
+import os
+import time
+
+import msgspec
+
+from cluster.shared.config import Config, parse_listen
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.supervisor.child import Child, launch_worker
+from cluster.supervisor.gateway_keeper import GatewayKeeper
+from cluster.supervisor.node_record import make_node_record, write_node_record
+from cluster.supervisor.shard import Shard
+
+__all__ = ["Node"]
+
+logger = logging.getLogger("cluster.supervisor")
+
+LAUNCH_RETRY_S = 1.0
+"""After a process could not be made, for example because the user has too many."""
+
+
+class Node:
+    """The gateway, the shards, and the record of both. For the supervisor's main thread."""
+
+    def __init__(self, config: Config, run_directory: RunDirectory) -> None:
+        """Prepare the node of `config`, whose run directory this process has locked."""
+        self._config = config
+        self._run_directory = run_directory
+        self.gateway = GatewayKeeper(run_directory, os.getpid())
+        self.shards = [Shard(index) for index in range(config.workers.count)]
+        self._record_is_old = True
+
+    @property
+    def children(self) -> list[Child]:
+        """Every process that runs, or was not reaped yet."""
+        children = [self.gateway.child, *(shard.child for shard in self.shards)]
+        return [child for child in children if child is not None]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the gateway listens and every shard is served."""
+        return self.gateway.ready is not None and all(
+            shard.state == "ready" for shard in self.shards
+        )
+
+    def next_due(self) -> float | None:
+        """Return when the next process is to be started or spoken to, or None."""
+        dues = [self.gateway.next_due(), *(shard.restart_due for shard in self.shards)]
+        return min((due for due in dues if due is not None), default=None)
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the gateway and, at the same time, all workers; raises OSError."""
+        self.gateway.start(time.monotonic())
+        for shard in self.shards:
+            self.start_worker(shard)
+
+    def start_worker(self, shard: Shard) -> None:
+        """Start a process for `shard`; raises OSError."""
+        shard.started(launch_worker(self._run_directory, shard.index))
+        self.report(shard)
+
+    def start_due(self) -> None:
+        """Start what is due, and say hello to a gateway that has not answered.
+
+        What cannot be started for want of processes or memory is due again soon.
+        """
+        now = time.monotonic()
+        if _is_due(self.gateway.restart_due, now):
+            try:
+                self.gateway.start(now)
+            except OSError as error:
+                self.gateway.restart_due = _launch_again_at(now, "the gateway", error)
+                return
+            for shard in self.shards:
+                shard.restart_due = now
+        for shard in self.shards:
+            if _is_due(shard.restart_due, now):
+                try:
+                    self.start_worker(shard)
+                except OSError as error:
+                    shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
+        self.gateway.say_hello(now)
+
+    def start_no_more_workers(self) -> None:
+        """Forget the successors that are due."""
+        for shard in self.shards:
+            shard.restart_due = None
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def kill_workers(self) -> None:
+        """End the workers of a gateway that died, which says nothing against them."""
+        for shard in self.shards:
+            if shard.child is not None:
+                shard.child.kill_and_reap()
+                shard.withdraw()
+        self.start_no_more_workers()
+        self._record_is_old = True
+
+    def stop_workers(self) -> None:
+        """Have the workers of a gateway that is drained end, those that it never met included."""
+        self.start_no_more_workers()
+        for shard in self.shards:
+            if shard.child is None:
+                continue
+            if shard.state == "starting":
+                shard.child.kill()
+            else:
+                shard.child.ask_to_end()
+
+    def close(self) -> None:
+        """Kill every process that is left, wait until it is gone, and give everything back."""
+        children = self.children
+        for child in children:
+            child.kill()
+        for child in children:
+            child.kill_and_reap()
+        self.gateway.close()
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def report(self, shard: Shard) -> None:
+        """Tell the gateway, and whoever reads the record, what a shard's process is doing."""
+        self._record_is_old = True
+        self.gateway.tell(shard.report())
+
+    def report_all(self) -> None:
+        """Tell a gateway that has just become ready of all shards."""
+        for shard in self.shards:
+            self.report(shard)
+
+    def keep_listen_address(self, listen: str) -> None:
+        """Have later gateways listen where the first one was given a port for port 0."""
+        if parse_listen(self._config.node.listen)[1] != 0:
+            return
+        node = msgspec.structs.replace(self._config.node, listen=listen)
+        self._config = msgspec.structs.replace(self._config, node=node)
+        self._run_directory.write_config(self._config)
+
+    def write_record(self) -> None:
+        """Leave what changed for `cluster status`; the node does not depend on it."""
+        if not self._record_is_old:
+            return
+        self._record_is_old = False
+        gateway = self.gateway
+        record = make_node_record(self._config, gateway.pid, gateway.last_ready, self.shards)
+        try:
+            write_node_record(self._run_directory, record)
+        except RunDirectoryError as error:
+            logger.error("%s", error)
+
+
+def _is_due(due: float | None, now: float) -> bool:
+    return due is not None and now >= due
+
+
+def _launch_again_at(now: float, role: str, error: OSError) -> float:
+    logger.error("cannot start %s: %s; trying again in %g s", role, error, LAUNCH_RETRY_S)
+    return now + LAUNCH_RETRY_S

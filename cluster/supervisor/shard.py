@@ -1,0 +1,83 @@
+"""One shard, as the supervisor sees it: the processes that serve it, one after the other.
+
+It knows what its process is doing and when the next one is due. What a death means is decided by
+its restart policy; what follows for the node, by the supervisor.
+"""
+
+from cluster.shared.messages import WorkerReport, WorkerState, WorkerStatus
+from cluster.supervisor.child import Child
+from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
+
+__all__ = ["Shard"]
+
+
+class Shard:
+    """The process of a shard over all its lives. Times are seconds of any steady clock."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.policy = RestartPolicy()
+        self.child: Child | None = None
+        self.state: WorkerState = "starting"
+        self.restarts = 0
+        """Processes that were started after the first one."""
+        self.restart_due: float | None = None
+        """When the next process is to be started, if one is."""
+        self._last_pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the process, None while there is none."""
+        return None if self.child is None else self.child.pid
+
+    def started(self, child: Child) -> None:
+        """`child` is the shard's process now."""
+        self.child = child
+        self.state = "starting"
+        self.restart_due = None
+        if self._last_pid is not None:
+            self.restarts += 1
+        self._last_pid = child.pid
+        self.policy.life_started()
+
+    def ended(self, now: float) -> Restart | GiveUp:
+        """The process is dead and reaped; return what follows, which is noted as well."""
+        self.child = None
+        self.state = "backoff"
+        decision = self.policy.life_ended(now)
+        self.restart_due = now + decision.delay_s if isinstance(decision, Restart) else None
+        return decision
+
+    def proved(self, pid: int, now: float) -> bool:
+        """Process `pid` committed a record; False if that is not the shard's latest process.
+
+        If that one has ended in the meantime, its successor is due at once.
+        """
+        if pid != self._last_pid:
+            return False
+        if self.policy.life_proved() and self.restart_due is not None:
+            self.restart_due = now
+        return True
+
+    def stopped(self) -> None:
+        """The process has ended because it was told to; there is no successor."""
+        self.withdraw()
+        self.restart_due = None
+
+    def withdraw(self) -> None:
+        """The process was ended for a reason that is not its own, and is reaped."""
+        self.child = None
+        self.state = "backoff"
+        self.policy.life_withdrawn()
+
+    def report(self) -> WorkerReport:
+        """Return what the gateway is to know."""
+        return WorkerReport(
+            shard=self.index, pid=self.pid, state=self.state, restarts=self.restarts
+        )
+
+    def status(self, lane: str) -> WorkerStatus:
+        """Return what `cluster status` shows when the gateway cannot be asked."""
+        return WorkerStatus(
+            shard=self.index, pid=self.pid, state=self.state, restarts=self.restarts, lane=lane
+        )

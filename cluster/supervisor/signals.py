@@ -1,0 +1,85 @@
+"""Signals of the supervisor's process: they set a flag and wake the loop, which then acts.
+
+Rule of the house: no work in a handler. The wake-up is a byte in a socket that the loop polls,
+written by the interpreter itself, so a signal between two steps of the loop is not slept over.
+"""
+
+import signal
+import socket
+from types import FrameType, TracebackType
+from typing import Self
+
+__all__ = ["SignalWatch"]
+
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+"""Those that exist here; SIGBREAK is the Ctrl-Break of Windows."""
+
+_WAKE_BYTES = 4_096
+
+
+class SignalWatch:
+    """Counts the signals that ask for the end, and wakes for those and for a child's death.
+
+    For the main thread. A context manager: the handlers of before come back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.stop_count = 0
+        """How often the end was asked for."""
+        self.last_stop_signal = 0
+        self._previous: dict[int, signal._HANDLER] = {}
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._previous_wakeup_fd = -1
+
+    @property
+    def tells_deaths(self) -> bool:
+        """Whether the death of a child wakes: not where there is no SIGCHLD."""
+        return hasattr(signal, "SIGCHLD")
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there may be something to do."""
+        return self._reader.fileno()
+
+    def clear(self) -> None:
+        """Take the wake-ups that came; do it before looking at what they are about."""
+        try:
+            self._reader.recv(_WAKE_BYTES)
+        except BlockingIOError:
+            pass
+
+    def __enter__(self) -> Self:
+        self._previous_wakeup_fd = signal.set_wakeup_fd(
+            self._writer.fileno(), warn_on_full_buffer=False
+        )
+        for name in _STOP_SIGNALS:
+            if hasattr(signal, name):
+                self._handle(getattr(signal, name), self._stop_asked)
+        if hasattr(signal, "SIGCHLD"):
+            # Without a handler of Python's the interpreter would not write the byte.
+            self._handle(signal.SIGCHLD, _child_ended)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_wakeup_fd)
+        self._reader.close()
+        self._writer.close()
+
+    def _handle(self, number: int, handler: "signal._HANDLER") -> None:
+        self._previous[number] = signal.signal(number, handler)
+
+    def _stop_asked(self, number: int, _frame: FrameType | None) -> None:
+        self.stop_count += 1
+        self.last_stop_signal = number
+
+
+def _child_ended(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the byte that woke the loop is all."""

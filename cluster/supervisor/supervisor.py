@@ -1,0 +1,322 @@
+"""Watches a node: starts it, restarts what dies, ends it in order.
+
+One loop in the main thread: it waits for messages of the gateway, for signals, and for time to
+pass, then acts on what it finds. Children are spawned and reaped by that thread only. Whatever
+way the loop ends, no child is left behind.
+"""
+
+import logging
+import sys
+import time
+from enum import Enum
+
+import zmq
+
+from cluster.shared.config import Config
+from cluster.shared.messages import (
+    ControlMessage,
+    Drain,
+    Drained,
+    GatewayReady,
+    Refuse,
+    ShardReport,
+    WorkerGone,
+)
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.supervisor.child import CANNOT_START, Child
+from cluster.supervisor.node import Node
+from cluster.supervisor.restart_policy import GiveUp, Restart
+from cluster.supervisor.shard import Shard
+from cluster.supervisor.signals import SignalWatch
+
+__all__ = ["Supervisor", "supervise"]
+
+logger = logging.getLogger("cluster.supervisor")
+
+EXIT_DRAINED = 0
+EXIT_NOT_DRAINED = 1
+EXIT_CANNOT_START = CANNOT_START
+EXIT_GAVE_UP = 3
+
+DRAIN_GRACE_S = 2.0
+"""Past the time to drain: for the gateway to report, and for every process to leave."""
+
+GATEWAY_GONE_WAIT_S = 3.0
+"""A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
+
+STOP_NEWS_S = 0.5
+"""A worker that ends in a drain with exit code 0 was told to by the gateway, which tells us so
+within this time; or somebody else told it to, and its shard needs a successor."""
+
+WAKE_MAX_S = 1.0
+"""Longest sleep of the loop, so that nothing rests on one wake-up."""
+
+WAKE_FOR_DEATHS_S = 0.1
+"""The same where deaths send no signal and have to be looked for."""
+
+
+class Phase(Enum):
+    """How far a node is."""
+
+    STARTING = "starting"
+    """It was never ready."""
+    SERVING = "serving"
+    """It was ready; parts of it may be dead and coming back."""
+    DRAINING = "draining"
+    """It was asked to end."""
+
+
+def supervise(config: Config, run_directory: RunDirectory) -> int:
+    """Run a node until it is drained or cannot go on; return the exit code of the process.
+
+    0 after a drain, and when the end was asked for before there was a gateway; 1 when the drain
+    was not over in time, or the gateway died during it; 2 when the node cannot start; 3 when a
+    process died too often; 128 and the signal's number after a second signal. Raises
+    RunDirectoryError when the run directory cannot be used or is held, OSError when no process
+    can be made. For the main thread, whose signal handlers are replaced until this returns.
+    """
+    run_directory.create()
+    with run_directory.lock("supervisor"), SignalWatch() as signals:
+        run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()
+        run_directory.write_config(config)
+        node = Node(config, run_directory)
+        try:
+            return Supervisor(node, signals, config.supervisor.drain_timeout_s).run()
+        finally:
+            node.close()
+            _tidy(run_directory)
+
+
+class Supervisor:
+    """What happens to a node, from its start to its end. `run` it once."""
+
+    def __init__(self, node: Node, signals: SignalWatch, drain_timeout_s: float) -> None:
+        """Prepare to run `node`, which stays the caller's to close."""
+        self._node = node
+        self._signals = signals
+        self._drain_timeout_s = drain_timeout_s
+        self._phase = Phase.STARTING
+        self._exit_code: int | None = None
+        self._drained = False
+        self._drain_deadline = float("inf")
+        self._gave_up = False
+        self._wake_max_s = WAKE_MAX_S if signals.tells_deaths else WAKE_FOR_DEATHS_S
+
+    def run(self) -> int:
+        """Start the node and stay until it has ended; return the exit code. Raises OSError."""
+        node = self._node
+        node.write_record()  # in place of what an earlier supervisor may have left
+        node.start()
+        while self._exit_code is None:
+            node.write_record()
+            self._wait()
+            self._signals.clear()
+            self._check_signals()
+            self._check_messages()
+            self._check_exits()
+            if time.monotonic() >= self._drain_deadline:
+                self._drain_is_late()
+            if self._exit_code is None:
+                node.start_due()
+        return self._exit_code
+
+    def _wait(self) -> None:
+        due = self._node.next_due()
+        first = min(self._drain_deadline, float("inf") if due is None else due)
+        timeout_s = min(max(0.0, first - time.monotonic()), self._wake_max_s)
+        poller = zmq.Poller()
+        poller.register(self._signals.fileno(), zmq.POLLIN)
+        if self._node.gateway.link is not None:
+            poller.register(self._node.gateway.link.socket, zmq.POLLIN)
+        # Rounded up, or the loop would spin through the last millisecond.
+        poller.poll(int(timeout_s * 1_000) + 1)
+
+    def _check_signals(self) -> None:
+        asked = self._signals.stop_count
+        if asked > 1:
+            logger.warning("asked twice to end: stopping at once")
+            self._finish(128 + self._signals.last_stop_signal)
+        elif asked and self._phase is not Phase.DRAINING:
+            self._begin_drain()
+
+    def _check_messages(self) -> None:
+        link = self._node.gateway.link
+        if link is not None:
+            for message in link.receive():
+                self._take_message(message)
+
+    def _check_exits(self) -> None:
+        # The gateway first: its death explains that of its workers.
+        gateway = self._node.gateway.child
+        if gateway is not None and (exit_code := gateway.exit_code()) is not None:
+            self._gateway_ended(gateway, exit_code)
+        for shard in self._node.shards:
+            worker = shard.child
+            if worker is not None and (exit_code := worker.exit_code()) is not None:
+                self._worker_ended(shard, worker, exit_code)
+
+    def _finish(self, exit_code: int) -> None:
+        """Leave the loop after this turn; the first reason to is the one that counts."""
+        if self._exit_code is None:
+            self._exit_code = exit_code
+
+    # -- what the gateway says ---------------------------------------------------------------------
+
+    def _take_message(self, message: ControlMessage) -> None:
+        match message:
+            case GatewayReady():
+                if self._node.gateway.became_ready(message, time.monotonic()):
+                    self._node.keep_listen_address(message.listen)
+                    self._node.report_all()
+                    self._check_ready()
+            case ShardReport() if 0 <= message.shard < len(self._node.shards):
+                self._shard_reported(self._node.shards[message.shard], message)
+            case Drained():
+                self._drained = True
+                self._node.start_no_more_workers()
+            case Refuse(reason=reason):
+                _say(f"the gateway refuses its supervisor: {reason}")
+                self._finish(EXIT_CANNOT_START)
+            case _:
+                logger.warning("unexpected control message %s", type(message).__name__)
+
+    def _shard_reported(self, shard: Shard, report: ShardReport) -> None:
+        now = time.monotonic()
+        if report.committed and shard.proved(report.pid, now):
+            self._node.gateway.policy.life_proved()
+        worker = shard.child
+        if worker is None or worker.pid != report.pid or shard.state == "stuck":
+            return
+        if report.state == "stuck":
+            logger.error("%s (pid %d) is stuck; killed", worker.role, worker.pid)
+            shard.state = "stuck"
+            worker.kill()
+        else:
+            shard.policy.life_ready(now)
+            shard.state = "draining" if self._phase is Phase.DRAINING else "ready"
+        self._node.report(shard)
+        self._check_ready()
+
+    def _check_ready(self) -> None:
+        ready = self._node.gateway.ready
+        if self._phase is Phase.STARTING and ready is not None and self._node.is_ready:
+            self._phase = Phase.SERVING
+            _print_ready_line(
+                f"ready node={ready.node} listen={ready.listen} "
+                f"workers={len(self._node.shards)} driver={ready.driver} lane={ready.lane}"
+            )
+
+    # -- deaths ------------------------------------------------------------------------------------
+
+    def _worker_ended(self, shard: Shard, worker: Child, exit_code: int) -> None:
+        self._node.gateway.tell(WorkerGone(shard=shard.index, pid=worker.pid))
+        if self._phase is Phase.STARTING and exit_code == CANNOT_START:
+            self._finish(EXIT_CANNOT_START)
+            return
+        now = time.monotonic()
+        if self._drained:
+            shard.stopped()
+        elif self._phase is Phase.DRAINING and exit_code == 0:
+            shard.stopped()
+            shard.restart_due = now + STOP_NEWS_S
+        else:
+            decision = shard.ended(now)
+            _log_death(worker, decision)
+            if isinstance(decision, GiveUp):
+                self._give_up(worker, decision)
+        self._node.report(shard)
+        self._check_drained()
+
+    def _gateway_ended(self, gateway: Child, exit_code: int) -> None:
+        self._check_messages()  # its last words
+        if self._phase is Phase.DRAINING:
+            self._node.gateway.stopped()
+            self._gateway_ended_in_drain(gateway, exit_code)
+            return
+        if self._phase is Phase.STARTING and exit_code == CANNOT_START:
+            self._finish(EXIT_CANNOT_START)
+            return
+        decision = self._node.gateway.ended(time.monotonic())
+        _log_death(gateway, decision)
+        if isinstance(decision, GiveUp):
+            self._give_up(gateway, decision)
+        self._node.kill_workers()
+
+    def _give_up(self, child: Child, decision: GiveUp) -> None:
+        _say(
+            f"gave up restarting {child.role}: {decision.lives} lives in {decision.within_s:.1f} s "
+            f"were of no use, the last ended with {child.describe_exit()}"
+        )
+        self._gave_up = True
+        if self._phase is not Phase.DRAINING:
+            self._finish(EXIT_GAVE_UP)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _begin_drain(self) -> None:
+        self._phase = Phase.DRAINING
+        if self._node.gateway.ready is None:
+            logger.info("asked to end while there is no gateway: stopping")
+            self._finish(EXIT_DRAINED)
+            return
+        logger.info("draining, at most %g s", self._drain_timeout_s)
+        self._drain_deadline = time.monotonic() + self._drain_timeout_s + DRAIN_GRACE_S
+        self._node.gateway.tell(Drain(timeout_s=self._drain_timeout_s))
+        for shard in self._node.shards:
+            if shard.state == "ready":
+                shard.state = "draining"
+                self._node.report(shard)
+
+    def _gateway_ended_in_drain(self, gateway: Child, exit_code: int) -> None:
+        if not self._drained and exit_code != 0:
+            logger.error("the gateway ended with %s before it was drained", gateway.describe_exit())
+            self._finish(EXIT_NOT_DRAINED)
+            return
+        self._drained = True  # its exit code tells it too
+        # Whom the gateway's word to stop did not reach, nobody else would tell.
+        self._node.stop_workers()
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        """Leave when everybody has left."""
+        if self._drained and not self._node.children:
+            self._finish(EXIT_GAVE_UP if self._gave_up else EXIT_DRAINED)
+
+    def _drain_is_late(self) -> None:
+        left = [f"{child.role} (pid {child.pid})" for child in self._node.children]
+        logger.error("the time to drain is up; killed: %s", ", ".join(left) or "nobody")
+        self._finish(EXIT_DRAINED if self._drained else EXIT_NOT_DRAINED)
+
+
+def _log_death(child: Child, decision: Restart | GiveUp) -> None:
+    follows = "no successor"
+    if isinstance(decision, Restart):
+        follows = (
+            f"successor in {decision.delay_s:g} s" if decision.delay_s else "successor at once"
+        )
+    logger.warning("%s (pid %d): %s; %s", child.role, child.pid, child.describe_exit(), follows)
+
+
+def _print_ready_line(line: str) -> None:
+    """Write all of what the node ever writes to standard output."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        logger.warning("nobody reads the ready line (%s): %s", error, line)
+
+
+def _say(reason: str) -> None:
+    """Tell the person who started the node why it ends, in one line."""
+    sys.stderr.write(f"cluster: {reason}\n")
+    sys.stderr.flush()
+
+
+def _tidy(run_directory: RunDirectory) -> None:
+    """Remove the sockets that a gateway leaves when it is killed."""
+    try:
+        with run_directory.lock("gateway"):
+            run_directory.remove_stale_sockets()
+            run_directory.remove_socket_directory()
+    except RunDirectoryError as error:
+        logger.debug("sockets stay: %s", error)

@@ -1,0 +1,50 @@
+"""Fixtures and settings of all tests. Imports on every platform with the test packages alone."""
+
+import contextlib
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.support import wait_until
+
+with contextlib.suppress(ImportError):
+    from hypothesis import settings
+
+    # No deadline: a machine that runs other tests at the same time is slow now and then. Under
+    # CI=true hypothesis itself also makes its choices repeatable.
+    settings.register_profile("cluster", deadline=None, print_blob=True)
+    settings.load_profile("cluster")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left_behind() -> Iterator[None]:
+    """Fail at the end if a child of this test process still runs, and end it."""
+    yield
+    try:
+        wait_until(lambda: not _living_children(), timeout_s=5, what="the end of all children")
+    except AssertionError:
+        left_behind = _living_children()
+        described = [_describe(process) for process in left_behind]
+        for process in left_behind:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if described:
+            pytest.fail(f"the tests left processes behind: {described}")
+
+
+def _living_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if _is_alive(child)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process.pid}: {' '.join(process.cmdline())}"
+    return f"{process.pid}: already gone"

@@ -1,0 +1,92 @@
+"""The one-page server and the one-page client, as real processes, against each other."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STOPPABLE = pytest.mark.skipif(os.name == "nt", reason="a signal ends a process at once there")
+
+
+def command(name: str, *options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "examples" / name), *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def echo_server(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the server on a free port; give the process and the address that it printed."""
+    with subprocess.Popen(
+        command("echo_server.py", "--listen", "127.0.0.1:0", *options),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("listening on 127.0.0.1:"), line
+            yield process, line.split()[-1]
+        finally:
+            process.kill()
+
+
+def run_client(address: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command("dummy_client.py", "--connect", address, *options),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(),
+        check=False,
+    )
+
+
+@STOPPABLE
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_client_checks_every_echo_and_a_signal_ends_the_server_in_order(number: int):
+    with echo_server() as (server, address):
+        done = run_client(address, "--sessions", "10", "--packets", "50")
+        assert done.stdout == "10 sessions, 500 echoes, 0 differed, 0 lost\n"
+        assert done.returncode == 0
+        host, port = address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"\x05\x00\x01\x00x")
+            assert client.recv(5) == b"\x05\x00\x01\x00x"
+            server.send_signal(number)
+            assert client.recv(5) == b""
+        output, _ = server.communicate(timeout=10)
+        assert output == "echoed 501 packets\n"
+        assert server.returncode == 0
+
+
+def test_large_packets_come_back_whole():
+    with echo_server() as (_, address):
+        done = run_client(address, "--sessions", "3", "--packets", "5", "--size", "65531")
+        assert done.stdout == "3 sessions, 15 echoes, 0 differed, 0 lost\n"
+        assert done.returncode == 0
+
+
+def test_more_clients_than_the_server_takes_wait_for_their_turn():
+    with echo_server("--max-sessions", "2") as (_, address):
+        done = run_client(address, "--sessions", "8", "--packets", "3")
+        assert done.stdout == "8 sessions, 24 echoes, 0 differed, 0 lost\n"
+
+
+def test_a_client_without_a_server_says_so_and_fails():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    done = run_client(address, "--sessions", "2", "--packets", "1")
+    assert done.returncode == 1
+    assert "cannot connect: refused" in done.stderr
+    assert done.stdout == "2 sessions, 0 echoes, 0 differed, 2 lost\n"

@@ -1,0 +1,1 @@
+"""The completion-port library, one file for each of its concepts; sessions by topic."""

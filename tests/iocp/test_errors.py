@@ -1,0 +1,40 @@
+"""System error numbers become causes in one place."""
+
+import errno
+
+import pytest
+
+from cluster.iocp import Cause
+from cluster.iocp.errors import (
+    DriverClosedError,
+    DriverUnavailableError,
+    EventInFlightError,
+    IocpError,
+    MisuseError,
+    classify_os_error,
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (errno.ECONNRESET, Cause.RESET),
+        (errno.EPIPE, Cause.RESET),
+        (errno.ECONNABORTED, Cause.RESET),
+        (errno.ECONNREFUSED, Cause.REFUSED),
+        (errno.ETIMEDOUT, Cause.TIMEOUT),
+        (errno.ECANCELED, Cause.CANCELLED),
+        (errno.EMFILE, Cause.OS_ERROR),
+        (0, Cause.OS_ERROR),
+    ],
+)
+def test_an_error_number_has_its_cause(code: int, cause: Cause):
+    assert classify_os_error(code) is cause
+
+
+def test_misuse_and_unavailable_drivers_are_errors_of_the_library():
+    assert issubclass(EventInFlightError, MisuseError)
+    assert issubclass(DriverClosedError, MisuseError)
+    assert issubclass(MisuseError, IocpError)
+    assert issubclass(DriverUnavailableError, IocpError)
+    assert not issubclass(DriverUnavailableError, MisuseError)

@@ -1,0 +1,188 @@
+"""Connecting: only for sessions of a client service, from a bound socket, with a clear outcome."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from cluster.iocp import Cause, IocpCore, NetAddress, Session, SessionState
+from cluster.iocp.driver import choose_driver
+from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
+
+
+def test_connect_is_refused_outside_a_client_service(world: World):
+    session = world.server(start=False).create_session()
+    assert not session.connect()
+    assert session.state is SessionState.IDLE
+    assert session.handle is None
+
+
+def test_connect_is_refused_without_a_service():
+    assert not Session().connect()
+
+
+def test_a_session_connects_once(world: World):
+    server = world.server(EchoSession)
+    client = world.client(server.listener.local_address, max_session_count=2)
+    session = client.create_session()
+    assert session.connect()
+    assert session.state is SessionState.CONNECTING
+    assert not session.is_connected
+    assert not session.send(b"too early")
+    assert not session.connect()
+    world.run_until(lambda: session.is_connected)
+    assert not session.connect()
+    assert session.address == server.listener.local_address
+
+
+def test_both_sides_go_through_the_same_callbacks(world: World):
+    server = world.server(EchoSession)
+    client = world.client(server.listener.local_address)
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == server.current_session_count == 1)
+    near, far = only(client), only(server)
+    near.send(b"ping")
+    world.run_until(lambda: near.received == b"ping")
+    near.disconnect("done")
+    world.run_until(lambda: near.disconnected_with and far.disconnected_with)
+    assert near.names() == ["connected", "send", "recv", "read_ended", "disconnected"] or (
+        near.names() == ["connected", "send", "recv", "disconnected"]
+    )
+    assert near.disconnected_with == "done"
+    assert far.disconnected_with == Cause.EOF
+
+
+def test_an_address_where_nobody_listens_is_refused(world: World):
+    gone = world.server(max_session_count=1)
+    address = gone.listener.local_address
+    gone.close_service()
+    world.run_until(lambda: gone.listener.handle is None)
+    client = world.client(address, max_session_count=2)
+    assert client.start()
+    world.run_until(lambda: sum(s.count("connect_failed") for s in world.sessions) == 2)
+    failed = [s for s in world.sessions if s.calls]
+    assert all(s.calls == [("connect_failed", Cause.REFUSED)] for s in failed)
+    assert all(s.state is SessionState.CLOSED and s.handle is None for s in failed)
+    assert client.current_session_count == client.connecting_count == 0
+
+
+@pytest.mark.parametrize("end", ["disconnect", "abort"])
+def test_ending_a_session_that_is_connecting_fails_its_connect(world: World, end: str):
+    server = world.server()
+    client = world.client(server.listener.local_address)
+    session: Any = client.create_session()
+    session.connect()
+    getattr(session, end)("changed my mind")
+    assert session.calls == []
+    world.run_until(lambda: session.state is SessionState.CLOSED)
+    assert session.calls == [("connect_failed", "changed my mind")]
+    assert client.connecting_count == 0
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == 1)
+
+
+def test_a_client_service_connects_as_many_as_it_may(world: World):
+    server = world.server(EchoSession, max_session_count=20)
+    client = world.client(server.listener.local_address, max_session_count=12)
+    assert client.start()
+    assert client.connecting_count == 12
+    world.run_until(lambda: client.current_session_count == server.current_session_count == 12)
+    assert client.connecting_count == 0
+    assert client.start()
+    assert client.connecting_count == 0
+    assert not client.connect_session()
+    assert not client.create_session().connect()
+    next(iter(client.sessions)).abort()
+    world.run_until(lambda: client.current_session_count == 11)
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == 12)
+
+
+def test_a_session_may_reconnect_its_service_when_it_has_ended(world: World):
+    class Returns(RecordingSession):
+        def on_disconnected(self, cause: str) -> None:
+            super().on_disconnected(cause)
+            service = self.service
+            assert service is not None
+            assert service.start()
+
+    server = world.server(EchoSession)
+    client = world.client(server.listener.local_address, Returns)
+    assert client.start()
+    for _ in range(3):
+        world.run_until(lambda: client.current_session_count == 1)
+        session = only(client)
+        session.abort()
+        world.run_until(lambda: session not in client.sessions)  # noqa: B023
+
+
+def test_no_socket_means_no_attempt(world: World, monkeypatch: pytest.MonkeyPatch):
+    def no_socket(self: Any, remote: NetAddress) -> None:
+        raise OSError(24, "too many open files")
+
+    server = world.server()
+    client = world.client(server.listener.local_address, max_session_count=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.core.driver), "open_socket", no_socket)
+        assert not client.start()
+        assert client.connecting_count == 0
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == 3)
+
+
+def test_a_connecting_socket_is_bound_to_any_address_with_reuse_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    order: list[str] = []
+    for name in ("setsockopt", "bind"):
+        original = getattr(socket.socket, name)
+
+        def noting(self: Any, *args: Any, original: Any = original, name: str = name) -> Any:
+            if name == "bind" or args[1] == socket.SO_REUSEADDR:
+                order.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(socket.socket, name, noting, raising=False)
+    core = IocpCore(driver=choose_driver("readiness"))
+    try:
+        handle = core.driver.open_socket(NetAddress("127.0.0.1", 9))
+        assert order == ["setsockopt", "bind"]
+        assert handle.local_address.port != 0
+        handle.close()
+    finally:
+        core.close()
+
+
+def test_ipv6_connects_like_ipv4(world: World):
+    try:
+        server = world.server(EchoSession, address=NetAddress("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 on this machine: {error}")
+    client = world.client(server.listener.local_address)
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == server.current_session_count == 1)
+    near, far = only(client), only(server)
+    assert near.address.host == far.address.host == "::1"
+    near.send(b"six")
+    world.run_until(lambda: near.received == b"six")
+
+
+def test_a_name_is_looked_up_when_the_client_service_is_made(world: World):
+    client = world.client(NetAddress("localhost", 1))
+    assert client.net_address.host in ("127.0.0.1", "::1")
+
+
+def test_closing_the_service_ends_what_is_connecting(world: World):
+    server = world.server()
+    client = world.client(server.listener.local_address, max_session_count=2)
+    one: Any = client.create_session()
+    one.connect()
+    assert client.start()
+    client.close_service("over")
+    world.run_until(lambda: client.connecting_count == 0)
+    assert client.current_session_count == 0
+    assert one.calls == [("connect_failed", "over")]
+    assert not client.start()
+    assert not client.connect_session()
+    assert not client.create_session().connect()
+    assert LOOPBACK.port == 0

@@ -1,0 +1,424 @@
+"""Any interleaving of what can happen to sessions, on an in-process network with seeded faults.
+
+Each connection has a session on one end and a peer on the other, and a model that knows what was
+accepted and in which order. After every step: the peer has a prefix of what was accepted, the
+session has a prefix of what the peer sent, callbacks come in their order, and nothing of a closed
+session is in flight. In the end, when everybody reads and nothing broke the connection, everything
+that was accepted has arrived, each `on_connected` has its one `on_disconnected`, and no handle is
+left open.
+"""
+
+from typing import Any
+
+from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+
+from cluster.iocp import Cause, IocpCore, ServerService, Session, SessionSettings, SessionState
+from tests.iocp.peers import Peer
+from tests.iocp.world import LOOPBACK, Recorder
+
+CLOSE_TIMEOUT_S = 2.0
+STALL_TIMEOUT_S = 5.0
+QUEUE_BYTES_MAX = 200_000
+
+# What a callback does beside noting that it was called.
+NOTHING, SENDS, PAUSES, RESUMES, DISCONNECTS, ABORTS, RAISES = range(7)
+CALLBACKS = ("connected", "recv", "send", "read_ended")
+
+ORDERLY = {"outside", "over", Cause.EOF, *(f"in {name}" for name in CALLBACKS)}
+"""Causes of a disconnect that leaves time to send what was queued."""
+
+data_sizes = st.one_of(st.integers(0, 60), st.integers(500, 5_000), st.just(40_000))
+
+
+probabilities = st.sampled_from([0.0, 0.2, 0.7])
+fault_kinds = st.builds(
+    Faults,
+    partial_send=probabilities,
+    partial_recv=probabilities,
+    reset=st.sampled_from([0.0, 0.0, 0.05]),
+    late=probabilities,
+    accept_error=st.sampled_from([0.0, 0.0, 0.3]),
+)
+
+
+class Boom(Exception):
+    """What a callback of these tests raises."""
+
+
+class Subject(Recorder, Session):
+    """A session that does in its callbacks what was planned, and tells its connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = []
+        self.received = bytearray()
+        self.accepted = bytearray()
+        self.plans: dict[str, tuple[int, int]] = {}
+        self.leaves = 0
+        self.stays_after_eof = False
+        self.timed_out = False
+        self.in_callback = False
+
+    def on_connected(self) -> None:
+        self.act("connected")
+
+    def on_recv(self, data: bytes | memoryview) -> int:
+        taken = max(0, len(data) - self.leaves)
+        self.received += data[:taken]
+        self.act("recv")
+        return taken
+
+    def on_send(self, num_bytes: int) -> None:
+        self.act("send")
+
+    def on_read_ended(self) -> None:
+        self.act("read_ended")
+        if not self.stays_after_eof:
+            super().on_read_ended()
+
+    def on_disconnected(self, cause: str) -> None:
+        self.calls.append(("disconnected", cause))
+        assert not self.in_callback
+        assert not self.send(b"too late")
+
+    def on_connect_failed(self, cause: str) -> None:
+        raise AssertionError("an accepted session cannot fail to connect")
+
+    def _close_timed_out(self) -> None:
+        self.timed_out = True
+        super()._close_timed_out()
+
+    def act(self, name: str) -> None:
+        assert not self.in_callback, "two callbacks at once"
+        assert self.is_connected or name == "send"
+        self.in_callback = True
+        try:
+            self.calls.append((name, None))
+            kind, size = self.plans.pop(name, (NOTHING, 0))
+            if kind == SENDS:
+                for part in (size, 3):
+                    self.say(self.send, part)
+            elif kind == PAUSES:
+                self.pause_recv()
+            elif kind == RESUMES:
+                self.resume_recv()
+            elif kind == DISCONNECTS:
+                self.say(self.send, size)
+                self.disconnect(f"in {name}")
+                assert not self.send(b"after disconnect")
+            elif kind == ABORTS:
+                self.abort(f"abort in {name}")
+            elif kind == RAISES:
+                raise Boom
+        finally:
+            self.in_callback = False
+
+    def say(self, how: Any, size: int) -> None:
+        """Send bytes that tell their place in the stream; remember them if they were taken."""
+        data = place_bytes(len(self.accepted), size)
+        if how(data):
+            self.accepted += data
+
+
+class Connection:
+    """One peer, the session that it reached, and what both were told."""
+
+    def __init__(self, peer: Peer) -> None:
+        assert peer.handle is not None
+        self.peer = peer
+        self.port = peer.handle.local_address.port
+        self.session: Subject | None = None
+        self.told = bytearray()
+        self.was_cut = False
+        """Whether something was done to it that may destroy what is under way."""
+
+
+def place_bytes(begin: int, size: int) -> bytes:
+    """Return `size` bytes from `begin` on of an endless stream in which every place is told."""
+    first, last = begin // 4, (begin + size) // 4 + 1
+    return b"".join(n.to_bytes(4, "big") for n in range(first, last))[begin - 4 * first :][:size]
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Up to six connections of one service."""
+
+    connections = Bundle("connections")
+
+    @initialize(seed=st.integers(0, 2**32 - 1), faults=fault_kinds)
+    def begin(self, seed: int, faults: Faults) -> None:
+        self.clock = ManualClock()
+        self.network = MemoryNetwork(seed=seed, faults=faults, clock=self.clock)
+        self.core = IocpCore(driver=MemoryDriver(self.network))
+        self.may_break = bool(faults.reset or faults.accept_error)
+        self.sessions: list[Subject] = []
+        self.all: list[Connection] = []
+        self.service = ServerService(
+            LOOPBACK,
+            self.core,
+            self.make_session,
+            6,
+            SessionSettings(CLOSE_TIMEOUT_S, QUEUE_BYTES_MAX, STALL_TIMEOUT_S),
+            accepts_outstanding_max=2,
+        )
+        assert self.service.start()
+
+    def make_session(self) -> Session:
+        session = Subject()
+        self.sessions.append(session)
+        return session
+
+    # -- what the peer does ------------------------------------------------------------------------
+
+    @rule(target=connections, reading=st.booleans())
+    def connect(self, reading: bool) -> Any:
+        if sum(not connection.peer.is_closed for connection in self.all) >= 6:
+            return multiple()
+        peer = Peer(self.core, self.service.listener.local_address, reading=reading)
+        connection = Connection(peer)
+        self.all.append(connection)
+        return connection
+
+    @rule(connection=connections, size=data_sizes)
+    def peer_sends(self, connection: Connection, size: int) -> None:
+        peer = connection.peer
+        if not peer.is_closed and not peer.is_shut_down and peer.ended is None:
+            data = place_bytes(len(connection.told), size)
+            connection.told += data
+            peer.send(data)
+
+    @rule(connection=connections)
+    def peer_reads(self, connection: Connection) -> None:
+        connection.peer.read()
+
+    @rule(connection=connections)
+    def peer_reads_no_more(self, connection: Connection) -> None:
+        connection.peer.read_no_more()
+
+    @rule(connection=connections)
+    def peer_shuts_down(self, connection: Connection) -> None:
+        peer = connection.peer
+        if peer.is_connected and not (peer.is_closed or peer.is_shut_down or peer.unsent_bytes):
+            peer.shut_down()
+
+    @rule(connection=consumes(connections))
+    def peer_closes(self, connection: Connection) -> None:
+        connection.was_cut = True
+        connection.peer.close()
+
+    @rule(connection=consumes(connections))
+    def peer_resets(self, connection: Connection) -> None:
+        connection.was_cut = True
+        connection.peer.reset()
+
+    # -- what the application does -----------------------------------------------------------------
+
+    @rule(connection=connections, size=data_sizes)
+    def send(self, connection: Connection, size: int) -> None:
+        if connection.session is not None:
+            connection.session.say(connection.session.send, size)
+
+    @rule(connection=connections, size=data_sizes)
+    def send_now(self, connection: Connection, size: int) -> None:
+        if connection.session is not None:
+            connection.session.say(connection.session.send_now, size)
+
+    @rule(
+        connection=connections,
+        name=st.sampled_from(CALLBACKS),
+        kind=st.sampled_from([SENDS] * 6 + [PAUSES, RESUMES, DISCONNECTS, ABORTS, RAISES]),
+        size=data_sizes,
+    )
+    def plan(self, connection: Connection, name: str, kind: int, size: int) -> None:
+        if connection.session is not None:
+            connection.session.plans[name] = (kind, size)
+
+    @rule(connection=connections, leaves=st.integers(0, 200), stays=st.booleans())
+    def change_ways(self, connection: Connection, leaves: int, stays: bool) -> None:
+        """`on_recv` leaves that many bytes; EOF does or does not end the session."""
+        if connection.session is not None:
+            connection.session.leaves = leaves
+            connection.session.stays_after_eof = stays
+
+    @rule(connection=connections)
+    def pause(self, connection: Connection) -> None:
+        if connection.session is not None:
+            connection.session.pause_recv()
+
+    @rule(connection=connections)
+    def resume(self, connection: Connection) -> None:
+        if connection.session is not None:
+            connection.session.resume_recv()
+
+    @rule(connection=connections)
+    def disconnect(self, connection: Connection) -> None:
+        session = connection.session
+        if session is not None:
+            was_connected = session.is_connected
+            assert session.disconnect("outside") is was_connected
+            assert not session.is_connected
+
+    @rule(connection=connections)
+    def abort(self, connection: Connection) -> None:
+        if connection.session is not None:
+            connection.was_cut = True
+            connection.session.abort("abort outside")
+
+    # -- time --------------------------------------------------------------------------------------
+
+    @rule(turns=st.integers(1, 5))
+    def dispatch(self, turns: int) -> None:
+        for _ in range(turns):
+            self.core.dispatch(0)
+
+    @rule(seconds=st.sampled_from([0.001, 0.1, 1.0, 3.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.core.dispatch(0)
+
+    @rule()
+    def everybody_reads_until_all_is_quiet(self) -> None:
+        self.heal()
+        self.run_dry()
+        for connection in self.all:
+            session = connection.session
+            if session is not None and session.is_connected and connection.peer.ended is None:
+                assert connection.peer.received == session.accepted, "stranded"
+                assert not session.send_registered
+                assert session.queued_bytes == 0
+                self.expect_everything_heard(connection, session)
+
+    # -- what always holds -------------------------------------------------------------------------
+
+    @invariant()
+    def every_session_is_in_order(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        self.match()
+        for session in self.sessions:
+            session.check_invariants()
+            check_calls(session)
+            check_queue(session)
+            if session.state is SessionState.CLOSED:
+                check_closed(session)
+        for connection in self.all:
+            if (session := connection.session) is not None:
+                assert session.accepted.startswith(connection.peer.received), "not what was sent"
+                assert connection.told.startswith(session.received), "not what the peer sent"
+        assert self.service.current_session_count <= 6
+
+    def teardown(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        self.heal()
+        self.run_dry()
+        self.service.close_service("over")
+        self.run_dry()
+        for connection in self.all:
+            if not connection.peer.is_closed:
+                connection.peer.close()
+        self.run_dry()
+        self.every_session_is_in_order()
+        self.check_the_end()
+        self.core.close()
+
+    def check_the_end(self) -> None:
+        assert self.service.current_session_count == 0
+        assert self.service.listener.handle is None
+        for session in self.sessions:
+            assert session.state in (SessionState.IDLE, SessionState.CLOSED)
+            assert session.count("connected") == session.count("disconnected")
+        for connection in self.all:
+            if (session := connection.session) is None:
+                continue
+            may_be_cut = connection.was_cut or self.may_break or session.timed_out
+            if session.disconnected_with in ORDERLY and not may_be_cut:
+                assert connection.peer.received == session.accepted, "stranded"
+                assert connection.peer.ended is Cause.EOF
+        assert not self.network.open_handles()
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def match(self) -> None:
+        """Find the session of each connection by the port of its peer."""
+        by_port = {s.address.port: s for s in self.sessions if s.address is not None}
+        for connection in self.all:
+            if connection.session is None:
+                connection.session = by_port.get(connection.port)
+
+    def heal(self) -> None:
+        """Let everybody read, and plan no more surprises."""
+        for session in self.sessions:
+            session.plans.clear()
+            session.leaves = 0
+            session.resume_recv()
+        for connection in self.all:
+            connection.peer.read()
+
+    def run_dry(self) -> None:
+        """Dispatch until nothing happens any more, however much time passes."""
+        idle = 0
+        while idle < 4:
+            if self.core.dispatch(0):
+                idle = 0
+            else:
+                idle += 1
+                self.clock.advance(1.0)
+
+    def expect_everything_heard(self, connection: Connection, session: Subject) -> None:
+        unsent = connection.peer.unsent_bytes
+        assert len(session.received) + unsent == len(connection.told)
+
+
+def check_calls(session: Subject) -> None:
+    """Connected first, disconnected last, the end of reading once and no recv behind it."""
+    names = session.names()
+    if not names:
+        return
+    assert names[0] == "connected"
+    assert names.count("connected") == 1
+    assert names.count("disconnected") <= 1
+    assert names.count("read_ended") <= 1
+    if "disconnected" in names:
+        assert names[-1] == "disconnected"
+    assert ("disconnected" in names) is (session.state is SessionState.CLOSED)
+
+
+def check_queue(session: Subject) -> None:
+    """What is counted as queued is what is held, and one registration covers it."""
+    if session.state is SessionState.CONNECTED:
+        held = sum(map(len, session._send_queue))
+        held += sum(map(len, session._send_event.send_buffers))
+        assert session.queued_bytes == held
+        assert held == 0 or session.send_registered
+        assert session.send_registered is (session._send_event.owner is session)
+
+
+def check_closed(session: Subject) -> None:
+    assert session.handle is None
+    for event in (
+        session._recv_event,
+        session._send_event,
+        session._connect_event,
+        session._shut_down_event,
+        session._post_event,
+    ):
+        assert event is None or (event.owner is None and not event.in_flight)
+
+
+SessionMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestSession = SessionMachine.TestCase

@@ -1,0 +1,23 @@
+"""The causes are part of the interface: their strings and their order stay as they are."""
+
+from cluster.shared.causes import Cause
+
+STRINGS = (
+    "eof reset refused timeout cancelled os_error bad_size bad_consume send_overflow send_stalled "
+    "handler_error decode_error poison local kicked replaced idle_timeout packet_timeout "
+    "auth_timeout rate_limited drain gateway_lost node_lost"
+)
+
+
+def test_the_causes_are_those_of_the_interface_in_its_order() -> None:
+    assert [str(cause) for cause in Cause] == STRINGS.split()
+
+
+def test_a_cause_is_its_string_on_the_wire_and_in_logs() -> None:
+    assert Cause.BAD_SIZE == "bad_size"
+    assert f"{Cause.BAD_SIZE}" == "bad_size"
+    assert isinstance(Cause.BAD_SIZE, str)
+
+
+def test_a_name_is_its_string_in_capitals() -> None:
+    assert all(cause.name.lower() == cause.value for cause in Cause)

@@ -1,0 +1,1 @@
+"""Real processes: `cluster up` and what it promises, from the outside."""

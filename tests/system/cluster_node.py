@@ -1,0 +1,197 @@
+"""`cluster up` as a real process, for tests: start it, look at it, end it without a trace."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from cluster.shared.run_directory import RunDirectory
+from cluster.supervisor.status import read_status
+from tests.support import wait_until
+
+ROOT = Path(__file__).parents[2]
+READY_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 30.0
+READY_LINE = re.compile(
+    r"ready node=(?P<node>\d+) listen=(?P<listen>\S+):(?P<port>\d+) workers=(?P<workers>\d+) "
+    r"driver=(?P<driver>iocp|io_uring|readiness) lane=(?P<lane>shm|zmq)\n"
+)
+
+
+def cluster_command(*arguments: str) -> list[str]:
+    """Return the command line of `cluster` as these tests run it."""
+    return [sys.executable, "-m", "cluster", *arguments]
+
+
+def cluster_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment in which children find this source, wherever they start."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, **(more or {})}
+
+
+def run_cluster(
+    *arguments: str, cwd: Path | None = None, timeout_s: float = EXIT_TIMEOUT_S
+) -> "subprocess.CompletedProcess[str]":
+    """Run one `cluster` command to its end."""
+    return subprocess.run(
+        cluster_command(*arguments),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout_s,
+        cwd=cwd,
+        env=cluster_environment(),
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+class ClusterNode:
+    """One `cluster up` with a run directory of its own. `close` leaves no process of it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str],
+        *,
+        listen: str = "127.0.0.1:0",
+        run_dir: Path | None = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it with its output going to files in `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.run_dir = run_dir or directory / "run"
+        self._stdout = directory / "stdout"
+        self._stderr = directory / "stderr"
+        command = cluster_command("up", "--listen", listen, "--run-dir", str(self.run_dir))
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                stdout=stdout,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                cwd=cwd or directory,
+                env=cluster_environment(env),
+            )
+        self.ready: dict[str, str] = {}
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's pid."""
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        """The port that clients connect to."""
+        return int(self.ready["port"])
+
+    @property
+    def stdout(self) -> str:
+        """Everything on standard output so far."""
+        return self._stdout.read_text("utf-8")
+
+    @property
+    def stderr(self) -> str:
+        """Everything on standard error so far."""
+        return self._stderr.read_text("utf-8", errors="replace")
+
+    def wait_ready(self) -> "ClusterNode":
+        """Wait for the ready line, or fail with what was said instead."""
+
+        def found() -> bool:
+            return "\n" in self.stdout or self.process.poll() is not None
+
+        wait_until(found, timeout_s=READY_TIMEOUT_S, what="the ready line")
+        match = READY_LINE.fullmatch(self.stdout)
+        assert match, f"stdout {self.stdout!r}, exit code {self.process.poll()}\n{self.stderr}"
+        self.ready = match.groupdict()
+        return self
+
+    def status(self) -> Any:
+        """Return what `cluster status --json` prints, parsed; without the cost of a process."""
+        status = read_status(RunDirectory(self.run_dir))
+        assert status is not None, f"nothing runs in {self.run_dir}"
+        return json.loads(msgspec.json.encode(status))
+
+    def status_command(self) -> Any:
+        """Return the parsed output of `cluster status --json`."""
+        done = run_cluster("status", "--run-dir", str(self.run_dir), "--json")
+        assert done.returncode == 0, (done.returncode, done.stderr)
+        return json.loads(done.stdout)
+
+    def told_reason(self) -> str:
+        """Return the last line on stderr that tells a person why the node ended."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("cluster")]
+        assert lines, self.stderr
+        return lines[-1]
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the workers by shard, all of which must be ready."""
+        workers = self.status()["workers"]
+        assert [worker["state"] for worker in workers] == ["ready"] * len(workers)
+        return [worker["pid"] for worker in workers]
+
+    def wait_status(self, predicate: Any, what: str, timeout_s: float = 20.0) -> Any:
+        """Return the first status for which `predicate` holds."""
+        seen: list[Any] = []
+
+        def holds() -> bool:
+            seen[:] = [self.status()]
+            return bool(predicate(seen[0]))
+
+        try:
+            wait_until(holds, timeout_s=timeout_s, interval_s=0.05, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{seen}\n{self.stderr}") from None
+        return seen[0]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def wait_exit(self, timeout_s: float = EXIT_TIMEOUT_S) -> int:
+        """Return the exit code of the supervisor."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"`cluster up` has not ended:\n{self.stderr}") from None
+
+    def drain(self) -> int:
+        """End the node in order and return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every living process of this node: they all name its run directory."""
+        return [process for process in psutil.process_iter() if self._is_of_node(process)]
+
+    def _is_of_node(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                str(self.run_dir) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+    def close(self) -> None:
+        """Kill what is left of the node, each process by its pid, and wait until it is gone."""
+        deadline = time.monotonic() + 10
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if self.process.poll() is None:
+                self.process.wait(10)
+            assert time.monotonic() < deadline, f"cannot be killed: {left}"
+        self.process.wait(10)

@@ -1,0 +1,37 @@
+"""Fixtures of the system tests. Every node gets a run directory and a free port of its own."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.cluster_node import ClusterNode
+
+StartNode = Callable[..., ClusterNode]
+
+
+@pytest.fixture
+def cluster_up_unready(tmp_path: Path) -> Iterator[StartNode]:
+    """Start nodes by `cluster_up_unready(*arguments, ...)` without waiting for them."""
+    nodes: list[ClusterNode] = []
+    numbers = itertools.count()
+
+    def start(*arguments: str, **options: Any) -> ClusterNode:
+        nodes.append(ClusterNode(tmp_path / f"node{next(numbers)}", arguments, **options))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def cluster_up(cluster_up_unready: StartNode) -> StartNode:
+    """Start nodes by `cluster_up(*arguments, listen=, run_dir=, cwd=, env=)`; each is ready."""
+
+    def start(*arguments: str, **options: Any) -> ClusterNode:
+        return cluster_up_unready(*arguments, **options).wait_ready()
+
+    return start

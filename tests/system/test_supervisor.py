@@ -1,0 +1,373 @@
+"""`cluster up` from its first line to its exit code, with real processes and real kills."""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import wait_until
+from tests.system.cluster_node import run_cluster
+from tests.system.conftest import StartNode
+from tests.system.packet_client import PacketClient
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+ECHO_ONCE_THEN_DIE = """
+import os
+from cluster.worker import App
+
+app = App()
+
+@app.on_any
+def answer(session, packet_id, payload):
+    if payload == b"die":
+        os._exit(9)
+    session.send(packet_id, payload)
+"""
+
+
+def write_app(directory: Path, source: str, name: str = "the_app") -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / f"{name}.py").write_text(source)
+    return directory
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+# -- starting and ending ---------------------------------------------------------------------------
+
+
+def test_the_ready_line_is_all_of_stdout_and_a_drain_leaves_nobody(cluster_up: StartNode):
+    node = cluster_up("--workers", "2")
+    assert node.stdout == (
+        f"ready node=1 listen=127.0.0.1:{node.port} workers=2 "
+        f"driver={node.ready['driver']} lane={node.ready['lane']}\n"
+    )
+    assert node.port != 0
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"hello") == (1, b"hello")
+        node.signal(signal.SIGTERM)
+        client.receive_end()
+    assert node.wait_exit() == 0
+    assert node.stdout.count("\n") == 1
+    assert node.processes() == []
+
+
+def test_ctrl_c_drains_as_sigterm_does(cluster_up: StartNode):
+    node = cluster_up("--workers", "1")
+    node.signal(signal.SIGINT)
+    assert node.wait_exit() == 0
+    assert node.processes() == []
+
+
+def test_an_ipv6_address_stands_in_brackets(cluster_up: StartNode):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    node = cluster_up("--workers", "1", listen="[::1]:0")
+    assert f"listen=[::1]:{node.port} " in node.stdout
+    with PacketClient(node.port, host="::1") as client:
+        assert client.ask(7, b"") == (7, b"")
+    assert node.drain() == 0
+
+
+def test_every_process_of_a_node_has_a_session_of_its_own(cluster_up: StartNode):
+    node = cluster_up("--workers", "1")
+    children = psutil.Process(node.pid).children()
+    assert {os.getsid(child.pid) for child in children} == {child.pid for child in children}
+    assert len(children) == 2
+
+
+def test_a_signal_before_the_node_is_ready_stops_it(cluster_up_unready: StartNode, tmp_path: Path):
+    app = write_app(tmp_path / "apps", "import time\ntime.sleep(600)\n")
+    node = cluster_up_unready("--app", "the_app:app", "--workers", "1", cwd=app)
+    wait_until(lambda: "listening at" in node.stderr, what="the gateway")
+    node.signal(signal.SIGTERM)
+    assert node.wait_exit() == 0
+    assert node.stdout == ""
+    assert node.processes() == []
+
+
+def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
+    source = "import time\n" + ECHO_ONCE_THEN_DIE.replace("os._exit(9)", "time.sleep(600)")
+    node = cluster_up("--app", "the_app:app", cwd=write_app(tmp_path / "apps", source))
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"here") == (1, b"here")
+        client.send(1, b"die")  # now there is something that a drain would wait for
+        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        node.signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in node.stderr, what="the drain")
+        node.signal(signal.SIGINT)
+        assert node.wait_exit(timeout_s=5) == 128 + signal.SIGINT
+    assert node.processes() == []
+
+
+def test_a_drain_that_a_handler_holds_up_ends_when_its_time_is_up(
+    cluster_up: StartNode, tmp_path: Path
+):
+    source = "import time\n" + ECHO_ONCE_THEN_DIE.replace("os._exit(9)", "time.sleep(600)")
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 0.5\n")
+    apps = write_app(tmp_path / "apps", source)
+    node = cluster_up("--app", "the_app:app", "--config", str(config), cwd=apps)
+    with PacketClient(node.port) as client:
+        client.send(1, b"die")
+        wait_until(lambda: node.status()["counters"]["packets_received"] == 1, what="the packet")
+        node.signal(signal.SIGTERM)
+        client.receive_end()
+        assert node.wait_exit(timeout_s=10) == 0
+    assert node.processes() == []
+
+
+# -- deaths ----------------------------------------------------------------------------------------
+
+
+def test_gateway_and_workers_end_with_a_killed_supervisor(cluster_up: StartNode):
+    node = cluster_up("--workers", "2")
+    pids = [child.pid for child in psutil.Process(node.pid).children()]
+    assert len(pids) == 3
+    node.signal(signal.SIGKILL)
+    wait_until(lambda: all(map(has_ended, pids)), timeout_s=2, what="the end of the children")
+    node.wait_exit()
+    assert run_cluster("status", "--run-dir", str(node.run_dir)).returncode == 4
+
+
+def test_a_node_starts_again_right_after_its_supervisor_was_killed(cluster_up: StartNode):
+    node = cluster_up("--workers", "1")
+    node.signal(signal.SIGKILL)
+    node.wait_exit()
+    again = cluster_up("--workers", "1", listen=f"127.0.0.1:{node.port}", run_dir=node.run_dir)
+    assert again.port == node.port
+    assert again.drain() == 0, again.stderr
+
+
+def test_a_killed_worker_is_replaced_and_its_clients_are_served_again(cluster_up: StartNode):
+    node = cluster_up("--workers", "2")
+    clients = [PacketClient(node.port) for _ in range(4)]
+    try:
+        for number, client in enumerate(clients):
+            assert client.ask(number, b"before") == (number, b"before")
+        killed = node.worker_pids()[0]
+        os.kill(killed, signal.SIGKILL)
+        for number, client in enumerate(clients):
+            assert client.ask(number, b"after") == (number, b"after")
+        status = node.wait_status(
+            lambda status: [worker["state"] for worker in status["workers"]] == ["ready"] * 2,
+            "both workers ready",
+        )
+        assert [worker["restarts"] for worker in status["workers"]] == [1, 0]
+        assert status["workers"][0]["pid"] not in (None, killed)
+        assert status["gateway"]["sessions"] == 4
+    finally:
+        for client in clients:
+            client.socket.close()
+    assert node.drain() == 0
+
+
+def test_a_worker_that_dies_in_a_drain_is_succeeded_within_it(cluster_up: StartNode):
+    node = cluster_up("--workers", "1")
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        [worker] = node.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        client.send(2, b"y")
+        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        node.signal(signal.SIGTERM)
+        wait_until(lambda: "cluster.gateway: draining" in node.stderr, what="the drain")
+        os.kill(worker, signal.SIGKILL)
+        assert client.receive() == (2, b"y")
+        client.receive_end()
+    assert node.wait_exit() == 0
+    assert node.processes() == []
+
+
+def test_a_killed_gateway_is_a_new_epoch_on_the_same_port(cluster_up: StartNode):
+    node = cluster_up("--workers", "2")
+    before = node.status()
+    client = PacketClient(node.port)
+    assert client.ask(1, b"x") == (1, b"x")
+    os.kill(before["gateway"]["pid"], signal.SIGKILL)
+    client.receive_end()
+    client.socket.close()
+    after = node.wait_status(
+        lambda status: (
+            status["epoch"] == before["epoch"] + 1
+            and [worker["state"] for worker in status["workers"]] == ["ready"] * 2
+        ),
+        "the next epoch",
+    )
+    assert after["gateway"]["pid"] != before["gateway"]["pid"]
+    old_pids = {worker["pid"] for worker in before["workers"]}
+    assert not old_pids & {worker["pid"] for worker in after["workers"]}
+    with PacketClient(node.port) as client:
+        assert client.ask(2, b"again") == (2, b"again")
+    assert node.drain() == 0
+    assert node.stdout.count("ready") == 1
+
+
+def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\nworker_timeout_s = 0.5\n")
+    node = cluster_up("--config", str(config))
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        [worker] = node.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        assert client.ask(2, b"y") == (2, b"y")
+    assert has_ended(worker)
+    assert "is stuck; killed" in node.stderr
+    assert node.drain() == 0
+
+
+def test_a_shard_that_always_dies_ends_the_node_with_code_3(cluster_up: StartNode, tmp_path: Path):
+    source = ECHO_ONCE_THEN_DIE.replace("@app.on_any", "@app.on_connected").replace(
+        "def answer(session, packet_id, payload):", "def answer(session, payload=b'die'):"
+    )
+    apps = write_app(tmp_path / "apps", source)
+    node = cluster_up("--app", "the_app:app", "--workers", "1", cwd=apps)
+    with PacketClient(node.port) as client:
+        client.receive_end()
+    assert node.wait_exit() == 3
+    assert node.told_reason().startswith("cluster: gave up restarting worker 0: 5 lives in ")
+    assert node.told_reason().endswith("the last ended with exit code 9")
+    assert node.processes() == []
+
+
+def test_workers_that_never_get_ready_end_the_node_with_code_3(
+    cluster_up_unready: StartNode, tmp_path: Path
+):
+    apps = write_app(tmp_path / "apps", "import os\nos._exit(1)\n")
+    node = cluster_up_unready("--app", "the_app:app", "--workers", "1", cwd=apps)
+    assert node.wait_exit() == 3
+    assert node.stdout == ""
+    assert "gave up restarting worker 0" in node.told_reason()
+    assert node.processes() == []
+
+
+# -- what cannot start -----------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_named(cluster_up_unready: StartNode):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        node = cluster_up_unready(listen=address)
+        assert node.wait_exit() == 2
+    assert f"cannot listen at {address}" in node.told_reason()
+    assert "--listen" in node.told_reason()
+    assert node.stdout == ""
+    assert node.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("no_such_module:app", "no_such_module"),
+        ("the_app:nothing", "the_app:nothing"),
+        ("broken:app", "broken"),
+    ],
+)
+def test_an_application_that_cannot_be_imported_is_named(
+    cluster_up_unready: StartNode, tmp_path: Path, spec: str, named: str
+):
+    write_app(tmp_path / "apps", ECHO_ONCE_THEN_DIE)
+    apps = write_app(tmp_path / "apps", "1 / 0\n", name="broken")
+    node = cluster_up_unready("--app", spec, "--workers", "1", cwd=apps)
+    assert node.wait_exit() == 2
+    assert node.told_reason().startswith("cluster worker: ")
+    assert named in node.told_reason()
+    assert node.stdout == ""
+    assert node.processes() == []
+
+
+def test_a_wrong_configuration_is_one_line(cluster_up_unready: StartNode, tmp_path: Path):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 0\n")
+    node = cluster_up_unready("--config", str(config))
+    assert node.wait_exit() == 2
+    expected = f"cluster: {config}: workers.count = 0: expected an integer from 1 to 256\n"
+    assert node.stderr == expected
+    assert node.stdout == ""
+
+
+def test_a_run_directory_in_use_is_refused_with_the_pid(
+    cluster_up: StartNode, cluster_up_unready: StartNode
+):
+    node = cluster_up("--workers", "1")
+    second = cluster_up_unready(run_dir=node.run_dir)
+    assert second.wait_exit() == 2
+    assert second.told_reason() == (
+        f"cluster: run directory {node.run_dir} is in use: its supervisor is pid {node.pid}: "
+        f"pass another --run-dir or stop pid {node.pid}"
+    )
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"still here") == (1, b"still here")
+    assert node.drain() == 0
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+
+def test_status_has_the_promised_shape(cluster_up: StartNode):
+    node = cluster_up("--workers", "2")
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        status = node.status_command()
+    assert list(status) == ["node", "epoch", "gateway", "workers", "spares", "links", "counters"]
+    assert status["node"] == 1
+    assert status["epoch"] >= 1
+    assert status["gateway"] == {
+        "pid": status["gateway"]["pid"],
+        "driver": node.ready["driver"],
+        "sessions": 1,
+    }
+    pids = {child.pid for child in psutil.Process(node.pid).children()}
+    assert {status["gateway"]["pid"], *node.worker_pids()} == pids
+    for shard, worker in enumerate(status["workers"]):
+        assert worker == {
+            "shard": shard,
+            "pid": worker["pid"],
+            "state": "ready",
+            "restarts": 0,
+            "lane": node.ready["lane"],
+            "in_hand": None,
+        }
+    assert status["links"] == []
+    assert all(type(number) is int for number in status["counters"].values())
+    table = run_cluster("status", "--run-dir", str(node.run_dir))
+    assert table.returncode == 0
+    assert str(status["gateway"]["pid"]) in table.stdout
+    assert node.drain() == 0
+
+
+def test_status_of_a_gateway_that_hangs_is_what_the_supervisor_knows(cluster_up: StartNode):
+    node = cluster_up("--workers", "1")
+    before = node.status()
+    os.kill(before["gateway"]["pid"], signal.SIGSTOP)
+    try:
+        status = node.status()
+    finally:
+        os.kill(before["gateway"]["pid"], signal.SIGCONT)
+    assert status["counters"] == {}
+    assert status["gateway"]["pid"] == before["gateway"]["pid"]
+    assert status["workers"] == before["workers"]
+    assert node.drain() == 0
+
+
+def test_status_where_nothing_runs_is_code_4(cluster_up: StartNode, tmp_path: Path):
+    nowhere = run_cluster("status", "--run-dir", str(tmp_path / "nowhere"), "--json")
+    assert (nowhere.returncode, nowhere.stdout) == (4, "")
+    node = cluster_up("--workers", "1")
+    assert node.drain() == 0
+    assert run_cluster("status", "--run-dir", str(node.run_dir)).returncode == 4
