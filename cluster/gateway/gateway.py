@@ -285,7 +285,7 @@ class Gateway(IocpObject):
             workers=[self._worker_status(shard) for shard in self._shards],
             spares=[],
             links=[],
-            counters=counters,
+            counters=dict(sorted(counters.items())),
         )
 
     def _worker_status(self, shard: Shard) -> WorkerStatus:

@@ -11,6 +11,7 @@ import zmq
 from cluster.gateway.gateway import Gateway
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
+from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.process import raise_descriptor_limit
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 
@@ -44,6 +45,11 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         core = IocpCore(driver=choose_driver(config.gateway.driver))
     except DriverUnavailableError as error:
         return _refuse(f"gateway.driver: {error}")
+    try:
+        choose_lane(config.lane.kind)
+    except LaneUnavailableError as error:
+        core.close()
+        return _refuse(f"lane.kind: {error}")
     directory.remove_stale_sockets()
     epoch = directory.next_epoch()
     try:

@@ -280,12 +280,18 @@ class Supervisor:
     def _check_drained(self) -> None:
         """Leave when everybody has left."""
         if self._drained and not self._node.children:
-            self._finish(EXIT_GAVE_UP if self._gave_up else EXIT_DRAINED)
+            self._finish_drain()
 
     def _drain_is_late(self) -> None:
         left = [f"{child.role} (pid {child.pid})" for child in self._node.children]
         logger.error("the time to drain is up; killed: %s", ", ".join(left) or "nobody")
-        self._finish(EXIT_DRAINED if self._drained else EXIT_NOT_DRAINED)
+        self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        if self._gave_up:
+            self._finish(EXIT_GAVE_UP)
+        else:
+            self._finish(EXIT_DRAINED if self._drained else EXIT_NOT_DRAINED)
 
 
 def _log_death(child: Child, decision: Restart | GiveUp) -> None:

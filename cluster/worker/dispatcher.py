@@ -113,9 +113,9 @@ class Dispatcher:
                         any_handler(session, packet_id, data[offset + 4 : offset + size])
                     else:
                         self.unhandled_packets += 1
-                except Exception:
+                except Exception as error:
                     outbox.take_back(mark)
-                    self._raised(session, packet_id)
+                    self._raised(session, packet_id, error)
             offset += size
             index += 1
             if offset < end:
@@ -155,11 +155,11 @@ class Dispatcher:
         mark = self._outbox.mark()
         try:
             handler(*args)
-        except Exception:
+        except Exception as error:
             self._outbox.take_back(mark)
-            self._raised(session, packet_id)
+            self._raised(session, packet_id, error)
 
-    def _raised(self, session: Session, packet_id: int | None) -> None:
+    def _raised(self, session: Session, packet_id: int | None, error: Exception) -> None:
         what = "an event" if packet_id is None else f"packet id {packet_id}"
         logger.error(
             "the handler of %s raised; session %#x (%s), packet %d, is ended",
@@ -167,7 +167,7 @@ class Dispatcher:
             session.id,
             session.address,
             session.sequence,
-            exc_info=True,
+            exc_info=error,
         )
         # What the call did is undone, its disconnect included.
         session.is_open = session.id in self.sessions

@@ -103,7 +103,10 @@ def test_what_follows_from_deaths(lives: list[Life], delays: list[float | None])
 def test_giving_up_tells_how_many_lives_within_how_long() -> None:
     process = Process()
     process.live_all(*[Life(ready_for_s=2.0)] * 4)
-    assert process.live(Life(ready_for_s=2.0)) == GiveUp(5, pytest.approx(4 * 2.0 + 1.5))
+    decision = process.live(Life(ready_for_s=2.0))
+    assert isinstance(decision, GiveUp)
+    assert decision.lives == 5
+    assert decision.within_s == pytest.approx(4 * 2.0 + 1.5)
 
 
 def test_news_of_a_commit_that_comes_after_the_death_still_counts() -> None:

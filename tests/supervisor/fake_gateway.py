@@ -1,0 +1,96 @@
+"""A gateway that only speaks the control plane, and misbehaves as its first argument says.
+
+Run as a script: BEHAVIOUR ENDPOINT PARENT_PID. Every worker that is reported as started is ready
+at once. When all are ready it sends SIGTERM to its parent, to begin what is to be tested.
+"""
+
+import os
+import signal
+import sys
+
+import zmq
+
+from cluster.shared.messages import (
+    ControlMessage,
+    Drain,
+    Drained,
+    GatewayReady,
+    Refuse,
+    ShardReport,
+    SupervisorHello,
+    WorkerReport,
+    decode_message,
+    encode_message,
+)
+
+RECEIVE_TIMEOUT_MS = 30_000
+
+
+class FakeGateway:
+    """Answers one supervisor, which has one shard."""
+
+    def __init__(self, behaviour: str, endpoint: str, parent_pid: int) -> None:
+        self._behaviour = behaviour
+        self._parent_pid = parent_pid
+        self._identity = b""
+        self._socket = zmq.Context().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 1_000)
+        self._socket.setsockopt(zmq.RCVTIMEO, RECEIVE_TIMEOUT_MS)
+        self._socket.bind(endpoint)
+
+    def run(self) -> int:
+        """Serve until the behaviour says to end; return the exit code."""
+        while True:
+            self._identity, frame = self._socket.recv_multipart()
+            exit_code = self._take(decode_message(frame))
+            if exit_code is not None:
+                self._socket.close()
+                return exit_code
+
+    def _send(self, message: ControlMessage) -> None:
+        self._socket.send_multipart([self._identity, encode_message(message)])
+
+    def _take(self, message: ControlMessage) -> int | None:
+        match message:
+            case SupervisorHello() if self._behaviour == "refuses":
+                self._send(Refuse(reason="you are from another time"))
+            case SupervisorHello():
+                self._send(self._ready(os.getpid() + 1))  # a stranger's, to be ignored
+                self._send(self._ready(os.getpid()))
+                self._send(self._ready(os.getpid()))
+            case WorkerReport() if self._behaviour == "never has workers":
+                return None
+            case WorkerReport(state="starting", shard=shard, pid=int(pid)):
+                self._send(
+                    ShardReport(shard=99, pid=pid, incarnation=1, state="ready", committed=False)
+                )
+                self._send(
+                    ShardReport(shard=shard, pid=pid, incarnation=1, state="ready", committed=False)
+                )
+            case WorkerReport(state="ready"):
+                os.kill(self._parent_pid, signal.SIGTERM)
+            case Drain():
+                return self._drain()
+        return None
+
+    def _ready(self, pid: int) -> GatewayReady:
+        return GatewayReady(
+            pid=pid, node=7, epoch=1, listen="[::1]:99", driver="readiness", lane="zmq"
+        )
+
+    def _drain(self) -> int | None:
+        match self._behaviour:
+            case "drains":
+                self._send(Drained())
+                return 0
+            case "drains silently":
+                return 0
+            case "drains and stays":
+                self._send(Drained())
+            case "dies":
+                return 5
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(FakeGateway(sys.argv[1], sys.argv[2], int(sys.argv[3])).run())

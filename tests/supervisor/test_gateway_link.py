@@ -1,0 +1,88 @@
+"""The control plane's end in the supervisor, against a socket that a test holds."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from cluster.shared.messages import (
+    ControlMessage,
+    Drained,
+    SupervisorHello,
+    WorkerGone,
+    decode_message,
+    encode_message,
+)
+from cluster.supervisor import gateway_link
+from cluster.supervisor.gateway_link import GatewayLink, GatewayNotReading
+from tests.support import wait_until
+
+TIMEOUT_MS = 10_000
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    with zmq.Context() as made:
+        yield made
+
+
+@pytest.fixture
+def router(context: "zmq.Context[zmq.Socket[bytes]]") -> Iterator["zmq.Socket[bytes]"]:
+    with context.socket(zmq.ROUTER) as made:
+        made.setsockopt(zmq.LINGER, 0)
+        made.setsockopt(zmq.RCVTIMEO, TIMEOUT_MS)
+        yield made
+
+
+def received(link: GatewayLink) -> list[ControlMessage]:
+    return wait_until(lambda: list(link.receive()), what="a message")
+
+
+def test_what_was_sent_before_the_gateway_is_there_arrives_in_order(
+    context: "zmq.Context[zmq.Socket[bytes]]", router: "zmq.Socket[bytes]", tmp_path: Path
+):
+    endpoint = f"ipc://{tmp_path}/c"
+    messages: list[ControlMessage] = [SupervisorHello(pid=1), WorkerGone(shard=0, pid=2)]
+    link = GatewayLink(context, endpoint)
+    try:
+        for message in messages:
+            link.send(message)
+        router.bind(endpoint)
+        got = [decode_message(router.recv_multipart()[1]) for _ in messages]
+        assert got == messages
+    finally:
+        link.close()
+
+
+def test_a_frame_that_is_no_message_is_logged_and_the_next_one_taken(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    router: "zmq.Socket[bytes]",
+    caplog: pytest.LogCaptureFixture,
+):
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    link = GatewayLink(context, f"tcp://127.0.0.1:{port}")
+    try:
+        link.send(SupervisorHello(pid=1))
+        identity = router.recv_multipart()[0]
+        with caplog.at_level(logging.ERROR):
+            router.send_multipart([identity, b"nonsense"])
+            router.send_multipart([identity, encode_message(Drained())])
+            assert received(link) == [Drained()]
+        assert "no control frame" in caplog.text
+    finally:
+        link.close()
+
+
+def test_a_gateway_that_reads_nothing_is_noticed(
+    context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(gateway_link, "_QUEUE_MESSAGES_MAX", 3)
+    link = GatewayLink(context, f"ipc://{tmp_path}/nobody")
+    try:
+        with pytest.raises(GatewayNotReading):
+            for number in range(10):
+                link.send(WorkerGone(shard=0, pid=number))
+    finally:
+        link.close()

@@ -1,0 +1,53 @@
+"""Signals set a flag and wake whoever polls."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from cluster.supervisor.signals import SignalWatch
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a signal to oneself is an end")
+
+TIMEOUT_S = 10.0
+
+
+def wakes(watch: SignalWatch) -> bool:
+    return bool(select.select([watch.fileno()], [], [], TIMEOUT_S)[0])
+
+
+def test_signals_are_counted_and_wake_until_cleared():
+    with SignalWatch() as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wakes(watch)
+        assert (watch.stop_count, watch.last_stop_signal) == (1, signal.SIGTERM)
+        watch.clear()
+        assert not select.select([watch.fileno()], [], [], 0)[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wakes(watch)
+        assert (watch.stop_count, watch.last_stop_signal) == (2, signal.SIGINT)
+
+
+def test_the_death_of_a_child_wakes_and_asks_for_no_end():
+    with SignalWatch() as watch:
+        assert watch.tells_deaths
+        with subprocess.Popen([sys.executable, "-c", ""]):
+            assert wakes(watch)
+        assert watch.stop_count == 0
+
+
+def test_clearing_what_never_came_does_not_wait():
+    with SignalWatch() as watch:
+        watch.clear()
+
+
+def test_the_handlers_of_before_come_back():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    before = [signal.getsignal(number) for number in numbers]
+    with SignalWatch():
+        assert all(signal.getsignal(number) not in before for number in numbers[:2])
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == -1

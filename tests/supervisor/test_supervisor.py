@@ -1,0 +1,133 @@
+"""The supervisor against gateways that a real one never is, with real processes and signals."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cluster.shared.config import Config, NodeConfig, SupervisorConfig, WorkersConfig
+from cluster.shared.process import spawn
+from cluster.shared.run_directory import RunDirectory
+from cluster.supervisor import gateway_keeper, node, supervisor
+from cluster.supervisor.child import Child
+from cluster.supervisor.supervisor import supervise
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+ROOT = Path(__file__).parents[2]
+SLEEPS = ("-c", "import time; time.sleep(600)")
+DIES = ("-c", "raise SystemExit(3)")
+READY_LINE = "ready node=7 listen=[::1]:99 workers=1 driver=readiness lane=zmq\n"
+
+CONFIG = Config(
+    node=NodeConfig(listen="[::1]:0"),
+    workers=WorkersConfig(count=1),
+    supervisor=SupervisorConfig(drain_timeout_s=0.1),
+)
+
+
+@pytest.fixture
+def supervise_fakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, tuple[str, ...]], int]:
+    """Run a supervisor whose gateway behaves as named; workers are Python with the arguments."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 0.5)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(role: str, *arguments: str) -> Child:
+        started.append(spawn([sys.executable, *arguments], os.environ))
+        return Child(role, started[-1])
+
+    def run(behaviour: str, worker: tuple[str, ...] = SLEEPS) -> int:
+        def launch_gateway(run_directory: RunDirectory) -> Child:
+            script = str(Path(__file__).with_name("fake_gateway.py"))
+            endpoint = run_directory.control_endpoint()
+            return launch("gateway", script, behaviour, endpoint, str(os.getpid()))
+
+        def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
+            return launch(f"worker {shard}", *worker)
+
+        monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
+        monkeypatch.setattr(node, "launch_worker", launch_worker)
+        exit_code = supervise(CONFIG, RunDirectory(tmp_path / "run"))
+        assert all(process.returncode is not None for process in started), "a child was left"
+        return exit_code
+
+    return run
+
+
+Supervise = Callable[..., int]
+
+
+def test_a_drain_that_the_gateway_reports_is_code_0(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    assert supervise_fakes("drains") == 0
+    assert capfd.readouterr().out == READY_LINE
+
+
+def test_a_gateway_that_ends_with_0_in_a_drain_has_drained(supervise_fakes: Supervise):
+    assert supervise_fakes("drains silently") == 0
+
+
+def test_a_gateway_that_drained_and_stays_is_killed_when_the_time_is_up(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("drains and stays") == 0
+    assert "killed: gateway (pid " in caplog.text
+
+
+def test_a_drain_that_is_never_over_is_code_1(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("ignores") == 1
+    assert "the time to drain is up; killed: gateway (pid " in caplog.text
+
+
+def test_a_gateway_that_dies_in_a_drain_is_code_1(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("dies") == 1
+    assert "the gateway ended with exit code 5 before it was drained" in caplog.text
+
+
+def test_a_gateway_that_refuses_its_supervisor_is_code_2(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    assert supervise_fakes("refuses") == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "cluster: the gateway refuses its supervisor: you are from another time\n" in output.err
+
+
+def test_a_child_that_cannot_start_ends_a_node_that_was_never_ready(supervise_fakes: Supervise):
+    assert supervise_fakes("refuses nothing", ("-c", "raise SystemExit(2)")) == 2
+
+
+def test_a_worker_that_always_ends_is_given_up_and_named(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    assert supervise_fakes("never has workers", DIES) == 3
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("cluster: gave up restarting worker 0: 5 lives in ")
+    assert told.err.endswith("the last ended with exit code 3\n")
+
+
+def test_a_worker_that_is_given_up_in_a_drain_is_code_3(supervise_fakes: Supervise):
+    assert supervise_fakes("ignores", DIES) == 3
+
+
+def test_a_node_is_recorded_for_status_and_keeps_its_port(
+    supervise_fakes: Supervise, tmp_path: Path
+):
+    assert supervise_fakes("drains") == 0
+    directory = RunDirectory(tmp_path / "run")
+    expected = msgspec.structs.replace(CONFIG.node, listen="[::1]:99")
+    assert directory.read_config().node == expected
+    assert (directory.path / "supervisor.json").exists()
