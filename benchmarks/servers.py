@@ -38,8 +38,8 @@ def uvloop_echo() -> Iterator[Server]:
     process = subprocess.Popen(
         [sys.executable, str(HERE / "uvloop_echo.py")], stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield Server("uvloop", int(process.stdout.readline()), [process.pid])
     finally:
         process.kill()

@@ -37,7 +37,8 @@ class Dispatcher:
         "_between_packets",
         "_max_payload_bytes",
         "_outbox",
-        "commit",
+        "_packet_index",
+        "_position",
         "sessions",
         "unhandled_packets",
     )
@@ -55,10 +56,14 @@ class Dispatcher:
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
         self._between_packets = between_packets
-        self.commit = commit
-        """How far the handlers are: what the next publish may commit."""
+        self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
         self.unhandled_packets = 0
+
+    @property
+    def commit(self) -> Commit:
+        """How far the handlers are: what the next publish may commit."""
+        return Commit(self._position, self._packet_index)
 
     def resume(self, session_id: int, address: str, closing: bool) -> None:
         """Take over a session of the predecessor."""
@@ -85,7 +90,8 @@ class Dispatcher:
             else:
                 logger.error("inbound record %d is of unknown kind %d", position, kind)
             position += 1
-            self.commit = Commit(position, 0)
+            self._position = position
+            self._packet_index = 0
             self._between_packets()
 
     def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
@@ -97,7 +103,7 @@ class Dispatcher:
         handlers = self._app.packet_handlers
         any_handler = self._app.any_handler
         outbox, entries = self._outbox, self._outbox.entries
-        skip = self.commit.packet_index if self.commit.position == position else 0
+        skip = self._packet_index if self._position == position else 0
         index = 0
         while offset < end:
             size = data[offset] | data[offset + 1] << 8
@@ -119,7 +125,7 @@ class Dispatcher:
             offset += size
             index += 1
             if offset < end:
-                self.commit = Commit(position, index)
+                self._packet_index = index
                 self._between_packets()
 
     def _opened(self, session_id: int, address: str) -> None:

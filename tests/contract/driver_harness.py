@@ -75,6 +75,7 @@ class Port:
         self.driver = driver
         self.expected: dict[IocpEvent, IocpObject] = {}
         """Events in flight, each with its owner."""
+        self._last: dict[IocpEvent, Outcome] = {}
         driver.poll(0, 1)  # from now on this is the thread that dispatches
 
     # -- operations -----------------------------------------------------------------------------
@@ -121,8 +122,9 @@ class Port:
         event.owner = None
         owner.dispatch(event, num_bytes)
         data = None if event.data is None else bytes(event.data)
-        assert num_bytes == (len(data) if data is not None else num_bytes)
-        return Outcome(event, num_bytes, event.error, event.raw_error, data)
+        assert data is None or num_bytes == len(data)
+        self._last[event] = Outcome(event, num_bytes, event.error, event.raw_error, data)
+        return self._last[event]
 
     def run_until(
         self, predicate: Callable[[], Any], what: str, turn_timeout: float | None = 0.02
@@ -134,15 +136,9 @@ class Port:
             self.turn(turn_timeout)
 
     def wait(self, event: IocpEvent, turn_timeout: float | None = 0.02) -> Outcome:
-        """Poll until `event` completes; return what became of it."""
-        assert event in self.expected, f"{event!r} is not in flight"
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            for outcome in self.turn(turn_timeout):
-                if outcome.event is event:
-                    # Whatever came in the same batch was delivered; its owner has noted it.
-                    return outcome
-        raise AssertionError(f"{event!r} did not complete within {WAIT_S} s")
+        """Return what became of `event`, polling until it has completed."""
+        self.run_until(lambda: event not in self.expected, f"the end of {event!r}", turn_timeout)
+        return self._last[event]
 
     def wait_all(self) -> None:
         """Poll until nothing is in flight."""
@@ -162,6 +158,10 @@ class Port:
         for event in list(self.expected):
             self.driver.cancel(event)
         self.wait_all()
+
+    def forget_outcomes(self) -> None:
+        """Let go of events that have completed."""
+        self._last.clear()
 
     # -- connections ----------------------------------------------------------------------------
 

@@ -40,6 +40,12 @@ def core(request: pytest.FixtureRequest) -> Iterator[IocpCore]:
     made.close()
 
 
+@pytest.fixture
+def steady_world(core: IocpCore) -> World:
+    """A world in which what is sent in one piece comes in one piece, and without delay."""
+    return World(core)
+
+
 @pytest.fixture(params=WORLDS)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A core on each driver, with peers and recorded sessions."""

@@ -272,24 +272,25 @@ def test_a_raising_on_disconnected_is_logged_and_nothing_else(
     service = world.server(FailsLast, max_session_count=1)
     for _ in range(3):
         peer = world.peer(service)
+        world.run_until(lambda: service.current_session_count == 1)
         peer.reset()
         world.run_until(lambda: service.current_session_count == 0)
         world.run_until(lambda: peer.is_closed)  # noqa: B023
     assert [r.levelno for r in caplog.records] == [logging.ERROR] * 3
 
 
-def test_a_handler_error_discards_nothing_that_was_sent_before(world: World):
+def test_a_handler_error_discards_nothing_that_was_sent_before(steady_world: World):
     class AnswersThenFails(EchoSession):
         def on_recv(self, data: bytes | memoryview) -> int:
             if data == b"fail":
                 raise RuntimeError("boom")
             return super().on_recv(data)
 
-    session, peer = world.pair(AnswersThenFails)
+    session, peer = steady_world.pair(AnswersThenFails)
     peer.send(b"good")
-    world.run_until(lambda: peer.received == b"good")
+    steady_world.run_until(lambda: peer.received == b"good")
     peer.send(b"fail")
-    world.run_until(lambda: session.disconnected_with)
+    steady_world.run_until(lambda: session.disconnected_with)
     assert session.disconnected_with == Cause.HANDLER_ERROR
-    world.run_until(lambda: peer.ended)
+    steady_world.run_until(lambda: peer.ended)
     assert peer.received == b"good"

@@ -35,16 +35,18 @@ def test_a_session_connects_once(world: World):
     assert session.address == server.listener.local_address
 
 
-def test_both_sides_go_through_the_same_callbacks(world: World):
-    server = world.server(EchoSession)
-    client = world.client(server.listener.local_address)
+def test_both_sides_go_through_the_same_callbacks(steady_world: World):
+    server = steady_world.server(EchoSession)
+    client = steady_world.client(server.listener.local_address)
     assert client.start()
-    world.run_until(lambda: client.current_session_count == server.current_session_count == 1)
+    steady_world.run_until(
+        lambda: client.current_session_count == server.current_session_count == 1
+    )
     near, far = only(client), only(server)
     near.send(b"ping")
-    world.run_until(lambda: near.received == b"ping")
+    steady_world.run_until(lambda: near.received == b"ping")
     near.disconnect("done")
-    world.run_until(lambda: near.disconnected_with and far.disconnected_with)
+    steady_world.run_until(lambda: near.disconnected_with and far.disconnected_with)
     assert near.names() == ["connected", "send", "recv", "read_ended", "disconnected"] or (
         near.names() == ["connected", "send", "recv", "disconnected"]
     )

@@ -345,7 +345,7 @@ class SessionMachine(RuleBasedStateMachine):
             if session.disconnected_with in ORDERLY and not may_be_cut:
                 assert connection.peer.received == session.accepted, "stranded"
                 assert connection.peer.ended is Cause.EOF
-        assert not self.network.open_handles()
+        assert not self.core.driver._owned
 
     # -- helpers -----------------------------------------------------------------------------------
 

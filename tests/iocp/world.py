@@ -13,6 +13,7 @@ from cluster.iocp import (
     Service,
     Session,
     SessionSettings,
+    SessionState,
 )
 from tests.iocp.peers import Peer
 
@@ -181,7 +182,7 @@ class World:
         service = self.server(factory, max_session_count=1, **settings)
         session = self.sessions[before]
         peer = self.peer(service, reading=reading)
-        self.run_until(lambda: session in service.sessions, "the session's connect")
+        self.run_until(lambda: session.state is not SessionState.IDLE, "the session's connect")
         return session, peer
 
     def run_until(

@@ -99,7 +99,7 @@ def test_a_gateway_without_a_supervisor_that_does_not_answer_is_shown_bare(
 
 def test_a_damaged_record_is_an_error_that_names_it(directory: RunDirectory):
     (directory.path / "supervisor.json").write_text("{}")
-    with directory.lock("supervisor"), pytest.raises(RunDirectoryError, match="supervisor.json"):
+    with directory.lock("supervisor"), pytest.raises(RunDirectoryError, match=r"supervisor\.json"):
         read_status(directory, SHORT_S)
 
 

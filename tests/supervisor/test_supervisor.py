@@ -119,7 +119,10 @@ def test_a_worker_that_always_ends_is_given_up_and_named(
     assert told.err.endswith("the last ended with exit code 3\n")
 
 
-def test_a_worker_that_is_given_up_in_a_drain_is_code_3(supervise_fakes: Supervise):
+def test_a_worker_that_is_given_up_in_a_drain_is_code_3(
+    supervise_fakes: Supervise, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 4.0)  # five lives with pauses of 1.5 s
     assert supervise_fakes("ignores", DIES) == 3
 
 

@@ -161,7 +161,8 @@ class StreamHandle(MemoryHandle):
         return num_bytes
 
     def _try_send(self) -> None:
-        event = self._send
+        # Taken off first: what the other side does on arrival comes back here.
+        event, self._send = self._send, None
         if event is None:
             return
         num_bytes = 0
@@ -170,8 +171,8 @@ class StreamHandle(MemoryHandle):
             buffers = event.gather()
             num_bytes = self._put(buffers)
             if num_bytes == 0 and any(len(buffer) for buffer in buffers):
+                self._send = event
                 return
-        self._send = None
         self._complete(event, num_bytes, code)
 
     def _send_refusal(self) -> int:
