@@ -98,9 +98,12 @@ def _told_in_one_line(command: Callable[P, int]) -> Callable[P, None]:
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"cluster {version('iocp-cluster')}")
+        try:
+            typer.echo(f"cluster {version('iocp-cluster')}")
+        except PackageNotFoundError:
+            typer.echo("cluster, from a source tree that is not installed")
         raise typer.Exit
 
 
@@ -268,7 +271,9 @@ def _print_table(node: "NodeStatus") -> None:
     gateway = node.gateway
     console = Console(highlight=False)
     console.print(f"node {node.node}, epoch {node.epoch}")
-    console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions")
+    console.print(
+        f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
+    )
     table = Table("shard", "pid", "state", "restarts", "lane")
     for worker in node.workers:
         row = (worker.shard, _shown(worker.pid), worker.state, worker.restarts, worker.lane)

@@ -62,10 +62,15 @@ class EchoStream:
         """Return the next `count` packets, which are sent at `now`, as one piece."""
         first = self._next_sequence
         self._next_sequence = first + count
+        if count == 1:  # the whole run at depth 1
+            packet = self.packet(first)
+            self._expected.append(packet)
+            self._sent_at.append(now)
+            return packet
         packets = [self.packet(sequence) for sequence in range(first, first + count)]
         self._expected += packets
         self._sent_at += [now] * count
-        return packets[0] if count == 1 else b"".join(packets)
+        return b"".join(packets)
 
     def packet(self, sequence: int) -> bytes:
         """Return packet `sequence`, header included."""

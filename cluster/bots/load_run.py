@@ -170,7 +170,7 @@ class LoadRun:
         while self._attempts < wanted and self._service.connecting_count < CONNECTS_AT_ONCE_MAX:
             self._attempts += 1
             if not self._service.connect_session():
-                self.failures["no socket (raise the limit of open files)"] += 1
+                self.failures["no socket"] += 1
         return self._connect_results < wanted
 
     @property

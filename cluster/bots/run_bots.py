@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cluster.bots.load_run import BotsError, BotsSettings, LoadRun, Progress
+from cluster.shared.process import raise_descriptor_limit
 
 __all__ = ["run_bots"]
 
@@ -14,14 +15,25 @@ EXIT_CLEAN = 0
 EXIT_NOT_CLEAN = 1
 EXIT_BAD_ARGUMENTS = 2
 
+DESCRIPTORS_RESERVED = 64
+"""Descriptors that are not sessions: standard streams, the driver's own, and room for more."""
+
 
 def run_bots(settings: BotsSettings, *, as_json: bool) -> int:
     """Run, print the result to stdout, and return the exit code.
 
     0 when every packet came back on connections that held; 1 when something was lost, differed
-    or disconnected, or not all could connect; 2 for an address that does not exist. For the main
-    thread: SIGINT ends the run early and in order.
+    or disconnected, or not all could connect; 2 for an address that does not exist, or more
+    sessions than this process may open. For the main thread: SIGINT ends the run early.
     """
+    needed = settings.sessions + DESCRIPTORS_RESERVED
+    allowed = raise_descriptor_limit(needed)
+    if allowed < needed:
+        return _fail(
+            f"--sessions {settings.sessions} needs {needed} open files, but {allowed} are allowed "
+            "here; raise the limit (ulimit -n)",
+            EXIT_BAD_ARGUMENTS,
+        )
     with _progress_shown() as show:
         try:
             run = LoadRun(settings, show)

@@ -48,6 +48,9 @@ __all__ = ["Gateway"]
 
 logger = logging.getLogger("cluster.gateway")
 
+DRAIN_TIMEOUT_MAX_S = 86_400
+"""As the configuration allows; a message may say anything."""
+
 LAST_WORDS_MS = 500
 """Time for the last control messages of a drain to leave."""
 
@@ -261,7 +264,7 @@ class Gateway(IocpObject):
                     self._workers.tell(shard.index)
             case StatusRequest():
                 self._control.send(identity, StatusReply(status=self.status()))
-            case Drain(timeout_s=timeout_s):
+            case Drain(timeout_s=timeout_s) if 0 <= timeout_s <= DRAIN_TIMEOUT_MAX_S:
                 self.request_drain(timeout_s)
             case _:
                 self._counters.add("control_refused")

@@ -76,9 +76,15 @@ class LaneRunner(IocpObject):
                 self._come_back()
 
     def drain(self) -> None:
-        """Take everything that workers have published and that has arrived."""
+        """Take and apply everything that workers have published and that has arrived.
+
+        Fan-outs are brought to their end: what a dead worker published counts as a whole.
+        """
         while self._pump():
             pass
+        for shard, applier in zip(self._shards, self._appliers, strict=True):
+            while applier.is_fanning_out:
+                self._run(shard, applier)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         for shard, applier in zip(self._shards, self._appliers, strict=True):
@@ -116,7 +122,7 @@ class LaneRunner(IocpObject):
             applier.abandon()
             self._on_violation(shard, str(error))
             return
-        if lane.needs_acknowledgement:
+        if lane.needs_acknowledgement or lane.log.has_unsent:
             shard.needs_flush = True
         shard.resume_sessions()
         if applier.is_fanning_out:

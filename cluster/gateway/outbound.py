@@ -105,6 +105,7 @@ class OutboundApplier:
             elif kind == DISCONNECT:
                 session = find(session_id)
                 if session is not None:
+                    session.ended_by_worker = True
                     session.disconnect(str(payload, "utf-8", "replace"))
             else:
                 raise LaneViolation(f"an outbound record of unknown kind {kind}")

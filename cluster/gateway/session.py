@@ -24,6 +24,7 @@ class GatewaySession(Session):
     __slots__ = (
         "_table",
         "closed_appended",
+        "ended_by_worker",
         "held_packets",
         "id",
         "is_slow",
@@ -48,6 +49,7 @@ class GatewaySession(Session):
         self.held_packets: tuple[bytes, int] | None = None
         self.is_slow = False
         self.closed_appended = False
+        self.ended_by_worker = False
 
     def on_connected(self) -> None:
         self._table.open(self)

@@ -30,17 +30,19 @@ class SessionTable:
 
     def open(self, session: GatewaySession) -> None:
         """Give a session that has connected an id and a shard, and tell the shard's worker."""
+        session_id = self._ids.next_id()
         served = [shard.lane.state is LaneState.GRANTED for shard in self._shards]
         shard = self._shards[self._routing.choose(served)]
         session.shard = shard
-        session.id = self._ids.next_id()
+        session.id = session_id
         self.sessions[session.id] = session
         self.counters.add("sessions_opened")
         shard.append_opened(session)
 
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""
-        del self.sessions[session.id]
+        if self.sessions.pop(session.id, None) is None:
+            return  # there was no id left for it
         self._routing.release(session.shard.index)
         self.counters.add("sessions_closed")
         self.counters.add(f"closed_{cause}" if cause in _CAUSES else "closed_application")

@@ -144,7 +144,10 @@ class Shard:
             return
         sessions, self._reconsider = self._reconsider, []
         for session in sessions:
-            if session.held_packets is not None or session.backlog_bytes > self.slow_bytes:
+            if session.held_packets is not None:
+                continue
+            if session.backlog_bytes > self.slow_bytes:
+                self._slow_down(session)
                 continue
             session.is_slow = False
             session.resume_recv()
@@ -171,7 +174,7 @@ class Shard:
         """Return the sessions that a successor takes over, as of the commit."""
         return [
             ReplayedSession(
-                id=session.id, address=str(session.address), closing=not session.is_connected
+                id=session.id, address=str(session.address), closing=session.ended_by_worker
             )
             for session in self._replayable.values()
         ]

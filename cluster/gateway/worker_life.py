@@ -12,6 +12,7 @@ class WorkerLife:
         "committed_told",
         "control_identity",
         "create_time",
+        "first_position",
         "incarnation",
         "is_ready",
         "liveness",
@@ -21,12 +22,15 @@ class WorkerLife:
     def __init__(
         self,
         incarnation: int,
+        first_position: int,
         control_identity: bytes,
         pid: int,
         create_time: float,
         liveness: Liveness,
     ) -> None:
         self.incarnation = incarnation
+        self.first_position = first_position
+        """The record that it goes on with; a commit behind it is a commit of this life."""
         self.control_identity = control_identity
         self.pid = pid
         self.create_time = create_time

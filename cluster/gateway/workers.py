@@ -129,7 +129,14 @@ class Workers:
         lane_identity = f"{identity.epoch}.{shard.index}.{incarnation}".encode()
         commit = shard.lane.grant(incarnation, lane_identity)
         liveness = Liveness(identity.worker_timeout_s, self._now())
-        life = WorkerLife(incarnation, control_identity, hello.pid, hello.create_time, liveness)
+        life = WorkerLife(
+            incarnation,
+            commit.position,
+            control_identity,
+            hello.pid,
+            hello.create_time,
+            liveness,
+        )
         self._lives[shard.index] = life
         self._by_identity[control_identity] = shard.index
         grant = Grant(
@@ -164,8 +171,10 @@ class Workers:
 
     def vacate(self, shard_index: int) -> None:
         """End the life of a process that is dead, after applying what it had published."""
-        if self._lives[shard_index] is not None:
-            self._drain_lanes()
+        if self._lives[shard_index] is None:
+            return
+        self._drain_lanes()
+        if self._lives[shard_index] is not None:  # not fenced for its last words
             self._end(self._shards[shard_index])
 
     def fence(self, shard: Shard, reason: str) -> None:
@@ -203,11 +212,14 @@ class Workers:
         life = self._lives[shard.index]
         if life is None:
             return
-        committed = shard.lane.log.committed.position > 1 and shard.lane.serial_applied > 1
-        if life.is_ready and (life.committed_told or not committed):
-            return
-        life.committed_told = life.committed_told or committed
-        life.is_ready = True
+        if life.is_ready:
+            if life.committed_told or shard.lane.log.committed.position == life.first_position:
+                return
+            life.committed_told = True
+        else:
+            # Its end of the lane is open, so what is there for it can go now.
+            life.is_ready = True
+            shard.needs_flush = True
         self.tell(shard.index)
 
     def tell(self, shard_index: int) -> None:

@@ -124,7 +124,7 @@ class GatewayLane(Protocol):
 
     @property
     def needs_acknowledgement(self) -> bool:
-        """Whether the worker waits to hear what was applied: flush, even without records."""
+        """Whether the worker may wait to hear what was applied: flush, even without records."""
         ...
 
     @property
@@ -160,15 +160,15 @@ class GatewayLane(Protocol):
         """Show the worker what was appended. False when not all could go: flush again later.
 
         It also tells the worker what was applied, so that one that only pushes gets room back:
-        flush after every apply as well.
+        after an apply, flush if the lane `needs_acknowledgement`.
         """
         ...
 
     def grant(self, incarnation: int, identity: bytes) -> Commit:
         """Give the lane to a new incarnation, and return where it goes on.
 
-        `identity` is a name that no incarnation had before. The lane must be vacant. The records
-        from there on are sent to it in order once it has opened its end.
+        `identity` is a name that no incarnation had before. The lane must be vacant. When the
+        worker opens its end, all records from there on are sent to it, without another `flush`.
         """
         ...
 

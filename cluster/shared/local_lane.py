@@ -71,8 +71,9 @@ class LocalGatewayLane:
         """Return the end of the incarnation that was granted last."""
         if self._state is not LaneState.GRANTED:
             raise ValueError(f"the lane is {self._state.value}; grant it first")
-        self._worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
-        return self._worker
+        self._worker = worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
+        self.flush()
+        return worker
 
     def append(
         self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None

@@ -247,8 +247,10 @@ class ZmqGatewayLane:
         while self._inbox:
             message = self._inbox.popleft()
             batch = self._sequence.take(_decode_batch(message))
-            # The worker's first batch proves that its end is there to be sent to.
-            self._is_open = True
+            if not self._is_open:
+                # The worker's first batch proves that its end is there to be sent to.
+                self._is_open = True
+                self.flush()
             if batch is not None:
                 self._log.check(batch.commit)
                 self._in_hand_bytes = len(message)

@@ -13,6 +13,7 @@ from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.records import (
     CLOSED,
+    DISCONNECT,
     OPENED,
     PACKETS,
     RECORD,
@@ -21,7 +22,7 @@ from cluster.shared.records import (
     SEQUENCE_BYTES,
 )
 from cluster.worker.app import App
-from cluster.worker.outbox import Outbox
+from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.session import Session
 
 __all__ = ["Dispatcher"]
@@ -103,12 +104,16 @@ class Dispatcher:
         handlers = self._app.packet_handlers
         any_handler = self._app.any_handler
         outbox, entries = self._outbox, self._outbox.entries
-        skip = self._packet_index if self._position == position else 0
         index = 0
+        if self._position == position:
+            # A successor goes on inside the record: what is done keeps its place in the commit.
+            while index < self._packet_index:
+                offset += data[offset] | data[offset + 1] << 8
+                index += 1
         while offset < end:
             size = data[offset] | data[offset + 1] << 8
             packet_id = data[offset + 2] | data[offset + 3] << 8
-            if index >= skip and session.is_open:
+            if session.is_open:
                 session.sequence = first_sequence + index
                 handler = handlers.get(packet_id)
                 mark = len(entries), outbox.num_bytes
@@ -120,7 +125,7 @@ class Dispatcher:
                     else:
                         self.unhandled_packets += 1
                 except Exception as error:
-                    outbox.take_back(mark)
+                    self._take_back(mark)
                     self._raised(session, packet_id, error)
             offset += size
             index += 1
@@ -152,7 +157,7 @@ class Dispatcher:
         try:
             function()
         except Exception:
-            self._outbox.take_back(mark)
+            self._take_back(mark)
             logger.exception("a posted function raised")
 
     def _call(
@@ -162,8 +167,15 @@ class Dispatcher:
         try:
             handler(*args)
         except Exception as error:
-            self._outbox.take_back(mark)
+            self._take_back(mark)
             self._raised(session, packet_id, error)
+
+    def _take_back(self, mark: Mark) -> None:
+        """Undo a call that raised: what it sent, and that it ended sessions."""
+        for kind, session_id, _ in self._outbox.take_back(mark):
+            session = self.sessions.get(session_id) if kind == DISCONNECT else None
+            if session is not None:
+                session.is_open = True
 
     def _raised(self, session: Session, packet_id: int | None, error: Exception) -> None:
         what = "an event" if packet_id is None else f"packet id {packet_id}"
@@ -175,6 +187,5 @@ class Dispatcher:
             session.sequence,
             exc_info=error,
         )
-        # What the call did is undone, its disconnect included.
-        session.is_open = session.id in self.sessions
-        session.disconnect(Cause.HANDLER_ERROR)
+        if session.id in self.sessions:
+            session.disconnect(Cause.HANDLER_ERROR)

@@ -29,11 +29,11 @@ def load_application(spec: str | None) -> App:
     module_name, _, name = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not (isinstance(error, ModuleNotFoundError) and error.name == module_name):
             traceback.print_exc()
         raise ApplicationError(
-            f"cannot import {module_name!r} of --app {spec!r} ({type(error).__name__}: {error}); "
+            f"cannot import {module_name!r} of --app {spec!r} ({_one_line(error)}); "
             f"looked in {here} first"
         ) from error
     found: object = module
@@ -45,3 +45,7 @@ def load_application(spec: str | None) -> App:
             "not a cluster.worker.App"
         )
     return found
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -43,10 +43,12 @@ class Outbox:
         """Return what `take_back` needs to undo everything from here on."""
         return len(self.entries), self.num_bytes
 
-    def take_back(self, mark: Mark) -> None:
-        """Drop all that was added since `mark`."""
+    def take_back(self, mark: Mark) -> list[tuple[int, int, bytes]]:
+        """Drop all that was added since `mark`, and return it."""
+        dropped = self.entries[mark[0] :]
         del self.entries[mark[0] :]
         self.num_bytes = mark[1]
+        return dropped
 
     def records(self) -> list[bytes]:
         """Return the records of everything in the log, which stays as it is."""

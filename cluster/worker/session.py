@@ -1,5 +1,6 @@
 """A client as handlers see it. It lives in the worker; the connection is the gateway's."""
 
+from struct import error as StructError
 from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
@@ -48,10 +49,14 @@ class Session:
                 f"a payload of {size} bytes; gateway.max_packet_bytes allows "
                 f"{self._max_payload_bytes}"
             )
-        if not 0 <= packet_id <= 0xFFFF:
-            raise ValueError(f"packet id {packet_id} is not between 0 and 65535")
+        try:
+            header = _pack_header(size + HEADER_BYTES, packet_id)
+        except StructError:
+            raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535") from None
         if self.is_open:
-            packet = _pack_header(size + HEADER_BYTES, packet_id) + payload
+            packet = header + payload
+            if len(packet) != size + HEADER_BYTES:
+                raise ValueError(f"a payload of {size} items that are not bytes; cast it to 'B'")
             self._outbox.add(SEND, self.id, packet)
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:

@@ -46,6 +46,10 @@ class GatewayLostError(Exception):
     """The gateway is gone or cannot be heard; the message says since when."""
 
 
+class _StoppedWithoutRoom(Exception):
+    """Told to stop while the lane takes nothing: a successor will do again what is unpublished."""
+
+
 class Worker:
     """One incarnation. `run` returns when the gateway says stop or `request_stop` was called."""
 
@@ -69,7 +73,10 @@ class Worker:
         self._backlog: deque[InboundChunk] = deque()
         self._is_blocked = False
         self._stopping = False
+        # Small enough that any one packet fits behind what is not published yet.
+        self._publish_bytes = min(PUBLISH_BYTES, grant.lane.max_batch_bytes // 4)
         self._batch_began = 0.0
+        self._has_batch = False
         now = time.monotonic()
         self._liveness = Liveness(grant.worker_timeout_s, now)
         self._beat_interval_s = min(1.0, grant.worker_timeout_s / 4)
@@ -102,7 +109,10 @@ class Worker:
             return  # full of wake-ups already, or the loop has ended
 
     def request_stop(self) -> None:
-        """End after what is being handled is published; from a signal handler or any thread."""
+        """End after what is in hand is handled and, if there is room, published.
+
+        From a signal handler or any thread.
+        """
         self._stopping = True
         self.wake()
 
@@ -118,29 +128,43 @@ class Worker:
             self._take_over()
             while not self._stopping:
                 self._turn()
+            self._publish()
+        except _StoppedWithoutRoom:
+            logger.info("stopped with output for which the lane has no room")
         finally:
             self._wake_reader.close()
             self._wake_writer.close()
 
     def _take_over(self) -> None:
+        self._publish(is_first=True)  # empty: it tells the gateway that this end is open
+        self._begin_batch()
         for session in self._grant.sessions:
             self._dispatcher.resume(session.id, session.address, session.closing)
-        self._publish(is_first=True)
+            self._between_packets()
 
     def _turn(self) -> None:
         # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
         # that finds nothing also arms the descriptor.
         chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
         if chunk is not None:
-            self._batch_began = time.monotonic()
+            self._begin_batch()
             self._dispatcher.run(chunk)
+            self._run_posted()
             return
         self._run_posted()
         self._publish()
-        self._wait(None)
+        self._has_batch = False
+        if not self._backlog:
+            self._wait(None)
+
+    def _begin_batch(self) -> None:
+        # A batch goes on over chunks: its age counts from the first of them.
+        if not self._has_batch:
+            self._has_batch = True
+            self._batch_began = time.monotonic()
 
     def _between_packets(self) -> None:
-        if self._outbox.num_bytes >= PUBLISH_BYTES:
+        if self._outbox.num_bytes >= self._publish_bytes:
             self._publish()
         else:
             now = time.monotonic()
@@ -150,6 +174,7 @@ class Worker:
 
     def _run_posted(self) -> None:
         for function in self._app.take_posted():
+            self._begin_batch()
             self._dispatcher.call(function)
             self._between_packets()
 
@@ -162,6 +187,8 @@ class Worker:
             return
         records = outbox.records()
         while not self._lane.publish(commit, records):
+            if self._stopping:
+                raise _StoppedWithoutRoom
             self._is_blocked = True
             self._wait(0.01)
             self._receive_to_backlog()
@@ -243,5 +270,6 @@ class Worker:
     def _heard(self, heartbeat: GatewayHeartbeat) -> None:
         lane = self._lane
         lane.taken(heartbeat.serial_received)
-        behind = lane.position_received < heartbeat.position_sent and not self._is_blocked
+        self._receive_to_backlog()  # whoever works on a long chunk is busy, not behind
+        behind = lane.position_received < heartbeat.position_sent
         self._liveness.heard(time.monotonic(), (lane.position_received,), behind)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from cluster.bots import load_run
+from cluster.bots import run_bots as command
 from cluster.bots.latencies import Latencies
 from cluster.bots.load_run import BotsError, BotsSettings, LoadRun, Phase, Progress
 from cluster.bots.report import BotsReport
@@ -142,7 +143,7 @@ def test_connecting_ends_when_nothing_connects_any_more(monkeypatch: pytest.Monk
                 client.close()
 
 
-# -- the command ----------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def test_a_clean_run_is_code_0_and_one_line_of_json(capsys: pytest.CaptureFixture[str]):
@@ -190,6 +191,14 @@ def test_a_name_that_does_not_exist_is_code_2(
     assert run_bots(settings(NetAddress("nowhere.test", 1)), as_json=True) == 2
     expected = "cluster: --connect nowhere.test:1: Name or service not known\n"
     assert capsys.readouterr().err == expected
+
+
+def test_more_sessions_than_open_files_are_refused_before_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(command, "raise_descriptor_limit", lambda wanted: 100)
+    assert run_bots(settings(NetAddress("127.0.0.1", 1), sessions=50), as_json=True) == 2
+    assert "--sessions 50 needs 114 open files, but 100 are allowed" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal to oneself is an end there")

@@ -78,7 +78,7 @@ class Port:
         self._last: dict[IocpEvent, Outcome] = {}
         driver.poll(0, 1)  # from now on this is the thread that dispatches
 
-    # -- operations -----------------------------------------------------------------------------
+    # -- operations --------------------------------------------------------------------------------
 
     def submit(self, owner: IocpObject, event: IocpEvent) -> IocpEvent:
         """Register `event` for `owner`, as a session does. Any thread."""
@@ -163,7 +163,7 @@ class Port:
         """Let go of events that have completed."""
         self._last.clear()
 
-    # -- connections ----------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     def listen(self, host: str = "127.0.0.1", port: int = 0, backlog: int = 64) -> Owner:
         """Return the owner of a new listener."""
@@ -197,7 +197,7 @@ class Port:
         client.outcomes.clear()
         return client, server
 
-    # -- streams --------------------------------------------------------------------------------
+    # -- streams -----------------------------------------------------------------------------------
 
     def send(self, owner: Owner, data: Buffer) -> None:
         """Send all of `data`; the peer must take what its buffers do not hold."""

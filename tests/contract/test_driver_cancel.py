@@ -87,7 +87,7 @@ def test_a_handle_can_be_closed_after_the_cancel_completed(port: Port, pair: Pai
     assert port.recv_to_end(server) == (b"", Cause.EOF)
 
 
-# -- completed before the cancel ---------------------------------------------------------------------
+# -- completed before the cancel -------------------------------------------------------------------
 
 
 def test_a_cancel_that_comes_too_late_changes_nothing(port: Port, pair: Pair) -> None:
@@ -193,7 +193,7 @@ def test_a_cancelled_operation_does_not_touch_the_others(port: Port, pair: Pair)
     assert received == pattern(0, len(received))
 
 
-# -- from other threads ------------------------------------------------------------------------------
+# -- from other threads ----------------------------------------------------------------------------
 
 
 def test_a_cancel_from_another_thread_wakes_poll(port: Port, pair: Pair) -> None:
@@ -241,7 +241,7 @@ def test_a_submit_and_its_cancel_from_one_thread_keep_their_order(port: Port, pa
         assert port.wait(recv).error is Cause.CANCELLED
 
 
-# -- closing -----------------------------------------------------------------------------------------
+# -- closing ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["recv", "send", "accept", "connect"])

@@ -12,7 +12,7 @@ from tests.contract.driver_harness import Owner, Port, pattern
 Pair = tuple[Owner, Owner]
 
 
-# -- whole and in order ------------------------------------------------------------------------
+# -- whole and in order ----------------------------------------------------------------------------
 
 
 def test_bytes_go_both_ways(port: Port, host: str) -> None:
@@ -85,7 +85,7 @@ def test_connections_do_not_mix(port: Port, listener: Owner) -> None:
         assert port.recv(client, 11) == b"to client %d" % index
 
 
-# -- bounded -----------------------------------------------------------------------------------------
+# -- bounded ---------------------------------------------------------------------------------------
 
 
 def test_a_send_to_who_does_not_read_pends_and_goes_on_when_it_reads(
@@ -106,23 +106,14 @@ def test_a_send_to_who_does_not_read_pends_and_goes_on_when_it_reads(
 
 def test_a_partial_send_goes_on_where_it_stopped(port: Port, pair: Pair) -> None:
     client, server = pair
-    data = pattern(0, 8 << 20)
-    send, received = SendEvent([data[: 1 << 20], data[1 << 20 :]]), bytearray()
-    port.submit(client, send)
-    parts = 0
-    while len(received) < len(data):
-        for outcome in port.turn():
-            if outcome.event is send:
-                parts += 1
-                if send.advance(outcome.num_bytes):
-                    port.submit(client, send)
-        received += port.do(server, RecvEvent()).data or b""
-    port.wait_all()
-    assert received == data
-    assert parts > 1
+    data = pattern(0, 12 << 20)
+    assert port.transfer(client, server, [data[: 1 << 20], data[1 << 20 :]]) == data
+    parts = [o.num_bytes for o in client.outcomes if isinstance(o.event, SendEvent)]
+    assert sum(parts) == len(data)
+    assert min(parts) > 0
 
 
-# -- the orderly end -----------------------------------------------------------------------------------
+# -- the orderly end -------------------------------------------------------------------------------
 
 
 def test_a_closed_peer_is_an_eof(port: Port, host: str) -> None:
@@ -186,7 +177,7 @@ def test_a_send_after_the_half_close_fails(port: Port, pair: Pair) -> None:
     assert port.recv_to_end(server) == (b"", Cause.EOF)
 
 
-# -- the end that is not orderly -------------------------------------------------------------------------
+# -- the end that is not orderly -------------------------------------------------------------------
 
 
 def test_reset_on_close_resets_the_peer(port: Port, host: str) -> None:
@@ -249,7 +240,7 @@ def test_a_half_close_of_a_broken_connection_fails_or_is_done(port: Port, pair: 
     client.close()
 
 
-# -- send_now --------------------------------------------------------------------------------------------
+# -- send_now --------------------------------------------------------------------------------------
 
 
 def test_send_now_sends_in_line_with_submitted_sends(port: Port, pair: Pair) -> None:
@@ -298,7 +289,7 @@ def test_send_now_reports_a_failure_by_the_next_submitted_send(port: Port, pair:
     assert port.driver.send_now(client.socket, b"x") == 0
 
 
-# -- from one descriptor to the next -----------------------------------------------------------------------
+# -- from one descriptor to the next ---------------------------------------------------------------
 
 
 def test_a_reused_descriptor_gets_nothing_of_its_former_life(port: Port, listener: Owner) -> None:

@@ -23,7 +23,7 @@ from tests.contract.driver_harness import WAIT_S, Owner, Port
 Pair = tuple[Owner, Owner]
 
 
-# -- never inline ------------------------------------------------------------------------------
+# -- never inline ----------------------------------------------------------------------------------
 
 
 def test_what_is_done_at_once_is_not_delivered_before_poll(port: Port, pair: Pair) -> None:
@@ -66,7 +66,7 @@ def test_the_driver_leaves_the_owner_on_the_event(port: Port, pair: Pair) -> Non
     assert event.owner is client
 
 
-# -- events are reusable -------------------------------------------------------------------------
+# -- events are reusable ---------------------------------------------------------------------------
 
 
 def test_an_event_serves_again_and_has_forgotten_its_last_outcome(port: Port) -> None:
@@ -278,7 +278,7 @@ def test_a_busy_stream_starves_nobody(port: Port, listener: Owner, limit: int) -
     assert quiet_server.outcomes[-1].data == b"me too"
 
 
-# -- other threads -----------------------------------------------------------------------------------
+# -- other threads ---------------------------------------------------------------------------------
 
 
 def test_a_submit_from_another_thread_wakes_poll(port: Port, pair: Pair) -> None:

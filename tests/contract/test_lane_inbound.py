@@ -108,6 +108,27 @@ def test_flush_before_the_worker_has_opened_its_end_keeps_everything(lanes: Lane
     assert texts_of(lanes.flush_and_read(lane, worker)) == [b"a", b"b", b"c"]
 
 
+def test_what_waits_is_sent_when_the_worker_opens_its_end(lanes: LaneHarness) -> None:
+    """A client that waits for its answer sends nothing that would bring another flush."""
+    lane = lanes.open_lane()
+    append_text(lane, b"to the first life")
+    lane.flush()
+    worker = lanes.start_worker(lane)
+    assert texts_of(lanes.read(worker, 1)) == [b"to the first life"]
+    worker.close()
+    append_text(lane, b"to nobody")
+    lane.flush()
+    lane.revoke()
+    append_text(lane, b"to the second life")
+    lane.flush()
+    worker = lanes.start_worker(lane)
+    assert texts_of(lanes.read(worker, 3)) == [
+        b"to the first life",
+        b"to nobody",
+        b"to the second life",
+    ]
+
+
 def test_a_flush_of_nothing_is_complete(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     assert lane.flush()

@@ -250,6 +250,22 @@ def test_a_refused_batch_can_go_once_all_is_applied_and_flushed(
             lanes.push(worker, START, record)
 
 
+def test_no_refusal_lies_below_what_is_acknowledged(lanes: LaneHarness) -> None:
+    """At the very byte from which on the gateway tells what it has applied."""
+    for size in range(CAPACITY_BYTES // 4 - 80, CAPACITY_BYTES // 4 + 8):
+        lane = lanes.open_lane(CAPACITY_BYTES)
+        worker = lanes.start_worker(lane)
+        worker.taken(1)
+        large = send_record(bytes(CAPACITY_BYTES))
+        assert worker.publish(START, [bytes(size)])
+        if not worker.publish(START, [large]):
+            lane.apply(lanes.receive_batch(lane))
+            lanes.flush(lane)
+            lanes.push(worker, START, large)
+        worker.close()
+        lane.close()
+
+
 def test_more_taken_than_published_is_a_violation(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     worker = lanes.start_worker(lane)

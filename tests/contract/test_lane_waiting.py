@@ -29,11 +29,16 @@ concurrent_lanes = lane_fixture("zmq")
 RECORD_COUNT = 40_000
 
 
+def _sleep(worker: WorkerLane) -> None:
+    """Wait for the descriptor, which is armed, alone."""
+    readable, _, _ = select.select([worker.fileno()], [], [], WAIT_S)
+    assert readable, f"no wake-up within {WAIT_S} s; has_events={worker.has_events()}"
+
+
 def _wait(worker: WorkerLane) -> None:
     """Wait as the contract says: only when `has_events` was False right before."""
     if not worker.has_events():
-        readable, _, _ = select.select([worker.fileno()], [], [], WAIT_S)
-        assert readable, f"no wake-up within {WAIT_S} s; has_events={worker.has_events()}"
+        _sleep(worker)
 
 
 # -- wake-ups --------------------------------------------------------------------------------------
@@ -43,9 +48,11 @@ def test_records_wake_a_worker_that_waits(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     worker = lanes.start_worker(lane)
     for position in range(1, 30):
+        worker.fileno()
         assert not worker.has_events()
         append_text(lane, b"wake up")
         lanes.flush(lane)
+        _sleep(worker)
         while worker.position_received < position:
             _wait(worker)
             read_now(worker)
@@ -68,11 +75,15 @@ def test_a_worker_that_waits_for_room_is_woken(lanes: LaneHarness) -> None:
     for _ in range(10):
         while worker.publish(START, [record]):
             pass
+        worker.fileno()
         while worker.has_events():
             assert worker.receive() is None
         while lane.serial_applied < worker.serial_published:
             lanes.apply_next(lane)
         lanes.flush(lane)
+        _sleep(worker)
+        assert worker.has_events()
+        assert worker.receive() is None
         while not worker.publish(START, [record]):
             _wait(worker)
             assert worker.receive() is None

@@ -180,6 +180,25 @@ def test_a_worker_may_open_its_end_before_there_is_a_hub() -> None:
         assert outbound_payloads(batch) == [b"hello"]
 
 
+def test_a_connection_that_comes_about_between_refusal_and_wait_is_not_missed() -> None:
+    """Whoever asks the socket swallows the edge; the answer must not be lost with it."""
+    with ExitStack() as resources:
+        context = resources.enter_context(zmq.Context())
+        endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        worker = ZmqWorkerLane(context, endpoint, b"early", 1, 1, CAPACITY_BYTES)
+        resources.callback(worker.close)
+        assert not worker.publish(START, [])
+        assert not worker.has_events()
+        hub = ZmqLaneHub(context, endpoint)
+        resources.callback(hub.close)
+        wait_until(
+            lambda: int(worker._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT, what="a connection"
+        )
+        assert worker.has_events()
+        assert worker.publish(START, [])
+        assert not worker.has_events()
+
+
 def test_a_flush_to_a_worker_that_has_left_keeps_everything(lanes: ZmqHarness) -> None:
     lane, other = lanes.open_lane(), lanes.open_lane()
     worker, neighbour = lanes.start_worker(lane), lanes.start_worker(other)

@@ -8,28 +8,29 @@ that was accepted has arrived, each `on_connected` has its one `on_disconnected`
 left open.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
+    precondition,
     rule,
 )
 
 from cluster.iocp import Cause, IocpCore, ServerService, Session, SessionSettings, SessionState
+from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from tests.iocp.peers import Peer
 from tests.iocp.world import LOOPBACK, Recorder
 
 CLOSE_TIMEOUT_S = 2.0
 STALL_TIMEOUT_S = 5.0
 QUEUE_BYTES_MAX = 200_000
+SETTLE_S = 0.2
+"""Longer than anything is late, and than the listener pauses; far shorter than the timeouts."""
 
 # What a callback does beside noting that it was called.
 NOTHING, SENDS, PAUSES, RESUMES, DISCONNECTS, ABORTS, RAISES = range(7)
@@ -37,6 +38,9 @@ CALLBACKS = ("connected", "recv", "send", "read_ended")
 
 ORDERLY = {"outside", "over", Cause.EOF, *(f"in {name}" for name in CALLBACKS)}
 """Causes of a disconnect that leaves time to send what was queued."""
+
+numbers = st.integers(0, 5)
+"""Which of those that are there."""
 
 data_sizes = st.one_of(st.integers(0, 60), st.integers(500, 5_000), st.just(40_000))
 
@@ -67,7 +71,7 @@ class Subject(Recorder, Session):
         self.plans: dict[str, tuple[int, int]] = {}
         self.leaves = 0
         self.stays_after_eof = False
-        self.timed_out = False
+        self.was_cut = False
         self.in_callback = False
 
     def on_connected(self) -> None:
@@ -96,7 +100,7 @@ class Subject(Recorder, Session):
         raise AssertionError("an accepted session cannot fail to connect")
 
     def _close_timed_out(self) -> None:
-        self.timed_out = True
+        self.was_cut = True
         super()._close_timed_out()
 
     def act(self, name: str) -> None:
@@ -150,10 +154,22 @@ def place_bytes(begin: int, size: int) -> bytes:
     return b"".join(n.to_bytes(4, "big") for n in range(first, last))[begin - 4 * first :][:size]
 
 
+def living(machine: "SessionMachine") -> list[Connection]:
+    """The connections whose peer is still there."""
+    return [connection for connection in machine.all if not connection.peer.is_closed]
+
+
+def connected(machine: "SessionMachine") -> list[Subject]:
+    """The sessions that are connected."""
+    return [session for session in machine.sessions if session.is_connected]
+
+
+def is_open(session: Subject) -> bool:
+    return session.state not in (SessionState.IDLE, SessionState.CLOSED)
+
+
 class SessionMachine(RuleBasedStateMachine):
     """Up to six connections of one service."""
-
-    connections = Bundle("connections")
 
     @initialize(seed=st.integers(0, 2**32 - 1), faults=fault_kinds)
     def begin(self, seed: int, faults: Faults) -> None:
@@ -180,123 +196,143 @@ class SessionMachine(RuleBasedStateMachine):
 
     # -- what the peer does ------------------------------------------------------------------------
 
-    @rule(target=connections, reading=st.booleans())
-    def connect(self, reading: bool) -> Any:
-        if sum(not connection.peer.is_closed for connection in self.all) >= 6:
-            return multiple()
+    @precondition(lambda self: len(living(self)) < 6)
+    @rule(reading=st.booleans())
+    def connect(self, reading: bool) -> None:
         peer = Peer(self.core, self.service.listener.local_address, reading=reading)
-        connection = Connection(peer)
-        self.all.append(connection)
-        return connection
+        self.all.append(Connection(peer))
+        for _ in range(3):  # enough to be connected, if nothing is late
+            self.core.dispatch(0)
 
-    @rule(connection=connections, size=data_sizes)
-    def peer_sends(self, connection: Connection, size: int) -> None:
-        peer = connection.peer
-        if not peer.is_closed and not peer.is_shut_down and peer.ended is None:
+    @precondition(living)
+    @rule(number=numbers, size=data_sizes)
+    def peer_sends(self, number: int, size: int) -> None:
+        connection = self.pick(number)
+        if not connection.peer.is_shut_down and connection.peer.ended is None:
             data = place_bytes(len(connection.told), size)
             connection.told += data
-            peer.send(data)
+            connection.peer.send(data)
 
-    @rule(connection=connections)
-    def peer_reads(self, connection: Connection) -> None:
-        connection.peer.read()
+    @precondition(living)
+    @rule(number=numbers)
+    def peer_reads(self, number: int) -> None:
+        self.pick(number).peer.read()
 
-    @rule(connection=connections)
-    def peer_reads_no_more(self, connection: Connection) -> None:
-        connection.peer.read_no_more()
+    @precondition(living)
+    @rule(number=numbers)
+    def peer_reads_no_more(self, number: int) -> None:
+        self.pick(number).peer.read_no_more()
 
-    @rule(connection=connections)
-    def peer_shuts_down(self, connection: Connection) -> None:
-        peer = connection.peer
-        if peer.is_connected and not (peer.is_closed or peer.is_shut_down or peer.unsent_bytes):
+    @precondition(living)
+    @rule(number=numbers)
+    def peer_shuts_down(self, number: int) -> None:
+        peer = self.pick(number).peer
+        if peer.is_connected and not peer.is_shut_down and not peer.unsent_bytes:
             peer.shut_down()
 
-    @rule(connection=consumes(connections))
-    def peer_closes(self, connection: Connection) -> None:
+    @precondition(living)
+    @rule(number=numbers, end=st.sampled_from([Peer.close, Peer.reset]))
+    def peer_leaves(self, number: int, end: Callable[[Peer], None]) -> None:
+        connection = self.pick(number)
         connection.was_cut = True
-        connection.peer.close()
-
-    @rule(connection=consumes(connections))
-    def peer_resets(self, connection: Connection) -> None:
-        connection.was_cut = True
-        connection.peer.reset()
+        end(connection.peer)
 
     # -- what the application does -----------------------------------------------------------------
 
-    @rule(connection=connections, size=data_sizes)
-    def send(self, connection: Connection, size: int) -> None:
-        if connection.session is not None:
-            connection.session.say(connection.session.send, size)
+    @precondition(connected)
+    @rule(number=numbers, size=data_sizes)
+    def send(self, number: int, size: int) -> None:
+        session = self.pick_connected(number)
+        session.say(session.send, size)
 
-    @rule(connection=connections, size=data_sizes)
-    def send_now(self, connection: Connection, size: int) -> None:
-        if connection.session is not None:
-            connection.session.say(connection.session.send_now, size)
+    @precondition(connected)
+    @rule(number=numbers, sizes=st.lists(data_sizes, max_size=5))
+    def send_many(self, number: int, sizes: list[int]) -> None:
+        session = self.pick_connected(number)
+        for size in sizes:
+            session.say(session.send, size)
 
+    @precondition(connected)
+    @rule(number=numbers, size=data_sizes)
+    def send_now(self, number: int, size: int) -> None:
+        session = self.pick_connected(number)
+        session.say(session.send_now, size)
+
+    @precondition(connected)
     @rule(
-        connection=connections,
+        number=numbers,
         name=st.sampled_from(CALLBACKS),
         kind=st.sampled_from([SENDS] * 6 + [PAUSES, RESUMES, DISCONNECTS, ABORTS, RAISES]),
         size=data_sizes,
     )
-    def plan(self, connection: Connection, name: str, kind: int, size: int) -> None:
-        if connection.session is not None:
-            connection.session.plans[name] = (kind, size)
+    def plan(self, number: int, name: str, kind: int, size: int) -> None:
+        self.pick_connected(number).plans[name] = (kind, size)
 
-    @rule(connection=connections, leaves=st.integers(0, 200), stays=st.booleans())
-    def change_ways(self, connection: Connection, leaves: int, stays: bool) -> None:
+    @precondition(connected)
+    @rule(number=numbers, leaves=st.integers(0, 200), stays=st.booleans())
+    def change_ways(self, number: int, leaves: int, stays: bool) -> None:
         """`on_recv` leaves that many bytes; EOF does or does not end the session."""
-        if connection.session is not None:
-            connection.session.leaves = leaves
-            connection.session.stays_after_eof = stays
+        session = self.pick_connected(number)
+        session.leaves = leaves
+        session.stays_after_eof = stays
 
-    @rule(connection=connections)
-    def pause(self, connection: Connection) -> None:
-        if connection.session is not None:
-            connection.session.pause_recv()
+    @precondition(connected)
+    @rule(number=numbers)
+    def pause(self, number: int) -> None:
+        self.pick_connected(number).pause_recv()
 
-    @rule(connection=connections)
-    def resume(self, connection: Connection) -> None:
-        if connection.session is not None:
-            connection.session.resume_recv()
+    @precondition(connected)
+    @rule(number=numbers)
+    def resume(self, number: int) -> None:
+        self.pick_connected(number).resume_recv()
 
-    @rule(connection=connections)
-    def disconnect(self, connection: Connection) -> None:
-        session = connection.session
-        if session is not None:
-            was_connected = session.is_connected
-            assert session.disconnect("outside") is was_connected
-            assert not session.is_connected
+    @precondition(connected)
+    @rule(number=numbers)
+    def disconnect(self, number: int) -> None:
+        session = self.pick_connected(number)
+        assert session.disconnect("outside")
+        assert not session.disconnect("twice")
+        assert not session.send(b"late")
 
-    @rule(connection=connections)
-    def abort(self, connection: Connection) -> None:
-        if connection.session is not None:
-            connection.was_cut = True
-            connection.session.abort("abort outside")
+    @precondition(lambda self: any(is_open(session) for session in self.sessions))
+    @rule(number=numbers)
+    def abort(self, number: int) -> None:
+        sessions = [session for session in self.sessions if is_open(session)]
+        session = sessions[number % len(sessions)]
+        session.was_cut = True
+        session.abort("abort outside")
 
     # -- time --------------------------------------------------------------------------------------
 
-    @rule(turns=st.integers(1, 5))
-    def dispatch(self, turns: int) -> None:
-        for _ in range(turns):
-            self.core.dispatch(0)
+    @precondition(living)
+    @rule()
+    def dispatch(self) -> None:
+        self.core.dispatch(0)
 
-    @rule(seconds=st.sampled_from([0.001, 0.1, 1.0, 3.0]))
-    def time_passes(self, seconds: float) -> None:
+    @precondition(living)
+    @rule(turns=st.integers(1, 9))
+    def time_passes(self, turns: int) -> None:
+        for _ in range(turns):
+            self.core.dispatch(0.002)
+
+    @precondition(living)
+    @rule(seconds=st.sampled_from([1.0, 3.0]))
+    def much_time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.core.dispatch(0)
 
+    @precondition(living)
     @rule()
     def everybody_reads_until_all_is_quiet(self) -> None:
         self.heal()
         self.run_dry()
-        for connection in self.all:
-            session = connection.session
-            if session is not None and session.is_connected and connection.peer.ended is None:
-                assert connection.peer.received == session.accepted, "stranded"
+        for connection in living(self):
+            session, peer = connection.session, connection.peer
+            if session is not None and session.is_connected and peer.ended is None:
+                assert peer.received == session.accepted, "stranded"
                 assert not session.send_registered
                 assert session.queued_bytes == 0
-                self.expect_everything_heard(connection, session)
+                assert len(session.received) + peer.unsent_bytes == len(connection.told)
 
     # -- what always holds -------------------------------------------------------------------------
 
@@ -341,13 +377,21 @@ class SessionMachine(RuleBasedStateMachine):
         for connection in self.all:
             if (session := connection.session) is None:
                 continue
-            may_be_cut = connection.was_cut or self.may_break or session.timed_out
+            may_be_cut = connection.was_cut or session.was_cut or self.may_break
             if session.disconnected_with in ORDERLY and not may_be_cut:
                 assert connection.peer.received == session.accepted, "stranded"
                 assert connection.peer.ended is Cause.EOF
         assert not self.core.driver._owned
 
     # -- helpers -----------------------------------------------------------------------------------
+
+    def pick(self, number: int) -> "Connection":
+        candidates = living(self)
+        return candidates[number % len(candidates)]
+
+    def pick_connected(self, number: int) -> "Subject":
+        candidates = connected(self)
+        return candidates[number % len(candidates)]
 
     def match(self) -> None:
         """Find the session of each connection by the port of its peer."""
@@ -361,23 +405,23 @@ class SessionMachine(RuleBasedStateMachine):
         for session in self.sessions:
             session.plans.clear()
             session.leaves = 0
-            session.resume_recv()
+            session.pause_recv()
+            session.resume_recv()  # what was left comes again
         for connection in self.all:
             connection.peer.read()
 
     def run_dry(self) -> None:
-        """Dispatch until nothing happens any more, however much time passes."""
-        idle = 0
-        while idle < 4:
-            if self.core.dispatch(0):
-                idle = 0
+        """Dispatch until nothing happens any more; peers that see the end close as well."""
+        idle_s = 0.0
+        while idle_s < SETTLE_S:
+            began = self.clock.now()
+            if self.core.dispatch(0.02):
+                idle_s = 0.0
             else:
-                idle += 1
-                self.clock.advance(1.0)
-
-    def expect_everything_heard(self, connection: Connection, session: Subject) -> None:
-        unsent = connection.peer.unsent_bytes
-        assert len(session.received) + unsent == len(connection.told)
+                idle_s += self.clock.now() - began
+            for connection in self.all:
+                if connection.peer.ended is Cause.EOF:
+                    connection.peer.close()
 
 
 def check_calls(session: Subject) -> None:
@@ -417,8 +461,8 @@ def check_closed(session: Subject) -> None:
 
 
 SessionMachine.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestSession = SessionMachine.TestCase

@@ -1,0 +1,358 @@
+"""The command line: what it takes, what it refuses, what it calls."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster import cli
+from cluster.shared.config import Config
+from cluster.shared.messages import (
+    GatewayStatus,
+    NodeStatus,
+    ProtocolVersionError,
+    WorkerStatus,
+)
+from cluster.shared.run_directory import RunDirectory, default_run_directory
+from tests.bots.echo_server import echo_server
+
+ROOT = Path(__file__).parents[1]
+
+STATUS = NodeStatus(
+    node=3,
+    epoch=5,
+    gateway=GatewayStatus(pid=4711, driver="readiness", sessions=9),
+    workers=[
+        WorkerStatus(shard=0, pid=4712, state="ready", restarts=0, lane="zmq"),
+        WorkerStatus(shard=1, pid=None, state="backoff", restarts=7, lane="zmq"),
+    ],
+    spares=[],
+    links=[],
+    counters={"sends": 123},
+)
+
+
+class Called:
+    """Stands in for what a command calls, and keeps what it was called with."""
+
+    def __init__(self, result: object = 0) -> None:
+        self.result = result
+        self.arguments: tuple[Any, ...] = ()
+
+    def __call__(self, *arguments: object) -> object:
+        self.arguments = arguments
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def run_process(*arguments: str, timeout_s: float = 30.0) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "cluster", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout_s,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+
+
+@pytest.fixture
+def supervise(monkeypatch: pytest.MonkeyPatch) -> Called:
+    called = Called()
+    monkeypatch.setattr("cluster.supervisor.supervisor.supervise", called)
+    monkeypatch.setattr("cluster.shared.logs.configure_logging", Called())
+    return called
+
+
+@pytest.fixture
+def read_status(monkeypatch: pytest.MonkeyPatch) -> Called:
+    called = Called(STATUS)
+    monkeypatch.setattr("cluster.supervisor.status.read_status", called)
+    return called
+
+
+# -- up --------------------------------------------------------------------------------------------
+
+
+def test_up_takes_its_exit_code_from_the_supervisor(supervise: Called):
+    supervise.result = 3
+    done = run("up")
+    assert (done.exit_code, done.output) == (3, "")
+    config, run_directory = supervise.arguments
+    assert config == Config()
+    assert run_directory.path == default_run_directory()
+
+
+def test_every_flag_of_up_sets_its_key(supervise: Called, tmp_path: Path):
+    done = run(
+        *("up", "--listen", "[::1]:99", "--workers", "5", "--app", "shop.main:app"),
+        *("--driver", "readiness", "--lane", "zmq", "--run-dir", str(tmp_path)),
+    )
+    assert done.exit_code == 0, done.output
+    config, run_directory = supervise.arguments
+    assert (config.node.listen, config.workers.count) == ("[::1]:99", 5)
+    assert (config.node.app, config.gateway.driver, config.lane.kind) == (
+        "shop.main:app",
+        "readiness",
+        "zmq",
+    )
+    assert run_directory.path == tmp_path
+
+
+def test_a_flag_beats_the_file_and_the_file_the_default(supervise: Called, tmp_path: Path):
+    file = tmp_path / "cluster.toml"
+    run_dir = str(tmp_path / "run")
+    file.write_text(f"[node]\nrun_dir = {json.dumps(run_dir)}\n[workers]\ncount = 4\nspares = 3\n")
+    assert run("up", "--config", str(file), "--workers", "9").exit_code == 0
+    config, run_directory = supervise.arguments
+    assert (config.workers.count, config.workers.spares) == (9, 3)
+    assert str(run_directory.path) == run_dir
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workers", "0"], "cluster: --workers: workers.count = 0: expected an integer from 1"),
+        (["--listen", "here"], "cluster: --listen: node.listen = "),
+        (["--app", "noname"], "cluster: --app: node.app = "),
+        (["--config", "/no/such/file.toml"], "cluster: /no/such/file.toml: cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_code_2(supervise: Called, arguments: list[str], told: str):
+    done = run("up", *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert supervise.arguments == ()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no more processes"), ProtocolVersionError(7)], ids=lambda error: str(error)
+)
+def test_an_expected_error_is_one_line_and_code_2(supervise: Called, error: Exception):
+    supervise.result = error
+    done = run("up")
+    assert (done.exit_code, done.stderr) == (2, f"cluster: {error}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--driver", "epoll"],
+        ["up", "--lane", "pigeon"],
+        ["up", "--workers", "many"],
+        ["up", "--unknown"],
+        ["gateway"],
+        ["worker", "--run-dir", "x"],
+        ["worker", "--shard", "-1", "--run-dir", "x"],
+        ["bots"],
+        ["bots", "--connect", "127.0.0.1:1", "--sessions", "0"],
+        ["bots", "--connect", "127.0.0.1:1", "--size", "65532"],
+        ["bots", "--connect", "127.0.0.1:1", "--depth", "0"],
+        ["bots", "--connect", "127.0.0.1:1", "--seconds", "-1"],
+        ["nothing"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_code_2_and_shows_the_usage(arguments: list[str]):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr
+    assert done.stdout == ""
+
+
+# -- gateway and worker ----------------------------------------------------------------------------
+
+
+def test_gateway_leaves_its_configuration_for_the_workers(
+    monkeypatch: pytest.MonkeyPatch, supervise: Called, tmp_path: Path
+):
+    run_gateway = Called(2)
+    monkeypatch.setattr("cluster.gateway.process.run_gateway", run_gateway)
+    done = run("gateway", "--run-dir", str(tmp_path), "--workers", "7", "--listen", "127.0.0.1:5")
+    assert done.exit_code == 2
+    run_directory, config = run_gateway.arguments
+    assert run_directory.path == tmp_path
+    assert config.workers.count == 7
+    assert run_directory.read_config() == config
+
+
+def test_gateway_keeps_away_from_the_configuration_of_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, supervise: Called, tmp_path: Path
+):
+    run_gateway = Called()
+    monkeypatch.setattr("cluster.gateway.process.run_gateway", run_gateway)
+    monkeypatch.setattr(cli, "GATEWAY_GONE_WAIT_S", 0.0)
+    directory = RunDirectory(tmp_path)
+    directory.write_config(Config())
+    with directory.lock("gateway"):
+        done = run("gateway", "--run-dir", str(tmp_path), "--workers", "7")
+    assert done.exit_code == 2
+    assert f"its gateway is pid {os.getpid()}" in done.stderr
+    assert directory.read_config() == Config()
+    assert run_gateway.arguments == ()
+
+
+def test_worker_is_called_with_its_shard(
+    monkeypatch: pytest.MonkeyPatch, supervise: Called, tmp_path: Path
+):
+    run_worker = Called(1)
+    monkeypatch.setattr("cluster.worker.process.run_worker", run_worker)
+    assert run("worker", "--shard", "3", "--run-dir", str(tmp_path)).exit_code == 1
+    run_directory, shard = run_worker.arguments
+    assert (run_directory.path, shard) == (tmp_path, 3)
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+
+def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Path):
+    done = run("status", "--json", "--run-dir", str(tmp_path))
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {
+        "node": 3,
+        "epoch": 5,
+        "gateway": {"pid": 4711, "driver": "readiness", "sessions": 9},
+        "workers": [
+            {
+                "shard": 0,
+                "pid": 4712,
+                "state": "ready",
+                "restarts": 0,
+                "lane": "zmq",
+                "in_hand": None,
+            },
+            {
+                "shard": 1,
+                "pid": None,
+                "state": "backoff",
+                "restarts": 7,
+                "lane": "zmq",
+                "in_hand": None,
+            },
+        ],
+        "spares": [],
+        "links": [],
+        "counters": {"sends": 123},
+    }
+    assert read_status.arguments[0].path == tmp_path
+
+
+def test_status_for_people_shows_the_same(read_status: Called):
+    done = run("status")
+    assert done.exit_code == 0
+    for shown in ("node 3, epoch 5", "4711", "4712", "backoff", "9 sessions", "sends 123"):
+        assert shown in done.stdout
+
+
+def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):
+    read_status.result = None
+    done = run("status", "--json", "--run-dir", str(tmp_path))
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr == f"cluster: nothing runs in {tmp_path}\n"
+
+
+# -- bots ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ":7", "[::1]", "host:70000", "a b:1"])
+def test_bots_refuse_what_is_no_address(address: str):
+    done = run("bots", "--connect", address)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"cluster: --connect: {address!r}: expected ")
+
+
+def test_bots_as_a_process_end_with_a_clean_result():
+    with echo_server() as address:
+        done = run_process(
+            *("bots", "--connect", str(address), "--sessions", "4", "--depth", "3"),
+            *("--size", "12", "--seconds", "0.3", "--json"),
+        )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["sessions"], report["lost"], report["differed"]) == (4, 0, 0)
+    assert report["packets"] >= 12
+    assert done.stderr == ""  # the progress is for terminals
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def test_version_and_help_are_code_0():
+    assert run("--version").stdout.startswith("cluster")
+    help_text = run("--help").stdout
+    for command in ("up", "gateway", "worker", "status", "bots"):
+        assert f"  {command} " in help_text
+    assert "completion" not in help_text
+
+
+def test_the_command_line_imports_no_room_before_it_knows_the_command():
+    code = (
+        "import sys, cluster.cli\n"
+        "rooms = ('supervisor', 'gateway', 'worker', 'bots', 'iocp', 'shared')\n"
+        "print([name for name in sys.modules if name.startswith('cluster.')"
+        " and name.split('.')[1] in rooms])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_python_m_cluster_is_the_command_line():
+    done = run_process("status", "--run-dir", str(ROOT / "no such directory"))
+    assert done.returncode == 4
+    assert "nothing runs in" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_gateway_and_worker_serve_under_an_outside_supervisor(tmp_path: Path):
+    """The two commands by hand: they find each other, and SIGTERM drains the gateway."""
+    from tests.support import wait_until
+
+    common = ["--run-dir", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "cluster"]
+    gateway = subprocess.Popen(
+        [*command, "gateway", *common, "--listen", "127.0.0.1:0", "--workers", "1"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    worker = subprocess.Popen(
+        [*command, "worker", "--shard", "0", *common], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+
+        def is_ready() -> bool:
+            done = run_process("status", *common, "--json")
+            return done.returncode == 0 and [
+                each["state"] for each in json.loads(done.stdout)["workers"]
+            ] == ["ready"]
+
+        wait_until(is_ready, timeout_s=30, interval_s=0.1, what="the worker ready")
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.communicate(timeout=20)[1]
+        assert gateway.returncode == 0
+        assert worker.wait(timeout=20) is not None
+    finally:
+        for process in (gateway, worker):
+            process.kill()
+            process.communicate()
