@@ -250,11 +250,13 @@ class WorkerLane(Protocol):
 
 
 class _Entry(NamedTuple):
-    kind: int
-    owner: Any
-    num_bytes: int
+    freed: Freed
     packet_count: int
     record: bytes
+
+
+# A named tuple's own constructor is a Python function, and these are made for every record.
+_new_tuple = tuple.__new__
 
 
 class InboundLog:
@@ -307,9 +309,11 @@ class InboundLog:
 
     def append(self, kind: int, record: bytes, packet_count: int, owner: Any) -> int:
         """Add an encoded record; return its position."""
-        self._entries.append(_Entry(kind, owner, len(record), packet_count, record))
+        num_bytes = len(record)
+        freed = _new_tuple(Freed, (kind, owner, num_bytes))
+        self._entries.append(_new_tuple(_Entry, (freed, packet_count, record)))
         self._unsent.append(record)
-        self.uncommitted_bytes += len(record)
+        self.uncommitted_bytes += num_bytes
         return self._first + len(self._entries) - 1
 
     @property
@@ -365,9 +369,9 @@ class InboundLog:
         entries = self._entries
         freed = []
         for _ in range(commit.position - self._first):
-            kind, owner, num_bytes, _, _ = entries.popleft()
-            self.uncommitted_bytes -= num_bytes
-            freed.append(Freed(kind, owner, num_bytes))
+            entry = entries.popleft()
+            self.uncommitted_bytes -= len(entry[2])
+            freed.append(entry[0])
         self._first = commit.position
         self._committed = commit
         return freed
@@ -380,7 +384,7 @@ class InboundLog:
         )
         assert self._first - 1 <= self._sent
         assert self._sent + len(self._unsent) == self.position
-        assert self.uncommitted_bytes == sum(entry.num_bytes for entry in self._entries)
+        assert self.uncommitted_bytes == sum(len(entry.record) for entry in self._entries)
 
 
 class OutboundSequence:

@@ -247,17 +247,19 @@ class ZmqGatewayLane:
         while self._inbox:
             message = self._inbox.popleft()
             batch = self._sequence.take(_decode_batch(message))
+            if batch is not None:
+                self._log.check(batch.commit)
+                self._in_hand_bytes = len(message)
+            else:
+                self._untold_bytes += len(message)
             if not self._is_open:
                 # The worker's first batch proves that its end is there to be sent to.
                 self._is_open = True
                 self.flush()
             if batch is not None:
-                self._log.check(batch.commit)
-                self._in_hand_bytes = len(message)
                 return batch
             # The parts of one batch may be more than the worker's window holds.
-            self._untold_bytes += len(message)
-            if OutboundWindow.must_tell(self._untold_bytes, self._log.capacity_bytes):
+            if self.needs_acknowledgement:
                 self._send_records(self._log.sent_position + 1, [])
         return None
 

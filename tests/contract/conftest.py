@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cluster.iocp.driver import Driver, choose_driver
-from cluster.iocp.driver.memory import MemoryDriver
+from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
 from cluster.iocp.driver.readiness import ReadinessDriver
 from cluster.iocp.errors import DriverUnavailableError
 from tests.contract.driver_harness import Owner, Port
 
+# Drivers of one machine reach each other, so those in memory share a network.
+_NETWORK = MemoryNetwork()
+
 DRIVERS: dict[str, Callable[[], Driver]] = {
     "readiness": lambda: choose_driver("readiness"),
     "selectors": ReadinessDriver,
-    "memory": MemoryDriver,
+    "memory": lambda: MemoryDriver(_NETWORK),
 }
 
 

@@ -94,22 +94,6 @@ def test_a_commit_that_cannot_be_is_a_violation(lanes: LaneHarness, commit: Comm
     assert len(lanes.flush_and_read(lane, successor)) == 3
 
 
-def test_a_commit_by_a_successor_of_what_only_its_predecessor_read_is_a_violation(
-    lanes: LaneHarness,
-) -> None:
-    lane = lanes.open_lane()
-    worker = lanes.start_worker(lane)
-    append_text(lane, b"a")
-    lanes.flush_and_read(lane, worker)
-    worker.close()
-    lane.revoke()
-    grant = lanes.grant(lane)
-    successor = lanes.open_worker(grant)
-    lanes.publish(successor, after(1))
-    with pytest.raises(LaneViolation):
-        lanes.receive_batch(lane)
-
-
 def test_serials_must_follow_one_another(lanes: LaneHarness) -> None:
     for serial in (2, 4, 1 << 40, 0):
         lane = lanes.open_lane()

@@ -221,6 +221,22 @@ def test_a_flush_to_a_worker_that_has_left_keeps_everything(lanes: ZmqHarness) -
     assert [record.position for record in records] == list(range(1, lane.log.position + 1))
 
 
+def test_a_first_batch_cannot_commit_what_only_the_predecessor_was_sent(
+    lanes: ZmqHarness,
+) -> None:
+    lane = lanes.open_lane()
+    worker = lanes.start_worker(lane)
+    append_text(lane, b"a")
+    lanes.flush_and_read(lane, worker)
+    worker.close()
+    lane.revoke()
+    grant = lanes.grant(lane)
+    successor = lanes.open_worker(grant)
+    lanes.publish(successor, after(1))
+    with pytest.raises(LaneViolation):
+        lanes.receive_batch(lane)
+
+
 def test_records_that_were_lost_on_the_way_show_as_a_gap(lanes: ZmqHarness) -> None:
     lane = lanes.open_lane()
     worker = lanes.start_worker(lane)

@@ -1,7 +1,7 @@
 """The plain objects behind every lane, without a lane."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
@@ -201,6 +201,7 @@ class LogMachine(RuleBasedStateMachine):
 
 
 TestInboundLogMachine = LogMachine.TestCase
+TestInboundLogMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 # -- OutboundSequence ------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Faults:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "late_s_max":
-                if value <= 0:
+                if not value > 0:
                     raise ValueError(f"late_s_max={value!r}: must be above 0")
             elif not 0 <= value <= 1:
                 raise ValueError(f"{field.name}={value!r}: a probability is from 0 to 1")
@@ -136,25 +136,29 @@ class MemoryNetwork:
 
     def take_port(self) -> int:
         """Return a free port that is taken from now on; raises OSError (EADDRNOTAVAIL)."""
-        for _ in _FREE_PORTS:
-            port = _FREE_PORTS[self._next_port % len(_FREE_PORTS)]
-            self._next_port += 1
-            if port not in self._ports:
-                self._ports.add(port)
-                return port
-        raise _os_error(errno.EADDRNOTAVAIL)
+        port = self._find_port()
+        self._ports.add(port)
+        return port
 
     def give_port_back(self, port: int) -> None:
         """Undo `take_port`."""
         self._ports.discard(port)
 
+    def _find_port(self) -> int:
+        listened_on = {address.port for address in self._listeners}
+        for _ in _FREE_PORTS:
+            port = _FREE_PORTS[self._next_port % len(_FREE_PORTS)]
+            self._next_port += 1
+            if port not in self._ports and port not in listened_on:
+                return port
+        raise _os_error(errno.EADDRNOTAVAIL)
+
     def listen(self, listener: "ListenerHandle", address: NetAddress) -> NetAddress:
         """Have `listener` take the clients of `address`; raises OSError (EADDRINUSE)."""
         if address.port == 0:
-            address = NetAddress(address.host, self.take_port())
+            address = NetAddress(address.host, self._find_port())
         elif self._is_listened_on(address):
             raise _os_error(errno.EADDRINUSE)
-        self._ports.add(address.port)
         self._listeners[address] = listener
         return address
 
@@ -169,8 +173,6 @@ class MemoryNetwork:
     def stop_listening(self, address: NetAddress) -> None:
         """Undo `listen`."""
         del self._listeners[address]
-        if not any(taken.port == address.port for taken in self._listeners):
-            self.give_port_back(address.port)
 
     def find_listener(self, address: NetAddress) -> "ListenerHandle | None":
         """Return who listens on `address`, there or on any address of its family."""

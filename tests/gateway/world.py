@@ -1,0 +1,276 @@
+"""A gateway without processes: real sessions, shards and lane runner, workers that are scripted.
+
+Everything runs in the test's thread, on any driver. Lanes are those of one process; a hub in
+place of ZeroMQ's tells the lane runner that something was published.
+"""
+
+import itertools
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.session_ids import SessionIds
+from cluster.gateway.session_table import SessionTable
+from cluster.gateway.shard import Shard
+from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.iocp import IocpCore, NetAddress, ServerService, SessionSettings
+from cluster.iocp.driver import Driver
+from cluster.iocp.packet_framing import iter_packets
+from cluster.shared.lane import Commit
+from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
+from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
+from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
+from cluster.shared.zmq_lane import ZmqLaneHub
+from tests.contract.lane_records import InboundRecord, read_now
+from tests.iocp.peers import Peer
+
+PIDS = itertools.count(1 << 30)
+"""Process ids that no system gives to a process."""
+
+
+class LocalHub:
+    """Stands in for `ZmqLaneHub`: knows the lanes, and has a descriptor that is rung."""
+
+    def __init__(self, lanes: list[LocalGatewayLane]) -> None:
+        self._lanes = lanes
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def ring(self) -> None:
+        try:
+            self._writer.send(b"\0")
+        except BlockingIOError:
+            pass
+
+    def pump(self, messages_max: int) -> tuple[list[LocalGatewayLane], bool]:
+        try:
+            self._reader.recv(4096)
+        except BlockingIOError:
+            pass
+        return [lane for lane in self._lanes if lane.has_received], False
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+class ScriptedWorker:
+    """One incarnation that does what a test tells it to do."""
+
+    def __init__(self, lane: LocalWorkerLane, grant: Grant, pid: int, hub: LocalHub) -> None:
+        self.lane = lane
+        self.grant = grant
+        self.pid = pid
+        self.records: list[InboundRecord] = []
+        """Everything that came so far."""
+        self._hub = hub
+        self._committed = Commit(grant.position, grant.index)
+
+    def read(self) -> list[InboundRecord]:
+        """Return the records that have come since the last call."""
+        new = read_now(self.lane)
+        self.records += new
+        return new
+
+    def publish(self, *records: bytes, commit: Commit | None = None, more: bool = False) -> bool:
+        """Publish `records`; without a commit nothing is committed."""
+        self._committed = commit or self._committed
+        taken = self.lane.publish(self._committed, list(records), more)
+        self._hub.ring()
+        return taken
+
+    def commit(self, *records: bytes) -> bool:
+        """Publish `records` as the effect of everything that was read."""
+        return self.publish(*records, commit=Commit(self.lane.position_received + 1, 0))
+
+    def echo(self) -> int:
+        """Read, send every packet back, commit; return how many records there were."""
+        new = self.read()
+        if new:
+            replies = [
+                make_record(SEND, record.session, record.payload[SEQUENCE_BYTES:])
+                for record in new
+                if record.kind == PACKETS
+            ]
+            assert self.commit(*replies)
+        return len(new)
+
+    def kinds(self) -> list[int]:
+        return [record.kind for record in self.records]
+
+
+class GatewayWorld:
+    """What a gateway is made of, but for its processes."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        shard_count: int = 1,
+        lane_bytes: int = 1 << 20,
+        max_batch_bytes: int = 16 << 20,
+        max_packet_bytes: int = 65_535,
+        send_queue_bytes_max: int = 1 << 20,
+        max_sessions: int = 64,
+        accepts_outstanding_max: int = 4,
+        **settings: Any,
+    ) -> None:
+        self.core = IocpCore(driver=driver)
+        self.counters = Counters()
+        self.lanes = [LocalGatewayLane(lane_bytes, max_batch_bytes) for _ in range(shard_count)]
+        self.hub = LocalHub(self.lanes)
+        self.shards = [
+            Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
+            for index, lane in enumerate(self.lanes)
+        ]
+        self.table = SessionTable(SessionIds(1, 1), self.shards, self.counters)
+        self.appliers = [
+            OutboundApplier(lane, self.table.sessions, self.counters) for lane in self.lanes
+        ]
+        self.sent: list[tuple[bytes, ControlMessage]] = []
+        self.reports: list[ShardReport] = []
+        self.workers = Workers(
+            NodeIdentity(1, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
+            self.shards,
+            "local",
+            self.counters,
+            self._send,
+            self.reports.append,
+            lambda shard: self.appliers[shard.index].abandon(),
+            lambda: self.runner.drain(),
+            self.core.now,
+        )
+        self.violations: list[tuple[int, str]] = []
+        self.runner = LaneRunner(
+            self.core,
+            cast(ZmqLaneHub, self.hub),
+            self.shards,
+            self.appliers,
+            self.workers.committed,
+            self._violated,
+        )
+        self.sessions_made = 0
+        self.service = ServerService(
+            NetAddress("127.0.0.1", 0),
+            self.core,
+            self._make_session,
+            max_sessions,
+            SessionSettings(send_queue_bytes_max=send_queue_bytes_max, **settings),
+            accepts_outstanding_max,
+        )
+        assert self.service.start()
+
+    def _make_session(self) -> GatewaySession:
+        self.sessions_made += 1
+        return GatewaySession(self.table)
+
+    def _send(self, identity: bytes, message: ControlMessage) -> bool:
+        self.sent.append((identity, message))
+        return True
+
+    def _violated(self, shard: Shard, reason: str) -> None:
+        self.violations.append((shard.index, reason))
+        self.workers.fence(shard, reason)
+
+    def start_worker(self, shard: int = 0) -> ScriptedWorker:
+        """Give the shard to a new incarnation, whose end of the lane is open on return."""
+        pid = next(PIDS)
+        self.workers.hello(f"control-{pid}".encode(), Hello(shard=shard, pid=pid, create_time=0.0))
+        message = self.sent[-1][1]
+        assert not isinstance(message, Refuse), message
+        assert isinstance(message, Grant)
+        worker = ScriptedWorker(self.lanes[shard].open_worker(), message, pid, self.hub)
+        assert worker.publish()
+        self.run_until(lambda: self.lanes[shard].serial_applied >= 1, "the first batch")
+        return worker
+
+    def kill(self, shard: int = 0) -> None:
+        """Let the shard's worker be dead."""
+        life = self.workers.life(shard)
+        assert life is not None
+        self.workers.gone(shard, life.pid)
+
+    def connect(self, *, reading: bool = True) -> Peer:
+        """Return a client that is connected and has a session."""
+        before = self.counters.snapshot().get("sessions_opened", 0)
+        peer = Peer(self.core, self.service.listener.local_address, reading=reading)
+        self.run_until(
+            lambda: (
+                peer.is_connected
+                and self.counters.snapshot().get("sessions_opened", 0) == before + 1
+            ),
+            "the client's session",
+        )
+        return peer
+
+    def newest(self) -> GatewaySession:
+        """Return the session that was opened last."""
+        return self.table.sessions[max(self.table.sessions)]
+
+    def count(self, name: str) -> int:
+        return self.counters.snapshot().get(name, 0)
+
+    def turn(self, timeout_s: float = 0.0) -> None:
+        """One turn of the gateway's loop."""
+        self.core.dispatch(timeout_s)
+        for shard in self.shards:
+            shard.resume_sessions()
+        self.runner.flush()
+        self.check_invariants()
+
+    def check_invariants(self) -> None:
+        self.table.check_invariants()
+        for session in self.table.sessions.values():
+            session.check_invariants()
+        for shard in self.shards:
+            shard.lane.log.check_invariants()
+
+    def run_until(
+        self, predicate: Callable[[], Any], what: str = "the condition", timeout_s: float = 10.0
+    ) -> None:
+        """Turn until `predicate` holds; AssertionError names `what` after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not predicate():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} did not hold within {timeout_s} s")
+            self.turn(0.005)
+
+    def settle(self, turns: int = 5) -> None:
+        """Turn until nothing is left to do at once: to show that something does not happen."""
+        quiet = 0
+        while quiet < turns:
+            done = self.core.dispatch(0.002)
+            for shard in self.shards:
+                shard.resume_sessions()
+            self.runner.flush()
+            quiet = 0 if done else quiet + 1
+        self.check_invariants()
+
+    def close(self) -> None:
+        self.runner.close()
+        for lane in self.lanes:
+            lane.close()
+        self.core.close()
+        self.hub.close()
+
+
+def packets_in(data: bytes | bytearray) -> list[bytes]:
+    """Return the packets of `data`, which holds complete ones only."""
+    return [bytes(packet) for packet in iter_packets(bytes(data))]
+
+
+def content(record: InboundRecord) -> tuple[int, list[bytes]]:
+    """Return the first sequence number and the packets of a `packets` record."""
+    assert record.kind == PACKETS
+    packets = packets_in(record.payload[SEQUENCE_BYTES:])
+    assert record.packet_count == len(packets)
+    return SEQUENCE.unpack_from(record.payload)[0], packets
