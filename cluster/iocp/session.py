@@ -45,7 +45,9 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("cluster.iocp")
 
+# Members of an enum, taken out of it for the paths that every packet takes.
 _CONNECTED = SessionState.CONNECTED
+_RECV, _SEND = EventType.RECV, EventType.SEND
 
 
 class Session(IocpObject):
@@ -632,9 +634,9 @@ class Session(IocpObject):
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         kind = event.event_type
-        if kind is EventType.RECV:
+        if kind is _RECV:
             self._process_recv(num_bytes)
-        elif kind is EventType.SEND:
+        elif kind is _SEND:
             self._process_send(num_bytes)
         elif kind is EventType.POST:
             if self._state is _CONNECTED:

@@ -124,7 +124,11 @@ class GatewayLane(Protocol):
 
     @property
     def needs_acknowledgement(self) -> bool:
-        """Whether the worker may wait to hear what was applied: flush, even without records."""
+        """Whether the worker may wait for something that only a flush brings.
+
+        That is room, when much was applied since it last heard, or records that were appended
+        before it opened its end. Look after receiving and applying what has come.
+        """
         ...
 
     @property
@@ -159,16 +163,15 @@ class GatewayLane(Protocol):
     def flush(self) -> bool:
         """Show the worker what was appended. False when not all could go: flush again later.
 
-        It also tells the worker what was applied, so that one that only pushes gets room back:
-        after an apply, flush if the lane `needs_acknowledgement`.
+        It also tells the worker what was applied, so that one that only pushes gets room back.
         """
         ...
 
     def grant(self, incarnation: int, identity: bytes) -> Commit:
         """Give the lane to a new incarnation, and return where it goes on.
 
-        `identity` is a name that no incarnation had before. The lane must be vacant. When the
-        worker opens its end, all records from there on are sent to it, without another `flush`.
+        `identity` is a name that no incarnation had before. The lane must be vacant. The records
+        from there on are sent to the worker in order, by a `flush` once it has opened its end.
         """
         ...
 

@@ -61,7 +61,8 @@ class LocalGatewayLane:
 
     @property
     def needs_acknowledgement(self) -> bool:
-        return False
+        # Room is told at once here.
+        return self._worker is not None and self._log.has_unsent
 
     @property
     def has_received(self) -> bool:
@@ -71,9 +72,8 @@ class LocalGatewayLane:
         """Return the end of the incarnation that was granted last."""
         if self._state is not LaneState.GRANTED:
             raise ValueError(f"the lane is {self._state.value}; grant it first")
-        self._worker = worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
-        self.flush()
-        return worker
+        self._worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
+        return self._worker
 
     def append(
         self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None

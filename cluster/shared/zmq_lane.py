@@ -167,7 +167,10 @@ class ZmqGatewayLane:
 
     @property
     def needs_acknowledgement(self) -> bool:
-        return OutboundWindow.must_tell(self._untold_bytes, self._log.capacity_bytes)
+        log = self._log
+        return (log.has_unsent and self._is_open) or OutboundWindow.must_tell(
+            self._untold_bytes, log.capacity_bytes
+        )
 
     @property
     def has_received(self) -> bool:
@@ -199,7 +202,7 @@ class ZmqGatewayLane:
                 return False
             log.mark_sent(len(records))
         # A worker that only pushes is told what was applied, or its window would stay full.
-        if self.needs_acknowledgement:
+        if OutboundWindow.must_tell(self._untold_bytes, log.capacity_bytes):
             return self._send_records(log.sent_position + 1, [])
         return True
 
@@ -247,20 +250,14 @@ class ZmqGatewayLane:
         while self._inbox:
             message = self._inbox.popleft()
             batch = self._sequence.take(_decode_batch(message))
+            # The worker's first batch proves that its end is there to be sent to.
+            self._is_open = True
             if batch is not None:
                 self._log.check(batch.commit)
                 self._in_hand_bytes = len(message)
-            else:
-                self._untold_bytes += len(message)
-            if not self._is_open:
-                # The worker's first batch proves that its end is there to be sent to.
-                self._is_open = True
-                self.flush()
-            if batch is not None:
                 return batch
             # The parts of one batch may be more than the worker's window holds.
-            if self.needs_acknowledgement:
-                self._send_records(self._log.sent_position + 1, [])
+            self._untold_bytes += len(message)
         return None
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:

@@ -5,10 +5,10 @@ way, in every test: a completion of something that was not submitted, or a secon
 """
 
 import gc
-import os
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
@@ -25,6 +25,8 @@ from cluster.iocp.iocp_event import (
 )
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.net_address import NetAddress
+
+E = TypeVar("E", bound=IocpEvent)
 
 WAIT_S = 15.0
 """Longest wait for anything that must happen."""
@@ -80,11 +82,13 @@ class Port:
 
     # -- operations --------------------------------------------------------------------------------
 
-    def submit(self, owner: IocpObject, event: IocpEvent) -> IocpEvent:
+    def submit(self, owner: IocpObject, event: E) -> E:
         """Register `event` for `owner`, as a session does. Any thread."""
         return self._begin(owner, event, lambda: self.driver.submit(event))
 
-    def post(self, owner: IocpObject, num_bytes: int = 0, event: IocpEvent | None = None) -> Any:
+    def post(
+        self, owner: IocpObject, num_bytes: int = 0, event: IocpEvent | None = None
+    ) -> IocpEvent:
         """Post an event to `owner`. Any thread."""
         posted = IocpEvent(EventType.POST) if event is None else event
         return self._begin(owner, posted, lambda: self.driver.post(posted, num_bytes))
@@ -94,7 +98,7 @@ class Port:
         watching = IocpEvent(EventType.WATCH) if event is None else event
         return self._begin(owner, watching, lambda: self.driver.watch(fd, watching))
 
-    def _begin(self, owner: IocpObject, event: IocpEvent, begin: Callable[[], None]) -> IocpEvent:
+    def _begin(self, owner: IocpObject, event: E, begin: Callable[[], None]) -> E:
         was_expected = event in self.expected
         before = event.owner
         event.owner = owner
@@ -301,9 +305,10 @@ def resource_count() -> int:
     """Return how many descriptors (Windows: handles) this process has open."""
     gc.collect()
     process = psutil.Process()
-    if os.name == "nt":
-        return int(process.num_handles())
-    return int(process.num_fds())
+    if sys.platform == "win32":
+        return process.num_handles()
+    else:
+        return process.num_fds()
 
 
 def live_events() -> int:

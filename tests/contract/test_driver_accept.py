@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp.causes import Cause
+from cluster.iocp.driver import Handle
 from cluster.iocp.errors import ACCEPT_EXHAUSTED, MisuseError
 from cluster.iocp.iocp_event import AcceptEvent, ConnectEvent, RecvEvent
 from cluster.iocp.net_address import NetAddress
@@ -111,7 +112,7 @@ def test_many_accepts_are_outstanding_and_each_gets_its_own_client(
 
 def test_an_accept_event_serves_again(port: Port, listener: Owner) -> None:
     accept = AcceptEvent()
-    seen = set()
+    seen: set[Handle] = set()
     for _ in range(5):
         port.submit(listener, accept)
         assert accept.accepted is None

@@ -1,6 +1,7 @@
 """Cancel is a request: only the completion ends an operation, and says which way it went."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_cancelling_twice_completes_once(port: Port, pair: Pair) -> None:
 
 @pytest.mark.parametrize("kind", [RecvEvent, SendEvent, AcceptEvent, ConnectEvent])
 def test_cancelling_what_never_began_does_nothing(
-    port: Port, pair: Pair, kind: type[IocpEvent]
+    port: Port, pair: Pair, kind: Callable[[], IocpEvent]
 ) -> None:
     event = kind()
     port.driver.cancel(event)

@@ -134,7 +134,7 @@ def test_a_recv_and_a_send_may_be_in_flight_together(port: Port, pair: Pair) -> 
 
 @pytest.mark.parametrize("kind", [AcceptEvent, DisconnectEvent, RecvEvent, SendEvent, ConnectEvent])
 def test_a_submit_without_an_open_handle_raises(
-    port: Port, listener: Owner, kind: type[IocpEvent]
+    port: Port, listener: Owner, kind: Callable[[], IocpEvent]
 ) -> None:
     closed = port.open_client(listener)
     closed.close()

@@ -108,21 +108,28 @@ def test_flush_before_the_worker_has_opened_its_end_keeps_everything(lanes: Lane
     assert texts_of(lanes.flush_and_read(lane, worker)) == [b"a", b"b", b"c"]
 
 
-def test_what_waits_is_sent_when_the_worker_opens_its_end(lanes: LaneHarness) -> None:
-    """A client that waits for its answer sends nothing that would bring another flush."""
+def test_a_lane_with_records_for_a_worker_that_has_opened_its_end_asks_for_a_flush(
+    lanes: LaneHarness,
+) -> None:
+    """A client that waits for its answer sends nothing that would bring one about."""
     lane = lanes.open_lane()
     append_text(lane, b"to the first life")
-    lane.flush()
+    assert not lane.flush()
+    assert not lane.needs_acknowledgement
     worker = lanes.start_worker(lane)
-    assert texts_of(lanes.read(worker, 1)) == [b"to the first life"]
+    assert lane.needs_acknowledgement
+    assert texts_of(lanes.flush_and_read(lane, worker)) == [b"to the first life"]
+    assert not lane.needs_acknowledgement
     worker.close()
     append_text(lane, b"to nobody")
     lane.flush()
     lane.revoke()
     append_text(lane, b"to the second life")
     lane.flush()
+    assert not lane.needs_acknowledgement
     worker = lanes.start_worker(lane)
-    assert texts_of(lanes.read(worker, 3)) == [
+    assert lane.needs_acknowledgement
+    assert texts_of(lanes.flush_and_read(lane, worker)) == [
         b"to the first life",
         b"to nobody",
         b"to the second life",

@@ -9,6 +9,7 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.records import CLOSED, DISCONNECT, OPENED, PACKETS, SEND, make_record
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.world import content, packets_in
+from tests.iocp.peers import Peer
 
 
 def test_a_session_begins_with_its_address_and_ends_with_the_cause(gateway: MakeGateway):
@@ -17,7 +18,7 @@ def test_a_session_begins_with_its_address_and_ends_with_the_cause(gateway: Make
     peer = world.connect()
     session = world.newest()
     peer.reset()
-    world.run_until(lambda: worker.read() and worker.records[-1].kind == CLOSED, "the closed record")
+    world.wait_for(worker, CLOSED)
     opened, closed = worker.records
     assert (opened.kind, opened.session) == (OPENED, session.id)
     assert opened.payload.startswith(b"127.0.0.1:")
@@ -32,10 +33,10 @@ def test_all_complete_packets_of_a_recv_are_one_record(gateway: MakeGateway):
     peer = world.connect()
     packets = [make_packet(n, bytes([n]) * n) for n in range(5)]
     peer.send(b"".join(packets[:4]) + packets[4][:5])
-    world.run_until(lambda: PACKETS in (worker.read() and worker.kinds()), "the packets")
+    world.wait_for(worker, PACKETS)
     assert content(worker.records[1]) == (1, packets[:4])
     peer.send(packets[4][5:])
-    world.run_until(lambda: worker.read(), "the rest")
+    world.wait_for(worker, PACKETS, 2)
     assert content(worker.records[2]) == (5, packets[4:])
     assert world.count("packets_received") == 5
     assert world.count("bytes_received") == sum(map(len, packets))
@@ -53,23 +54,17 @@ def test_a_packet_may_come_one_byte_at_a_time(gateway: MakeGateway):
     worker.read()
     assert worker.kinds() == [OPENED]
     peer.send(packet[-1:])
-    world.run_until(lambda: worker.read(), "the packet")
+    world.wait_for(worker, PACKETS)
     assert content(worker.records[1]) == (1, [packet])
 
 
 def test_replies_reach_their_own_session(gateway: MakeGateway):
     world = gateway(shard_count=2)
-    workers = [world.start_worker(shard) for shard in range(2)]
+    world.echoing = [world.start_worker(shard) for shard in range(2)]
     peers = [world.connect() for _ in range(6)]
     for index, peer in enumerate(peers):
         peer.send(make_packet(index, b"mine") * 3)
-
-    def all_answered() -> bool:
-        for worker in workers:
-            worker.echo()
-        return all(len(peer.received) == 24 for peer in peers)
-
-    world.run_until(all_answered, "the replies")
+    world.run_until(lambda: all(len(peer.received) == 24 for peer in peers), "the replies")
     for index, peer in enumerate(peers):
         assert packets_in(peer.received) == [make_packet(index, b"mine")] * 3
     assert world.count("bytes_sent") == 6 * 24
@@ -83,7 +78,7 @@ def test_replies_reach_a_client_that_has_ended_its_side(gateway: MakeGateway):
     peer.send(make_packet(1, b"a") + make_packet(2, b"b"))
     world.run_until(lambda: peer.unsent_bytes == 0)
     peer.shut_down()
-    world.run_until(lambda: CLOSED in (worker.read() or worker.kinds()) and worker.kinds(), "eof")
+    world.wait_for(worker, CLOSED)
     assert worker.kinds() == [OPENED, PACKETS, CLOSED]
     assert worker.records[-1].payload == Cause.EOF.encode()
 
@@ -118,7 +113,7 @@ def test_a_size_that_cannot_be_ends_the_session_after_its_good_packets(
     peer.send(good * 2 + struct.pack("<H", size) + b"whatever follows")
     world.run_until(lambda: peer.ended, "the end")
     assert peer.ended is Cause.RESET
-    world.run_until(lambda: CLOSED in (worker.read() or worker.kinds()) and worker.kinds(), "closed")
+    world.wait_for(worker, CLOSED)
     mine = [record for record in worker.records if record.session == session_id]
     assert [record.kind for record in mine] == [OPENED, PACKETS, CLOSED]
     assert content(mine[1]) == (1, [good, good])
@@ -141,7 +136,7 @@ def test_a_worker_ends_a_session_after_what_it_sent_to_it(gateway: MakeGateway):
     assert packets_in(peer.received) == [packet] * 5
     peer.close()
     world.run_until(lambda: not world.table.sessions, "the end of the session")
-    world.run_until(lambda: CLOSED in (worker.read() or worker.kinds()) and worker.kinds(), "closed")
+    world.wait_for(worker, CLOSED)
     assert worker.records[-1].payload == b"kicked"
     assert world.count("closed_kicked") == 1
 
@@ -161,7 +156,7 @@ def test_a_cause_of_the_application_has_one_counter_for_all(gateway: MakeGateway
 
 def test_session_objects_serve_again_and_ids_do_not(gateway: MakeGateway):
     world = gateway(accepts_outstanding_max=2)
-    worker = world.start_worker()
+    world.echoing = [world.start_worker()]
     ids = []
     for _ in range(12):
         peer = world.connect()
@@ -169,13 +164,13 @@ def test_session_objects_serve_again_and_ids_do_not(gateway: MakeGateway):
         ids.append(session.id)
         assert session.next_sequence == 1
         assert session.uncommitted_bytes == 0
-        assert not (session.is_slow or session.closed_appended or session.ended_by_worker)
+        assert not any((session.is_slow, session.closed_appended, session.ended_by_worker))
         del session
         peer.send(make_packet(1, b"x"))
-        world.run_until(lambda peer=peer: worker.echo() and peer.received, "the echo")
+        world.run_until(lambda peer=peer: peer.received, "the echo")
         peer.reset()
         world.run_until(lambda: not world.table.sessions, "the end of the session")
-        world.run_until(lambda: world.lanes[0].log.is_committed or worker.echo() < 0, "the commit")
+        world.run_until(lambda: world.lanes[0].log.is_committed, "the commit")
     assert len(set(ids)) == 12
     assert ids == sorted(ids)
     # Those that wait to be accepted were made before the first one ended.
@@ -191,8 +186,6 @@ def test_an_id_that_cannot_be_given_ends_that_connection_only(
     good = world.connect()
     ids = world.table._ids
     monkeypatch.setattr(ids, "_counter", 0xFFFF_FFFF)
-    from tests.iocp.peers import Peer
-
     refused = Peer(world.core, world.service.listener.local_address)
     world.run_until(lambda: refused.ended, "the refusal")
     world.run_until(lambda: world.service.current_session_count == 1)

@@ -150,6 +150,8 @@ class GatewayWorld:
             self.core.now,
         )
         self.violations: list[tuple[int, str]] = []
+        self.echoing: list[ScriptedWorker] = []
+        """Workers that send back and commit what comes, in each turn."""
         self.runner = LaneRunner(
             self.core,
             cast(ZmqLaneHub, self.hub),
@@ -219,13 +221,16 @@ class GatewayWorld:
     def count(self, name: str) -> int:
         return self.counters.snapshot().get(name, 0)
 
-    def turn(self, timeout_s: float = 0.0) -> None:
-        """One turn of the gateway's loop."""
-        self.core.dispatch(timeout_s)
+    def turn(self, timeout_s: float = 0.0) -> int:
+        """One turn of the gateway's loop; returns how many completions there were."""
+        count = self.core.dispatch(timeout_s)
         for shard in self.shards:
             shard.resume_sessions()
         self.runner.flush()
+        for worker in self.echoing:
+            worker.echo()
         self.check_invariants()
+        return count
 
     def check_invariants(self) -> None:
         self.table.check_invariants()
@@ -244,16 +249,20 @@ class GatewayWorld:
                 raise AssertionError(f"{what} did not hold within {timeout_s} s")
             self.turn(0.005)
 
+    def wait_for(self, worker: ScriptedWorker, kind: int, count: int = 1) -> None:
+        """Turn until `worker` has read `count` records of `kind`."""
+
+        def has_come() -> bool:
+            worker.read()
+            return worker.kinds().count(kind) >= count
+
+        self.run_until(has_come, f"record {count} of kind {kind}")
+
     def settle(self, turns: int = 5) -> None:
         """Turn until nothing is left to do at once: to show that something does not happen."""
         quiet = 0
         while quiet < turns:
-            done = self.core.dispatch(0.002)
-            for shard in self.shards:
-                shard.resume_sessions()
-            self.runner.flush()
-            quiet = 0 if done else quiet + 1
-        self.check_invariants()
+            quiet = 0 if self.turn(0.002) else quiet + 1
 
     def close(self) -> None:
         self.runner.close()

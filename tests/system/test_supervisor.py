@@ -98,6 +98,24 @@ def test_a_signal_before_the_node_is_ready_stops_it(cluster_up_unready: StartNod
     assert node.processes() == []
 
 
+def test_sigterm_to_every_process_of_a_node_at_once_is_a_drain(cluster_up: StartNode):
+    """What a service manager does that signals a whole control group."""
+    node = cluster_up("--workers", "1")
+    [worker] = node.worker_pids()
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        os.kill(worker, signal.SIGSTOP)
+        client.send(2, b"y")
+        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        for process in node.processes():
+            process.terminate()
+        os.kill(worker, signal.SIGCONT)
+        assert client.receive() == (2, b"y")
+        client.receive_end()
+    assert node.wait_exit() == 0
+    assert node.processes() == []
+
+
 def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
     source = "import time\n" + ECHO_ONCE_THEN_DIE.replace("os._exit(9)", "time.sleep(600)")
     node = cluster_up("--app", "the_app:app", cwd=write_app(tmp_path / "apps", source))

@@ -46,6 +46,9 @@ __all__ = ["ReadinessDriver"]
 _ACCEPTS_PER_POLL = 64
 """Clients taken from one listener before others get their turn."""
 
+# Members of an enum, taken out of it for the paths that every packet takes.
+_RECV, _SEND = EventType.RECV, EventType.SEND
+
 _CONNECT_PENDING = frozenset(
     code
     for name in ("EINPROGRESS", "EWOULDBLOCK", "WSAEWOULDBLOCK", "WSAEINPROGRESS")
@@ -221,7 +224,7 @@ class ReadinessDriver:
             self._check_open()
             raise MisuseError(f"{event!r} has no owner with an open handle of this driver")
         kind = event.event_type
-        if kind is EventType.RECV:
+        if kind is _RECV:
             if handle.recv is not None:
                 raise EventInFlightError("a recv is in flight on this handle already")
             event.data = None
@@ -231,7 +234,7 @@ class ReadinessDriver:
                 handle.recv = event
                 if not handle.registered & READABLE:
                     self._want(handle, READABLE)
-        elif kind is EventType.SEND:
+        elif kind is _SEND:
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
             self._send(handle, event)
@@ -412,7 +415,7 @@ class ReadinessDriver:
         if mask != READABLE and handle.send is not None:
             used = True
             event = handle.send
-            if event.event_type is EventType.SEND:
+            if event.event_type is _SEND:
                 self._send(handle, event)
             else:
                 self._finish_connect(handle, event)

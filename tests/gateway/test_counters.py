@@ -1,0 +1,30 @@
+"""Counters add up and come out by name."""
+
+from cluster.gateway.counters import Counters
+
+
+def test_totals_come_out_in_alphabetical_order():
+    counters = Counters()
+    counters.add("zebras")
+    counters.add("apples", 2)
+    counters.add("apples", 3)
+    counters.packets_received += 7
+    snapshot = counters.snapshot()
+    assert list(snapshot) == sorted(snapshot)
+    assert snapshot == {
+        "apples": 5,
+        "bytes_received": 0,
+        "bytes_sent": 0,
+        "packets_received": 7,
+        "sends": 0,
+        "zebras": 1,
+    }
+
+
+def test_a_snapshot_is_not_touched_by_what_follows():
+    counters = Counters()
+    before = counters.snapshot()
+    counters.add("more")
+    counters.sends += 1
+    assert "more" not in before
+    assert before["sends"] == 0

@@ -1,0 +1,207 @@
+"""What a batch of output does to sessions, and what becomes of one that cannot be."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
+from cluster.shared.lane import START, LaneViolation, OutboundBatch
+from cluster.shared.local_lane import LocalGatewayLane
+from cluster.shared.records import (
+    BROADCAST,
+    DISCONNECT,
+    OPENED,
+    RECORD,
+    RECORD_BYTES,
+    SEND,
+    make_record,
+)
+
+
+class RecordingSession:
+    """Takes what the applier does to a session."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.is_connected = True
+        self.ended_by_worker = False
+
+    def send_now(self, data: bytes | memoryview) -> bool:
+        if self.is_connected:
+            self.calls.append(bytes(data))
+        return self.is_connected
+
+    def disconnect(self, cause: str) -> bool:
+        self.calls.append(("disconnect", cause))
+        was_connected, self.is_connected = self.is_connected, False
+        return was_connected
+
+
+class Applying:
+    """A worker's end and the applier of what comes from it."""
+
+    def __init__(self, session_count: int = 3) -> None:
+        self.lane = LocalGatewayLane(1 << 20, 1 << 20)
+        self.lane.grant(1, b"one")
+        self.worker = self.lane.open_worker()
+        self.sessions = {number: RecordingSession() for number in range(1, session_count + 1)}
+        self.counters = Counters()
+        self.applier = OutboundApplier(
+            self.lane,
+            self.sessions,  # type: ignore[arg-type]
+            self.counters,
+        )
+
+    def start(self, *records: bytes) -> bool:
+        """Publish `records` and begin to apply them."""
+        assert self.worker.publish(START, list(records))
+        batch = self.lane.receive()
+        assert batch is not None
+        finished = self.applier.start(batch)
+        if finished:
+            self.lane.apply(batch)
+        return finished
+
+    def calls(self, number: int) -> list[Any]:
+        return self.sessions[number].calls
+
+    def count(self, name: str) -> int:
+        return self.counters.snapshot().get(name, 0)
+
+
+def test_sends_reach_their_sessions_in_order():
+    applying = Applying()
+    assert applying.start(
+        make_record(SEND, 1, b"a"), make_record(SEND, 2, b"b"), make_record(SEND, 1, b"c")
+    )
+    assert applying.calls(1) == [b"a", b"c"]
+    assert applying.calls(2) == [b"b"]
+    assert applying.calls(3) == []
+    assert applying.count("sends") == 3
+    assert applying.count("bytes_sent") == 3
+    assert not applying.applier.is_fanning_out
+
+
+def test_a_batch_without_records_is_done_at_once():
+    assert Applying().start()
+
+
+def test_replies_to_sessions_that_are_gone_are_counted_and_harm_nobody():
+    applying = Applying()
+    applying.sessions[2].is_connected = False  # ending, but known
+    assert applying.start(
+        make_record(SEND, 99, b"unknown"),
+        make_record(SEND, 2, b"ending"),
+        make_record(DISCONNECT, 99, b"kicked"),
+        make_record(SEND, 1, b"there"),
+    )
+    assert applying.calls(1) == [b"there"]
+    assert applying.count("replies_to_gone_sessions") == 2
+    assert applying.count("sends") == 1
+
+
+def test_a_disconnect_keeps_its_place_among_sends():
+    applying = Applying()
+    assert applying.start(
+        make_record(SEND, 1, b"last words"),
+        make_record(DISCONNECT, 1, b"kicked"),
+        make_record(SEND, 1, b"too late"),
+    )
+    assert applying.calls(1) == [b"last words", ("disconnect", "kicked")]
+    assert applying.sessions[1].ended_by_worker
+    assert not applying.sessions[2].ended_by_worker
+    assert applying.count("replies_to_gone_sessions") == 1
+
+
+def test_a_cause_that_is_no_text_is_replaced_and_not_an_error():
+    applying = Applying()
+    assert applying.start(make_record(DISCONNECT, 1, b"\xff\xfe"))
+    assert applying.calls(1) == [("disconnect", "��")]
+
+
+def test_a_broadcast_keeps_its_place_among_sends():
+    applying = Applying()
+    started = applying.start(
+        make_record(SEND, 1, b"before"),
+        make_record(BROADCAST, 0, b"all"),
+        make_record(SEND, 1, b"x"),
+    )
+    assert started
+    assert applying.calls(1) == [b"before", b"all", b"x"]
+    assert applying.calls(2) == applying.calls(3) == [b"all"]
+    assert applying.count("broadcasts") == 1
+
+
+def test_a_broadcast_goes_out_in_slices_to_the_members_as_of_its_beginning():
+    count = 2 * FAN_OUT_SLICE + 10
+    applying = Applying(count)
+    assert not applying.start(make_record(BROADCAST, 0, b"all"), make_record(SEND, 1, b"after"))
+    applier = applying.applier
+    assert applier.is_fanning_out
+    assert applying.calls(FAN_OUT_SLICE) == [b"all"]
+    assert applying.calls(FAN_OUT_SLICE + 1) == []
+    assert applying.calls(1) == [b"all"]
+
+    late = applying.sessions[count + 1] = RecordingSession()
+    left = applying.sessions.pop(count)
+    left.is_connected = False
+    assert not applier.advance()
+    assert applier.advance()
+    assert not applier.is_fanning_out
+    assert late.calls == []
+    assert left.calls == []
+    assert all(applying.calls(n) == [b"all"] for n in range(2, count))
+    assert applying.calls(1) == [b"all", b"after"]
+
+
+def test_two_broadcasts_in_one_batch_follow_each_other():
+    count = FAN_OUT_SLICE + 1
+    applying = Applying(count)
+    finished = applying.start(make_record(BROADCAST, 0, b"1"), make_record(BROADCAST, 0, b"2"))
+    while not finished:
+        finished = applying.applier.advance()
+    assert all(applying.calls(n) == [b"1", b"2"] for n in range(1, count + 1))
+
+
+def test_a_batch_that_was_abandoned_is_forgotten():
+    applying = Applying(FAN_OUT_SLICE + 1)
+    assert not applying.start(make_record(BROADCAST, 0, b"all"))
+    applying.applier.abandon()
+    assert not applying.applier.is_fanning_out
+    applying.lane.revoke()
+    applying.lane.grant(2, b"two")
+    applying.worker = applying.lane.open_worker()
+    assert applying.start(make_record(SEND, 1, b"from a successor"))
+    assert applying.calls(1) == [b"all", b"from a successor"]
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        (b"\0" * (RECORD_BYTES - 1), "after the last record"),
+        (make_record(SEND, 1, b"x") + b"left over", "after the last record"),
+        (RECORD.pack(RECORD_BYTES - 1, SEND, 0, 1), "a record of 15 bytes|record of 15 bytes"),
+        (RECORD.pack(0, SEND, 0, 1), "record of 0 bytes"),
+        (RECORD.pack(RECORD_BYTES + 1, SEND, 0, 1), "record of 17 bytes"),
+        (RECORD.pack(0xFFFF_FFFF, SEND, 0, 1) + b"x" * 64, "record of 4294967295 bytes"),
+        (make_record(OPENED, 1, b""), "unknown kind 1"),
+        (make_record(0xFFFF, 1, b""), "unknown kind 65535"),
+    ],
+)
+def test_a_record_that_cannot_be_is_a_violation(records: bytes, told: str):
+    with pytest.raises(LaneViolation, match=told):
+        Applying().start(records)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_violation_or_records_and_never_a_loop(data: bytes):
+    applying = Applying(1)
+    batch = OutboundBatch(1, 1, START, data)
+    try:
+        assert applying.applier.start(batch)
+    except LaneViolation:
+        applying.applier.abandon()
+    assert not applying.applier.is_fanning_out
