@@ -61,6 +61,21 @@ def test_an_altered_echo_differs_and_stands_for_its_packet():
     assert (stream.echoed, stream.differed, stream.lost, stream.outstanding) == (1, 1, 0, 0)
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_an_echo_too_short_for_its_sequence_that_is_altered_differs(size: int):
+    stream = EchoStream(0, size)
+    [first] = sent(stream, 1)
+    stream.check(first[:-1] + bytes([first[-1] ^ 255]))
+    assert (stream.differed, stream.outstanding) == (1, 0)
+
+
+def test_an_echo_of_another_size_differs():
+    stream = EchoStream(0, 20)
+    [first] = sent(stream, 1)
+    stream.check(b"\x05\x00" + first[2:5])
+    assert (stream.differed, stream.outstanding) == (1, 0)
+
+
 def test_a_skipped_packet_is_lost():
     stream = EchoStream(0, 20)
     _, _, third = sent(stream, 3)

@@ -4,11 +4,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from cluster.bots import latencies as latencies_module
 from cluster.bots import load_run
 from cluster.bots import run_bots as command
 from cluster.bots.latencies import Latencies
@@ -17,6 +20,8 @@ from cluster.bots.report import BotsReport
 from cluster.bots.run_bots import run_bots
 from cluster.iocp import NetAddress, PacketSession
 from tests.bots.echo_server import Behaviour, echo, echo_server
+
+ROOT = Path(__file__).parents[2]
 
 
 def settings(address: NetAddress, **changes: float) -> BotsSettings:
@@ -216,6 +221,37 @@ def test_ctrl_c_ends_a_run_early_with_its_result(capsys: pytest.CaptureFixture[s
         assert run_bots(settings(address, seconds=60), as_json=True) == 0
     assert time.monotonic() - began < 30
     assert json.loads(capsys.readouterr().out)["packets"] > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_progress_is_live_on_a_terminal_and_the_result_stays_on_stdout():
+    screen, terminal = os.openpty()
+    try:
+        with echo_server() as address:
+            command_line = ["bots", "--connect", str(address), "--seconds", "0.6", "--json"]
+            done = subprocess.run(
+                [sys.executable, "-m", "cluster", *command_line],
+                stdout=subprocess.PIPE,
+                stderr=terminal,
+                timeout=30,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+                check=True,
+            )
+        assert json.loads(done.stdout)["lost"] == 0
+        assert b"loading: 64 sessions" in os.read(screen, 65_536)
+    finally:
+        os.close(terminal)
+        os.close(screen)
+
+
+def test_many_distinct_latencies_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(latencies_module, "_DISTINCT_MAX", 10)
+    latencies = Latencies()
+    for _ in range(3):
+        latencies.pending += [micros * 1_000 for micros in range(1, 101)]
+        latencies.fold()
+        assert not latencies._counts
+    assert latencies.summary().max == 100
 
 
 def test_latencies_keep_three_digits_and_bound_what_they_hold():

@@ -147,7 +147,7 @@ def test_a_cause_of_the_application_has_one_counter_for_all(gateway: MakeGateway
     for text in ("the game is over", "and another"):
         peer = world.connect()
         assert worker.publish(make_record(DISCONNECT, world.newest().id, text.encode()))
-        world.run_until(lambda peer=peer: peer.ended, "the end")
+        world.wait_ended(peer)
         peer.close()
         world.run_until(lambda: not world.table.sessions, "the end of the session")
     assert world.count("closed_application") == 2
@@ -167,7 +167,7 @@ def test_session_objects_serve_again_and_ids_do_not(gateway: MakeGateway):
         assert not any((session.is_slow, session.closed_appended, session.ended_by_worker))
         del session
         peer.send(make_packet(1, b"x"))
-        world.run_until(lambda peer=peer: peer.received, "the echo")
+        world.wait_received(peer, 1)
         peer.reset()
         world.run_until(lambda: not world.table.sessions, "the end of the session")
         world.run_until(lambda: world.lanes[0].log.is_committed, "the commit")

@@ -86,15 +86,12 @@ def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGatewa
         ids.append(world.newest().id)
         others[-1].send(b"".join(numbered(50)))
         world.run_until(lambda: world.shards[0].held_count == len(others), "it to be held")
-    orders = []
-    while world.shards[0].held_count:
-        before = world.shards[0].held_count
+    for left in (2, 1, 0):
         worker.read()
         assert worker.commit()
-        world.run_until(lambda before=before: world.shards[0].held_count < before, "progress")
+        world.wait_for(worker, PACKETS, 4 - left)
         # Each recv is as large as the lane, so each commit lets one more in.
-        assert world.shards[0].held_count == before - 1
-    world.run_until(lambda: worker.read() or worker.kinds().count(PACKETS) == 4, "the rest")
+        assert world.shards[0].held_count == left
     orders = [record.session for record in worker.records if record.kind == PACKETS]
     assert orders == ids
     for session_id in ids:
@@ -218,7 +215,7 @@ def test_pushes_beyond_the_queue_abort_that_client_alone(memory_gateway: MakeGat
     packet = make_packet(9, b"x" * 1_000)
     for count in range(1, 121):
         assert worker.publish(make_record(BROADCAST, 0, packet))
-        world.run_until(lambda count=count: len(good.received) == count * len(packet), "the push")
+        world.wait_received(good, count * len(packet))
     world.wait_for(worker, CLOSED)
     assert worker.records[-1].payload == Cause.SEND_OVERFLOW.encode()
     assert world.count("closed_send_overflow") == 1
@@ -358,9 +355,8 @@ def test_the_bytes_of_a_record_are_packets_and_overhead(gateway: MakeGateway):
         data = b"".join(make_packet(1, payload) for payload in packets)
         before = session.uncommitted_bytes
         peer.send(data)
-        world.run_until(lambda before=before: session.uncommitted_bytes > before)
+        world.wait_for(worker, PACKETS, worker.kinds().count(PACKETS) + 1)
         assert session.uncommitted_bytes == before + len(data)
-    world.wait_for(worker, PACKETS, 3)
     assert worker.commit()
     world.run_until(lambda: world.shards[0].is_idle)
     assert session.uncommitted_bytes == 0

@@ -258,6 +258,17 @@ class GatewayWorld:
 
         self.run_until(has_come, f"record {count} of kind {kind}")
 
+    def wait_received(self, peers: Peer | list[Peer], num_bytes: int) -> None:
+        """Turn until each of `peers` has received `num_bytes`."""
+        several = peers if isinstance(peers, list) else [peers]
+        self.run_until(
+            lambda: all(len(peer.received) >= num_bytes for peer in several), f"{num_bytes} bytes"
+        )
+
+    def wait_ended(self, peer: Peer) -> None:
+        """Turn until the server has ended the connection of `peer`."""
+        self.run_until(lambda: peer.ended, "the end of a connection")
+
     def settle(self, turns: int = 5) -> None:
         """Turn until nothing is left to do at once: to show that something does not happen."""
         quiet = 0

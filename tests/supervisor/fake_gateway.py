@@ -7,6 +7,7 @@ at once. When all are ready it sends SIGTERM to its parent, to begin what is to 
 import os
 import signal
 import sys
+from typing import Literal
 
 import zmq
 
@@ -54,24 +55,39 @@ class FakeGateway:
         match message:
             case SupervisorHello() if self._behaviour == "refuses":
                 self._send(Refuse(reason="you are from another time"))
+            case SupervisorHello() if self._behaviour == "ends":
+                return 6
             case SupervisorHello():
                 self._send(self._ready(os.getpid() + 1))  # a stranger's, to be ignored
                 self._send(self._ready(os.getpid()))
                 self._send(self._ready(os.getpid()))
             case WorkerReport() if self._behaviour == "never has workers":
                 return None
-            case WorkerReport(state="starting", shard=shard, pid=int(pid)):
-                self._send(
-                    ShardReport(shard=99, pid=pid, incarnation=1, state="ready", committed=False)
-                )
-                self._send(
-                    ShardReport(shard=shard, pid=pid, incarnation=1, state="ready", committed=False)
-                )
+            case WorkerReport(restarts=0) if self._behaviour == "has the second worker":
+                return None
+            case WorkerReport(state="starting", restarts=0, pid=int(pid)) if (
+                self._behaviour == "fences the first worker"
+            ):
+                self._report(pid, "ready", committed=True)
+                self._report(pid, "stuck", committed=True)
+                self._report(pid, "ready", committed=True)  # too late, to be ignored
+            case WorkerReport(restarts=0) if self._behaviour == "fences the first worker":
+                return None
+            case WorkerReport(state="starting", pid=int(pid)):
+                self._report(pid, "ready", shard=99)  # there is none such
+                self._report(pid, "ready")
             case WorkerReport(state="ready"):
                 os.kill(self._parent_pid, signal.SIGTERM)
             case Drain():
                 return self._drain()
         return None
+
+    def _report(
+        self, pid: int, state: Literal["ready", "stuck"], committed: bool = False, shard: int = 0
+    ) -> None:
+        self._send(
+            ShardReport(shard=shard, pid=pid, incarnation=1, state=state, committed=committed)
+        )
 
     def _ready(self, pid: int) -> GatewayReady:
         return GatewayReady(
@@ -80,7 +96,7 @@ class FakeGateway:
 
     def _drain(self) -> int | None:
         match self._behaviour:
-            case "drains":
+            case "drains" | "has the second worker" | "fences the first worker":
                 self._send(Drained())
                 return 0
             case "drains silently":

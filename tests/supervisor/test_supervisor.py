@@ -1,5 +1,7 @@
 """The supervisor against gateways that a real one never is, with real processes and signals."""
 
+import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX sig
 
 ROOT = Path(__file__).parents[2]
 SLEEPS = ("-c", "import time; time.sleep(600)")
+CANNOT_BE_MADE = ("cannot be made",)
 DIES = ("-c", "raise SystemExit(3)")
 READY_LINE = "ready node=7 listen=[::1]:99 workers=1 driver=readiness lane=zmq\n"
 
@@ -30,38 +33,46 @@ CONFIG = Config(
 )
 
 
+Supervise = Callable[..., int]
+
+
 @pytest.fixture
-def supervise_fakes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, tuple[str, ...]], int]:
-    """Run a supervisor whose gateway behaves as named; workers are Python with the arguments."""
+def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervise:
+    """Run a supervisor whose gateway behaves as named.
+
+    Its workers are, one after the other, Python with the arguments given; the last ones stay.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 0.5)
     started: list[subprocess.Popen[bytes]] = []
 
     def launch(role: str, *arguments: str) -> Child:
+        if arguments == CANNOT_BE_MADE:
+            raise OSError(errno.EAGAIN, "no more processes")
         started.append(spawn([sys.executable, *arguments], os.environ))
         return Child(role, started[-1])
 
-    def run(behaviour: str, worker: tuple[str, ...] = SLEEPS) -> int:
+    def run(behaviour: str, *workers: tuple[str, ...]) -> int:
+        worker_arguments = itertools.chain(
+            workers, itertools.repeat(workers[-1] if workers else SLEEPS)
+        )
+
         def launch_gateway(run_directory: RunDirectory) -> Child:
             script = str(Path(__file__).with_name("fake_gateway.py"))
             endpoint = run_directory.control_endpoint()
             return launch("gateway", script, behaviour, endpoint, str(os.getpid()))
 
         def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
-            return launch(f"worker {shard}", *worker)
+            return launch(f"worker {shard}", *next(worker_arguments))
 
         monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
         monkeypatch.setattr(node, "launch_worker", launch_worker)
-        exit_code = supervise(CONFIG, RunDirectory(tmp_path / "run"))
-        assert all(process.returncode is not None for process in started), "a child was left"
-        return exit_code
+        try:
+            return supervise(CONFIG, RunDirectory(tmp_path / "run"))
+        finally:
+            assert all(process.returncode is not None for process in started), "a child was left"
 
     return run
-
-
-Supervise = Callable[..., int]
 
 
 def test_a_drain_that_the_gateway_reports_is_code_0(
@@ -124,6 +135,35 @@ def test_a_worker_that_is_given_up_in_a_drain_is_code_3(
 ):
     monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 4.0)  # five lives with pauses of 1.5 s
     assert supervise_fakes("ignores", DIES) == 3
+
+
+def test_a_node_whose_processes_cannot_be_made_at_first_cannot_start(supervise_fakes: Supervise):
+    with pytest.raises(OSError, match="no more processes"):
+        supervise_fakes("drains", CANNOT_BE_MADE)
+
+
+def test_a_successor_that_cannot_be_made_is_tried_again(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(node, "LAUNCH_RETRY_S", 0.05)
+    assert supervise_fakes("has the second worker", DIES, CANNOT_BE_MADE, SLEEPS) == 0
+    assert f"cannot start worker 0: [Errno {errno.EAGAIN}] no more processes; trying" in caplog.text
+
+
+def test_a_stuck_worker_is_killed_and_succeeded(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("fences the first worker") == 0
+    assert "worker 0 (pid " in caplog.text
+    assert "is stuck; killed" in caplog.text
+    assert "signal 9 (SIGKILL); successor at once" in caplog.text  # it had committed a record
+
+
+def test_a_gateway_that_always_ends_is_given_up_and_named(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    assert supervise_fakes("ends") == 3
+    assert capfd.readouterr().err.startswith("cluster: gave up restarting gateway: 5 lives in ")
 
 
 def test_a_node_is_recorded_for_status_and_keeps_its_port(

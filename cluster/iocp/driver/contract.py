@@ -92,7 +92,10 @@ class Driver(Protocol):
         ...
 
     def poll(self, timeout: float | None, limit: int) -> list[Completion]:
-        """Wait up to `timeout` seconds (None: for ever) and return up to `limit` completions."""
+        """Wait up to `timeout` seconds (None: for ever) and return up to `limit` completions.
+
+        May return early with none.
+        """
         ...
 
     def post(self, event: IocpEvent, num_bytes: int = 0) -> None:

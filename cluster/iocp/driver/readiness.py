@@ -49,6 +49,9 @@ _ACCEPTS_PER_POLL = 64
 # Members of an enum, taken out of it for the paths that every packet takes.
 _RECV, _SEND = EventType.RECV, EventType.SEND
 
+_WAIT_MAX_S = 3600.0
+"""Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
+
 _CONNECT_PENDING = frozenset(
     code
     for name in ("EINPROGRESS", "EWOULDBLOCK", "WSAEWOULDBLOCK", "WSAEINPROGRESS")
@@ -376,6 +379,8 @@ class ReadinessDriver:
             self._sleeping = True
             # Whoever queues from now on wakes us; look once more for what came before.
             wait = 0 if ready or self._foreign else timeout
+            if wait is not None and wait > _WAIT_MAX_S:
+                wait = _WAIT_MAX_S
             try:
                 answers = self._poller.poll(wait, limit)
             finally:

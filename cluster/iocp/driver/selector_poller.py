@@ -41,10 +41,17 @@ class SelectorPoller:
         self._backlog: list[tuple[int, int]] = []
 
     def register(self, fd: int, eventmask: int, /) -> None:
+        # A selector remembers a descriptor that was closed without a word to it. What has the
+        # number now is something else.
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
         self._selector.register(fd, _to_selector(eventmask))
 
     def modify(self, fd: int, eventmask: int, /) -> None:
-        self._selector.modify(fd, _to_selector(eventmask))
+        # Not the selector's own `modify`, which does nothing for the same events: the kernel
+        # may have forgotten a descriptor that was closed.
+        self._selector.unregister(fd)
+        self._selector.register(fd, _to_selector(eventmask))
 
     def unregister(self, fd: int, /) -> None:
         self._selector.unregister(fd)

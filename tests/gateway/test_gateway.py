@@ -1,0 +1,244 @@
+"""A whole gateway in a thread: what it answers on its control plane, and how it drains."""
+
+import math
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from cluster.gateway.gateway import Gateway
+from cluster.iocp import IocpCore, choose_driver
+from cluster.shared.config import Config, GatewayConfig, NodeConfig, WorkersConfig
+from cluster.shared.lane import Commit
+from cluster.shared.messages import (
+    ControlMessage,
+    Drain,
+    Drained,
+    GatewayReady,
+    Grant,
+    Hello,
+    NodeStatus,
+    Refuse,
+    ShardReport,
+    StatusReply,
+    StatusRequest,
+    Stop,
+    SupervisorHello,
+    WorkerGone,
+    WorkerReport,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.run_directory import RunDirectory
+from cluster.shared.zmq_lane import ZmqWorkerLane, open_control_socket
+from tests.support import wait_until
+
+CONFIG = Config(
+    node=NodeConfig(id=7, listen="127.0.0.1:0"),
+    gateway=GatewayConfig(driver="readiness", close_timeout_s=1.0, max_sessions=16),
+    workers=WorkersConfig(count=2),
+)
+
+
+class Peer:
+    """One who talks to the control plane."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
+        self.socket = open_control_socket(context, zmq.DEALER)
+        self.socket.connect(endpoint)
+
+    def send(self, message: ControlMessage) -> None:
+        assert self.socket.poll(5_000, zmq.POLLOUT)
+        self.socket.send(encode_message(message))
+
+    def receive(self) -> ControlMessage:
+        assert self.socket.poll(5_000), "no answer"
+        return decode_message(self.socket.recv())
+
+    def status(self) -> NodeStatus:
+        self.send(StatusRequest())
+        while True:
+            message = self.receive()
+            if isinstance(message, StatusReply):
+                return message.status
+
+
+class Running:
+    """A gateway that serves in a thread of its own."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.directory = RunDirectory(path)
+        self.directory.create()
+        self.gateway: Gateway | None = None
+        self._config = config
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        assert self._started.wait(10)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._peers: list[Peer] = []
+        self._lanes: list[ZmqWorkerLane] = []
+
+    def _serve(self) -> None:
+        core = IocpCore(driver=choose_driver("readiness"))
+        gateway = Gateway(self._config, self.directory, core, epoch=9)
+        gateway.start()
+        self.gateway = gateway
+        self._started.set()
+        gateway.serve()
+        gateway.close()
+        core.close()
+
+    def peer(self) -> Peer:
+        self._peers.append(Peer(self._context, self.directory.control_endpoint()))
+        return self._peers[-1]
+
+    def open_lane(self, grant: Grant) -> ZmqWorkerLane:
+        lane = ZmqWorkerLane(
+            self._context,
+            grant.lane.endpoint,
+            grant.lane.identity,
+            grant.incarnation,
+            grant.position,
+            grant.lane.bytes,
+        )
+        self._lanes.append(lane)
+        start = Commit(grant.position, grant.index)
+        wait_until(lambda: lane.publish(start, []), what="the connection")
+        return lane
+
+    def address(self) -> tuple[str, int]:
+        supervisor = self.peer()
+        supervisor.send(SupervisorHello(pid=1))
+        ready = supervisor.receive()
+        assert isinstance(ready, GatewayReady)
+        host, _, port = ready.listen.rpartition(":")
+        return host, int(port)
+
+    def wait_end(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the gateway still serves"
+
+    def close(self) -> None:
+        if self._thread.is_alive() and self.gateway is not None:
+            self.gateway.request_drain(0.0)
+        self.wait_end()
+        for peer in self._peers:
+            peer.socket.close()
+        for lane in self._lanes:
+            lane.close()
+        self._context.term()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    made = Running(tmp_path / "run", CONFIG)
+    yield made
+    made.close()
+
+
+def test_a_supervisor_is_told_where_the_gateway_listens(running: Running):
+    supervisor = running.peer()
+    supervisor.send(SupervisorHello(pid=1))
+    ready = supervisor.receive()
+    assert isinstance(ready, GatewayReady)
+    assert (ready.node, ready.epoch, ready.driver, ready.lane) == (7, 9, "readiness", "zmq")
+    assert ready.listen.startswith("127.0.0.1:")
+
+
+def test_status_tells_of_every_shard_also_without_workers(running: Running):
+    status = running.peer().status()
+    assert (status.node, status.epoch) == (7, 9)
+    assert status.gateway.driver == "readiness"
+    assert status.gateway.sessions == 0
+    assert [worker.state for worker in status.workers] == ["starting", "starting"]
+    assert [worker.pid for worker in status.workers] == [None, None]
+    assert status.counters["sessions_held"] == 0
+    assert status.counters["uncommitted_bytes"] == 0
+
+
+def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
+    supervisor = running.peer()
+    supervisor.send(SupervisorHello(pid=1))
+    assert isinstance(supervisor.receive(), GatewayReady)
+    supervisor.send(WorkerReport(shard=1, pid=5, state="starting", restarts=2))
+    worker = running.peer()
+    worker.send(Hello(shard=1, pid=1 << 30, create_time=1.0))
+    grant = worker.receive()
+    assert isinstance(grant, Grant)
+    running.open_lane(grant)
+    report = supervisor.receive()
+    assert report == ShardReport(
+        shard=1, pid=1 << 30, incarnation=grant.incarnation, state="ready", committed=False
+    )
+    late = running.peer()
+    late.send(SupervisorHello(pid=1))
+    assert isinstance(late.receive(), GatewayReady)
+    assert late.receive() == report
+    late.send(WorkerGone(shard=1, pid=1 << 30))
+    assert running.peer().status().workers[1].restarts == 2
+
+
+def test_what_a_gateway_is_not_told_is_counted(running: Running):
+    peer = running.peer()
+    for message in (
+        Stop(),
+        Drained(),
+        Refuse(reason="me?"),
+        Drain(timeout_s=-1.0),
+        Drain(timeout_s=math.nan),
+        Drain(timeout_s=math.inf),
+    ):
+        peer.send(message)
+    peer.socket.send(b"garbage")
+    assert isinstance(peer.receive(), Refuse)
+    assert peer.status().counters["control_refused"] == 7
+
+
+@pytest.mark.parametrize("pid", [0, -1, 1 << 62])
+def test_a_hello_of_a_process_that_cannot_be_harms_nobody(running: Running, pid: int):
+    peer = running.peer()
+    peer.send(Hello(shard=0, pid=pid, create_time=math.nan))
+    assert isinstance(peer.receive(), Grant)
+    other = running.peer()
+    other.send(Hello(shard=0, pid=1 << 30, create_time=1.0))
+    assert isinstance(other.receive(), Grant)
+
+
+def test_a_drain_without_sessions_is_over_at_once(running: Running):
+    supervisor = running.peer()
+    supervisor.send(SupervisorHello(pid=1))
+    assert isinstance(supervisor.receive(), GatewayReady)
+    supervisor.send(Drain(timeout_s=10.0))
+    assert supervisor.receive() == Drained()
+    running.wait_end()
+
+
+def test_a_drain_closes_sessions_and_accepts_nobody(running: Running):
+    address = running.address()
+    with socket.create_connection(address, timeout=10) as client:
+        peer = running.peer()
+        wait_until(lambda: peer.status().gateway.sessions == 1, what="the session")
+        assert running.gateway is not None
+        # Its `opened` is not committed, for there is no worker, so the drain takes all its time.
+        running.gateway.request_drain(0.3)
+        running.wait_end()
+        with pytest.raises(ConnectionError):
+            client.recv(1)
+            client.sendall(b"x")
+            client.recv(1)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(address, timeout=10)
+
+
+def test_a_node_has_as_many_shards_as_configured(tmp_path: Path):
+    config = msgspec.structs.replace(CONFIG, workers=WorkersConfig(count=5))
+    running = Running(tmp_path / "run", config)
+    try:
+        assert [worker.shard for worker in running.peer().status().workers] == [0, 1, 2, 3, 4]
+    finally:
+        running.close()

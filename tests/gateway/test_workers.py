@@ -1,0 +1,341 @@
+"""Who gets a shard, who is refused, and how a life ends."""
+
+import os
+from typing import Any
+
+import pytest
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.shard import Shard
+from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.shared.lane import Commit, LaneState
+from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
+from cluster.shared.messages import (
+    ControlMessage,
+    GatewayHeartbeat,
+    Grant,
+    Hello,
+    Refuse,
+    ShardReport,
+    Stop,
+    WorkerHeartbeat,
+)
+from cluster.shared.process import process_identity
+from cluster.shared.records import OPENED
+
+TIMEOUT_S = 5.0
+DEAD_PID = 1 << 30
+LIVING_PID, LIVING_SINCE = process_identity(os.getpid())
+
+
+class FakeSession:
+    """What a shard notes of a session for its successors."""
+
+    id = 7
+    address = "address"
+    ended_by_worker = False
+
+
+class Node:
+    """`Workers` of two shards, with everything it talks to noted."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(2)]
+        self.counters = Counters()
+        self.shards = [
+            Shard(index, lane, self.counters, 65_535, 1 << 20)
+            for index, lane in enumerate(self.lanes)
+        ]
+        self.sent: list[tuple[bytes, ControlMessage]] = []
+        self.unreachable: set[bytes] = set()
+        self.reports: list[ShardReport] = []
+        self.fenced: list[int] = []
+        self.drained = 0
+        self.workers = Workers(
+            NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S),
+            self.shards,
+            "ipc://lanes",
+            self.counters,
+            self._send,
+            self.reports.append,
+            lambda shard: self.fenced.append(shard.index),
+            self._drain,
+            lambda: self.now,
+        )
+
+    def _send(self, identity: bytes, message: ControlMessage) -> bool:
+        self.sent.append((identity, message))
+        return identity not in self.unreachable
+
+    def _drain(self) -> None:
+        self.drained += 1
+
+    def hello(
+        self, name: bytes, shard: int = 0, pid: int = LIVING_PID, since: float = LIVING_SINCE
+    ) -> Any:
+        """Ask for a shard; return the answer."""
+        self.workers.hello(name, Hello(shard=shard, pid=pid, create_time=since))
+        identity, message = self.sent[-1]
+        assert identity == name
+        return message
+
+    def start(self, shard: int = 0) -> LocalWorkerLane:
+        """Have a life that has opened its end of the lane."""
+        assert isinstance(self.hello(b"worker", shard), Grant)
+        lane = self.lanes[shard].open_worker()
+        self.publish(lane, shard)
+        return lane
+
+    def publish(self, lane: LocalWorkerLane, shard: int = 0, commit: Commit | None = None) -> None:
+        """Publish a batch of the shard's life, and apply it."""
+        gateway_lane = self.lanes[shard]
+        assert lane.publish(commit or gateway_lane.log.committed, [])
+        batch = gateway_lane.receive()
+        assert batch is not None
+        self.shards[shard].committed(gateway_lane.apply(batch))
+        self.workers.committed(self.shards[shard])
+
+    def open_session(self, shard: int = 0) -> None:
+        """Have a record in the lane that is not committed."""
+        self.lanes[shard].append(OPENED, FakeSession.id, b"address", owner=FakeSession())
+        self.lanes[shard].flush()
+
+    def beat_of(self, shard: int, **changes: Any) -> WorkerHeartbeat:
+        lane = self.lanes[shard]
+        fields = {
+            "incarnation": 1,
+            "position_received": lane.log.sent_position,
+            "serial_sent": lane.serial_applied,
+            "state": "idle",
+        }
+        return WorkerHeartbeat(**{**fields, **changes})
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+# -- grants ----------------------------------------------------------------------------------------
+
+
+def test_a_grant_says_all_that_a_worker_needs(node: Node):
+    grant = node.hello(b"one", shard=1)
+    assert grant == Grant(
+        node=3,
+        epoch=4,
+        nonce=5,
+        shard=1,
+        incarnation=1,
+        lane=grant.lane,
+        position=1,
+        index=0,
+        sessions=[],
+        max_packet_bytes=65_535,
+        worker_timeout_s=TIMEOUT_S,
+    )
+    assert grant.lane.kind == "local"
+    assert grant.lane.endpoint == "ipc://lanes"
+    assert grant.lane.bytes == grant.lane.max_batch_bytes == 1 << 20
+    assert node.lanes[1].state is LaneState.GRANTED
+    assert node.lanes[0].state is LaneState.VACANT
+
+
+def test_every_incarnation_has_a_number_and_a_name_of_its_own(node: Node):
+    grants = [node.hello(b"w%d" % n, shard=n % 2, pid=DEAD_PID + n) for n in range(6)]
+    assert [grant.incarnation for grant in grants] == [1, 2, 3, 4, 5, 6]
+    assert len({grant.lane.identity for grant in grants}) == 6
+    # The second and later ones found their predecessors dead, and took what these had published.
+    assert node.drained == 4
+    assert node.fenced == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("shard", [-1, 2, 1 << 40])
+def test_a_shard_that_does_not_exist_is_refused_with_those_that_do(node: Node, shard: int):
+    answer = node.hello(b"one", shard=shard)
+    assert isinstance(answer, Refuse)
+    assert f"shard {shard} does not exist" in answer.reason
+    assert "0 to 1 (workers.count)" in answer.reason
+    assert node.counters.snapshot()["workers_refused"] == 1
+
+
+def test_a_shard_whose_worker_lives_is_refused_with_its_pid(node: Node):
+    node.start()
+    answer = node.hello(b"two")
+    assert isinstance(answer, Refuse)
+    assert f"held by process {LIVING_PID}" in answer.reason
+    life = node.workers.life(0)
+    assert life is not None
+    assert life.incarnation == 1
+    assert node.lanes[0].is_open
+
+
+@pytest.mark.parametrize(
+    ("pid", "since"), [(DEAD_PID, 0.0), (LIVING_PID, LIVING_SINCE - 1), (LIVING_PID, float("nan"))]
+)
+def test_a_pid_that_is_dead_or_another_process_by_now_holds_nothing(
+    node: Node, pid: int, since: float
+):
+    node.hello(b"one", pid=pid, since=since)
+    assert isinstance(node.hello(b"two"), Grant)
+
+
+def test_who_left_before_its_grant_is_fenced(node: Node):
+    node.unreachable = {b"one"}
+    node.workers.hello(b"one", Hello(shard=0, pid=LIVING_PID, create_time=LIVING_SINCE))
+    assert node.workers.life(0) is None
+    assert node.lanes[0].state is LaneState.VACANT
+    assert node.reports[-1].state == "stuck"
+    assert isinstance(node.hello(b"two"), Grant)
+
+
+# -- what the supervisor hears ---------------------------------------------------------------------
+
+
+def test_a_life_is_ready_with_its_first_batch_and_has_committed_with_its_first_record(node: Node):
+    node.open_session()
+    node.hello(b"one")
+    assert node.reports == []
+    lane = node.lanes[0].open_worker()
+    node.shards[0].needs_flush = False
+    node.publish(lane)
+    assert node.shards[0].needs_flush  # the record that came before it was there
+    assert [(report.state, report.committed) for report in node.reports] == [("ready", False)]
+    node.lanes[0].flush()
+    node.publish(lane)
+    assert len(node.reports) == 1  # output alone proves nothing
+    node.publish(lane, commit=Commit(2, 0))
+    assert [(report.state, report.committed) for report in node.reports[1:]] == [("ready", True)]
+    node.publish(lane)
+    assert len(node.reports) == 2
+
+
+def test_the_commits_of_a_predecessor_do_not_count_for_its_successor(node: Node):
+    lane = node.start()
+    node.open_session()
+    node.publish(lane, commit=Commit(2, 0))
+    assert node.reports[-1].committed
+    node.workers.gone(0, LIVING_PID)
+    successor = node.start()
+    for _ in range(3):
+        node.publish(successor)
+    assert not node.reports[-1].committed
+    assert node.reports[-1].incarnation == 2
+
+
+def test_a_supervisor_that_asks_is_told_who_is_ready(node: Node):
+    node.workers.tell(0)
+    node.hello(b"one")
+    node.workers.tell(0)
+    assert node.reports == []
+    node.publish(node.lanes[0].open_worker())
+    node.reports.clear()
+    node.workers.tell(0)
+    assert [report.state for report in node.reports] == ["ready"]
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def test_a_dead_process_leaves_its_shard_vacant_and_nobody_is_told(node: Node):
+    node.start()
+    node.workers.gone(0, LIVING_PID + 1)  # an earlier process
+    node.workers.gone(1, LIVING_PID)
+    node.workers.gone(-1, LIVING_PID)
+    node.workers.gone(99, LIVING_PID)
+    assert node.workers.life(0) is not None
+    node.reports.clear()
+    node.workers.gone(0, LIVING_PID)
+    assert node.workers.life(0) is None
+    assert node.lanes[0].state is LaneState.VACANT
+    assert node.drained == 1
+    assert node.reports == []
+    node.workers.gone(0, LIVING_PID)
+    node.workers.vacate(0)
+    assert node.drained == 1
+
+
+def test_a_fenced_life_is_refused_and_reported_stuck(node: Node):
+    lane = node.start()
+    node.workers.fence(node.shards[0], "for a reason")
+    assert node.sent[-1] == (b"worker", Refuse(reason="fenced: for a reason"))
+    assert node.reports[-1] == ShardReport(
+        shard=0, pid=LIVING_PID, incarnation=1, state="stuck", committed=False
+    )
+    assert node.fenced == [0]
+    assert node.counters.snapshot()["workers_fenced"] == 1
+    node.workers.fence(node.shards[0], "again")
+    assert node.counters.snapshot()["workers_fenced"] == 1
+
+    lane.publish(Commit(1, 0), [])
+    assert node.lanes[0].receive() is None
+    node.workers.heartbeat(b"worker", node.beat_of(0))
+    assert node.sent[-1] == (b"worker", Refuse(reason="this incarnation has no shard any more"))
+
+
+def test_a_heartbeat_of_a_stranger_is_refused(node: Node):
+    node.workers.heartbeat(b"stranger", node.beat_of(0))
+    assert isinstance(node.sent[-1][1], Refuse)
+
+
+def test_all_who_live_are_told_to_stop(node: Node):
+    node.start(1)
+    node.sent.clear()
+    node.workers.stop_all()
+    assert node.sent == [(b"worker", Stop())]
+
+
+# -- signs of life ---------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_tells_each_worker_how_far_the_gateway_is(node: Node):
+    node.start()
+    node.open_session()
+    node.sent.clear()
+    node.workers.beat()
+    expected = GatewayHeartbeat(incarnation=1, position_sent=1, serial_received=1)
+    assert node.sent == [(b"worker", expected)]
+
+
+def test_a_worker_that_is_silent_for_the_whole_timeout_is_fenced(node: Node):
+    node.start()
+    for _ in range(4):
+        node.now += TIMEOUT_S - 0.1
+        node.workers.heartbeat(b"worker", node.beat_of(0))
+        node.workers.beat()
+    assert node.workers.life(0) is not None
+    node.now += TIMEOUT_S
+    node.workers.beat()
+    assert node.workers.life(0) is None
+    assert "no heartbeat" in node.sent[-1][1].reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("lost", [{"position_received": 0}, {"serial_sent": 2}])
+def test_a_worker_that_stays_behind_what_was_sent_is_fenced(node: Node, lost: dict[str, int]):
+    node.start()
+    node.open_session()
+    for _ in range(6):
+        assert node.workers.life(0) is not None
+        node.workers.heartbeat(b"worker", node.beat_of(0, **lost))
+        node.now += 1
+        node.workers.beat()
+    assert node.workers.life(0) is None
+    assert "no progress" in node.sent[-1][1].reason  # type: ignore[union-attr]
+
+
+def test_a_worker_that_waits_for_room_may_be_behind(node: Node):
+    node.start()
+    node.open_session()
+    for _ in range(9):
+        node.workers.heartbeat(b"worker", node.beat_of(0, position_received=0, state="blocked"))
+        node.now += 1
+        node.workers.beat()
+    assert node.workers.life(0) is not None
+
+
+def test_a_process_that_has_ended_unheard_of_leaves_its_shard_vacant(node: Node):
+    node.hello(b"one", pid=DEAD_PID)
+    node.workers.beat()
+    assert node.workers.life(0) is None
+    assert "workers_fenced" not in node.counters.snapshot()
