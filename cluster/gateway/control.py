@@ -13,7 +13,7 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
-from cluster.shared.zmq_lane import open_control_socket
+from cluster.shared.zmq_sockets import open_control_socket
 
 __all__ = ["ControlPlane", "ZmqWatch"]
 

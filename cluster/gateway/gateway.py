@@ -52,7 +52,8 @@ DRAIN_TIMEOUT_MAX_S = 86_400
 """As the configuration allows; a message may say anything."""
 
 LAST_WORDS_MS = 500
-"""Time for the last control messages of a drain to leave."""
+"""Time for the last control messages of a drain to leave, and for workers to act on them: a
+connection that ends under IMMEDIATE takes with it what its peer has not read yet."""
 
 
 class Gateway(IocpObject):
@@ -178,6 +179,10 @@ class Gateway(IocpObject):
             session.abort(Cause.DRAIN)
         for _ in range(len(self._table.sessions) // 64 + 8):
             self._core.dispatch(0)
+        if self._phase is DrainPhase.DRAINED:
+            deadline = self._core.now() + LAST_WORDS_MS / 1_000
+            while self._workers.stop_all() and self._core.now() < deadline:
+                self._core.dispatch(0.01)
         self._lanes.close()
         self._hub.close()
         self._control.close(LAST_WORDS_MS)

@@ -273,8 +273,7 @@ class Workers:
             )
             self._send(life.control_identity, heartbeat)
 
-    def stop_all(self) -> None:
-        """Tell every worker that all is done."""
-        for life in self._lives:
-            if life is not None:
-                self._send(life.control_identity, Stop())
+    def stop_all(self) -> bool:
+        """Tell every worker that all is done; return whether any is still there to be told."""
+        lives = [life for life in self._lives if life is not None]
+        return any([self._send(life.control_identity, Stop()) for life in lives])

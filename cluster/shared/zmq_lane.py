@@ -28,8 +28,9 @@ from cluster.shared.lane import (
     OutboundWindow,
 )
 from cluster.shared.records import PACKETS, make_packets_record, make_record
+from cluster.shared.zmq_sockets import open_lane_socket
 
-__all__ = ["ZmqGatewayLane", "ZmqLaneHub", "ZmqWorkerLane", "open_control_socket"]
+__all__ = ["ZmqGatewayLane", "ZmqLaneHub", "ZmqWorkerLane"]
 
 _INBOUND = Struct("<QQQI4x")
 """incarnation, position of the first record, last serial applied, number of records"""
@@ -50,32 +51,13 @@ _POLLOUT = int(zmq.POLLOUT)
 MESSAGE_BYTES_MAX = 1 << 20
 """Records that go in one inbound message, so that a long backlog arrives in steps."""
 
-HIGH_WATER_MARK = 4_096
-"""Messages in a socket's queue. The byte bounds of a lane are reached long before."""
-
-
-def open_control_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", kind: int
-) -> "zmq.Socket[bytes]":
-    """Return a ROUTER or DEALER with the options that every socket of a node has."""
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
-    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RECONNECT_IVL, 10)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-    if kind == zmq.ROUTER:
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    return socket
-
 
 class ZmqLaneHub:
     """The gateway's socket for the lanes of all shards. For one thread."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
         """Bind `endpoint`; raises zmq.ZMQError when it cannot be had."""
-        self._socket = open_control_socket(context, zmq.ROUTER)
+        self._socket = open_lane_socket(context, zmq.ROUTER)
         try:
             self._socket.bind(endpoint)
         except BaseException:
@@ -286,7 +268,7 @@ class ZmqWorkerLane:
 
         At most `capacity_bytes` are published that the gateway has not applied.
         """
-        self._socket = open_control_socket(context, zmq.DEALER)
+        self._socket = open_lane_socket(context, zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, identity)
         self._socket.connect(endpoint)
         self._incarnation = incarnation

@@ -1,6 +1,7 @@
 """Runs a worker in this process: application, handshake, signals, exit code."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.shared.zmq_lane import ZmqWorkerLane, open_control_socket
+from cluster.shared.zmq_lane import ZmqWorkerLane
+from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.loader import ApplicationError, load_application
 from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
@@ -30,9 +32,6 @@ from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
 __all__ = ["run_worker"]
 
 logger = logging.getLogger("cluster.worker")
-
-HELLO_INTERVAL_MS = 250
-"""A worker that was not answered looks again after this time."""
 
 CONFIG_WAIT_S = 10.0
 """Time that the node's configuration may take to appear in the run directory."""
@@ -132,16 +131,12 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
 def _ask_for_shard(
     control: "zmq.Socket[bytes]", shard: int, timeout_s: float
 ) -> Grant | Refuse | None:
-    """Say hello until the gateway answers; None when it says stop."""
+    """Say hello and wait for the gateway, which may not be there yet; None when it says stop."""
     pid, create_time = process_identity(os.getpid())
-    hello = encode_message(Hello(shard=shard, pid=pid, create_time=create_time))
+    control.send(encode_message(Hello(shard=shard, pid=pid, create_time=create_time)))
     deadline = time.monotonic() + timeout_s
-    asked = False
-    while time.monotonic() < deadline:
-        if not asked and control.poll(HELLO_INTERVAL_MS, zmq.POLLOUT):
-            control.send(hello)
-            asked = True
-        if asked and control.poll(HELLO_INTERVAL_MS, zmq.POLLIN):
+    while (left_s := deadline - time.monotonic()) > 0:
+        if control.poll(math.ceil(left_s * 1000), zmq.POLLIN):
             message = decode_message(control.recv())
             if isinstance(message, Grant | Refuse):
                 return message

@@ -18,6 +18,7 @@ from cluster.shared.messages import (
     ControlMessage,
     Drain,
     Drained,
+    GatewayHeartbeat,
     GatewayReady,
     Grant,
     Hello,
@@ -34,7 +35,8 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.run_directory import RunDirectory
-from cluster.shared.zmq_lane import ZmqWorkerLane, open_control_socket
+from cluster.shared.zmq_lane import ZmqWorkerLane
+from cluster.shared.zmq_sockets import open_control_socket
 from tests.support import wait_until
 
 CONFIG = Config(
@@ -47,8 +49,14 @@ CONFIG = Config(
 class Peer:
     """One who talks to the control plane."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
-        self.socket = open_control_socket(context, zmq.DEALER)
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, is_worker: bool
+    ) -> None:
+        if is_worker:
+            self.socket = open_control_socket(context, zmq.DEALER)
+        else:
+            self.socket = context.socket(zmq.DEALER)
+            self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(endpoint)
 
     def send(self, message: ControlMessage) -> None:
@@ -93,9 +101,19 @@ class Running:
         gateway.close()
         core.close()
 
-    def peer(self) -> Peer:
-        self._peers.append(Peer(self._context, self.directory.control_endpoint()))
+    def peer(self, *, is_worker: bool = False) -> Peer:
+        endpoint = self.directory.control_endpoint()
+        self._peers.append(Peer(self._context, endpoint, is_worker))
         return self._peers[-1]
+
+    def start_worker(self, shard: int = 0) -> Peer:
+        """Return one who has the shard, with its end of the lane open."""
+        worker = self.peer(is_worker=True)
+        worker.send(Hello(shard=shard, pid=1 << 30, create_time=1.0))
+        grant = worker.receive()
+        assert isinstance(grant, Grant)
+        self.open_lane(grant)
+        return worker
 
     def open_lane(self, grant: Grant) -> ZmqWorkerLane:
         lane = ZmqWorkerLane(
@@ -118,6 +136,10 @@ class Running:
         assert isinstance(ready, GatewayReady)
         host, _, port = ready.listen.rpartition(":")
         return host, int(port)
+
+    def has_ended(self, within_s: float) -> bool:
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     def wait_end(self) -> None:
         self._thread.join(10)
@@ -215,6 +237,19 @@ def test_a_drain_without_sessions_is_over_at_once(running: Running):
     assert isinstance(supervisor.receive(), GatewayReady)
     supervisor.send(Drain(timeout_s=10.0))
     assert supervisor.receive() == Drained()
+    running.wait_end()
+
+
+def test_a_worker_that_is_slow_to_listen_hears_that_it_may_stop(running: Running):
+    worker = running.start_worker()
+    assert running.gateway is not None
+    running.gateway.request_drain()
+    wait_until(lambda: worker.socket.poll(0), what="the message")
+    # What has come and was not read must not be lost to the end of the connection.
+    assert not running.has_ended(within_s=0.1)
+    while not isinstance(message := worker.receive(), Stop):
+        assert isinstance(message, GatewayHeartbeat)
+    worker.socket.close()
     running.wait_end()
 
 
