@@ -146,11 +146,11 @@ class Running:
         assert not self._thread.is_alive(), "the gateway still serves"
 
     def close(self) -> None:
+        for peer in self._peers:
+            peer.socket.close()
         if self._thread.is_alive() and self.gateway is not None:
             self.gateway.request_drain(0.0)
         self.wait_end()
-        for peer in self._peers:
-            peer.socket.close()
         for lane in self._lanes:
             lane.close()
         self._context.term()

@@ -1,0 +1,133 @@
+"""Workers are killed under load; their clients notice a pause and nothing else."""
+
+import os
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster.iocp.packet_framing import make_packet
+from tests.system.cluster_node import ClusterNode
+from tests.system.conftest import StartNode
+from tests.system.packet_client import PacketClient
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+DEPTH = 8
+QUICK_TO_FENCE = """
+[workers]
+worker_timeout_s = 1.0
+"""
+
+
+class CheckedClient(threading.Thread):
+    """Keeps packets outstanding and holds every echo against what was sent, in order."""
+
+    def __init__(self, port: int, number: int) -> None:
+        super().__init__(name=f"client {number}")
+        self._client = PacketClient(port, timeout_s=30)
+        self._number = number
+        self._stop_asked = threading.Event()
+        self.answered = 0
+        self.failure: BaseException | None = None
+
+    def _packet(self, index: int) -> tuple[int, bytes]:
+        size = random.Random(f"{self._number}/{index}").randrange(2_000)
+        return index % 65_536, f"{self._number}/{index}/".encode() + b"." * size
+
+    def run(self) -> None:
+        try:
+            with self._client:
+                sent = 0
+                while not self._stop_asked.is_set() or self.answered < sent:
+                    while sent < self.answered + DEPTH and not self._stop_asked.is_set():
+                        self._client.socket.sendall(make_packet(*self._packet(sent)))
+                        sent += 1
+                    if self.answered < sent:
+                        assert self._client.receive() == self._packet(self.answered)
+                        self.answered += 1
+        except BaseException as error:
+            self.failure = error
+
+    def finish(self) -> int:
+        """Stop sending, wait for the last echo, and return how many there were."""
+        self._stop_asked.set()
+        self.join(40)
+        assert not self.is_alive(), f"{self.name} still waits for echo {self.answered}"
+        if self.failure is not None:
+            raise AssertionError(f"{self.name} at echo {self.answered}") from self.failure
+        return self.answered
+
+
+def _served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
+    before = [client.answered for client in clients]
+    node.wait_status(
+        lambda _: all(
+            client.answered > count or client.failure
+            for client, count in zip(clients, before, strict=True)
+        ),
+        "every client is answered again",
+    )
+
+
+def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode) -> None:
+    node = cluster_up("--workers", "2")
+    gateway = node.status()["gateway"]["pid"]
+    clients = [CheckedClient(node.port, number) for number in range(10)]
+    for client in clients:
+        client.start()
+    source = random.Random(5)
+    try:
+        for kill in range(1, 7):
+            _served_again(node, clients)
+            shard = source.randrange(2)
+            workers = node.wait_status(
+                lambda status: all(worker["state"] == "ready" for worker in status["workers"]),
+                "both shards are served",
+            )["workers"]
+            os.kill(workers[shard]["pid"], signal.SIGKILL)
+            node.wait_status(
+                lambda status, kills=kill: (
+                    sum(worker["restarts"] for worker in status["workers"]) == kills
+                    and all(worker["state"] == "ready" for worker in status["workers"])
+                ),
+                "the worker is replaced",
+            )
+        _served_again(node, clients)
+    finally:
+        answered = [client.finish() for client in clients]
+    assert min(answered) > DEPTH
+    status = node.status()
+    assert status["gateway"]["pid"] == gateway
+    assert status["counters"]["sessions_opened"] == len(clients)
+    assert node.drain() == 0
+
+
+def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    config = tmp_path / "quick.toml"
+    config.write_text(QUICK_TO_FENCE)
+    node = cluster_up("--workers", "1", "--config", str(config))
+    clients = [CheckedClient(node.port, number) for number in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        _served_again(node, clients)
+        stopped = node.worker_pids()[0]
+        os.kill(stopped, signal.SIGSTOP)
+        node.wait_status(
+            lambda status: (
+                status["workers"][0]["state"] == "ready"
+                and status["workers"][0]["pid"] not in (stopped, None)
+            ),
+            "the stopped worker is replaced",
+        )
+        _served_again(node, clients)
+    finally:
+        for client in clients:
+            client.finish()
+    assert node.status()["counters"]["workers_fenced"] == 1
