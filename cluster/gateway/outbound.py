@@ -82,34 +82,42 @@ class OutboundApplier:
         find = self._sessions.get
         counters = self._counters
         offset, end = self._offset, len(view)
-        while offset < end:
-            if end - offset < RECORD_BYTES:
-                raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
-            length, kind, _, session_id = unpack(view, offset)
-            if length < RECORD_BYTES or length > end - offset:
-                raise LaneViolation(f"an outbound record of {length} bytes")
-            payload = view[offset + RECORD_BYTES : offset + length]
-            offset += length
-            if kind == SEND:
-                session = find(session_id)
-                if session is not None and session.send_now(payload):
-                    counters.sends += 1
-                    counters.bytes_sent += len(payload)
+        sends = record_bytes = 0
+        try:
+            while offset < end:
+                if end - offset < RECORD_BYTES:
+                    raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
+                length, kind, _, session_id = unpack(view, offset)
+                if length < RECORD_BYTES or length > end - offset:
+                    raise LaneViolation(f"an outbound record of {length} bytes")
+                payload = view[offset + RECORD_BYTES : offset + length]
+                offset += length
+                if kind == SEND:
+                    session = find(session_id)
+                    if session is not None and session.send_now(payload):
+                        sends += 1
+                        record_bytes += length
+                    else:
+                        counters.add("replies_to_gone_sessions")
+                elif kind == BROADCAST:
+                    self._offset = offset
+                    self._start_fan_out(bytes(payload))
+                    if not self._fan_out():
+                        return False
+                elif kind == DISCONNECT:
+                    self._disconnect(session_id, payload)
                 else:
-                    counters.add("replies_to_gone_sessions")
-            elif kind == BROADCAST:
-                self._offset = offset
-                self._start_fan_out(bytes(payload))
-                if not self._fan_out():
-                    return False
-            elif kind == DISCONNECT:
-                session = find(session_id)
-                if session is not None:
-                    session.ended_by_worker = True
-                    session.disconnect(str(payload, "utf-8", "replace"))
-            else:
-                raise LaneViolation(f"an outbound record of unknown kind {kind}")
+                    raise LaneViolation(f"an outbound record of unknown kind {kind}")
+        finally:
+            counters.sends += sends
+            counters.bytes_sent += record_bytes - sends * RECORD_BYTES
         return True
+
+    def _disconnect(self, session_id: int, cause: memoryview) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.ended_by_worker = True
+            session.disconnect(str(cause, "utf-8", "replace"))
 
     def _start_fan_out(self, data: bytes) -> None:
         self._counters.add("broadcasts")

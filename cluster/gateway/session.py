@@ -71,7 +71,13 @@ class GatewaySession(Session):
             offset += size
             count += 1
         if count:
-            shard.take_packets(self, bytes(data[:offset]), count)
+            packets = data if offset == end and type(data) is bytes else bytes(data[:offset])
+            if shard.lane.is_full:
+                shard.hold(self, packets, count)
+            else:
+                shard.append_packets(self, packets, count)
+            if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
+                shard.slow_down(self)
         if bad_size:
             self.abort(Cause.BAD_SIZE)
         return offset

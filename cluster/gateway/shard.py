@@ -75,15 +75,6 @@ class Shard:
         self.lane.append(OPENED, session.id, str(session.address).encode(), 0, session)
         self.needs_flush = True
 
-    def take_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
-        """Pass on the complete packets of one recv, or hold them while the lane is full."""
-        if self.lane.is_full:
-            self._hold(session, packets, count)
-        else:
-            self._append_packets(session, packets, count)
-        if session.uncommitted_bytes + session.queued_bytes > self.slow_bytes:
-            self._slow_down(session)
-
     def append_closed(self, session: "GatewaySession", cause: str) -> None:
         """Tell the worker, once, that a session has ended or that its client has."""
         if session.closed_appended:
@@ -93,7 +84,8 @@ class Shard:
         self.lane.append(CLOSED, session.id, cause.encode(), 0, session)
         self.needs_flush = True
 
-    def _append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
+    def append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
+        """Pass on the complete packets of one recv. Not while the lane is full: see `hold`."""
         sequence = session.next_sequence
         session.next_sequence = sequence + count
         self.lane.append_packets(session.id, sequence, packets, count, session)
@@ -103,7 +95,8 @@ class Shard:
         session.uncommitted_bytes += len(packets)
         self.needs_flush = True
 
-    def _hold(self, session: "GatewaySession", packets: bytes, count: int) -> None:
+    def hold(self, session: "GatewaySession", packets: bytes, count: int) -> None:
+        """Keep packets for which the lane has no room, and do not read their session."""
         # At most one recv for each session: it is not read again before this has gone in.
         if session.held_packets is not None:
             packets, count = session.held_packets[0] + packets, session.held_packets[1] + count
@@ -118,7 +111,7 @@ class Shard:
             packets, count = session.held_packets
             session.held_packets = None
             self._held.remove(session)
-            self._append_packets(session, packets, count)
+            self.append_packets(session, packets, count)
 
     def _take_held(self) -> None:
         while self._held and not self.lane.is_full:
@@ -128,7 +121,8 @@ class Shard:
 
     # -- slow readers ------------------------------------------------------------------------------
 
-    def _slow_down(self, session: "GatewaySession") -> None:
+    def slow_down(self, session: "GatewaySession") -> None:
+        """Do not read a client that takes its replies too slowly."""
         if not session.is_slow:
             session.is_slow = True
             self._counters.add("slow_reader_paused")
@@ -147,7 +141,7 @@ class Shard:
             if session.held_packets is not None:
                 continue
             if session.backlog_bytes > self.slow_bytes:
-                self._slow_down(session)
+                self.slow_down(session)
                 continue
             session.is_slow = False
             session.resume_recv()

@@ -40,7 +40,7 @@ class Listener(IocpObject):
     def __init__(self) -> None:
         self.handle: Handle | None = None
         self._service: weakref.ref[ServerService] | None = None
-        self._outstanding: set[AcceptEvent] = set()
+        self._outstanding: dict[AcceptEvent, None] = {}
         self._retry: Timer | None = None
         self._closing = False
         self.accept_errors = 0
@@ -104,7 +104,7 @@ class Listener(IocpObject):
 
     def _register_accept(self, event: AcceptEvent) -> None:
         event.owner = self
-        self._outstanding.add(event)
+        self._outstanding[event] = None
         self._core.driver.submit(event)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
@@ -113,7 +113,7 @@ class Listener(IocpObject):
         self._process_accept(event)
 
     def _process_accept(self, event: AcceptEvent) -> None:
-        self._outstanding.discard(event)
+        self._outstanding.pop(event, None)
         session, event.session = event.session, None
         if self._service is None or self._service() is None:
             self.close()  # the service was dropped

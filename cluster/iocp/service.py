@@ -101,7 +101,8 @@ class Service:
         self._session_factory = session_factory
         self._max_session_count = max_session_count
         self.settings = settings or SessionSettings()
-        self._sessions: set[Session] = set()
+        # A dict for its order: what is done to all sessions is done in the same order each time.
+        self._sessions: dict[Session, None] = {}
         self._retired: deque[Session] = deque(maxlen=_RETIRED_MAX)
         self._stall_timer: Timer | None = None
         self._stalls: dict[Session, tuple[int, int]] = {}
@@ -161,13 +162,13 @@ class Service:
 
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
-        self._sessions.add(session)
+        self._sessions[session] = None
         if self._stall_timer is None:
             self._plan_stall_check()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
-        self._sessions.discard(session)
+        self._sessions.pop(session, None)
         self._stalls.pop(session, None)
 
     def retire_session(self, session: "Session") -> None:
@@ -285,7 +286,7 @@ class ClientService(Service):
         super().__init__(
             net_address.resolve(), iocp_core, session_factory, max_session_count, settings
         )
-        self._connecting: set[Session] = set()
+        self._connecting: dict[Session, None] = {}
 
     @property
     def connecting_count(self) -> int:
@@ -307,7 +308,7 @@ class ClientService(Service):
     def reserve_slot(self, session: "Session") -> bool:
         if not self._has_slot():
             return False
-        self._connecting.add(session)
+        self._connecting[session] = None
         return True
 
     def _has_slot(self) -> bool:
@@ -315,11 +316,11 @@ class ClientService(Service):
         return not self._closed and used < self.max_session_count
 
     def add_session(self, session: "Session") -> None:
-        self._connecting.discard(session)
+        self._connecting.pop(session, None)
         super().add_session(session)
 
     def release_session(self, session: "Session") -> None:
-        self._connecting.discard(session)
+        self._connecting.pop(session, None)
         super().release_session(session)
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:

@@ -296,6 +296,27 @@ class Session(IocpObject):
         event = self._recv_event
         data = event.data
         event.data = None
+        if data is None or self._recv_buffer is not None or self._state is not _CONNECTED:
+            return self._process_rare_recv(event, data)
+        # Nearly every recv takes this path, which has no call that it can do without.
+        self._callback_thread = get_ident()
+        try:
+            consumed = self.on_recv(data)
+        finally:
+            self._callback_thread = 0
+            if self._gathered is not None:
+                self._leave_callback()
+        if consumed != num_bytes:
+            self._keep_rest(data, consumed)
+        if self._state is not _CONNECTED:
+            return self._advance_close()
+        if not self._recv_paused:
+            event.owner = self
+            self._driver.submit(event)
+        return None
+
+    def _process_rare_recv(self, event: RecvEvent, data: bytes | memoryview | None) -> None:
+        """A recv that goes on from an earlier one, or ends the stream, or comes while closing."""
         if data is None:
             return self._process_recv_end(event)
         if self._state is not _CONNECTED:
@@ -324,10 +345,14 @@ class Session(IocpObject):
             self._callback_thread = 0
             if self._gathered is not None:
                 self._leave_callback()
-        length = len(data)
-        if consumed == length:
+        if consumed == len(data):
             self._recv_buffer = None
-            return
+        else:
+            self._keep_rest(data, consumed)
+
+    def _keep_rest(self, data: bytes | memoryview, consumed: int) -> None:
+        """Keep what `on_recv` left of `data` for the next recv."""
+        length = len(data)
         if not 0 <= consumed < length:
             self.abort(Cause.BAD_CONSUME)
             return

@@ -252,13 +252,9 @@ class WorkerLane(Protocol):
         ...
 
 
-class _Entry(NamedTuple):
-    freed: Freed
-    packet_count: int
-    record: bytes
-
-
-# A named tuple's own constructor is a Python function, and these are made for every record.
+# What is freed by the commit, the number of packets, and the record itself. A plain tuple, and
+# `Freed` made without its constructor, which is a Python function: there is one for each recv.
+_Entry = tuple[Freed, int, bytes]
 _new_tuple = tuple.__new__
 
 
@@ -314,7 +310,7 @@ class InboundLog:
         """Add an encoded record; return its position."""
         num_bytes = len(record)
         freed = _new_tuple(Freed, (kind, owner, num_bytes))
-        self._entries.append(_new_tuple(_Entry, (freed, packet_count, record)))
+        self._entries.append((freed, packet_count, record))
         self._unsent.append(record)
         self.uncommitted_bytes += num_bytes
         return self._first + len(self._entries) - 1
@@ -348,7 +344,7 @@ class InboundLog:
     def rewind(self) -> Commit:
         """Forget what was sent, for a successor; return where it goes on."""
         self._sent = self._first - 1
-        self._unsent = deque(entry.record for entry in self._entries)
+        self._unsent = deque(entry[2] for entry in self._entries)
         return self._committed
 
     def check(self, commit: Commit) -> None:
@@ -363,7 +359,7 @@ class InboundLog:
             raise LaneViolation(f"{commit}, but only {self._sent} records were sent")
         if packet_index and (
             position > self._sent
-            or not 0 < packet_index < self._entries[position - self._first].packet_count
+            or not 0 < packet_index < self._entries[position - self._first][1]
         ):
             raise LaneViolation(f"{commit} is not inside a record that was sent")
 
@@ -383,11 +379,11 @@ class InboundLog:
         """Raise AssertionError unless positions and bytes agree."""
         assert self._first == self._committed.position
         assert self._committed.packet_index == 0 or (
-            self._committed.packet_index < self._entries[0].packet_count
+            self._committed.packet_index < self._entries[0][1]
         )
         assert self._first - 1 <= self._sent
         assert self._sent + len(self._unsent) == self.position
-        assert self.uncommitted_bytes == sum(len(entry.record) for entry in self._entries)
+        assert self.uncommitted_bytes == sum(len(entry[2]) for entry in self._entries)
 
 
 class OutboundSequence:

@@ -40,6 +40,7 @@ SEQUENCE = Struct("<Q")
 SEQUENCE_BYTES = SEQUENCE.size
 
 _PACKETS_RECORD = Struct("<IHHQQ")
+_pack_packets = _PACKETS_RECORD.pack
 PACKETS_OVERHEAD = _PACKETS_RECORD.size
 """Bytes of a `packets` record that are not packets."""
 
@@ -93,7 +94,7 @@ def make_packets_record(
 ) -> bytes:
     """Return the bytes of a `packets` record."""
     length = PACKETS_OVERHEAD + len(packets)
-    return _PACKETS_RECORD.pack(length, PACKETS, packet_count, session, first_sequence) + packets
+    return _pack_packets(length, PACKETS, packet_count, session, first_sequence) + packets
 
 
 def iter_records(chunk: bytes | memoryview) -> Iterator[Record]:

@@ -171,8 +171,12 @@ class ZmqGatewayLane:
     def append_packets(
         self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
     ) -> int:
-        record = make_packets_record(session, first_sequence, packets, packet_count)
-        return self._log.append(PACKETS, record, packet_count, owner)
+        return self._log.append(
+            PACKETS,
+            make_packets_record(session, first_sequence, packets, packet_count),
+            packet_count,
+            owner,
+        )
 
     def flush(self) -> bool:
         log = self._log

@@ -65,7 +65,7 @@ class Outbox:
             if kind == BROADCAST:
                 _close_all(records, joined)
             elif session in joined:
-                _close(records, session, joined.pop(session))
+                _close_all(records, {session: joined.pop(session)})
             records.append(RECORD.pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
         _close_all(records, joined)
         return records
@@ -76,12 +76,10 @@ class Outbox:
         self.num_bytes = 0
 
 
-def _close(records: list[bytes], session: int, parts: list[bytes]) -> None:
-    payload = parts[0] if len(parts) == 1 else b"".join(parts)
-    records.append(RECORD.pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
-
-
 def _close_all(records: list[bytes], joined: dict[int, list[bytes]]) -> None:
+    """Make one record of what was joined for each session."""
+    pack = RECORD.pack
     for session, parts in joined.items():
-        _close(records, session, parts)
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        records.append(pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
     joined.clear()

@@ -298,9 +298,15 @@ def test_a_submit_from_another_thread_wakes_poll(port: Port, pair: Pair) -> None
     assert port.recv(server, 14) == b"for the server"
 
 
-def test_misuse_of_a_handle_from_another_thread_is_a_completion(port: Port, pair: Pair) -> None:
-    client, _ = pair
-    client.close()
+@pytest.mark.parametrize("misuse", ["closed", "second"])
+def test_misuse_of_a_handle_from_another_thread_is_a_completion(
+    port: Port, pair: Pair, misuse: str
+) -> None:
+    client, server = pair
+    if misuse == "closed":
+        client.close()
+    else:
+        first = port.submit(client, RecvEvent())
     event = RecvEvent()
     thread = threading.Thread(target=port.submit, args=[client, event])
     thread.start()
@@ -308,6 +314,9 @@ def test_misuse_of_a_handle_from_another_thread_is_a_completion(port: Port, pair
     outcome = port.wait(event)
     assert outcome.error is Cause.OS_ERROR
     assert outcome.raw_error != 0
+    if misuse == "second":
+        port.send(server, b"for the first")
+        assert port.wait(first).data == b"for the first"
 
 
 def test_submits_from_many_threads_each_complete_once(port: Port, listener: Owner) -> None:

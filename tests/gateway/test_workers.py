@@ -172,7 +172,9 @@ def test_a_shard_whose_worker_lives_is_refused_with_its_pid(node: Node):
 
 
 @pytest.mark.parametrize(
-    ("pid", "since"), [(DEAD_PID, 0.0), (LIVING_PID, LIVING_SINCE - 1), (LIVING_PID, float("nan"))]
+    ("pid", "since"),
+    [(DEAD_PID, 0.0), (LIVING_PID, LIVING_SINCE - 1), (LIVING_PID, float("nan"))],
+    ids=["dead", "another process", "no time"],
 )
 def test_a_pid_that_is_dead_or_another_process_by_now_holds_nothing(
     node: Node, pid: int, since: float

@@ -122,8 +122,10 @@ class Subject(Recorder, Session):
                 self.disconnect(f"in {name}")
                 assert not self.send(b"after disconnect")
             elif kind == ABORTS:
+                self.was_cut = True
                 self.abort(f"abort in {name}")
             elif kind == RAISES:
+                self.was_cut = True
                 raise Boom
         finally:
             self.in_callback = False

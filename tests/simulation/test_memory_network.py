@@ -12,6 +12,7 @@ import pytest
 
 from cluster.iocp import IocpCore
 from cluster.iocp.causes import Cause
+from cluster.iocp.driver import RECV_BYTES_MAX
 from cluster.iocp.driver.memory import (
     DeadlockError,
     Faults,
@@ -540,6 +541,13 @@ def test_a_buffer_is_never_fuller_than_its_size(make_port: MakePort) -> None:
     assert port.turn(0) == []
     assert port.do(server, RecvEvent()).num_bytes == 1000
     assert port.wait(pending).num_bytes == 500
+
+
+def test_a_recv_brings_at_most_a_buffer_however_much_is_there(make_port: MakePort) -> None:
+    port = make_port(MemoryNetwork(clock=ManualClock(), buffer_bytes=1 << 20))
+    client, server = port.pair()
+    assert port.do(client, SendEvent([bytes(200_000)])).num_bytes == 200_000
+    assert port.do(server, RecvEvent()).num_bytes == RECV_BYTES_MAX
 
 
 def test_an_empty_buffer_size_is_refused() -> None:

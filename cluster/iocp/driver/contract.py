@@ -77,10 +77,11 @@ class Driver(Protocol):
     def submit(self, event: IocpEvent) -> None:
         """Start `event` on the handle of its owner.
 
-        Raises EventInFlightError when the event, or another of its kind on that handle, is in
-        flight (accepts may be many), MisuseError for an owner without an open handle, and
-        DriverClosedError. From a thread that does not dispatch, the last two are reported as
-        a completion instead: the operation starts when the dispatching thread takes it.
+        Raises DriverClosedError, EventInFlightError when the event, or another of its kind on
+        that handle, is in flight (accepts may be many), and MisuseError for an owner without
+        an open handle of the right kind. What is wrong with the handle is reported as a
+        completion (os_error) to a thread that does not dispatch, and before the first poll no
+        thread does: the operation starts when the dispatching thread takes it.
         """
         ...
 

@@ -80,7 +80,7 @@ class MemoryDriver:
         self._owned: set[MemoryHandle] = set()
         self._watches: dict[int, IocpEvent] = {}
         self._watcher: DescriptorWatcher | None = None
-        self._thread: int | None = None  # which dispatches, once it has
+        self._thread = 0  # which dispatches: none does before the first poll
         self._closed = False
         with self.network.lock:
             self.network.join(self)
@@ -109,10 +109,8 @@ class MemoryDriver:
             _check_idle(event)
             try:
                 handle = self._handle_for(event)
-            except EventInFlightError:
-                raise
             except MisuseError:
-                if self._thread in (None, get_ident()):
+                if self._thread == get_ident():
                     raise
                 self._begin(event)
                 event.fail(Cause.OS_ERROR, errno.EBADF)

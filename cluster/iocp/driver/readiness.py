@@ -167,6 +167,19 @@ class ReadinessDriver:
         event.in_flight = True
         event.error = None
         event.raw_error = 0
+        if event.event_type is _RECV and event.owner is not None:
+            # A recv on a socket that was read before: nothing to do but to wait.
+            handle = event.owner.handle
+            if (
+                type(handle) is _Handle
+                and handle.registered & READABLE
+                and handle.recv is None
+                and not handle.more
+                and handle.driver is self
+            ):
+                event.data = None
+                handle.recv = event
+                return
         try:
             self._start(event)
         except BaseException:
@@ -211,13 +224,9 @@ class ReadinessDriver:
             self._wake()
 
     def send_now(self, handle: Handle, data: Buffer) -> int:
-        assert isinstance(handle, _Handle)
-        sock = handle.sock
-        if sock is None:
-            return 0
         try:
-            return sock.send(data)
-        except OSError:
+            return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
+        except (OSError, AttributeError):  # nothing taken, or a handle that is closed
             return 0
 
     def _start(self, event: IocpEvent) -> None:
@@ -542,6 +551,7 @@ class ReadinessDriver:
                 if event is not None:
                     _release(event)
             handle.recv = handle.send = None
+            handle.registered = 0
             if handle.accepts:
                 handle.accepts.clear()
             if handle.sock is not None:

@@ -1,0 +1,161 @@
+"""An App collects handlers and says at once which one cannot work."""
+
+import threading
+from functools import partial
+
+import pytest
+
+from cluster.worker import App, Session
+
+
+def test_handlers_are_found_by_packet_id():
+    app = App()
+
+    @app.on_packet(1)
+    def one(session: Session, payload: bytes) -> None: ...
+
+    @app.on_packet(65_535)
+    def two(session: Session, payload: bytes) -> None: ...
+
+    assert app.packet_handlers == {1: one, 65_535: two}
+
+
+def test_a_registered_handler_stays_what_it_was():
+    app = App()
+
+    def any_(session, packet_id, payload): ...
+    def one(session): ...
+    def ended(session, cause): ...
+
+    assert app.on_any(any_) is any_ is app.any_handler
+    assert app.on_connected(one) is one is app.connected_handler
+    assert app.on_resumed(one) is one is app.resumed_handler
+    assert app.on_disconnected(ended) is ended is app.disconnected_handler
+    assert app.on_packet(5)(one_with_payload) is one_with_payload
+
+
+def one_with_payload(session, payload): ...
+
+
+@pytest.mark.parametrize("packet_id", [-1, 65_536, 1 << 40])
+def test_an_id_that_no_packet_has_is_refused(packet_id: int):
+    with pytest.raises(ValueError, match=f"{packet_id} is not between 0 and 65535"):
+        App().on_packet(packet_id)
+
+
+def test_a_second_handler_of_the_same_id_is_refused_with_the_name_of_the_first():
+    app = App()
+    app.on_packet(3)(one_with_payload)
+    with pytest.raises(ValueError, match="3 has the handler one_with_payload already"):
+        app.on_packet(3)
+
+
+@pytest.mark.parametrize(
+    ("register", "shape"),
+    [
+        (App.on_any, "session, packet_id, payload"),
+        (App.on_connected, "session"),
+        (App.on_resumed, "session"),
+        (App.on_disconnected, "session, cause"),
+        (lambda app, handler: app.on_packet(1)(handler), "session, payload"),
+    ],
+)
+def test_a_handler_of_another_shape_is_refused_when_it_is_registered(register, shape: str):
+    app = App()
+    count = shape.count(",") + 1
+    for wrong in (lambda: None, lambda a, b, c, d: None):
+        with pytest.raises(TypeError, match=rf"must take \({shape}\)"):
+            register(app, wrong)
+    with pytest.raises(TypeError, match="a handler is a function"):
+        register(app, "not a function")
+
+    async def coroutine(*args): ...
+
+    with pytest.raises(TypeError, match="coroutine function; define it with def"):
+        register(app, coroutine)
+    # More parameters are fine where they have defaults, and so is anything that can be called.
+    register(app, lambda *args: None if len(args) == count else 1 / 0)
+
+
+def test_methods_and_callable_objects_can_be_handlers():
+    class Game:
+        def joined(self, session): ...
+        def __call__(self, session, payload): ...
+
+    app, game = App(), Game()
+    app.on_connected(game.joined)
+    app.on_packet(1)(game)
+    assert app.packet_handlers[1] is game
+
+
+def test_a_broadcast_needs_a_running_worker():
+    with pytest.raises(RuntimeError, match="running worker"):
+        App().broadcast(1, b"x")
+
+
+class Runtime:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.wakes = 0
+
+    def broadcast(self, packet: bytes) -> None:
+        self.sent.append(packet)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+def test_a_broadcast_is_one_packet():
+    app, runtime = App(), Runtime()
+    app.attach(runtime)
+    app.broadcast(7, b"abc")
+    assert runtime.sent == [b"\x07\x00\x07\x00abc"]
+    for packet_id, payload in ((65_536, b""), (-1, b""), (1, b"x" * 65_532)):
+        with pytest.raises(ValueError, match=r"packet|payload"):
+            app.broadcast(packet_id, payload)
+    assert len(runtime.sent) == 1
+
+
+def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():
+    app, runtime = App(), Runtime()
+    ran: list[int] = []
+    app.post(lambda: ran.append(0))  # before there is a worker
+    app.attach(runtime)
+    for number in range(1, 4):
+        app.post(partial(ran.append, number))
+    assert runtime.wakes == 3
+    for function in app.take_posted():
+        function()
+    assert ran == [0, 1, 2, 3]
+    assert app.take_posted() == []
+
+
+def test_posts_of_many_threads_all_arrive():
+    app, runtime = App(), Runtime()
+    app.attach(runtime)
+    ran: list[tuple[int, int]] = []
+
+    def post(thread: int) -> None:
+        for number in range(500):
+            app.post(partial(ran.append, (thread, number)))
+
+    threads = [threading.Thread(target=post, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) or len(ran) < 2_000:
+        for function in app.take_posted():
+            function()
+    assert len(ran) == 2_000
+    for poster in range(4):
+        assert [number for who, number in ran if who == poster] == list(range(500))
+
+
+def test_posting_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.worker.app.POSTED_MAX", 2)
+    app = App()
+    app.post(lambda: None)
+    app.post(lambda: None)
+    with pytest.raises(RuntimeError, match="2 posted functions wait already"):
+        app.post(lambda: None)
+    app.take_posted()
+    app.post(lambda: None)

@@ -1,0 +1,359 @@
+"""Records become handler calls; a call that raises leaves nothing but the end of its session."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.lane import START, Commit
+from cluster.shared.records import BROADCAST, DISCONNECT, SEND, make_record
+from cluster.worker import App, OutputTooLarge, Session
+from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.outbox import Outbox
+from tests.worker.records import ADDRESS, chunk, closed, opened, packets
+
+
+class Bench:
+    """A dispatcher with an application that notes its calls."""
+
+    def __init__(self, commit: Commit = START, max_batch_bytes: int = 1 << 20) -> None:
+        self.app = App()
+        self.calls: list[Any] = []
+        self.commits: list[Commit] = []
+        """The commit at each moment at which it could have been published."""
+        self.outbox = Outbox(max_batch_bytes)
+        self.dispatcher = Dispatcher(
+            self.app, self.outbox, commit, 65_531, lambda: self.commits.append(self.commit)
+        )
+        self.app.on_connected(lambda session: self.calls.append(("connected", session.id)))
+        self.app.on_resumed(lambda session: self.calls.append(("resumed", session.id)))
+        self.app.on_disconnected(
+            lambda session, cause: self.calls.append(("disconnected", session.id, cause))
+        )
+        self.app.on_any(self._any)
+        self.app.attach(self)
+
+    def broadcast(self, packet: bytes) -> None:
+        self.outbox.add(BROADCAST, 0, packet)
+
+    def wake(self) -> None:
+        pass
+
+    def _any(self, session: Session, packet_id: int, payload: bytes) -> None:
+        self.calls.append((session.id, session.sequence, packet_id, payload))
+
+    @property
+    def commit(self) -> Commit:
+        return self.dispatcher.commit
+
+    def run(self, *records: bytes, position: int = 1) -> None:
+        self.dispatcher.run(chunk(*records, position=position))
+
+
+def test_records_become_calls_in_order():
+    bench = Bench()
+    bench.run(
+        opened(1),
+        opened(2),
+        packets((7, b"a"), (8, b""), session=1),
+        packets((9, b"b"), session=2),
+        packets((7, b"c"), session=1, first_sequence=3),
+        closed(1, "reset"),
+        closed(2),
+    )
+    assert bench.calls == [
+        ("connected", 1),
+        ("connected", 2),
+        (1, 1, 7, b"a"),
+        (1, 2, 8, b""),
+        (2, 1, 9, b"b"),
+        (1, 3, 7, b"c"),
+        ("disconnected", 1, "reset"),
+        ("disconnected", 2, "eof"),
+    ]
+    assert bench.dispatcher.sessions == {}
+    assert bench.commit == Commit(8, 0)
+
+
+def test_a_packet_goes_to_the_handler_of_its_id_else_to_the_one_for_all():
+    bench = Bench()
+    bench.app.on_packet(7)(lambda session, payload: bench.calls.append(("seven", payload)))
+    bench.run(opened(), packets((7, b"a"), (8, b"b"), (7, b"c")))
+    assert bench.calls[1:] == [("seven", b"a"), (1, 2, 8, b"b"), ("seven", b"c")]
+
+
+def test_a_packet_that_nobody_handles_is_counted_and_done():
+    bench = Bench()
+    bench.app.any_handler = None
+    bench.app.on_packet(7)(lambda session, payload: bench.calls.append(payload))
+    bench.run(opened(), packets((8, b"x"), (7, b"y"), (9, b"z")))
+    assert bench.calls[1:] == [b"y"]
+    assert bench.dispatcher.unhandled_packets == 2
+    assert bench.commit == Commit(3, 0)
+
+
+def test_an_application_without_handlers_is_fine():
+    dispatcher = Dispatcher(App(), Outbox(1_000), START, 100, lambda: None)
+    dispatcher.resume(5, ADDRESS, False)
+    dispatcher.run(chunk(opened(), packets((1, b"x")), closed(), closed(5)))
+    assert dispatcher.commit == Commit(5, 0)
+    assert dispatcher.sessions == {}
+
+
+def test_a_session_keeps_its_object_and_state_between_calls():
+    bench = Bench()
+    seen: list[Session] = []
+    bench.app.on_any(lambda session, packet_id, payload: seen.append(session))
+    bench.run(opened(), packets((1, b"")))
+    seen[0].state = "kept"
+    bench.run(packets((1, b""), first_sequence=2), position=3)
+    assert seen[0] is seen[1]
+    assert seen[1].state == "kept"
+    assert seen[0].address == ADDRESS
+
+
+# -- the commit ------------------------------------------------------------------------------------
+
+
+def test_the_commit_moves_with_every_packet():
+    bench = Bench()
+    bench.run(opened(), packets((1, b""), (1, b""), (1, b"")), closed())
+    assert bench.commits == [
+        Commit(2, 0),
+        Commit(2, 1),
+        Commit(2, 2),
+        Commit(3, 0),
+        Commit(4, 0),
+    ]
+
+
+def test_during_a_call_its_packet_is_not_done():
+    bench = Bench()
+    during: list[Commit] = []
+    bench.app.on_any(lambda session, packet_id, payload: during.append(bench.commit))
+    bench.app.on_connected(lambda session: during.append(bench.commit))
+    bench.run(opened(), packets((1, b""), (1, b"")))
+    assert during == [Commit(1, 0), Commit(2, 0), Commit(2, 1)]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_a_successor_does_not_do_again_what_is_done(done: int):
+    payloads = [bytes([n]) * n for n in range(4)]
+    bench = Bench(Commit(5, done))
+    bench.dispatcher.resume(1, ADDRESS, False)
+    record = packets(*[(9, payload) for payload in payloads], first_sequence=11)
+    bench.run(record, packets((9, b"next"), first_sequence=15), position=5)
+    assert bench.calls == [
+        ("resumed", 1),
+        *[(1, 11 + n, 9, payloads[n]) for n in range(done, 4)],
+        (1, 15, 9, b"next"),
+    ]
+    # What is published never goes back behind the predecessor's commit.
+    assert bench.commits == sorted(bench.commits)
+    assert bench.commits[0] > Commit(5, done)
+    assert bench.commit == Commit(7, 0)
+
+
+def test_packets_of_a_session_that_is_not_there_are_passed_over():
+    bench = Bench()
+    bench.run(packets((1, b"x"), (1, b"y"), session=99), opened(), closed(99))
+    assert bench.calls == [("connected", 1)]
+    assert bench.commit == Commit(4, 0)
+
+
+# -- ends ------------------------------------------------------------------------------------------
+
+
+def test_after_its_disconnect_a_session_has_no_calls_but_the_last():
+    bench = Bench()
+    bench.app.on_packet(1)(lambda session, payload: session.disconnect("kicked"))
+    bench.run(
+        opened(),
+        packets((1, b""), (2, b"behind it")),
+        packets((2, b"behind it"), first_sequence=3),
+        closed(1, "kicked"),
+    )
+    assert bench.calls == [("connected", 1), ("disconnected", 1, "kicked")]
+    assert bench.commit == Commit(5, 0)
+
+
+def test_a_session_that_was_taken_over_while_closing_has_no_call_but_the_last():
+    bench = Bench(Commit(9, 0))
+    bench.dispatcher.resume(1, ADDRESS, closing=True)
+    bench.dispatcher.resume(2, ADDRESS, closing=False)
+    bench.run(packets((1, b"x")), packets((1, b"y"), session=2), closed(1), position=9)
+    assert bench.calls == [("resumed", 2), (2, 1, 1, b"y"), ("disconnected", 1, "eof")]
+
+
+def test_a_session_that_has_ended_takes_nothing_more():
+    bench = Bench()
+    kept: list[Session] = []
+    bench.app.on_connected(kept.append)
+    bench.app.on_disconnected(lambda session, cause: session.send(1, b"replies still leave"))
+    bench.run(opened(), closed())
+    kept[0].send(1, b"too late")
+    kept[0].disconnect()
+    assert bench.outbox.entries == [(SEND, 1, make_packet(1, b"replies still leave"))]
+
+
+# -- handlers that raise ---------------------------------------------------------------------------
+
+
+def raising(session: Session, payload: bytes) -> None:
+    session.send(1, b"discarded")
+    raise LookupError("nobody there")
+
+
+def test_a_handler_that_raises_ends_its_session_only(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    bench.app.on_packet(66)(raising)
+    bench.run(
+        opened(0x1_0002),
+        opened(2),
+        packets((1, b""), (66, b""), (1, b"behind"), session=0x1_0002),
+        packets((1, b"other"), session=2),
+    )
+    assert bench.calls[2:] == [(0x1_0002, 1, 1, b""), (2, 1, 1, b"other")]
+    assert bench.outbox.entries == [(DISCONNECT, 0x1_0002, b"handler_error")]
+    assert bench.commit == Commit(5, 0)
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    text = record.getMessage()
+    assert "packet id 66" in text
+    assert "0x10002" in text
+    assert ADDRESS in text
+    assert "packet 2" in text
+    assert record.exc_info
+    assert "nobody there" in caplog.text
+    assert "in raising" in caplog.text  # the traceback
+
+
+@pytest.mark.parametrize("event", ["connected", "resumed"])
+def test_an_event_handler_that_raises_ends_its_session(
+    event: str, caplog: pytest.LogCaptureFixture
+):
+    bench = Bench()
+
+    def handler(session: Session) -> None:
+        session.send(1, b"discarded")
+        raise LookupError("nobody there")
+
+    getattr(bench.app, f"on_{event}")(handler)
+    if event == "connected":
+        bench.run(opened())
+    else:
+        bench.dispatcher.resume(1, ADDRESS, False)
+    assert bench.outbox.entries == [(DISCONNECT, 1, b"handler_error")]
+    assert "nobody there" in caplog.text
+
+
+def test_a_last_handler_that_raises_has_no_session_left_to_end(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+
+    def handler(session: Session, cause: str) -> None:
+        session.send(1, b"discarded")
+        session.disconnect()
+        raise LookupError("nobody there")
+
+    bench.app.on_disconnected(handler)
+    bench.run(opened(), closed())
+    assert bench.outbox.entries == []
+    assert "nobody there" in caplog.text
+    assert bench.commit == Commit(3, 0)
+
+
+def test_output_of_other_calls_survives_a_call_that_raises():
+    bench = Bench()
+    bench.app.on_packet(66)(raising)
+    bench.app.on_packet(1)(lambda session, payload: session.send(1, payload))
+    bench.run(opened(), packets((1, b"before"), (66, b"")))
+    assert bench.outbox.entries == [
+        (SEND, 1, make_packet(1, b"before")),
+        (DISCONNECT, 1, b"handler_error"),
+    ]
+
+
+def test_all_that_a_raising_call_put_out_is_undone_whoever_it_was_for():
+    bench = Bench()
+    sessions: dict[int, Session] = {}
+    bench.app.on_connected(lambda session: sessions.update({session.id: session}))
+
+    def handler(session: Session, payload: bytes) -> None:
+        bench.app.broadcast(1, b"to all")
+        sessions[2].send(1, b"to another")
+        sessions[2].disconnect("kicked")
+        session.disconnect("left")
+        raise LookupError
+
+    bench.app.on_packet(66)(handler)
+    bench.run(opened(1), opened(2), packets((66, b"")), packets((5, b"here"), session=2))
+    assert bench.outbox.entries == [(DISCONNECT, 1, b"handler_error")]
+    # The other one was not ended after all: it is heard, and can be sent to.
+    assert bench.calls == [(2, 1, 5, b"here")]
+    assert sessions[2].is_open
+    assert not sessions[1].is_open
+
+
+def test_more_output_than_a_batch_holds_is_an_error_of_that_call(
+    caplog: pytest.LogCaptureFixture,
+):
+    bench = Bench(max_batch_bytes=10_000)
+
+    def handler(session: Session, payload: bytes) -> None:
+        while True:
+            session.send(1, b"x" * 1_000)
+
+    bench.app.on_packet(66)(handler)
+    bench.run(opened(), packets((66, b"")))
+    assert bench.outbox.entries == [(DISCONNECT, 1, b"handler_error")]
+    assert OutputTooLarge.__name__ in caplog.text
+
+
+def test_a_handler_may_handle_that_its_output_is_too_large():
+    bench = Bench(max_batch_bytes=10_000)
+
+    def handler(session: Session, payload: bytes) -> None:
+        with pytest.raises(OutputTooLarge):
+            session.send(1, b"x" * 20_000)
+        session.send(1, b"sorry")
+
+    bench.app.on_packet(66)(handler)
+    bench.run(opened(), packets((66, b"")))
+    assert bench.outbox.entries == [(SEND, 1, make_packet(1, b"sorry"))]
+
+
+def test_a_posted_function_that_raises_is_logged_and_undone(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    kept: list[Session] = []
+    bench.app.on_connected(kept.append)
+    bench.run(opened())
+
+    def posted() -> None:
+        kept[0].send(1, b"discarded")
+        kept[0].disconnect()
+        raise LookupError("nobody there")
+
+    bench.dispatcher.call(posted)
+    assert bench.outbox.entries == []
+    assert kept[0].is_open
+    assert "nobody there" in caplog.text
+    bench.dispatcher.call(lambda: kept[0].send(1, b"sent"))
+    assert bench.outbox.entries == [(SEND, 1, make_packet(1, b"sent"))]
+
+
+def test_what_ends_the_process_is_not_held_up():
+    bench = Bench()
+
+    def leave(session: Session, payload: bytes) -> None:
+        raise SystemExit(5)
+
+    bench.app.on_packet(66)(leave)
+    with pytest.raises(SystemExit):
+        bench.run(opened(), packets((66, b"")))
+
+
+def test_a_record_of_an_unknown_kind_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    bench.run(make_record(99, 1, b"?"), opened())
+    assert "record 1 is of unknown kind 99" in caplog.text
+    assert bench.calls == [("connected", 1)]

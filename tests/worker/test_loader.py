@@ -1,0 +1,119 @@
+"""The application is found, or one line says what is wrong with it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.worker.echo import app as echo
+from cluster.worker.loader import ApplicationError, load_application
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current directory; modules that a test imports from it are forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def refusal(spec: str) -> str:
+    with pytest.raises(ApplicationError) as caught:
+        load_application(spec)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert spec in text
+    return text
+
+
+def test_without_an_application_it_is_the_echo(here: Path):
+    path = list(sys.path)
+    assert load_application(None) is echo
+    assert sys.path == path
+
+
+def test_a_module_of_the_current_directory_comes_first(here: Path):
+    (here / "json.py").write_text("from cluster.worker import App\napp = App()\n")
+    import json
+
+    sys.modules.pop("json")
+    try:
+        found = load_application("json:app")
+        assert sys.modules["json"].__file__ == str(here / "json.py")
+        assert found is sys.modules["json"].app
+    finally:
+        sys.modules["json"] = json
+
+
+def test_an_application_may_be_inside_a_package_or_an_object(here: Path):
+    (here / "game").mkdir()
+    (here / "game" / "__init__.py").write_text("")
+    (here / "game" / "server.py").write_text(
+        "from cluster.worker import App\nclass Game:\n    app = App()\n"
+    )
+    found = load_application("game.server:Game.app")
+    assert found is sys.modules["game.server"].Game.app
+
+
+def test_a_module_that_is_missing_is_named_and_where_it_was_looked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = refusal("no_such_module:app")
+    assert "cannot import 'no_such_module'" in text
+    assert f"looked in {here} first" in text
+    assert capsys.readouterr().err == ""
+
+
+def test_a_module_that_raises_is_one_line_after_its_traceback(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    (here / "broken.py").write_text("def f():\n    raise ValueError('line 1\\nline 2')\nf()\n")
+    text = refusal("broken:app")
+    assert "ValueError: line 1 line 2" in text
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "broken.py" in error
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("def f(:\n", "SyntaxError"),
+        ("import no_such_module_either\n", "no_such_module_either"),
+        ("import sys\nsys.exit(0)\n", "SystemExit"),
+        ("from cluster.worker import App\nApp().on_packet(-1)\n", "between 0 and 65535"),
+    ],
+)
+def test_whatever_goes_wrong_in_an_import_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str], source: str, told: str
+):
+    (here / "broken.py").write_text(source)
+    assert told in refusal("broken:app")
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("found:nothing", "'nothing' in module 'found' is NoneType"),
+        ("found:text", "'text' in module 'found' is str"),
+        ("found:app.nothing.at.all", "NoneType"),
+        ("found", "not a cluster.worker.App"),
+        ("found:", "not a cluster.worker.App"),
+    ],
+)
+def test_a_name_that_is_no_application_is_told_with_what_it_is(here: Path, spec: str, told: str):
+    (here / "found.py").write_text(
+        "from cluster.worker import App\napp = App()\ntext = 'not an app'\n"
+    )
+    assert told in refusal(spec)
+
+
+@pytest.mark.parametrize("spec", [":app", ".relative:app", "a/path.py:app"])
+def test_a_spec_that_names_no_module_is_refused(here: Path, spec: str):
+    assert "cannot import" in refusal(spec)

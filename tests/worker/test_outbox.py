@@ -1,0 +1,147 @@
+"""The outbox joins what it may and keeps every order that a client could see."""
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.shared.records import (
+    BROADCAST,
+    DISCONNECT,
+    RECORD_BYTES,
+    SEND,
+    iter_records,
+    make_record,
+)
+from cluster.worker.outbox import Outbox, OutputTooLarge
+
+SESSIONS = (1, 2, 3)
+
+
+def test_sends_of_one_session_become_one_record():
+    outbox = Outbox(1_000)
+    for session, payload in ((1, b"a"), (2, b"b"), (1, b"c"), (2, b"d"), (3, b"e")):
+        outbox.add(SEND, session, payload)
+    assert outbox.records() == [
+        make_record(SEND, 1, b"ac"),
+        make_record(SEND, 2, b"bd"),
+        make_record(SEND, 3, b"e"),
+    ]
+
+
+def test_a_broadcast_comes_after_what_was_sent_before_it_and_before_the_rest():
+    outbox = Outbox(1_000)
+    outbox.add(SEND, 1, b"a")
+    outbox.add(BROADCAST, 0, b"to all")
+    outbox.add(SEND, 1, b"b")
+    assert outbox.records() == [
+        make_record(SEND, 1, b"a"),
+        make_record(BROADCAST, 0, b"to all"),
+        make_record(SEND, 1, b"b"),
+    ]
+
+
+def test_the_end_of_a_session_comes_after_what_was_sent_to_it():
+    outbox = Outbox(1_000)
+    outbox.add(SEND, 2, b"other")
+    outbox.add(SEND, 1, b"a")
+    outbox.add(DISCONNECT, 1, b"kicked")
+    outbox.add(SEND, 2, b"wise")
+    assert outbox.records() == [
+        make_record(SEND, 1, b"a"),
+        make_record(DISCONNECT, 1, b"kicked"),
+        make_record(SEND, 2, b"otherwise"),
+    ]
+
+
+def test_records_leaves_the_log_as_it_is_until_it_is_cleared():
+    outbox = Outbox(1_000)
+    outbox.add(SEND, 1, b"a")
+    assert outbox.records() == outbox.records()
+    outbox.add(SEND, 1, b"b")
+    assert outbox.records() == [make_record(SEND, 1, b"ab")]
+    entries = outbox.entries
+    outbox.clear()
+    assert outbox.records() == []
+    assert outbox.num_bytes == 0
+    assert outbox.entries is entries  # the dispatcher holds on to it
+
+
+def test_what_is_taken_back_was_never_there():
+    outbox = Outbox(1_000)
+    outbox.add(SEND, 1, b"stays")
+    mark = outbox.mark()
+    outbox.add(SEND, 1, b"goes")
+    outbox.add(BROADCAST, 0, b"goes too")
+    assert outbox.take_back(mark) == [(SEND, 1, b"goes"), (BROADCAST, 0, b"goes too")]
+    assert outbox.records() == [make_record(SEND, 1, b"stays")]
+    assert outbox.mark() == mark
+    assert outbox.take_back(mark) == []
+
+
+def test_the_bound_is_exact_and_what_does_not_fit_is_not_taken():
+    outbox = Outbox(2 * RECORD_BYTES + 10)
+    outbox.add(SEND, 1, b"x" * 5)
+    with pytest.raises(OutputTooLarge, match="allows 42"):
+        outbox.add(SEND, 2, b"x" * 6)
+    assert outbox.num_bytes == RECORD_BYTES + 5
+    outbox.add(SEND, 2, b"x" * 5)
+    with pytest.raises(OutputTooLarge):
+        outbox.add(SEND, 3, b"")
+    assert len(outbox.entries) == 2
+
+
+OUTPUTS = st.lists(
+    st.one_of(
+        st.tuples(st.just(SEND), st.sampled_from(SESSIONS), st.binary(min_size=1, max_size=4)),
+        st.tuples(st.just(BROADCAST), st.just(0), st.binary(min_size=1, max_size=4)),
+        st.tuples(st.just(DISCONNECT), st.sampled_from(SESSIONS), st.just(b"bye")),
+        st.tuples(st.just(-1), st.integers(0, 5), st.just(b"")),  # take back the last few
+    ),
+    max_size=40,
+)
+
+
+def seen_by_clients(entries: list[tuple[int, int, bytes]]) -> dict[int, list[bytes]]:
+    """Return, for each client, the bytes between the events that it can tell apart."""
+    seen: defaultdict[int, list[bytes]] = defaultdict(lambda: [b""])
+    for kind, session, payload in entries:
+        if kind == SEND:
+            seen[session][-1] += payload
+        elif kind == BROADCAST:
+            for one in SESSIONS:
+                seen[one][-1] += payload
+        else:
+            seen[session] += [b"end", b""]
+    return dict(seen)
+
+
+@given(OUTPUTS)
+def test_every_client_sees_what_was_put_out_in_that_order(outputs: list[tuple[int, int, bytes]]):
+    outbox = Outbox(1 << 20)
+    model: list[tuple[int, int, bytes]] = []
+    marks = [outbox.mark()]
+    for kind, session, payload in outputs:
+        if kind == -1:
+            keep = max(0, len(model) - session)
+            outbox.take_back(marks[keep])
+            del model[keep:], marks[keep + 1 :]
+        else:
+            outbox.add(kind, session, payload)
+            model.append((kind, session, payload))
+            marks.append(outbox.mark())
+        assert outbox.entries == model
+        assert outbox.num_bytes == sum(RECORD_BYTES + len(payload) for _, _, payload in model)
+    chunk = b"".join(outbox.records())
+    assert len(chunk) <= outbox.num_bytes
+    published = [(r.kind, r.session, bytes(r.payload)) for r in iter_records(chunk)]
+    assert seen_by_clients(published) == seen_by_clients(model)
+    # Between two broadcasts, no session has two records of its own without an end in between.
+    last: dict[int, int] = {}
+    for kind, session, _ in published:
+        if kind == BROADCAST:
+            last.clear()
+        else:
+            assert not (kind == SEND and last.get(session) == SEND)
+            last[session] = kind

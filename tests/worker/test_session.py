@@ -1,0 +1,146 @@
+"""A session in the worker: what it may send, how it ends, and what it says of misuse."""
+
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.causes import Cause
+from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
+from cluster.worker import OutputTooLarge, Session
+from cluster.worker.outbox import Outbox
+
+ID = 0x0001_0002_0000_0003
+
+
+def make_session(max_batch_bytes: int = 1 << 20, max_payload_bytes: int = 65_531) -> Session:
+    return Session(ID, "127.0.0.1:5", Outbox(max_batch_bytes), max_payload_bytes)
+
+
+def sent(session: Session) -> list[tuple[int, int, bytes]]:
+    return session._outbox.entries
+
+
+@given(packet_id=st.integers(0, 65_535), payload=st.binary(max_size=300))
+def test_what_is_sent_is_one_packet(packet_id: int, payload: bytes):
+    session = make_session()
+    for kind in (bytes, bytearray, memoryview):
+        session.send(packet_id, kind(payload))
+    assert sent(session) == [(SEND, ID, make_packet(packet_id, payload))] * 3
+
+
+def test_a_payload_may_be_left_out():
+    session = make_session()
+    session.send(9)
+    assert sent(session) == [(SEND, ID, b"\x04\x00\x09\x00")]
+
+
+@pytest.mark.parametrize("size", [65_531, 65_532])
+def test_the_largest_payload_is_that_of_the_node(size: int):
+    session = make_session()
+    if size == 65_531:
+        session.send(1, b"x" * size)
+        assert len(sent(session)[0][2]) == 65_535
+    else:
+        with pytest.raises(ValueError, match=r"gateway\.max_packet_bytes allows 65531"):
+            session.send(1, b"x" * size)
+    with pytest.raises(ValueError, match=r"a payload of 97 bytes; .* allows 96"):
+        make_session(max_payload_bytes=96).send(1, b"x" * 97)
+
+
+@pytest.mark.parametrize("packet_id", [-1, 65_536, 1 << 70, 1.5, "1", None])
+def test_an_id_that_no_packet_has_is_refused(packet_id):
+    session = make_session()
+    with pytest.raises(ValueError, match=r"packet id .* is not between 0 and 65535"):
+        session.send(packet_id, b"x")
+    assert sent(session) == []
+
+
+@pytest.mark.parametrize("payload", ["text", 5, None, ["list"]])
+def test_a_payload_that_is_not_bytes_is_refused(payload):
+    session = make_session()
+    with pytest.raises(TypeError):
+        session.send(1, payload)
+    assert sent(session) == []
+
+
+def test_a_view_of_larger_items_is_refused_and_not_sent_in_part():
+    session = make_session()
+    view = memoryview(array("I", [1, 2, 3]))
+    with pytest.raises(ValueError, match="cast it to 'B'"):
+        session.send(1, view)
+    assert sent(session) == []
+    session.send(1, view.cast("B"))
+    assert len(sent(session)[0][2]) == 4 + view.nbytes
+
+
+def test_more_than_a_batch_holds_is_refused_and_what_was_sent_stays():
+    session = make_session(max_batch_bytes=2 * (RECORD_BYTES + 104))
+    session.send(1, b"x" * 100)
+    session.send(2, b"x" * 100)
+    with pytest.raises(OutputTooLarge, match=r"lane\.max_batch_bytes"):
+        session.send(3, b"")
+    assert len(sent(session)) == 2
+
+
+def test_a_session_ends_once_and_takes_nothing_more():
+    session = make_session()
+    session.send(1, b"last words")
+    assert session.is_open
+    session.disconnect("the game is over")
+    assert not session.is_open
+    session.disconnect(Cause.KICKED)
+    session.send(2, b"too late")
+    assert [(kind, data) for kind, _, data in sent(session)] == [
+        (SEND, make_packet(1, b"last words")),
+        (DISCONNECT, b"the game is over"),
+    ]
+
+
+def test_misuse_of_an_ended_session_is_told_all_the_same():
+    session = make_session()
+    session.disconnect()
+    with pytest.raises(ValueError, match="packet id"):
+        session.send(-1)
+    with pytest.raises(ValueError, match="cause"):
+        session.disconnect("")
+
+
+@pytest.mark.parametrize(
+    ("cause", "written"),
+    [
+        (Cause.POISON, b"poison"),
+        ("x", b"x"),
+        ("é" * 127, "é".encode() * 127),
+    ],
+)
+def test_a_cause_is_one_of_ours_or_any_short_text(cause: str, written: bytes):
+    session = make_session()
+    session.disconnect(cause)
+    assert sent(session) == [(DISCONNECT, ID, written)]
+
+
+@pytest.mark.parametrize("cause", ["", "x" * 256, "é" * 128])
+def test_a_cause_of_no_text_or_too_much_is_refused(cause: str):
+    session = make_session()
+    with pytest.raises(ValueError, match="1 to 255 bytes of UTF-8"):
+        session.disconnect(cause)
+    assert session.is_open
+    assert sent(session) == []
+
+
+def test_without_a_cause_it_is_local():
+    session = make_session()
+    session.disconnect()
+    assert sent(session) == [(DISCONNECT, ID, b"local")]
+
+
+def test_a_session_says_who_it_is():
+    session = make_session()
+    assert repr(session) == "<Session 0x1000200000003 127.0.0.1:5>"
+    assert session.state is None
+    session.state = {"any": "object"}
+    with pytest.raises(AttributeError):
+        session.staet = 1  # type: ignore[attr-defined]

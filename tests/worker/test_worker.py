@@ -1,0 +1,661 @@
+"""The loop: when it publishes, how it waits, what it does with the gateway's words, how it ends.
+
+Both ends of the lane are in this process. Where time matters the loop's clock is the test's.
+Handlers run in the loop's thread, so in most tests they play the gateway as well.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import zmq
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.lane import START, Commit, OutboundBatch
+from cluster.shared.local_lane import LocalGatewayLane
+from cluster.shared.messages import (
+    ControlMessage,
+    GatewayHeartbeat,
+    Grant,
+    LaneOffer,
+    ProtocolError,
+    Refuse,
+    ReplayedSession,
+    StatusRequest,
+    Stop,
+    WorkerHeartbeat,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.records import CLOSED, OPENED, PACKETS, RecordKind, iter_records
+from cluster.worker import App, Session
+from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
+from tests.support import wait_until
+from tests.worker.records import ADDRESS, packets
+
+ECHO, STOP = 1, 2
+
+
+class Locked:
+    """One end of a lane of one thread, for use from two: each call holds the lock."""
+
+    def __init__(self, target: Any, lock: Any) -> None:
+        self._target = target
+        self._lock = lock
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self._lock:
+                return value(*args, **options)
+
+        return call
+
+
+class Bench:
+    """A worker with an echo, its gateway's end of the lane, and its control plane."""
+
+    def __init__(
+        self,
+        *,
+        lane_bytes: int = 1 << 20,
+        max_batch_bytes: int = 1 << 20,
+        worker_timeout_s: float = 60.0,
+        sessions: list[ReplayedSession] | None = None,
+        prepare: Callable[[App], None] = lambda app: None,
+    ) -> None:
+        self.app = App()
+        self.app.on_packet(ECHO)(lambda session, payload: session.send(ECHO, payload))
+        self.app.on_packet(STOP)(self._stop)
+        prepare(self.app)
+        lock = threading.RLock()
+        lane = LocalGatewayLane(lane_bytes, max_batch_bytes)
+        self.gateway: LocalGatewayLane = Locked(lane, lock)  # type: ignore[assignment]
+        self.gateway.grant(1, b"one")
+        self.lane: Any = Locked(lane.open_worker(), lock)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.router = self._socket(zmq.ROUTER)
+        self.router.bind("inproc://control")
+        control = self._socket(zmq.DEALER)
+        control.setsockopt(zmq.IDENTITY, b"worker")
+        control.connect("inproc://control")
+        grant = Grant(
+            node=1,
+            epoch=1,
+            nonce=1,
+            shard=0,
+            incarnation=1,
+            lane=LaneOffer(
+                kind="local",
+                endpoint="",
+                identity=b"one",
+                bytes=lane_bytes,
+                max_batch_bytes=max_batch_bytes,
+            ),
+            position=1,
+            index=0,
+            sessions=sessions or [],
+            max_packet_bytes=65_535,
+            worker_timeout_s=worker_timeout_s,
+        )
+        self.worker = Worker(self.app, grant, self.lane, control)
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        self.applied: list[OutboundBatch] = []
+
+    def _socket(self, kind: int) -> "zmq.Socket[bytes]":
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.LINGER, 0)
+        return made
+
+    def _stop(self, session: Session, payload: bytes) -> None:
+        self.worker.request_stop()
+
+    # -- the gateway's part ------------------------------------------------------------------------
+
+    def open_session(self) -> None:
+        self.gateway.append(OPENED, 1, ADDRESS.encode())
+
+    def send(self, *contents: tuple[int, bytes]) -> None:
+        """Have one record of packets, and one chunk of it."""
+        record = packets(*contents)
+        self.gateway.append(PACKETS, 1, record[16:], len(contents))
+        self.gateway.flush()
+
+    def take(self) -> list[OutboundBatch]:
+        """Apply what was published; return it."""
+        new = []
+        while (batch := self.gateway.receive()) is not None:
+            self.gateway.apply(batch)
+            new.append(batch)
+        self.applied += new
+        return new
+
+    def output(self) -> bytes:
+        """Return everything that was sent to sessions in the batches applied so far."""
+        return b"".join(
+            bytes(record.payload)
+            for batch in self.applied
+            for record in iter_records(batch.records)
+            if record.kind == RecordKind.SEND
+        )
+
+    def tell(self, message: ControlMessage) -> None:
+        self.router.send_multipart([b"worker", encode_message(message)])
+
+    def heartbeats(self) -> list[WorkerHeartbeat]:
+        """Return the heartbeats that have come since the last call."""
+        found = []
+        while self.router.poll(0):
+            message = decode_message(self.router.recv_multipart()[1])
+            assert isinstance(message, WorkerHeartbeat)
+            found.append(message)
+        return found
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the worker in a thread of its own."""
+
+        def run() -> None:
+            try:
+                self.worker.run()
+            except BaseException as error:
+                self.error = error
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def join(self) -> None:
+        assert self.thread is not None
+        self.thread.join(10)
+        assert not self.thread.is_alive(), "the worker still runs"
+
+    def close(self) -> None:
+        if self.thread is not None and self.thread.is_alive():
+            self.worker.request_stop()
+            self.join()
+        self.lane.close()
+        self.gateway.close()
+        self.worker._control.close()
+        self.router.close()
+        self._context.term()
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench() -> Iterator[MakeBench]:
+    made: list[Bench] = []
+
+    def make(**options: Any) -> Bench:
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+class Clock:
+    """The loop's clock."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("cluster.worker.worker.time", made)
+    return made
+
+
+# -- publishing ------------------------------------------------------------------------------------
+
+
+def test_the_first_batch_is_empty_and_opens_the_lane(make_bench: MakeBench):
+    resumed = ReplayedSession(id=9, address=ADDRESS)
+
+    def prepare(app: App) -> None:
+        app.on_resumed(lambda session: session.send(1, b"hello again"))
+
+    bench = make_bench(sessions=[resumed], prepare=prepare)
+    bench.open_session()
+    bench.send((STOP, b""))
+    bench.worker.run()
+    first, *others = bench.take()
+    assert (first.commit, bytes(first.records)) == (START, b"")
+    assert bench.output() == make_packet(1, b"hello again")
+    assert others
+
+
+def test_output_and_commit_are_published_when_nothing_is_left_to_do(
+    make_bench: MakeBench, clock: Clock
+):
+    bench = make_bench()
+    bench.open_session()
+    bench.send((ECHO, b"a"), (ECHO, b"b"))
+    bench.send((ECHO, b"c"), (STOP, b""))
+    bench.worker.run()
+    first, batch = bench.take()
+    assert batch.commit == Commit(4, 0)
+    expected = make_packet(ECHO, b"a") + make_packet(ECHO, b"b") + make_packet(ECHO, b"c")
+    assert bench.output() == expected
+
+
+def test_a_batch_is_published_when_it_is_1_ms_old_also_inside_a_record(
+    make_bench: MakeBench, clock: Clock
+):
+    bench = make_bench()
+
+    def slowly(session: Session, payload: bytes) -> None:
+        clock.now += 0.0004
+        session.send(7, payload)
+
+    bench.app.on_packet(7)(slowly)
+    bench.open_session()
+    bench.send(*[(7, b"x")] * 8, (STOP, b""))
+    bench.worker.run()
+    commits = [batch.commit for batch in bench.take()]
+    assert commits == [START, Commit(2, 3), Commit(2, 6), Commit(3, 0)]
+
+
+def test_a_batch_is_1_ms_old_also_when_many_chunks_went_into_it(
+    make_bench: MakeBench, clock: Clock
+):
+    """A worker that is never idle must not sit on its output."""
+    bench = make_bench()
+
+    def slowly(session: Session, payload: bytes) -> None:
+        clock.now += 0.0004
+        session.send(7, payload)
+
+    bench.app.on_packet(7)(slowly)
+    bench.open_session()
+    for _ in range(8):
+        bench.send((7, b"x"))
+    bench.send((STOP, b""))
+    bench.worker.run()
+    commits = [batch.commit for batch in bench.take()]
+    assert commits == [START, Commit(5, 0), Commit(8, 0), Commit(11, 0)]
+
+
+def test_a_batch_is_published_at_64_kib(make_bench: MakeBench, clock: Clock):
+    bench = make_bench()
+    bench.open_session()
+    bench.send(*[(ECHO, b"x" * 20_000)] * 9, (STOP, b""))
+    bench.worker.run()
+    commits = [batch.commit for batch in bench.take()]
+    assert commits == [START, Commit(2, 4), Commit(2, 8), Commit(3, 0)]
+    assert bench.output() == make_packet(ECHO, b"x" * 20_000) * 9
+
+
+def test_the_smallest_batch_lets_any_packet_pass(make_bench: MakeBench, clock: Clock):
+    """What a call sends must not fail for what calls before it have sent."""
+    bench = make_bench(max_batch_bytes=128 * 1_024)
+    bench.open_session()
+    bench.send(*[(ECHO, b"x" * size) for size in (32_000, 65_500, 65_531, 40_000, 65_531)])
+    bench.send((STOP, b""))
+    bench.worker.run()
+    bench.take()
+    assert len(bench.output()) == 32_000 + 65_500 + 2 * 65_531 + 40_000 + 5 * 4
+
+
+def test_what_resumed_sessions_are_sent_goes_in_as_many_batches_as_it_takes(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    sessions = [ReplayedSession(id=n, address=ADDRESS) for n in range(10, 50)]
+
+    def prepare(app: App) -> None:
+        app.on_resumed(lambda session: session.send(1, b"x" * 10_000))
+
+    bench = make_bench(max_batch_bytes=128 * 1_024, sessions=sessions, prepare=prepare)
+    bench.open_session()
+    bench.send((STOP, b""))
+    bench.worker.run()
+    bench.take()
+    assert bench.output() == make_packet(1, b"x" * 10_000) * 40
+    assert {batch.commit for batch in bench.applied[:-1]} == {START}
+    assert caplog.text == ""
+
+
+def test_nothing_new_is_not_published(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    for _ in range(3):
+        ran = threading.Event()
+        bench.app.post(ran.set)
+        assert ran.wait(10)
+    bench.worker.request_stop()
+    bench.join()
+    assert bench.take() == []
+    assert bench.error is None
+
+
+# -- waiting for room ------------------------------------------------------------------------------
+
+
+def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_bench: MakeBench):
+    bench = make_bench(lane_bytes=4_096, worker_timeout_s=0.2)
+    bench.open_session()
+    contents = [(ECHO, b"%4d" % n * 100) for n in range(400)]
+    for content in contents:
+        bench.send(content)
+    bench.start()
+    beats: list[WorkerHeartbeat] = []
+
+    def is_blocked() -> bool:
+        bench.tell(_heartbeat(bench, serial_received=0))
+        beats.extend(bench.heartbeats())
+        return sum(beat.state == "blocked" for beat in beats) >= 3
+
+    wait_until(is_blocked, what="heartbeats without room")
+    assert bench.error is None
+    expected = b"".join(make_packet(*content) for content in contents)
+
+    def has_everything() -> bool:
+        bench.take()
+        bench.tell(_heartbeat(bench, serial_received=bench.gateway.serial_applied))
+        return bench.output() == expected
+
+    wait_until(has_everything, what="all output")
+    assert bench.error is None
+
+
+def _heartbeat(bench: Bench, serial_received: int, position_sent: int = 0) -> GatewayHeartbeat:
+    return GatewayHeartbeat(
+        incarnation=1, position_sent=position_sent, serial_received=serial_received
+    )
+
+
+def test_what_came_while_there_was_no_room_is_handled_before_the_loop_sleeps(
+    make_bench: MakeBench,
+):
+    bench = make_bench()
+    refusals = [1, 1]
+    publish = bench.lane.publish
+    asleep: list[float] = []
+    poll = bench.worker._poller.poll
+
+    def publish_later(commit: Commit, records: list[bytes]) -> bool:
+        if commit == Commit(3, 0) and refusals:
+            refusals.pop()
+            bench.send((STOP, b""))
+            return False
+        return bool(publish(commit, records))
+
+    def poll_unless_work_is_left(timeout_ms: int) -> Any:
+        if bench.worker._backlog and not bench.worker._is_blocked:
+            asleep.append(timeout_ms)
+        return poll(timeout_ms)
+
+    bench.lane.publish = publish_later
+    bench.worker._poller = SimpleNamespace(poll=poll_unless_work_is_left)  # type: ignore[assignment]
+    bench.open_session()
+    bench.send((ECHO, b"x"))
+    bench.worker.run()
+    assert refusals == []
+    assert asleep == []
+
+
+@pytest.mark.parametrize("by", ["request", "message"])
+def test_a_worker_without_room_can_be_stopped(make_bench: MakeBench, by: str):
+    bench = make_bench(lane_bytes=4_096)
+    bench.open_session()
+    for number in range(400):
+        bench.send((ECHO, b"%4d" % number * 100))
+    bench.start()
+
+    def has_filled_the_lane() -> bool:
+        beats = bench.heartbeats()
+        return any(beat.state == "blocked" for beat in beats) or bench.worker._is_blocked
+
+    wait_until(has_filled_the_lane, what="a full lane")
+    if by == "request":
+        bench.worker.request_stop()
+    else:
+        bench.tell(Stop())
+    bench.join()
+    assert bench.error is None
+    done = bench.take()[-1].commit
+    assert Commit(2, 0) < done < Commit(402, 0)  # a successor goes on there
+
+
+# -- posted functions ------------------------------------------------------------------------------
+
+
+def test_functions_of_other_threads_run_on_the_loop_and_may_send(make_bench: MakeBench):
+    bench = make_bench()
+    kept: list[Session] = []
+    bench.app.on_connected(kept.append)
+    bench.open_session()
+    bench.gateway.flush()
+    bench.start()
+    wait_until(lambda: kept, what="the session")
+    threads = set()
+
+    def push(number: int) -> None:
+        threads.add(threading.get_ident())
+        kept[0].send(1, b"%d" % number)
+
+    for number in range(50):
+        bench.app.post(partial(push, number))
+    expected = b"".join(make_packet(1, b"%d" % number) for number in range(50))
+    wait_until(lambda: bench.take() is not None and bench.output() == expected, what="all pushes")
+    assert threads == {bench.thread.ident}  # type: ignore[union-attr]
+    # They are the effect of no record, so they commit nothing beyond the opening.
+    assert {batch.commit for batch in bench.applied} <= {START, Commit(2, 0)}
+
+
+def test_posted_functions_get_their_turn_while_packets_keep_coming(make_bench: MakeBench):
+    bench = make_bench()
+    order: list[str] = []
+
+    def handler(session: Session, payload: bytes) -> None:
+        order.append("packet")
+        if len(order) == 1:
+            bench.app.post(lambda: order.append("posted"))
+
+    bench.app.on_packet(7)(handler)
+    bench.open_session()
+    for _ in range(5):
+        bench.send((7, b""))
+    bench.send((STOP, b""))
+    bench.worker.run()
+    assert order == ["packet", "posted", *["packet"] * 4]
+
+
+def test_a_function_that_posts_itself_does_not_keep_the_loop(make_bench: MakeBench):
+    bench = make_bench()
+    count = 0
+
+    def again() -> None:
+        nonlocal count
+        count += 1
+        bench.app.post(again)
+
+    bench.app.post(again)
+    bench.start()
+    wait_until(lambda: count > 100, what="some rounds")
+    bench.open_session()
+    bench.send((ECHO, b"x"))
+    wait_until(lambda: bench.take() is not None and bench.output(), what="the echo")
+    bench.tell(Stop())
+    bench.join()
+    assert bench.error is None
+
+
+def test_broadcasts_are_bounded_like_packets(make_bench: MakeBench):
+    bench = make_bench()
+    errors: list[str] = []
+
+    def posted() -> None:
+        bench.app.broadcast(5, b"x" * 65_531)
+        try:
+            bench.app.broadcast(5, b"x" * 65_532)
+        except ValueError as error:
+            errors.append(str(error))
+        bench.worker.request_stop()
+
+    bench.app.post(posted)
+    bench.worker.run()
+    bench.take()
+    (record,) = [r for batch in bench.applied for r in iter_records(batch.records)]
+    assert record.kind == RecordKind.BROADCAST
+    assert len(record.payload) == 65_535
+    assert "65531" in errors[0]
+
+
+# -- the gateway's words ---------------------------------------------------------------------------
+
+
+def test_a_message_to_stop_ends_the_loop(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    bench.tell(Stop())
+    bench.join()
+    assert bench.error is None
+
+
+def test_a_request_to_stop_wakes_the_loop(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    bench.worker.request_stop()
+    bench.join()
+    assert bench.error is None
+    bench.worker.request_stop()  # too late, and harmless
+    bench.app.post(lambda: None)
+
+
+def test_what_is_in_hand_at_a_stop_is_published(make_bench: MakeBench, clock: Clock):
+    bench = make_bench()
+    bench.open_session()
+    bench.send((ECHO, b"before"), (STOP, b""), (ECHO, b"after"))
+    bench.send((ECHO, b"not begun"))
+    bench.worker.run()
+    bench.take()
+    assert bench.output() == make_packet(ECHO, b"before") + make_packet(ECHO, b"after")
+    assert bench.applied[-1].commit == Commit(3, 0)
+
+
+def test_a_refusal_ends_the_worker_with_its_reason(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    bench.tell(Refuse(reason="fenced: for a test"))
+    bench.join()
+    assert isinstance(bench.error, WorkerRefusedError)
+    assert str(bench.error) == "fenced: for a test"
+
+
+def test_garbage_of_the_gateway_ends_the_worker(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    bench.router.send_multipart([b"worker", b"garbage"])
+    bench.join()
+    assert isinstance(bench.error, ProtocolError)
+
+
+def test_a_silent_gateway_is_lost(make_bench: MakeBench):
+    bench = make_bench(worker_timeout_s=0.2)
+    bench.start()
+    bench.join()
+    assert isinstance(bench.error, GatewayLostError)
+    assert "no heartbeat" in str(bench.error)
+
+
+def test_a_gateway_that_claims_to_have_sent_more_is_lost(make_bench: MakeBench):
+    bench = make_bench(worker_timeout_s=0.3)
+    bench.start()
+
+    def is_over() -> bool:
+        bench.tell(_heartbeat(bench, serial_received=0, position_sent=5))
+        return bench.error is not None
+
+    wait_until(is_over, interval_s=0.02, what="the end of the worker")
+    bench.join()
+    assert isinstance(bench.error, GatewayLostError)
+    assert "no progress" in str(bench.error)
+
+
+def test_a_worker_that_is_long_busy_with_what_it_has_does_not_take_the_gateway_for_lost(
+    make_bench: MakeBench, clock: Clock
+):
+    bench = make_bench(worker_timeout_s=1.0)
+
+    def long(session: Session, payload: bytes) -> None:
+        # Another record is sent and told of, but the worker is busy with its chunk.
+        clock.now += 0.4
+        bench.send((ECHO, b"later"))
+        bench.tell(_heartbeat(bench, 0, position_sent=bench.gateway.log.sent_position))
+
+    bench.app.on_packet(7)(long)
+    bench.open_session()
+    bench.send(*[(7, b"")] * 10)
+    bench.start()
+    expected = make_packet(ECHO, b"later") * 10
+    wait_until(lambda: bench.take() is not None and bench.output() == expected, what="the rest")
+    assert bench.error is None
+
+
+def test_heartbeats_tell_how_far_both_directions_are(make_bench: MakeBench):
+    bench = make_bench(worker_timeout_s=0.4)
+    bench.open_session()
+    bench.send((ECHO, b"x"))
+    bench.start()
+    beats: list[WorkerHeartbeat] = []
+
+    def has_told() -> bool:
+        bench.tell(_heartbeat(bench, serial_received=0))
+        beats.extend(bench.heartbeats())
+        return bool(beats) and (beats[-1].position_received, beats[-1].serial_sent) == (2, 2)
+
+    wait_until(has_told, what="a heartbeat")
+    assert {beat.incarnation for beat in beats} == {1}
+    assert beats[-1].state == "idle"
+
+
+def test_heartbeats_of_another_life_are_not_signs_of_this_gateway(make_bench: MakeBench):
+    bench = make_bench(worker_timeout_s=0.2)
+    bench.start()
+
+    def is_over() -> bool:
+        bench.tell(GatewayHeartbeat(incarnation=2, position_sent=0, serial_received=0))
+        return bench.error is not None
+
+    wait_until(is_over, interval_s=0.02, what="the end of the worker")
+    assert isinstance(bench.error, GatewayLostError)
+
+
+def test_other_messages_are_logged_and_ignored(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    bench = make_bench()
+    bench.start()
+    bench.tell(StatusRequest())
+    wait_until(lambda: "unexpected control message StatusRequest" in caplog.text, what="the log")
+    assert bench.error is None
+
+
+def test_a_closed_session_is_let_go(make_bench: MakeBench):
+    bench = make_bench()
+    bench.open_session()
+    bench.gateway.append(CLOSED, 1, b"eof")
+    bench.gateway.flush()
+    bench.start()
+    wait_until(lambda: bench.take() is not None and bench.gateway.log.is_committed, what="commit")
+    assert bench.worker._dispatcher.sessions == {}
