@@ -122,7 +122,7 @@ class LaneRunner(IocpObject):
             applier.abandon()
             self._on_violation(shard, str(error))
             return
-        if lane.needs_acknowledgement or lane.log.has_unsent:
+        if lane.needs_flush or lane.log.has_unsent:
             shard.needs_flush = True
         shard.resume_sessions()
         if applier.is_fanning_out:

@@ -276,4 +276,5 @@ class Workers:
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""
         lives = [life for life in self._lives if life is not None]
-        return any([self._send(life.control_identity, Stop()) for life in lives])
+        told = [self._send(life.control_identity, Stop()) for life in lives]
+        return any(told)

@@ -526,8 +526,6 @@ class Session(IocpObject):
         thread; `on_disconnected(cause)` follows from `dispatch`.
         """
         with self._lock:
-            if self._callback_thread == get_ident():
-                self._take_gathered()
             if self._state is SessionState.CONNECTING:
                 return self._abort_locked(cause)
             if self._state is not _CONNECTED:

@@ -7,14 +7,17 @@ effect — and becomes visible as a whole: a packet's output and its consumption
 or not at all. The gateway applies a batch only if its incarnation is the granted one and its
 serial the next; anything else is a violation that ends that worker's life on the lane.
 
-This file has the contract and the plain objects that decide; `zmq_lane` and `local_lane` move
-the bytes. One suite, `tests/contract/test_lane_*.py`, runs on every kind.
+This file has the contract; the plain objects that decide are in `lane_inbound` and
+`lane_outbound`, and `zmq_lane` and `local_lane` move the bytes. One suite,
+`tests/contract/test_lane_*.py`, runs on every kind.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from cluster.shared.lane_inbound import InboundLog
 
 __all__ = [
     "START",
@@ -22,14 +25,10 @@ __all__ = [
     "Freed",
     "GatewayLane",
     "InboundChunk",
-    "InboundCursor",
-    "InboundLog",
     "LaneClosedError",
     "LaneState",
     "LaneViolation",
     "OutboundBatch",
-    "OutboundSequence",
-    "OutboundWindow",
     "WorkerLane",
 ]
 
@@ -123,7 +122,7 @@ class GatewayLane(Protocol):
         ...
 
     @property
-    def needs_acknowledgement(self) -> bool:
+    def needs_flush(self) -> bool:
         """Whether the worker may wait for something that only a flush brings.
 
         That is room, when much was applied since it last heard, or records that were appended
@@ -250,284 +249,3 @@ class WorkerLane(Protocol):
     def close(self) -> None:
         """Give everything back. Idempotent."""
         ...
-
-
-# What is freed by the commit, the number of packets, and the record itself. A plain tuple, and
-# `Freed` made without its constructor, which is a Python function: there is one for each recv.
-_Entry = tuple[Freed, int, bytes]
-_new_tuple = tuple.__new__
-
-
-class InboundLog:
-    """Inbound positions and what is kept until it is committed. No I/O, no clock."""
-
-    __slots__ = (
-        "_committed",
-        "_entries",
-        "_first",
-        "_sent",
-        "_unsent",
-        "capacity_bytes",
-        "uncommitted_bytes",
-    )
-
-    def __init__(self, capacity_bytes: int) -> None:
-        """Count as full from `capacity_bytes` uncommitted bytes on."""
-        self.capacity_bytes = capacity_bytes
-        self.uncommitted_bytes = 0
-        self._entries: deque[_Entry] = deque()
-        self._unsent: deque[bytes] = deque()
-        self._first = 1  # position of the first entry
-        self._sent = 0  # last position that the present incarnation was sent
-        self._committed = START
-
-    @property
-    def position(self) -> int:
-        """The last position appended; 0 before the first."""
-        return self._first + len(self._entries) - 1
-
-    @property
-    def sent_position(self) -> int:
-        """The last position that was handed to the present incarnation."""
-        return self._sent
-
-    @property
-    def committed(self) -> Commit:
-        """How far the worker is."""
-        return self._committed
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as much is uncommitted as the log is meant to hold."""
-        return self.uncommitted_bytes >= self.capacity_bytes
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether nothing is left to be done."""
-        return not self._entries
-
-    def append(self, kind: int, record: bytes, packet_count: int, owner: Any) -> int:
-        """Add an encoded record; return its position."""
-        num_bytes = len(record)
-        freed = _new_tuple(Freed, (kind, owner, num_bytes))
-        self._entries.append((freed, packet_count, record))
-        self._unsent.append(record)
-        self.uncommitted_bytes += num_bytes
-        return self._first + len(self._entries) - 1
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether the present incarnation was not sent everything yet."""
-        return bool(self._unsent)
-
-    def unsent(self, bytes_max: int) -> list[bytes]:
-        """Return the records that follow the last one sent, up to `bytes_max` (at least one)."""
-        taken: list[bytes] = []
-        num_bytes = 0
-        for record in self._unsent:
-            num_bytes += len(record)
-            if taken and num_bytes > bytes_max:
-                break
-            taken.append(record)
-        return taken
-
-    def mark_sent(self, count: int) -> None:
-        """`count` more records were handed over."""
-        unsent = self._unsent
-        if count == len(unsent):
-            unsent.clear()
-        else:
-            for _ in range(count):
-                unsent.popleft()
-        self._sent += count
-
-    def rewind(self) -> Commit:
-        """Forget what was sent, for a successor; return where it goes on."""
-        self._sent = self._first - 1
-        self._unsent = deque(entry[2] for entry in self._entries)
-        return self._committed
-
-    def check(self, commit: Commit) -> None:
-        """Raise LaneViolation if `commit` goes back or past what was sent."""
-        committed = self._committed
-        if commit == committed:
-            return  # also for a successor that was sent nothing yet, and starts inside a record
-        position, packet_index = commit
-        if commit < committed:
-            raise LaneViolation(f"{commit} came after {committed}")
-        if position > self._sent + 1:
-            raise LaneViolation(f"{commit}, but only {self._sent} records were sent")
-        if packet_index and (
-            position > self._sent
-            or not 0 < packet_index < self._entries[position - self._first][1]
-        ):
-            raise LaneViolation(f"{commit} is not inside a record that was sent")
-
-    def commit(self, commit: Commit) -> list[Freed]:
-        """Free what lies before `commit`, which `check` has passed."""
-        entries = self._entries
-        freed = []
-        for _ in range(commit.position - self._first):
-            entry = entries.popleft()
-            self.uncommitted_bytes -= len(entry[2])
-            freed.append(entry[0])
-        self._first = commit.position
-        self._committed = commit
-        return freed
-
-    def check_invariants(self) -> None:
-        """Raise AssertionError unless positions and bytes agree."""
-        assert self._first == self._committed.position
-        assert self._committed.packet_index == 0 or (
-            self._committed.packet_index < self._entries[0][1]
-        )
-        assert self._first - 1 <= self._sent
-        assert self._sent + len(self._unsent) == self.position
-        assert self.uncommitted_bytes == sum(len(entry[2]) for entry in self._entries)
-
-
-class OutboundSequence:
-    """Takes the granted incarnation's batches, one serial after the other, and joins parts."""
-
-    __slots__ = (
-        "_in_hand",
-        "_parts",
-        "_parts_bytes",
-        "incarnation",
-        "max_batch_bytes",
-        "serial",
-        "serial_applied",
-    )
-
-    def __init__(self, max_batch_bytes: int) -> None:
-        """Allow batches of up to `max_batch_bytes` in all their parts."""
-        self.max_batch_bytes = max_batch_bytes
-        self.incarnation = 0
-        self.serial = 0
-        """The last batch or part that was taken."""
-        self.serial_applied = 0
-        """The last batch that was applied, or part that was taken."""
-        self._in_hand: OutboundBatch | None = None
-        self._parts: list[bytes | memoryview] = []
-        self._parts_bytes = 0
-
-    def grant(self, incarnation: int) -> None:
-        """Expect the batches of `incarnation`, from serial 1."""
-        if incarnation <= self.incarnation:
-            raise ValueError(f"incarnation {incarnation} was granted after {self.incarnation}")
-        self.incarnation = incarnation
-        self.serial = self.serial_applied = 0
-
-    def revoke(self) -> None:
-        """Forget the parts of a batch whose last one did not come, and the batch in hand."""
-        self._in_hand = None
-        self._parts = []
-        self._parts_bytes = 0
-
-    def take(self, batch: OutboundBatch) -> OutboundBatch | None:
-        """Take the next batch or part; return what is complete now, or None after a part.
-
-        What it returned is to be `applied` before the next one. Raises LaneViolation when it is
-        not the one expected, or too large.
-        """
-        if self._in_hand is not None:
-            raise ValueError(f"batch {self.serial} is still to be applied")
-        if batch.incarnation != self.incarnation:
-            raise LaneViolation(
-                f"a batch of incarnation {batch.incarnation}, but {self.incarnation} has the lane"
-            )
-        if batch.serial != self.serial + 1:
-            raise LaneViolation(f"batch {batch.serial} came after batch {self.serial}")
-        self.serial = batch.serial
-        self._parts_bytes += len(batch.records)
-        if self._parts_bytes > self.max_batch_bytes:
-            raise LaneViolation(
-                f"a batch of {self._parts_bytes} bytes; at most {self.max_batch_bytes}"
-            )
-        if batch.more:
-            if not batch.records:
-                # Any number of these would fit into the bound.
-                raise LaneViolation("a part of a batch that holds nothing")
-            self._parts.append(bytes(batch.records))
-            self.serial_applied = batch.serial
-            return None
-        self._parts_bytes = 0
-        if self._parts:
-            parts, self._parts = [*self._parts, batch.records], []
-            batch = OutboundBatch(batch.incarnation, batch.serial, batch.commit, b"".join(parts))
-        self._in_hand = batch
-        return batch
-
-    def applied(self, batch: OutboundBatch) -> None:
-        """`batch`, the last that `take` returned, was carried out."""
-        if batch is not self._in_hand:
-            raise ValueError(f"batch {batch.serial} was not received last, or its worker is fenced")
-        self._in_hand = None
-        self.serial_applied = batch.serial
-
-
-class OutboundWindow:
-    """How many outbound bytes a worker may have published that the gateway has not taken.
-
-    The gateway tells what it has taken with the next records, and by itself only once that is
-    a quarter of the capacity (`must_tell`). So a batch is refused only while at least as much is
-    outstanding: then the gateway will tell, and nobody waits for a heartbeat.
-    """
-
-    __slots__ = (
-        "_sizes",
-        "capacity_bytes",
-        "outstanding_bytes",
-        "serial_published",
-        "serial_taken",
-    )
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self.capacity_bytes = capacity_bytes
-        self.outstanding_bytes = 0
-        self.serial_published = 0
-        self.serial_taken = 0
-        self._sizes: deque[int] = deque()
-
-    def has_room(self, num_bytes: int) -> bool:
-        """Whether a batch of `num_bytes` may go; however large, while little is outstanding."""
-        outstanding_bytes = self.outstanding_bytes
-        return outstanding_bytes + num_bytes <= self.capacity_bytes or not self.must_tell(
-            outstanding_bytes, self.capacity_bytes
-        )
-
-    @staticmethod
-    def must_tell(taken_bytes: int, capacity_bytes: int) -> bool:
-        """Whether the gateway has to tell that it has taken `taken_bytes` more."""
-        return taken_bytes * 4 >= capacity_bytes
-
-    def publish(self, num_bytes: int) -> int:
-        """Count a batch that goes now; return its serial."""
-        self._sizes.append(num_bytes)
-        self.outstanding_bytes += num_bytes
-        self.serial_published += 1
-        return self.serial_published
-
-    def taken(self, serial: int) -> None:
-        """The gateway has applied every batch up to `serial`."""
-        if serial > self.serial_published:
-            raise LaneViolation(f"batch {serial} was taken, but {self.serial_published} published")
-        while self.serial_taken < serial:
-            self.serial_taken += 1
-            self.outstanding_bytes -= self._sizes.popleft()
-
-
-class InboundCursor:
-    """The worker's check that no inbound record is missing."""
-
-    __slots__ = ("position",)
-
-    def __init__(self, first_position: int) -> None:
-        self.position = first_position - 1
-        """The last position received."""
-
-    def advance(self, first_position: int, count: int) -> None:
-        """Take `count` records from `first_position` on; LaneViolation after a gap."""
-        if first_position != self.position + 1:
-            raise LaneViolation(f"record {first_position} came after record {self.position}")
-        self.position += count

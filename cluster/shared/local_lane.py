@@ -5,34 +5,29 @@ Kept to the same contract, by the same plain objects, as the lanes between proce
 
 import socket
 from collections import deque
-from typing import Any
 
+from cluster.shared.kept_lane import KeptLane
 from cluster.shared.lane import (
     Commit,
     Freed,
     InboundChunk,
-    InboundCursor,
-    InboundLog,
     LaneClosedError,
     LaneState,
     OutboundBatch,
-    OutboundSequence,
-    OutboundWindow,
 )
-from cluster.shared.records import PACKETS, make_packets_record, make_record
+from cluster.shared.lane_inbound import InboundCursor
+from cluster.shared.lane_outbound import OutboundWindow
 
 __all__ = ["LocalGatewayLane", "LocalWorkerLane"]
 
 
-class LocalGatewayLane:
+class LocalGatewayLane(KeptLane):
     """`GatewayLane`; `open_worker` makes the other end."""
 
     kind = "local"
 
     def __init__(self, capacity_bytes: int, max_batch_bytes: int) -> None:
-        self._log = InboundLog(capacity_bytes)
-        self._sequence = OutboundSequence(max_batch_bytes)
-        self._state = LaneState.VACANT
+        super().__init__(capacity_bytes, max_batch_bytes)
         self._worker: LocalWorkerLane | None = None
         self._inbox: deque[OutboundBatch] = deque()
         self._position = 1
@@ -40,27 +35,11 @@ class LocalGatewayLane:
         """Batches of incarnations that do not have the lane any more."""
 
     @property
-    def state(self) -> LaneState:
-        return self._state
-
-    @property
-    def log(self) -> InboundLog:
-        return self._log
-
-    @property
-    def is_full(self) -> bool:
-        return self._log.is_full
-
-    @property
     def is_open(self) -> bool:
         return self._worker is not None
 
     @property
-    def serial_applied(self) -> int:
-        return self._sequence.serial_applied
-
-    @property
-    def needs_acknowledgement(self) -> bool:
+    def needs_flush(self) -> bool:
         # Room is told at once here.
         return self._worker is not None and self._log.has_unsent
 
@@ -75,18 +54,6 @@ class LocalGatewayLane:
         self._worker = LocalWorkerLane(self, self._sequence.incarnation, self._position)
         return self._worker
 
-    def append(
-        self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None
-    ) -> int:
-        record = make_record(kind, session, payload, packet_count)
-        return self._log.append(kind, record, packet_count, owner)
-
-    def append_packets(
-        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
-    ) -> int:
-        record = make_packets_record(session, first_sequence, packets, packet_count)
-        return self._log.append(PACKETS, record, packet_count, owner)
-
     def flush(self) -> bool:
         worker, log = self._worker, self._log
         if worker is None:
@@ -98,11 +65,8 @@ class LocalGatewayLane:
         return True
 
     def grant(self, incarnation: int, identity: bytes) -> Commit:
-        if self._state is not LaneState.VACANT:
-            raise ValueError(f"the lane is {self._state.value}; it can be granted when vacant")
-        self._sequence.grant(incarnation)
-        self._state = LaneState.GRANTED
-        commit = self._log.rewind()
+        self._check_vacant()
+        commit = self._begin(incarnation)
         self._position = commit.position
         return commit
 
@@ -133,10 +97,6 @@ class LocalGatewayLane:
     def _tell_taken(self) -> None:
         if self._worker is not None:
             self._worker.taken(self._sequence.serial_applied)
-
-    def close(self) -> None:
-        self.revoke()
-        self._state = LaneState.CLOSED
 
 
 class LocalWorkerLane:

@@ -10,24 +10,21 @@ worker is told to stop only when everything was.
 
 from collections import deque
 from struct import Struct
-from typing import Any
 
 import zmq
 
+from cluster.shared.kept_lane import KeptLane
 from cluster.shared.lane import (
     Commit,
     Freed,
     InboundChunk,
-    InboundCursor,
-    InboundLog,
     LaneClosedError,
     LaneState,
     LaneViolation,
     OutboundBatch,
-    OutboundSequence,
-    OutboundWindow,
 )
-from cluster.shared.records import PACKETS, make_packets_record, make_record
+from cluster.shared.lane_inbound import InboundCursor
+from cluster.shared.lane_outbound import OutboundWindow
 from cluster.shared.zmq_sockets import open_lane_socket
 
 __all__ = ["ZmqGatewayLane", "ZmqLaneHub", "ZmqWorkerLane"]
@@ -114,7 +111,7 @@ class ZmqLaneHub:
         self._socket.close(linger=0)
 
 
-class ZmqGatewayLane:
+class ZmqGatewayLane(KeptLane):
     """`GatewayLane` on a hub."""
 
     kind = "zmq"
@@ -122,33 +119,19 @@ class ZmqGatewayLane:
     def __init__(self, hub: ZmqLaneHub, capacity_bytes: int, max_batch_bytes: int) -> None:
         self._hub = hub
         self._send = hub._socket.send
-        self._log = InboundLog(capacity_bytes)
-        self._sequence = OutboundSequence(max_batch_bytes)
+        super().__init__(capacity_bytes, max_batch_bytes)
         self._inbox: deque[bytes] = deque()
-        self._state = LaneState.VACANT
         self._identity = b""
         self._is_open = False
         self._in_hand_bytes = 0
         self._untold_bytes = 0
 
     @property
-    def state(self) -> LaneState:
-        return self._state
-
-    @property
-    def log(self) -> InboundLog:
-        return self._log
-
-    @property
     def is_open(self) -> bool:
         return self._is_open
 
     @property
-    def serial_applied(self) -> int:
-        return self._sequence.serial_applied
-
-    @property
-    def needs_acknowledgement(self) -> bool:
+    def needs_flush(self) -> bool:
         log = self._log
         return (log.has_unsent and self._is_open) or OutboundWindow.must_tell(
             self._untold_bytes, log.capacity_bytes
@@ -157,26 +140,6 @@ class ZmqGatewayLane:
     @property
     def has_received(self) -> bool:
         return bool(self._inbox)
-
-    @property
-    def is_full(self) -> bool:
-        return self._log.uncommitted_bytes >= self._log.capacity_bytes
-
-    def append(
-        self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None
-    ) -> int:
-        record = make_record(kind, session, payload, packet_count)
-        return self._log.append(kind, record, packet_count, owner)
-
-    def append_packets(
-        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
-    ) -> int:
-        return self._log.append(
-            PACKETS,
-            make_packets_record(session, first_sequence, packets, packet_count),
-            packet_count,
-            owner,
-        )
 
     def flush(self) -> bool:
         log = self._log
@@ -212,16 +175,14 @@ class ZmqGatewayLane:
         return True
 
     def grant(self, incarnation: int, identity: bytes) -> Commit:
-        if self._state is not LaneState.VACANT:
-            raise ValueError(f"the lane is {self._state.value}; it can be granted when vacant")
+        self._check_vacant()
         if identity in self._hub._lanes:
             raise ValueError(f"another lane was granted to {identity!r}")
-        self._sequence.grant(incarnation)
+        commit = self._begin(incarnation)
         self._hub._lanes[identity] = self
         self._identity = identity
-        self._state = LaneState.GRANTED
         self._untold_bytes = 0
-        return self._log.rewind()
+        return commit
 
     def revoke(self) -> None:
         if self._state is LaneState.GRANTED:
@@ -250,10 +211,6 @@ class ZmqGatewayLane:
         self._sequence.applied(batch)
         self._untold_bytes += self._in_hand_bytes
         return self._log.commit(batch.commit)
-
-    def close(self) -> None:
-        self.revoke()
-        self._state = LaneState.CLOSED
 
 
 class ZmqWorkerLane:

@@ -15,13 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 import zmq
 
-from cluster.shared.lane import (
-    Commit,
-    Freed,
-    GatewayLane,
-    OutboundBatch,
-    WorkerLane,
-)
+from cluster.shared.lane import Commit, Freed, GatewayLane, OutboundBatch, WorkerLane
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.zmq_lane import ZmqLaneHub, ZmqWorkerLane
 from tests.contract.lane_records import InboundRecord, outbound_payloads, read_now

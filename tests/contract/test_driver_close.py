@@ -89,7 +89,8 @@ def test_what_was_accepted_and_not_delivered_is_closed(make_driver: MakeDriver) 
     assert resource_count() <= descriptors
 
 
-def test_handles_are_closed_with_their_driver(port: Port) -> None:
+def test_handles_are_closed_with_their_driver(make_driver: MakeDriver) -> None:
+    port = Port(make_driver())
     listener = port.listen()
     client, server = port.pair(listener=listener)
     address = listener.socket.local_address
@@ -98,9 +99,7 @@ def test_handles_are_closed_with_their_driver(port: Port) -> None:
         assert owner.socket.is_closed
         owner.close()
     assert port.driver.send_now(client.socket, b"x") == 0
-    with socket.socket() as probe:  # the address is free again
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((address.host, address.port))
+    make_driver().open_listener(address, 1)  # the address is free again
 
 
 def test_a_closed_driver_refuses_everything(port: Port) -> None:

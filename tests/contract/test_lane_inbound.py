@@ -115,20 +115,20 @@ def test_a_lane_with_records_for_a_worker_that_has_opened_its_end_asks_for_a_flu
     lane = lanes.open_lane()
     append_text(lane, b"to the first life")
     assert not lane.flush()
-    assert not lane.needs_acknowledgement
+    assert not lane.needs_flush
     worker = lanes.start_worker(lane)
-    assert lane.needs_acknowledgement
+    assert lane.needs_flush
     assert texts_of(lanes.flush_and_read(lane, worker)) == [b"to the first life"]
-    assert not lane.needs_acknowledgement
+    assert not lane.needs_flush
     worker.close()
     append_text(lane, b"to nobody")
     lane.flush()
     lane.revoke()
     append_text(lane, b"to the second life")
     lane.flush()
-    assert not lane.needs_acknowledgement
+    assert not lane.needs_flush
     worker = lanes.start_worker(lane)
-    assert lane.needs_acknowledgement
+    assert lane.needs_flush
     assert texts_of(lanes.flush_and_read(lane, worker)) == [
         b"to the first life",
         b"to nobody",

@@ -119,7 +119,7 @@ def test_parts_may_be_more_than_the_window_holds(lanes: LaneHarness) -> None:
 
     def has_gone(record: bytes) -> bool:
         assert lane.receive() is None
-        if lane.needs_acknowledgement:
+        if lane.needs_flush:
             lane.flush()
         assert worker.receive() is None
         return worker.publish(START, [record], more=True)
@@ -219,9 +219,9 @@ def test_room_returns_without_records(lanes: LaneHarness) -> None:
     for _ in range(5):
         count = _fill_window(lanes, worker)
         _apply(lanes, lane, count)
-        if lane.needs_acknowledgement:
+        if lane.needs_flush:
             lanes.flush(lane)
-        assert not lane.needs_acknowledgement
+        assert not lane.needs_flush
         lanes.push(worker, START, KIB_RECORD)
         _apply(lanes, lane, 1)
         lanes.flush(lane)
@@ -250,7 +250,7 @@ def test_a_refused_batch_can_go_once_all_is_applied_and_flushed(
         if not worker.publish(START, [record]):
             while lane.serial_applied < worker.serial_published:
                 lanes.apply_next(lane)
-            if lane.needs_acknowledgement:
+            if lane.needs_flush:
                 lanes.flush(lane)
             lanes.push(worker, START, record)
 
@@ -265,7 +265,7 @@ def test_no_refusal_lies_below_what_is_acknowledged(lanes: LaneHarness) -> None:
         assert worker.publish(START, [bytes(size)])
         if not worker.publish(START, [large]):
             lane.apply(lanes.receive_batch(lane))
-            if lane.needs_acknowledgement:
+            if lane.needs_flush:
                 lanes.flush(lane)
             lanes.push(worker, START, large)
         worker.close()

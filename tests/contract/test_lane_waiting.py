@@ -12,14 +12,7 @@ from itertools import islice
 
 import pytest
 
-from cluster.shared.lane import (
-    START,
-    Commit,
-    GatewayLane,
-    LaneClosedError,
-    LaneState,
-    WorkerLane,
-)
+from cluster.shared.lane import START, Commit, GatewayLane, LaneClosedError, LaneState, WorkerLane
 from tests.contract.lane_harness import WAIT_S, LaneHarness, lane_fixture
 from tests.contract.lane_records import after, append_text, read_now, send_record, texts_of
 

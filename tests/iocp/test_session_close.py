@@ -96,6 +96,30 @@ def test_a_paused_session_ends_in_good_order_too(world: World):
     assert peer.ended is Cause.EOF
 
 
+def test_a_closing_session_reads_while_it_flushes(world: World):
+    session, peer = world.pair(reading=False)
+    session.pause_recv()
+    sent = fill(session)
+    # The peer answers only when it has said everything, and what it says fits no buffer.
+    peer.send(bytes(20_000_000))
+    world.core.dispatch(0.01)
+    session.disconnect()
+    world.run_until(lambda: not peer.unsent_bytes)
+    peer.read()
+    world.run_until(lambda: peer.ended)
+    assert peer.received == sent
+
+
+def test_nothing_that_was_queued_leaves_after_an_abort(steady_world: World):
+    session, peer = steady_world.pair()
+    assert session.send(b"on its way")
+    assert session.send(b", queued behind")
+    assert session.send_registered
+    session.abort()
+    steady_world.run_until(lambda: session.disconnected_with and peer.ended)
+    assert b"on its way".startswith(peer.received)
+
+
 def test_disconnect_in_a_callback_sends_what_that_callback_sent_first(world: World):
     class OneAnswer(RecordingSession):
         def on_recv(self, data: bytes | memoryview) -> int:

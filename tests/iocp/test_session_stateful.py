@@ -63,14 +63,16 @@ class Boom(Exception):
 class Subject(Recorder, Session):
     """A session that does in its callbacks what was planned, and tells its connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: int, stays_after_eof: bool) -> None:
         super().__init__()
         self.calls = []
         self.received = bytearray()
         self.accepted = bytearray()
         self.plans: dict[str, tuple[int, int]] = {}
-        self.leaves = 0
-        self.stays_after_eof = False
+        self.leaves = leaves
+        """Bytes that `on_recv` does not consume."""
+        self.stays_after_eof = stays_after_eof
+        self.has_raised = False
         self.was_cut = False
         self.in_callback = False
 
@@ -125,7 +127,7 @@ class Subject(Recorder, Session):
                 self.was_cut = True
                 self.abort(f"abort in {name}")
             elif kind == RAISES:
-                self.was_cut = True
+                self.was_cut = self.has_raised = True
                 raise Boom
         finally:
             self.in_callback = False
@@ -173,8 +175,14 @@ def is_open(session: Subject) -> bool:
 class SessionMachine(RuleBasedStateMachine):
     """Up to six connections of one service."""
 
-    @initialize(seed=st.integers(0, 2**32 - 1), faults=fault_kinds)
-    def begin(self, seed: int, faults: Faults) -> None:
+    @initialize(
+        seed=st.integers(0, 2**32 - 1),
+        faults=fault_kinds,
+        leaves=st.sampled_from([0, 0, 1, 100]),
+        stays=st.booleans(),
+    )
+    def begin(self, seed: int, faults: Faults, leaves: int, stays: bool) -> None:
+        self.leaves, self.stays = leaves, stays
         self.clock = ManualClock()
         self.network = MemoryNetwork(seed=seed, faults=faults, clock=self.clock)
         self.core = IocpCore(driver=MemoryDriver(self.network))
@@ -192,7 +200,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.service.start()
 
     def make_session(self) -> Session:
-        session = Subject()
+        session = Subject(self.leaves, self.stays)
         self.sessions.append(session)
         return session
 
@@ -271,14 +279,6 @@ class SessionMachine(RuleBasedStateMachine):
         self.pick_connected(number).plans[name] = (kind, size)
 
     @precondition(connected)
-    @rule(number=numbers, leaves=st.integers(0, 200), stays=st.booleans())
-    def change_ways(self, number: int, leaves: int, stays: bool) -> None:
-        """`on_recv` leaves that many bytes; EOF does or does not end the session."""
-        session = self.pick_connected(number)
-        session.leaves = leaves
-        session.stays_after_eof = stays
-
-    @precondition(connected)
     @rule(number=numbers)
     def pause(self, number: int) -> None:
         self.pick_connected(number).pause_recv()
@@ -328,6 +328,10 @@ class SessionMachine(RuleBasedStateMachine):
     def everybody_reads_until_all_is_quiet(self) -> None:
         self.heal()
         self.run_dry()
+        self.check_nothing_is_under_way()
+
+    def check_nothing_is_under_way(self) -> None:
+        """Where both sides are still there, each has heard everything."""
         for connection in living(self):
             session, peer = connection.session, connection.peer
             if session is not None and session.is_connected and peer.ended is None:
@@ -347,6 +351,7 @@ class SessionMachine(RuleBasedStateMachine):
             session.check_invariants()
             check_calls(session)
             check_queue(session)
+            assert not (session.has_raised and session.is_connected)
             if session.state is SessionState.CLOSED:
                 check_closed(session)
         for connection in self.all:
@@ -360,6 +365,7 @@ class SessionMachine(RuleBasedStateMachine):
             return
         self.heal()
         self.run_dry()
+        self.check_nothing_is_under_way()
         self.service.close_service("over")
         self.run_dry()
         for connection in self.all:

@@ -5,17 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.shared.lane import (
-    START,
-    Commit,
-    Freed,
-    InboundCursor,
-    InboundLog,
-    LaneViolation,
-    OutboundBatch,
-    OutboundSequence,
-    OutboundWindow,
-)
+from cluster.shared.lane import START, Commit, Freed, LaneViolation, OutboundBatch
+from cluster.shared.lane_inbound import InboundCursor, InboundLog
+from cluster.shared.lane_outbound import OutboundSequence, OutboundWindow
 
 OPENED = 1
 PACKETS = 2

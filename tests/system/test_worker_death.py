@@ -131,3 +131,21 @@ def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
         for client in clients:
             client.finish()
     assert node.status()["counters"]["workers_fenced"] == 1
+
+
+def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
+    cluster_up: StartNode,
+) -> None:
+    node = cluster_up("--workers", "1")
+    (worker,) = node.worker_pids()
+    os.kill(worker, signal.SIGSTOP)  # nobody knows yet, so there is no successor
+    clients = [PacketClient(node.port) for _ in range(4)]
+    for number, client in enumerate(clients):
+        client.send(number, b"is anybody there?")
+    node.wait_status(lambda status: status["counters"]["packets_received"] == 4, "the packets")
+    os.kill(worker, signal.SIGKILL)
+    # Nothing more is sent that could push on what has been waiting.
+    for number, client in enumerate(clients):
+        assert client.receive() == (number, b"is anybody there?")
+        client.socket.close()
+    assert node.status()["workers"][0]["restarts"] == 1

@@ -1,0 +1,160 @@
+"""Inbound positions at both ends of a lane: what the gateway keeps, and the worker's check.
+
+No I/O, no clock. The invariant: what is kept is exactly what lies behind the commit, and what was
+sent to the present incarnation is a prefix of it.
+"""
+
+from collections import deque
+from typing import Any
+
+from cluster.shared.lane import START, Commit, Freed, LaneViolation
+
+__all__ = ["InboundCursor", "InboundLog"]
+
+# What is freed by the commit, the number of packets, and the record itself. A plain tuple, and
+# `Freed` made without its constructor, which is a Python function: there is one for each recv.
+_Entry = tuple[Freed, int, bytes]
+_new_tuple = tuple.__new__
+
+
+class InboundLog:
+    """Inbound positions and what is kept until it is committed. No I/O, no clock."""
+
+    __slots__ = (
+        "_committed",
+        "_entries",
+        "_first",
+        "_sent",
+        "_unsent",
+        "capacity_bytes",
+        "uncommitted_bytes",
+    )
+
+    def __init__(self, capacity_bytes: int) -> None:
+        """Count as full from `capacity_bytes` uncommitted bytes on."""
+        self.capacity_bytes = capacity_bytes
+        self.uncommitted_bytes = 0
+        self._entries: deque[_Entry] = deque()
+        self._unsent: deque[bytes] = deque()
+        self._first = 1  # position of the first entry
+        self._sent = 0  # last position that the present incarnation was sent
+        self._committed = START
+
+    @property
+    def position(self) -> int:
+        """The last position appended; 0 before the first."""
+        return self._first + len(self._entries) - 1
+
+    @property
+    def sent_position(self) -> int:
+        """The last position that was handed to the present incarnation."""
+        return self._sent
+
+    @property
+    def committed(self) -> Commit:
+        """How far the worker is."""
+        return self._committed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is uncommitted as the log is meant to hold."""
+        return self.uncommitted_bytes >= self.capacity_bytes
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether nothing is left to be done."""
+        return not self._entries
+
+    def append(self, kind: int, record: bytes, packet_count: int, owner: Any) -> int:
+        """Add an encoded record; return its position."""
+        num_bytes = len(record)
+        freed = _new_tuple(Freed, (kind, owner, num_bytes))
+        self._entries.append((freed, packet_count, record))
+        self._unsent.append(record)
+        self.uncommitted_bytes += num_bytes
+        return self._first + len(self._entries) - 1
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the present incarnation was not sent everything yet."""
+        return bool(self._unsent)
+
+    def unsent(self, bytes_max: int) -> list[bytes]:
+        """Return the records that follow the last one sent, up to `bytes_max` (at least one)."""
+        taken: list[bytes] = []
+        num_bytes = 0
+        for record in self._unsent:
+            num_bytes += len(record)
+            if taken and num_bytes > bytes_max:
+                break
+            taken.append(record)
+        return taken
+
+    def mark_sent(self, count: int) -> None:
+        """`count` more records were handed over."""
+        unsent = self._unsent
+        if count == len(unsent):
+            unsent.clear()
+        else:
+            for _ in range(count):
+                unsent.popleft()
+        self._sent += count
+
+    def rewind(self) -> Commit:
+        """Forget what was sent, for a successor; return where it goes on."""
+        self._sent = self._first - 1
+        self._unsent = deque(entry[2] for entry in self._entries)
+        return self._committed
+
+    def check(self, commit: Commit) -> None:
+        """Raise LaneViolation if `commit` goes back or past what was sent."""
+        committed = self._committed
+        if commit == committed:
+            return  # also for a successor that was sent nothing yet, and starts inside a record
+        position, packet_index = commit
+        if commit < committed:
+            raise LaneViolation(f"{commit} came after {committed}")
+        if position > self._sent + 1:
+            raise LaneViolation(f"{commit}, but only {self._sent} records were sent")
+        if packet_index and (
+            position > self._sent or not 0 < packet_index < self._entries[position - self._first][1]
+        ):
+            raise LaneViolation(f"{commit} is not inside a record that was sent")
+
+    def commit(self, commit: Commit) -> list[Freed]:
+        """Free what lies before `commit`, which `check` has passed."""
+        entries = self._entries
+        freed = []
+        for _ in range(commit.position - self._first):
+            entry = entries.popleft()
+            self.uncommitted_bytes -= len(entry[2])
+            freed.append(entry[0])
+        self._first = commit.position
+        self._committed = commit
+        return freed
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless positions and bytes agree."""
+        assert self._first == self._committed.position
+        assert self._committed.packet_index == 0 or (
+            self._committed.packet_index < self._entries[0][1]
+        )
+        assert self._first - 1 <= self._sent
+        assert self._sent + len(self._unsent) == self.position
+        assert self.uncommitted_bytes == sum(len(entry[2]) for entry in self._entries)
+
+
+class InboundCursor:
+    """The worker's check that no inbound record is missing."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, first_position: int) -> None:
+        self.position = first_position - 1
+        """The last position received."""
+
+    def advance(self, first_position: int, count: int) -> None:
+        """Take `count` records from `first_position` on; LaneViolation after a gap."""
+        if first_position != self.position + 1:
+            raise LaneViolation(f"record {first_position} came after record {self.position}")
+        self.position += count
