@@ -410,9 +410,7 @@ class Session(IocpObject):
             if self._state is not _CONNECTED:
                 return False
             if not self._send_registered:
-                handle = self.handle
-                assert handle is not None
-                sent = self._driver.send_now(handle, data)
+                sent = self._driver.send_now(self.handle, data)  # type: ignore[arg-type]  # connected
                 self._sent_bytes += sent
                 if sent == len(data):
                     return True

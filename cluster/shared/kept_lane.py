@@ -6,7 +6,7 @@ from typing import Any
 from cluster.shared.lane import Commit, LaneState
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.lane_outbound import OutboundSequence
-from cluster.shared.records import PACKETS, make_packets_record, make_record
+from cluster.shared.records import make_record
 
 __all__ = ["KeptLane"]
 
@@ -18,6 +18,7 @@ class KeptLane(ABC):
         self._log = InboundLog(capacity_bytes)
         self._sequence = OutboundSequence(max_batch_bytes)
         self._state = LaneState.VACANT
+        self.append_packets = self._log.append_packets
 
     @property
     def state(self) -> LaneState:
@@ -40,12 +41,6 @@ class KeptLane(ABC):
     ) -> int:
         record = make_record(kind, session, payload, packet_count)
         return self._log.append(kind, record, packet_count, owner)
-
-    def append_packets(
-        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
-    ) -> int:
-        record = make_packets_record(session, first_sequence, packets, packet_count)
-        return self._log.append(PACKETS, record, packet_count, owner)
 
     @abstractmethod
     def revoke(self) -> None: ...

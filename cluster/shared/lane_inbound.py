@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from cluster.shared.lane import START, Commit, Freed, LaneViolation
+from cluster.shared.records import PACKETS, PACKETS_OVERHEAD, pack_packets
 
 __all__ = ["InboundCursor", "InboundLog"]
 
@@ -73,6 +74,19 @@ class InboundLog:
         self._unsent.append(record)
         self.uncommitted_bytes += num_bytes
         return self._first + len(self._entries) - 1
+
+    def append_packets(
+        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
+    ) -> int:
+        """Make and add a `packets` record; in one step, because there is one for each recv."""
+        num_bytes = PACKETS_OVERHEAD + len(packets)
+        record = pack_packets(num_bytes, PACKETS, packet_count, session, first_sequence) + packets
+        entries = self._entries
+        freed = _new_tuple(Freed, (PACKETS, owner, num_bytes))
+        entries.append((freed, packet_count, record))
+        self._unsent.append(record)
+        self.uncommitted_bytes += num_bytes
+        return self._first + len(entries) - 1
 
     @property
     def has_unsent(self) -> bool:

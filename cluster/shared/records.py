@@ -29,6 +29,7 @@ __all__ = [
     "iter_records",
     "make_packets_record",
     "make_record",
+    "pack_packets",
 ]
 
 RECORD = Struct("<IHHQ")
@@ -40,7 +41,8 @@ SEQUENCE = Struct("<Q")
 SEQUENCE_BYTES = SEQUENCE.size
 
 _PACKETS_RECORD = Struct("<IHHQQ")
-_pack_packets = _PACKETS_RECORD.pack
+pack_packets = _PACKETS_RECORD.pack
+"""Pack what stands ahead of the packets: length, kind, count, session, first sequence."""
 PACKETS_OVERHEAD = _PACKETS_RECORD.size
 """Bytes of a `packets` record that are not packets."""
 
@@ -94,7 +96,7 @@ def make_packets_record(
 ) -> bytes:
     """Return the bytes of a `packets` record."""
     length = PACKETS_OVERHEAD + len(packets)
-    return _pack_packets(length, PACKETS, packet_count, session, first_sequence) + packets
+    return pack_packets(length, PACKETS, packet_count, session, first_sequence) + packets
 
 
 def iter_records(chunk: bytes | memoryview) -> Iterator[Record]:

@@ -18,6 +18,10 @@ from cluster.iocp import (
 from cluster.iocp.driver.contract import Handle
 
 
+SEND_BYTES_MAX = 262_144
+"""What a peer gives to one send."""
+
+
 class Peer(IocpObject):
     """A client made of driver operations. Everything it received is in `received`."""
 
@@ -120,7 +124,7 @@ class Peer(IocpObject):
 
     def _register_send(self) -> None:
         if self.is_connected and self._unsent and self._send_event.owner is None:
-            self._send_event.send_buffers = [bytes(self._unsent)]
+            self._send_event.send_buffers = [bytes(self._unsent[:SEND_BYTES_MAX])]
             self._submit(self._send_event)
 
     def _submit(self, event: IocpEvent) -> None:

@@ -258,11 +258,11 @@ def test_a_peer_that_takes_nothing_is_aborted_with_send_stalled(world: World):
 
 
 def test_a_peer_that_takes_a_little_now_and_then_is_no_stall(world: World):
-    session, peer = world.pair(reading=False, send_stall_timeout_s=0.6)
-    until = world.core.now() + 1.5
+    session, peer = world.pair(reading=False, send_stall_timeout_s=0.4)
+    until = world.core.now() + 1.0
     while world.core.now() < until:
         fill(session)
-        world.pass_time(0.1)
+        world.pass_time(0.05)
         if session.send_registered:
             sent = session.sent_bytes
             peer.read()

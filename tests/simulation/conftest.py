@@ -1,11 +1,17 @@
-"""The seed of a simulation: another one each time, and shown when a test fails."""
+"""What simulations share: ports on a network in memory, and a seed that is shown when one fails."""
 
 import os
 import secrets
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
+from tests.contract.driver_harness import Port
+
 SEED_VARIABLE = "SIMULATION_SEED"
+
+MakePort = Callable[..., Port]
 
 
 @pytest.fixture
@@ -15,3 +21,18 @@ def seed() -> int:
     value = secrets.randbits(32) if chosen is None else int(chosen)
     print(f"run again with {SEED_VARIABLE}={value}")
     return value
+
+
+@pytest.fixture
+def make_port() -> Iterator[MakePort]:
+    """Makes ports on the network given, or on a new one with a manual clock."""
+    drivers: list[MemoryDriver] = []
+
+    def make(network: MemoryNetwork | None = None) -> Port:
+        driver = MemoryDriver(network or MemoryNetwork(clock=ManualClock()))
+        drivers.append(driver)
+        return Port(driver)
+
+    yield make
+    for driver in drivers:
+        driver.close()

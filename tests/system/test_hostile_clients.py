@@ -5,6 +5,8 @@ import random
 import socket
 import struct
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,51 +14,118 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.applications import playground
 from tests.support import wait_until
 from tests.system.cluster_node import ClusterNode
-from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cluster is not run there yet")
 
+ECHO = playground.ECHO
 CONFIG = """
 [gateway]
 max_packet_bytes = 4096
 send_queue_bytes_max = 65536
-send_stall_timeout_s = 2.0
+send_stall_timeout_s = 1.5
 close_timeout_s = 1.0
 """
 
 
-@pytest.fixture
-def node(cluster_up: StartNode, tmp_path: Path) -> ClusterNode:
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
     """Return a node with narrow bounds."""
-    config = tmp_path / "narrow.toml"
+    directory = tmp_path_factory.mktemp("narrow")
+    config = directory / "narrow.toml"
     config.write_text(CONFIG)
-    return cluster_up("--config", str(config))
+    arguments = ["--workers", "2", "--config", str(config), "--app", "playground:app"]
+    node = ClusterNode(directory, arguments, cwd=Path(playground.__file__).parent)
+    try:
+        yield node.wait_ready()
+    finally:
+        node.close()
+
+
+class Neighbour(threading.Thread):
+    """A good client that asks all the time, and whose every answer has to be right."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.client = PacketClient(port)
+        assert self.client.receive()[0] == playground.GREETING
+        self.asked = 0
+        self.pushed = 0
+        self.failure: BaseException | None = None
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self._stop_asked.is_set():
+                self.ask(b"%d" % self.asked * (self.asked % 100))
+                self.asked += 1
+        except BaseException as error:
+            self.failure = error
+
+    def ask(self, payload: bytes) -> None:
+        self.client.send(ECHO, payload)
+        while (answer := self.client.receive()) != (ECHO, payload):
+            assert answer[0] == playground.TO_ALL, answer
+            self.pushed += 1
+
+    def wait_served(self) -> None:
+        """Wait until it has had some answers more."""
+        goal = self.asked + 3
+        wait_until(lambda: self.asked >= goal or self.failure, what="answers for the neighbour")
+        assert self.failure is None, self.failure
+
+    def finish(self) -> None:
+        self._stop_asked.set()
+        self.join(30)
+        self.client.socket.close()
+        assert not self.is_alive()
+        if self.failure is not None:
+            raise AssertionError(f"the neighbour, at question {self.asked}") from self.failure
+
+
+class Outcome:
+    """What a test did to the counters of the node."""
+
+    def __init__(self, counters: dict[str, int]) -> None:
+        self._before = Counter(counters)
+        self.counters: Counter[str] = Counter()
+
+    def settle(self, counters: dict[str, int]) -> None:
+        self.counters = Counter(counters)
+        self.counters.subtract(self._before)
 
 
 @contextmanager
-def everything_comes_back(node: ClusterNode) -> Iterator[PacketClient]:
-    """Yield a good client that is served throughout, then wait until all is as it was before."""
-    gateway = psutil.Process(node.status()["gateway"]["pid"])
-    with PacketClient(node.port) as good:
-        assert good.ask(1, b"before") == (1, b"before")
-        descriptors = gateway.num_fds()
-        yield good
-        assert good.ask(1, b"after") == (1, b"after")
+def everything_comes_back(node: ClusterNode) -> Iterator[tuple[Neighbour, Outcome]]:
+    """Have a neighbour served throughout; then wait until all is as it was before."""
+    before = node.status()
+    gateway = psutil.Process(before["gateway"]["pid"])
+    outcome = Outcome(before["counters"])
+    neighbour = Neighbour(node.port)
+    descriptors = gateway.num_fds()
+    neighbour.start()
+    try:
+        yield neighbour, outcome
+        neighbour.wait_served()
         node.wait_status(lambda status: status["gateway"]["sessions"] == 1, "one session is left")
         wait_until(lambda: gateway.num_fds() <= descriptors, what="descriptors come back")
+    finally:
+        neighbour.finish()
     status = node.wait_status(
         lambda status: (
-            status["gateway"]["sessions"] == 0 and status["counters"]["uncommitted_bytes"] == 0
+            status["gateway"]["sessions"] == 0
+            and status["counters"]["uncommitted_bytes"] == 0
+            and status["counters"]["sessions_held"] == 0
         ),
         "nothing is left",
     )
-    counters = status["counters"]
-    assert counters["sessions_opened"] == counters["sessions_closed"]
+    outcome.settle(status["counters"])
+    assert outcome.counters["sessions_opened"] == outcome.counters["sessions_closed"]
     assert status["gateway"]["pid"] == gateway.pid
-    assert all(worker["restarts"] == 0 for worker in status["workers"])
+    assert status["workers"] == before["workers"]
 
 
 def _reset(sock: socket.socket) -> None:
@@ -64,22 +133,33 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def _deaf(port: int) -> socket.socket:
+    """Return a client that is never going to read."""
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    deaf.settimeout(0.1)
+    deaf.connect(("127.0.0.1", port))
+    return deaf
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4_097, 65_535])
 def test_a_size_that_no_packet_may_have_ends_the_session(node: ClusterNode, size: int) -> None:
-    with everything_comes_back(node) as good:
+    with everything_comes_back(node) as (neighbour, outcome):
         for _ in range(10):
             with PacketClient(node.port) as bad:
-                bad.send(5, b"good one first")
-                assert bad.receive() == (5, b"good one first")
+                assert bad.receive()[0] == playground.GREETING
+                assert bad.ask(ECHO, b"a good one first") == (ECHO, b"a good one first")
                 bad.socket.sendall(struct.pack("<HH", size, 1) + b"rest")
                 bad.receive_end()
-            assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
-    assert node.status()["counters"]["closed_bad_size"] == 10
+        neighbour.wait_served()
+    assert outcome.counters["closed_bad_size"] == 10
+    assert outcome.counters["sessions_closed"] == 11
+    assert node.status_command()["counters"]["closed_bad_size"] >= 10
 
 
 def test_random_bytes_end_their_own_session_only(node: ClusterNode) -> None:
     source = random.Random(20)
-    with everything_comes_back(node) as good:
+    with everything_comes_back(node) as (neighbour, outcome):
         for _ in range(30):
             with PacketClient(node.port) as bad:
                 # Ends by itself: random sizes are above the allowed 4,096 fifteen times of sixteen.
@@ -88,62 +168,99 @@ def test_random_bytes_end_their_own_session_only(node: ClusterNode) -> None:
                 with contextlib.suppress(OSError):  # it may have been cut off already
                     bad.socket.shutdown(socket.SHUT_WR)
                 bad.receive_end()
-            assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
+        neighbour.wait_served()
+    assert outcome.counters["closed_bad_size"] >= 20
+    assert outcome.counters["sessions_closed"] == 31
 
 
 def test_a_reset_in_the_middle_of_a_packet_is_the_end_of_it(node: ClusterNode) -> None:
-    with everything_comes_back(node) as good:
+    with everything_comes_back(node) as (neighbour, outcome):
         for _ in range(30):
             bad = PacketClient(node.port)
-            bad.socket.sendall(struct.pack("<HH", 1_000, 1) + b"only a part")
+            assert bad.receive()[0] == playground.GREETING
+            bad.socket.sendall(struct.pack("<HH", 1_000, ECHO) + b"only a part")
             _reset(bad.socket)
-            assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
+        neighbour.wait_served()
+    assert outcome.counters["closed_reset"] == 30
 
 
 def test_hundreds_that_connect_and_vanish_leave_nothing(node: ClusterNode) -> None:
-    with everything_comes_back(node) as good:
+    with everything_comes_back(node) as (neighbour, _):
         for index in range(400):
             sock = socket.create_connection(("127.0.0.1", node.port))
             if index % 2:
                 _reset(sock)
             else:
                 sock.close()
-        assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
+        neighbour.wait_served()
 
 
-def test_a_half_open_client_harms_nobody_and_is_closed_with_the_node(node: ClusterNode) -> None:
-    with everything_comes_back(node) as good, PacketClient(node.port) as half:
-        half.socket.sendall(struct.pack("<HH", 1_000, 1) + b"half of a packet, and then EOF")
+def test_a_client_that_ends_its_side_in_the_middle_of_a_packet_is_closed(
+    node: ClusterNode,
+) -> None:
+    with everything_comes_back(node) as (_, outcome), PacketClient(node.port) as half:
+        assert half.receive()[0] == playground.GREETING
+        half.socket.sendall(struct.pack("<HH", 1_000, ECHO) + b"half of a packet, and then EOF")
         half.socket.shutdown(socket.SHUT_WR)
         assert half.socket.recv(1) == b""
-        assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
+    assert outcome.counters["closed_eof"] == 2
+    assert outcome.counters["packets_received"] > 0
 
 
-def test_a_reader_that_never_reads_is_cut_off_and_others_are_served(node: ClusterNode) -> None:
-    packet = struct.pack("<HH", 4_096, 1) + b"x" * 4_092
-    with everything_comes_back(node) as good:
-        bad = socket.socket()
-        bad.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        bad.connect(("127.0.0.1", node.port))
-        bad.settimeout(0.2)
-        with pytest.raises(OSError, match=r".*"):  # it takes no more, and then it is reset
-            while True:
-                try:
-                    bad.send(packet)
-                except TimeoutError:
-                    assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
-        bad.close()
-    counters = node.status()["counters"]
-    assert counters["slow_reader_paused"] >= 1
-    assert counters["closed_send_stalled"] == 1
+def test_a_client_that_keeps_its_side_open_is_closed_all_the_same(node: ClusterNode) -> None:
+    """It is told the end, and never answers it."""
+    with everything_comes_back(node) as (neighbour, outcome), PacketClient(node.port) as rude:
+        assert rude.receive()[0] == playground.GREETING
+        rude.send(playground.RAISE, b"")
+        assert rude.socket.recv(1) == b""
+        neighbour.wait_served()
+        node.wait_status(
+            lambda status: status["gateway"]["sessions"] == 1, "it is closed within its time"
+        )
+    assert outcome.counters["closed_handler_error"] == 1
 
 
-def test_a_client_that_drips_bytes_holds_up_nobody(node: ClusterNode) -> None:
-    with everything_comes_back(node) as good:
-        drips = [PacketClient(node.port) for _ in range(20)]
-        for byte in struct.pack("<HH", 200, 1) + b"d" * 100:
+def test_a_reader_that_never_reads_is_paused_and_then_cut_off(node: ClusterNode) -> None:
+    packet = struct.pack("<HH", 4_096, ECHO) + b"x" * 4_092
+    with everything_comes_back(node) as (neighbour, outcome), _deaf(node.port) as deaf:
+        is_cut_off = False
+        while not is_cut_off:
+            try:
+                deaf.send(packet)
+            except TimeoutError:  # it is not read any more, for nothing leaves it
+                neighbour.wait_served()
+            except OSError:
+                is_cut_off = True
+    assert outcome.counters["slow_reader_paused"] >= 1
+    assert outcome.counters["closed_send_stalled"] == 1
+    assert outcome.counters["closed_send_overflow"] == 0
+
+
+def test_a_reader_that_never_reads_what_others_push_is_cut_off(node: ClusterNode) -> None:
+    with everything_comes_back(node) as (neighbour, outcome):
+        overflows = node.status()["counters"].get("closed_send_overflow", 0)
+        with _deaf(node.port), PacketClient(node.port) as talker:
+            assert talker.receive()[0] == playground.GREETING
+
+            def is_cut_off() -> bool:
+                talker.send(playground.PUSH, b"x" * 4_000)
+                for _ in range(64):
+                    assert talker.receive() == (playground.TO_ALL, b"x" * 4_000)
+                counters = node.status()["counters"]
+                return bool(counters.get("closed_send_overflow", 0) > overflows)
+
+            wait_until(is_cut_off, interval_s=0, timeout_s=20, what="the overflow")
+            neighbour.wait_served()
+    assert neighbour.pushed >= 64
+    assert outcome.counters["closed_send_overflow"] == 1
+    assert outcome.counters["closed_send_stalled"] == 0
+
+
+def test_clients_that_drip_bytes_hold_up_nobody(node: ClusterNode) -> None:
+    with everything_comes_back(node) as (neighbour, outcome), contextlib.ExitStack() as stack:
+        drips = [stack.enter_context(PacketClient(node.port)) for _ in range(20)]
+        for byte in struct.pack("<HH", 200, ECHO) + b"d" * 60:
             for drip in drips:
                 drip.socket.send(bytes((byte,)))
-        assert good.ask(2, b"meanwhile") == (2, b"meanwhile")
-        for drip in drips:
-            drip.socket.close()
+        neighbour.wait_served()
+    assert outcome.counters["sessions_closed"] == 21

@@ -397,10 +397,12 @@ class ReadinessDriver:
         handles = self._handles
         for fd, mask in answers:
             handle = handles.get(fd)
-            if handle is not None:
-                self._take(handle, mask)
-            else:
+            if handle is None:
                 self._drain_wake_ups()
+            elif mask == READABLE and handle.recv is not None and handle.sock is not None:
+                self._recv(handle, handle.recv)
+            else:
+                self._take(handle, mask)
         if self._foreign:
             self._run_deferred()
         count = len(ready)
