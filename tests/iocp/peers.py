@@ -17,7 +17,6 @@ from cluster.iocp import (
 )
 from cluster.iocp.driver.contract import Handle
 
-
 SEND_BYTES_MAX = 262_144
 """What a peer gives to one send."""
 

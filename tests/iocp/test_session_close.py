@@ -269,7 +269,7 @@ def test_a_raising_callback_ends_its_own_session_only(
     world.run_until(lambda: service.current_session_count == 1)
     Fails.fails = True
     well = only(service)
-    well.fails = False  # type: ignore[attr-defined]
+    well.fails = False
     sick = world.peer(service)
     sick.send(b"data")
     world.run_until(lambda: not sick.unsent_bytes or sick.ended)

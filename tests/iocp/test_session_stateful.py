@@ -11,6 +11,7 @@ left open.
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -372,9 +373,9 @@ class SessionMachine(RuleBasedStateMachine):
             if session.state is SessionState.CLOSED:
                 check_closed(session)
         for connection in self.all:
-            if (session := connection.session) is not None:
-                assert session.accepted.startswith(connection.peer.received), "not what was sent"
-                assert connection.told.startswith(session.received), "not what the peer sent"
+            if (reached := connection.session) is not None:
+                assert reached.accepted.startswith(connection.peer.received), "not what was sent"
+                assert connection.told.startswith(reached.received), "not what the peer sent"
         assert self.service.current_session_count <= 6
 
     def teardown(self) -> None:
@@ -400,11 +401,11 @@ class SessionMachine(RuleBasedStateMachine):
             assert session.state in (SessionState.IDLE, SessionState.CLOSED)
             assert session.count("connected") == session.count("disconnected")
         for connection in self.all:
-            if (session := connection.session) is None:
+            if (reached := connection.session) is None:
                 continue
-            may_be_cut = connection.was_cut or session.was_cut or self.may_break
-            if session.disconnected_with in ORDERLY and not may_be_cut:
-                assert connection.peer.received == session.accepted, "stranded"
+            may_be_cut = connection.was_cut or reached.was_cut or self.may_break
+            if reached.disconnected_with in ORDERLY and not may_be_cut:
+                assert connection.peer.received == reached.accepted, "stranded"
                 assert connection.peer.ended is Cause.EOF
         assert not self.driver._owned
 
@@ -490,4 +491,5 @@ SessionMachine.TestCase.settings = settings(
     stateful_step_count=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestSession = SessionMachine.TestCase
+# Most of that time is for making a failure small.
+TestSession = pytest.mark.timeout(300)(SessionMachine.TestCase)
