@@ -19,6 +19,7 @@ from cluster.iocp import (
 )
 from cluster.iocp.driver import Completion
 from cluster.iocp.listener import ACCEPT_RETRY_S
+from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.peers import Peer
 from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
 
@@ -200,6 +201,16 @@ def test_accepts_that_fail_for_the_machine_are_tried_again_after_a_pause(
     world.run_until(lambda: service.listener.outstanding_accepts == 3)
 
 
+def test_a_listener_that_pauses_can_be_closed(world: World, monkeypatch: pytest.MonkeyPatch):
+    FailingAccepts(world.core, monkeypatch).failures.append(errno.EMFILE)
+    service = world.server(max_session_count=1)
+    world.run_until(lambda: service.listener.accept_errors == 1)
+    service.close_service()
+    assert service.listener.handle is None
+    world.pass_time(2 * ACCEPT_RETRY_S)
+    assert service.listener.outstanding_accepts == 0
+
+
 def test_accepts_that_fail_for_the_client_are_armed_again_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -212,9 +223,10 @@ def test_accepts_that_fail_for_the_client_are_armed_again_at_once(
     assert service.listener.outstanding_accepts == 3
 
 
-def test_a_machine_out_of_descriptors_pauses_accepting_and_recovers():
+@pytest.mark.parametrize("name", SOCKET_DRIVERS)
+def test_a_machine_out_of_descriptors_pauses_accepting_and_recovers(name: str):
     resource = pytest.importorskip("resource")
-    core = IocpCore()
+    core = IocpCore(driver=open_driver(name))
     world = World(core)
     service = world.server(EchoSession, max_session_count=3)
     address = service.listener.local_address
@@ -223,11 +235,10 @@ def test_a_machine_out_of_descriptors_pauses_accepting_and_recovers():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_connection((address.host, address.port), timeout=10) as late:
         late.sendall(b"let me in")
-        highest = max(early.handle.sock.fileno(), late.fileno())  # type: ignore[union-attr]
-        probe = os.dup(late.fileno())
-        os.close(probe)
+        lowest_free = os.dup(late.fileno())
+        os.close(lowest_free)
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(probe, highest + 1), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
             world.run_until(lambda: service.listener.accept_errors > 0)
             early.send(b"unaffected")
             world.run_until(lambda: early.received == b"unaffected")

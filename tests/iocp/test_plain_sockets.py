@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cluster.iocp import Cause, IocpCore, NetAddress, ServerService, make_packet
-from tests.iocp.conftest import SOCKET_DRIVERS
+from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import EchoSession, RecordingPacketSession, World
 
 TIMEOUT_S = 10
@@ -17,7 +17,7 @@ TIMEOUT_S = 10
 @pytest.fixture(params=SOCKET_DRIVERS)
 def world(request: pytest.FixtureRequest):
     """A world on each of the drivers that use the system's sockets."""
-    core = IocpCore(driver=SOCKET_DRIVERS[request.param]())
+    core = IocpCore(driver=open_driver(request.param))
     yield World(core)
     core.close()
 

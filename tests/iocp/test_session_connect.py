@@ -1,11 +1,12 @@
 """Connecting: only for sessions of a client service, from a bound socket, with a clear outcome."""
 
+import gc
 import socket
 from typing import Any
 
 import pytest
 
-from cluster.iocp import Cause, IocpCore, NetAddress, Session, SessionState
+from cluster.iocp import Cause, ClientService, IocpCore, NetAddress, Session, SessionState
 from cluster.iocp.driver import choose_driver
 from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
 
@@ -172,6 +173,18 @@ def test_ipv6_connects_like_ipv4(world: World):
 def test_a_name_is_looked_up_when_the_client_service_is_made(world: World):
     client = world.client(NetAddress("localhost", 1))
     assert client.net_address.host in ("127.0.0.1", "::1")
+
+
+def test_a_session_whose_service_is_dropped_while_it_connects_never_was_connected(world: World):
+    server = world.server()
+    session = RecordingSession()
+    client = ClientService(server.listener.local_address, world.core, lambda: session)
+    assert client.start()
+    del client
+    gc.collect()
+    assert session.service is None
+    world.run_until(lambda: session.state is SessionState.CLOSED)
+    assert session.calls == [("connect_failed", Cause.LOCAL)]
 
 
 def test_closing_the_service_ends_what_is_connecting(world: World):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.iocp import Cause
+from cluster.iocp import AcceptEvent, Cause, MisuseError, Session, SessionState
 from tests.iocp.world import EchoSession, RecordingSession, World
 
 
@@ -52,6 +52,21 @@ def test_every_byte_is_delivered_once_and_in_order(world: World, size: int):
     peer.send(stream)
     world.run_until(lambda: len(session.received) == len(stream))
     assert session.received == stream
+
+
+def test_a_session_without_callbacks_consumes_everything(world: World):
+    session, peer = world.pair(Session)
+    peer.send(bytes(100_000))
+    world.run_until(lambda: not peer.unsent_bytes)
+    assert session._recv_buffer is None
+    peer.shut_down()
+    world.run_until(lambda: session.state is SessionState.CLOSED and peer.ended is Cause.EOF)
+
+
+def test_a_session_takes_no_event_that_is_not_its_own(world: World):
+    session, _ = world.pair()
+    with pytest.raises(MisuseError, match="ACCEPT"):
+        session.dispatch(AcceptEvent(), 0)
 
 
 def test_an_idle_session_owns_no_buffer(world: World):

@@ -215,11 +215,12 @@ def test_more_than_the_queue_holds_aborts_with_send_overflow(world: World):
     assert peer.ended is Cause.RESET
 
 
-def test_overflow_by_one_callback_aborts_when_it_returns(world: World):
+@pytest.mark.parametrize("sizes", [[300_001], [70_000] * 5])
+def test_overflow_by_one_callback_aborts_when_it_returns(world: World, sizes: list[int]):
     class Flooding(RecordingSession):
         def on_recv(self, data: bytes | memoryview) -> int:
-            for _ in range(5):
-                self.send(bytes(70_000))
+            for size in sizes:
+                self.send(bytes(size))
             return super().on_recv(data)
 
     session, peer = world.pair(Flooding, send_queue_bytes_max=300_000)
