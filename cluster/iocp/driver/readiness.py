@@ -14,6 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 
 from cluster.iocp.causes import Cause
@@ -207,21 +208,34 @@ class ReadinessDriver:
         self._check_open()
         if event.in_flight:
             raise EventInFlightError(f"{event!r} was submitted before its completion")
+        if self._thread != get_ident():
+            event.in_flight = True
+            event.init()
+            self._defer(partial(self._start_watch_deferred, fd), event)
+            return
         handle = self._watches.get(fd)
-        if handle is None:
-            handle = self._watches.setdefault(fd, _Handle(self, None, fd))
-        if handle.recv is not None:
+        if handle is not None and handle.recv is not None:
             raise EventInFlightError(f"descriptor {fd} is being watched already")
         event.in_flight = True
         event.init()
+        self._start_watch(fd, event)
+
+    def _start_watch(self, fd: int, event: IocpEvent) -> None:
+        handle = self._watches.get(fd)
+        if handle is None:
+            handle = self._watches[fd] = _Handle(self, None, fd)
         handle.recv = event
         if handle.registered and not self._still_registered(handle):
             handle.registered = 0
-        # The poller may be told from any thread: epoll and kqueue see it while they wait. A
-        # selector of another kind would not, hence the wake.
         self._want(handle, READABLE)
-        if self._sleeping:
-            self._wake()
+
+    def _start_watch_deferred(self, fd: int, event: IocpEvent) -> None:
+        handle = self._watches.get(fd)
+        if handle is not None and handle.recv is not None:
+            event.fail(Cause.OS_ERROR, errno.EEXIST)
+            self._ready.append((event, 0))
+        else:
+            self._start_watch(fd, event)
 
     def send_now(self, handle: Handle, data: Buffer) -> int:
         try:
@@ -545,9 +559,8 @@ class ReadinessDriver:
             return
         self._closed = True
         self._run_deferred()
-        for event, _ in self._ready:
-            _release(event)
-        self._ready.clear()
+        while self._ready:  # one by one: another thread may be posting at this moment
+            _release(self._ready.popleft()[0])
         for handle in [*self._open, *self._watches.values()]:
             for event in (handle.recv, handle.send, *(handle.accepts or ())):
                 if event is not None:
