@@ -46,6 +46,16 @@ _RETIRED_MAX = 1_024
 """Session objects kept for another connection."""
 
 
+def _references_of_a_local() -> int:
+    lone = object()
+    return sys.getrefcount(lone)
+
+
+_REFERENCES_OF_A_LOCAL = _references_of_a_local()
+"""What `getrefcount` says of an object that one local variable refers to: 2 up to Python 3.13,
+1 where arguments are borrowed."""
+
+
 class ServiceType(IntEnum):
     """Whether a service accepts or connects."""
 
@@ -199,7 +209,8 @@ class Service:
         """
         while self._retired:
             session = self._retired.popleft()
-            if sys.getrefcount(session) <= 2 and weakref.getweakrefcount(session) == 0:
+            held_elsewhere = sys.getrefcount(session) > _REFERENCES_OF_A_LOCAL
+            if not held_elsewhere and weakref.getweakrefcount(session) == 0:
                 session._recycle()
                 return session
         return None

@@ -503,7 +503,8 @@ class Session(IocpObject):
     def _take_gathered(self) -> None:
         """Move what a callback sent so far into the queue (lock held)."""
         gathered, self._gathered = self._gathered, None
-        if gathered is None or self._state not in _SENDING:
+        state = self._state
+        if gathered is None or (state is not _CONNECTED and state is not SessionState.FLUSHING):
             return
         self._queued_bytes += self._gathered_bytes
         if self._queued_bytes > self._settings.send_queue_bytes_max:
@@ -701,5 +702,4 @@ class Session(IocpObject):
         return f"<{type(self).__name__} {self._address} {self._state.value}>"
 
 
-_SENDING = frozenset({SessionState.CONNECTED, SessionState.FLUSHING})
 _NOT_OPEN = frozenset({SessionState.IDLE, SessionState.CANCELLING, SessionState.CLOSED})

@@ -148,4 +148,4 @@ def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
     for number, client in enumerate(clients):
         assert client.receive() == (number, b"is anybody there?")
         client.socket.close()
-    assert node.status()["workers"][0]["restarts"] == 1
+    assert node.status()["workers"][0]["restarts"] == 1, node.stderr
