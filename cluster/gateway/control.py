@@ -45,7 +45,9 @@ class ZmqWatch(IocpObject):
         self._event = IocpEvent(EventType.WATCH)
         self._posted = IocpEvent(EventType.POST)
         self._arm()
-        self.check()
+        # What has come already was announced before anyone watched. It is taken in the first
+        # dispatch, when all is there that `take` may want.
+        self._check_later()
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         if event is self._event:
@@ -54,7 +56,11 @@ class ZmqWatch(IocpObject):
 
     def check(self) -> None:
         """Take what has come; to be called after sends."""
-        if self._take() and self._posted.owner is None:
+        if self._take():
+            self._check_later()
+
+    def _check_later(self) -> None:
+        if self._posted.owner is None:
             self._posted.owner = self
             self._core.post(self._posted)
 
@@ -80,6 +86,7 @@ class ControlPlane:
         """Bind `endpoint` (raises zmq.ZMQError); `handle(identity, message)` takes each message."""
         self._socket = open_control_socket(context, zmq.ROUTER)
         self._handle = handle
+        self._has_sent = False
         self.refused = 0
         """Frames that were no messages, or of another protocol version."""
         try:
@@ -92,6 +99,7 @@ class ControlPlane:
 
     def send(self, identity: bytes, message: ControlMessage) -> bool:
         """Send `message`; False when that peer has gone or takes nothing."""
+        self._has_sent = True
         try:
             self._socket.send_multipart([identity, encode_message(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -102,7 +110,9 @@ class ControlPlane:
 
     def check(self) -> None:
         """Look for messages whose announcement a send may have swallowed."""
-        self._watch.check()
+        if self._has_sent:
+            self._has_sent = False
+            self._watch.check()
 
     def close(self, linger_ms: int = 0) -> None:
         """Close, giving what was sent last `linger_ms` to leave."""

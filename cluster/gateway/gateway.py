@@ -161,12 +161,13 @@ class Gateway(IocpObject):
 
     def serve(self) -> None:
         """Dispatch until a drain is through."""
-        core, lanes, shards = self._core, self._lanes, self._shards
+        core, lanes, shards, control = self._core, self._lanes, self._shards, self._control
         while self._phase is not DrainPhase.DRAINED:
             core.dispatch(None)
             for shard in shards:
                 shard.resume_sessions()
             lanes.flush()
+            control.check()
             if self._drain_requested:
                 self._advance_drain()
 
@@ -190,7 +191,6 @@ class Gateway(IocpObject):
 
     def _beat(self) -> None:
         self._workers.beat()
-        self._control.check()
         self._beat_timer = self._core.call_later(self._beat_interval_s, self._beat)
 
     def _violated(self, shard: Shard, reason: str) -> None:

@@ -16,13 +16,22 @@ from cluster.shared.records import BROADCAST, DISCONNECT, RECORD, RECORD_BYTES, 
 __all__ = ["OutboundApplier"]
 
 FAN_OUT_SLICE = 256
-"""Receivers of one broadcast that are served before others get their turn: about 1 ms."""
+"""Receivers of broadcasts that one lane serves before others get their turn: about 1 ms."""
 
 
 class OutboundApplier:
     """Applies the batches of one lane to the sessions of the node."""
 
-    __slots__ = ("_batch", "_counters", "_lane", "_offset", "_sessions", "_targets", "_to_all")
+    __slots__ = (
+        "_batch",
+        "_budget",
+        "_counters",
+        "_lane",
+        "_offset",
+        "_sessions",
+        "_targets",
+        "_to_all",
+    )
 
     def __init__(
         self, lane: GatewayLane, sessions: dict[int, GatewaySession], counters: Counters
@@ -35,6 +44,7 @@ class OutboundApplier:
         self._offset = 0
         self._targets: Iterator[GatewaySession] | None = None
         self._to_all = b""
+        self._budget = 0
 
     @property
     def is_fanning_out(self) -> bool:
@@ -60,6 +70,7 @@ class OutboundApplier:
         """
         batch = self._batch
         assert batch is not None
+        self._budget = FAN_OUT_SLICE
         if self._targets is not None and not self._fan_out():
             return False
         if isinstance(batch.records, bytes):
@@ -102,7 +113,7 @@ class OutboundApplier:
                 elif kind == BROADCAST:
                     self._offset = offset
                     self._start_fan_out(bytes(payload))
-                    if not self._fan_out():
+                    if not self._fan_out() or self._budget <= 0:
                         return False
                 elif kind == DISCONNECT:
                     self._disconnect(session_id, payload)
@@ -129,12 +140,15 @@ class OutboundApplier:
         assert targets is not None
         data = self._to_all
         counters = self._counters
-        for _ in range(FAN_OUT_SLICE):
+        while self._budget > 0:
             session = next(targets, None)
             if session is None:
                 self._targets = None
                 self._to_all = b""
+                # A broadcast costs something even where nobody hears it.
+                self._budget -= 1
                 return True
+            self._budget -= 1
             if session.send_now(data):
                 counters.sends += 1
                 counters.bytes_sent += len(data)

@@ -6,7 +6,6 @@ room, in the order of arrival. On a commit everything that depended on it goes o
 sessions at EOF, held packets.
 """
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
@@ -54,7 +53,7 @@ class Shard:
         self.is_draining = False
         """Set for good when the gateway drains: no session is read any more."""
         self._counters = counters
-        self._held: deque[GatewaySession] = deque()
+        self._held: dict[GatewaySession, None] = {}  # in order of arrival
         self._reconsider: list[GatewaySession] = []
         self._replayable: dict[int, GatewaySession] = {}
 
@@ -101,7 +100,7 @@ class Shard:
         if session.held_packets is not None:
             packets, count = session.held_packets[0] + packets, session.held_packets[1] + count
         else:
-            self._held.append(session)
+            self._held[session] = None
         session.held_packets = (packets, count)
         session.pause_recv()
         self._counters.add("lane_full")
@@ -110,12 +109,12 @@ class Shard:
         if session.held_packets is not None:
             packets, count = session.held_packets
             session.held_packets = None
-            self._held.remove(session)
+            del self._held[session]
             self.append_packets(session, packets, count)
 
     def _take_held(self) -> None:
         while self._held and not self.lane.is_full:
-            session = self._held[0]
+            session = next(iter(self._held))
             self._release_held(session)
             self._reconsider.append(session)
 

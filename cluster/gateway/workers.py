@@ -246,9 +246,10 @@ class Workers:
         assert life is not None
         behind = heartbeat.state != "blocked" and (
             heartbeat.position_received < lane.log.sent_position
-            or lane.serial_applied < heartbeat.serial_sent
+            # What has arrived and waits here, behind a long fan-out for one, is not lost.
+            or (not lane.has_received and lane.serial_received < heartbeat.serial_sent)
         )
-        progress = (heartbeat.position_received, lane.serial_applied)
+        progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
 
     def beat(self) -> None:
@@ -264,6 +265,9 @@ class Workers:
                 continue
             reason = life.liveness.verdict(now)
             if reason is not None:
+                # What it published is whole and counts; a fan-out that was cut short would be
+                # begun again by the successor.
+                self._drain_lanes()
                 self.fence(shard, reason)
                 continue
             heartbeat = GatewayHeartbeat(

@@ -33,6 +33,10 @@ class KeptLane(ABC):
         return self._sequence.serial_applied
 
     @property
+    def serial_received(self) -> int:
+        return self._sequence.serial
+
+    @property
     def is_full(self) -> bool:
         return self._log.uncommitted_bytes >= self._log.capacity_bytes
 

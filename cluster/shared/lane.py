@@ -122,6 +122,11 @@ class GatewayLane(Protocol):
         ...
 
     @property
+    def serial_received(self) -> int:
+        """The last batch or part of the present incarnation that `receive` has looked at."""
+        ...
+
+    @property
     def needs_flush(self) -> bool:
         """Whether the worker may wait for something that only a flush brings.
 
