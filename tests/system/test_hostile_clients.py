@@ -22,10 +22,12 @@ from tests.system.packet_client import PacketClient
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cluster is not run there yet")
 
 ECHO = playground.ECHO
+# The queue holds twice what one recv can bring on top of its half, at which a client is paused:
+# so nobody's own replies make it overflow.
 CONFIG = """
 [gateway]
 max_packet_bytes = 4096
-send_queue_bytes_max = 65536
+send_queue_bytes_max = 262144
 send_stall_timeout_s = 1.5
 close_timeout_s = 1.0
 """
