@@ -22,8 +22,8 @@ from tests.system.packet_client import PacketClient
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cluster is not run there yet")
 
 ECHO = playground.ECHO
-# The queue holds twice what one recv can bring on top of its half, at which a client is paused:
-# so nobody's own replies make it overflow.
+# The queue holds its half, at which a client is paused, and what one more recv can bring (two
+# driver buffers, with what the last one left): nobody's own replies make it overflow.
 CONFIG = """
 [gateway]
 max_packet_bytes = 4096

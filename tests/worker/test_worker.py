@@ -314,7 +314,7 @@ def test_the_smallest_batch_lets_any_packet_pass(make_bench: MakeBench, clock: C
 
 
 def test_what_resumed_sessions_are_sent_goes_in_as_many_batches_as_it_takes(
-    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
     sessions = [ReplayedSession(id=n, address=ADDRESS) for n in range(10, 50)]
 
