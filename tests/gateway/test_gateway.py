@@ -205,6 +205,23 @@ def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
     assert running.peer().status().workers[1].restarts == 2
 
 
+def test_messages_that_wait_for_a_gateway_are_answered_when_it_is_there(tmp_path: Path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.create()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    early = [Peer(context, directory.control_endpoint(), True) for _ in range(2)]
+    for shard, peer in enumerate(early):
+        peer.socket.send(encode_message(Hello(shard=shard, pid=1 << 30, create_time=1.0)))
+    running = Running(tmp_path / "run", CONFIG)
+    try:
+        assert all(isinstance(peer.receive(), Grant) for peer in early)
+    finally:
+        for peer in early:
+            peer.socket.close()
+        context.term()
+        running.close()
+
+
 def test_what_a_gateway_is_not_told_is_counted(running: Running):
     peer = running.peer()
     for message in (

@@ -166,6 +166,22 @@ def test_two_broadcasts_in_one_batch_follow_each_other():
     assert all(applying.calls(n) == [b"1", b"2"] for n in range(1, count + 1))
 
 
+@pytest.mark.parametrize("session_count", [0, 1, 10])
+def test_many_broadcasts_in_one_batch_share_one_slice(session_count: int):
+    applying = Applying(session_count)
+    count = 2 * FAN_OUT_SLICE + 1
+    records = [make_record(BROADCAST, 0, b"%d." % number) for number in range(count)]
+    finished, turns = applying.start(*records), 1
+    while not finished:
+        before = applying.count("sends")
+        finished, turns = applying.applier.advance(), turns + 1
+        assert applying.count("sends") - before <= FAN_OUT_SLICE
+    assert turns > count * max(1, session_count) // FAN_OUT_SLICE
+    assert applying.count("broadcasts") == count
+    for calls in (session.calls for session in applying.sessions.values()):
+        assert calls == [b"%d." % number for number in range(count)]
+
+
 def test_a_batch_that_was_abandoned_is_forgotten():
     applying = Applying(FAN_OUT_SLICE + 1)
     assert not applying.start(make_record(BROADCAST, 0, b"all"))

@@ -8,7 +8,7 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.shard import Shard
 from cluster.gateway.workers import NodeIdentity, Workers
-from cluster.shared.lane import Commit, LaneState
+from cluster.shared.lane import START, Commit, LaneState
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import (
     ControlMessage,
@@ -324,6 +324,24 @@ def test_a_worker_that_stays_behind_what_was_sent_is_fenced(node: Node, lost: di
         node.workers.beat()
     assert node.workers.life(0) is None
     assert "no progress" in node.sent[-1][1].reason  # type: ignore[union-attr]
+
+
+def test_a_batch_that_waits_in_the_gateway_is_not_lost(node: Node):
+    lane = node.start()
+    assert lane.publish(START, [])  # it has arrived, and the gateway has not come to it
+    for _ in range(9):
+        node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2))
+        node.now += 1
+        node.workers.beat()
+    assert node.workers.life(0) is not None
+
+
+def test_what_a_worker_published_before_it_fell_silent_is_applied(node: Node):
+    node.start()
+    node.now += TIMEOUT_S
+    node.workers.beat()
+    assert node.workers.life(0) is None
+    assert node.drained == 1
 
 
 def test_a_worker_that_waits_for_room_may_be_behind(node: Node):
