@@ -8,12 +8,10 @@ __all__ = ["Counters"]
 class Counters:
     """Named totals since the gateway started. `add` is for the rare; hot totals are attributes."""
 
-    __slots__ = ("_totals", "bytes_received", "bytes_sent", "packets_received", "sends")
+    __slots__ = ("_totals", "bytes_sent", "sends")
 
     def __init__(self) -> None:
         self._totals: defaultdict[str, int] = defaultdict(int)
-        self.packets_received = 0
-        self.bytes_received = 0
         self.sends = 0
         self.bytes_sent = 0
 
@@ -24,6 +22,6 @@ class Counters:
     def snapshot(self) -> dict[str, int]:
         """Return all totals by name, in alphabetical order."""
         totals = dict(self._totals)
-        for name in ("packets_received", "bytes_received", "sends", "bytes_sent"):
+        for name in ("sends", "bytes_sent"):
             totals[name] = getattr(self, name)
         return dict(sorted(totals.items()))

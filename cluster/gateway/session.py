@@ -34,6 +34,7 @@ class GatewaySession(Session):
     )
 
     recyclable = True
+    tells_sends = False
 
     shard: "Shard"
 
@@ -72,10 +73,16 @@ class GatewaySession(Session):
             count += 1
         if count:
             packets = data if offset == end and type(data) is bytes else bytes(data[:offset])
-            if shard.lane.is_full:
+            log = shard.log
+            if log.uncommitted_bytes >= log.capacity_bytes:
                 shard.hold(self, packets, count)
             else:
-                shard.append_packets(self, packets, count)
+                # `Shard.append_packets`, written out for the same reason.
+                sequence = self.next_sequence
+                self.next_sequence = sequence + count
+                self.uncommitted_bytes += offset
+                shard.lane_append_packets(self.id, sequence, packets, count, self)
+                shard.needs_flush = True
             if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
                 shard.slow_down(self)
         if bad_size:

@@ -31,6 +31,8 @@ class Shard:
         "index",
         "is_draining",
         "lane",
+        "lane_append_packets",
+        "log",
         "max_packet_bytes",
         "needs_flush",
         "slow_bytes",
@@ -46,6 +48,8 @@ class Shard:
     ) -> None:
         self.index = index
         self.lane = lane
+        self.lane_append_packets = lane.append_packets
+        self.log = lane.log
         self.max_packet_bytes = max_packet_bytes
         self.slow_bytes = send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
@@ -88,9 +92,6 @@ class Shard:
         sequence = session.next_sequence
         session.next_sequence = sequence + count
         self.lane.append_packets(session.id, sequence, packets, count, session)
-        counters = self._counters
-        counters.packets_received += count
-        counters.bytes_received += len(packets)
         session.uncommitted_bytes += len(packets)
         self.needs_flush = True
 
@@ -149,7 +150,7 @@ class Shard:
 
     def committed(self, freed: list[Freed]) -> None:
         """The worker has done, for good, what these records asked for."""
-        for kind, session, num_bytes in freed:
+        for kind, session, num_bytes, _, _ in freed:
             if kind == PACKETS:
                 session.uncommitted_bytes -= num_bytes - PACKETS_OVERHEAD
                 if session.is_slow:

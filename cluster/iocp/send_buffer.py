@@ -3,7 +3,7 @@
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.packet_framing import make_packet
 
-__all__ = ["SendBuffer", "join_small"]
+__all__ = ["JOIN_BYTES_MAX", "SendBuffer", "join_small"]
 
 JOIN_BYTES_MAX = 16_384
 """Buffers that together are not longer are joined into one before they are sent.

@@ -32,7 +32,7 @@ from cluster.iocp.iocp_event import (
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.net_address import NetAddress
 from cluster.iocp.recv_buffer import RecvBuffer
-from cluster.iocp.send_buffer import SendBuffer, join_small
+from cluster.iocp.send_buffer import JOIN_BYTES_MAX, SendBuffer, join_small
 from cluster.iocp.session_state import SessionEvent, SessionState, next_state
 from cluster.iocp.timers import Timer
 
@@ -89,6 +89,17 @@ class Session(IocpObject):
     recyclable: ClassVar[bool] = False
     """Whether the service may use an object again for another connection, once nothing else
     refers to it. A class that says so puts its own fields back in `on_recycle`."""
+
+    tells_sends: ClassVar[bool] = False
+    """Whether `on_send` hears of all that was sent, or only of what had to wait.
+
+    True for a class that overrides `on_send`, unless it says otherwise: without anyone to tell,
+    what a callback sends can leave at once and needs no completion.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if "on_send" in cls.__dict__ and "tells_sends" not in cls.__dict__:
+            cls.tells_sends = True
 
     _core: "IocpCore"
     _driver: "Driver"
@@ -292,31 +303,13 @@ class Session(IocpObject):
             event.owner = self
             self._driver.submit(event)
 
-    def _process_recv(self, num_bytes: int) -> None:
-        event = self._recv_event
+    def _process_recv(self, event: IocpEvent) -> None:
+        """A recv that goes on from an earlier one, or ends the stream, or comes while closing.
+
+        All others are processed in `dispatch` itself.
+        """
         data = event.data
         event.data = None
-        if data is None or self._recv_buffer is not None or self._state is not _CONNECTED:
-            return self._process_rare_recv(event, data)
-        # Nearly every recv takes this path, which has no call that it can do without.
-        self._callback_thread = get_ident()
-        try:
-            consumed = self.on_recv(data)
-        finally:
-            self._callback_thread = 0
-            if self._gathered is not None:
-                self._leave_callback()
-        if consumed != num_bytes:
-            self._keep_rest(data, consumed)
-        if self._state is not _CONNECTED:
-            return self._advance_close()
-        if not self._recv_paused:
-            event.owner = self
-            self._driver.submit(event)
-        return None
-
-    def _process_rare_recv(self, event: RecvEvent, data: bytes | memoryview | None) -> None:
-        """A recv that goes on from an earlier one, or ends the stream, or comes while closing."""
         if data is None:
             return self._process_recv_end(event)
         if self._state is not _CONNECTED:
@@ -342,9 +335,7 @@ class Session(IocpObject):
         try:
             consumed = self.on_recv(data)
         finally:
-            self._callback_thread = 0
-            if self._gathered is not None:
-                self._leave_callback()
+            self._leave_callback()
         if consumed == len(data):
             self._recv_buffer = None
         else:
@@ -388,15 +379,18 @@ class Session(IocpObject):
         is not connected. More than `send_queue_bytes_max` waiting aborts the session with
         `send_overflow`.
         """
-        chunk = data.data if isinstance(data, SendBuffer) else data
-        if not isinstance(chunk, bytes):
-            chunk = bytes(chunk)
+        if type(data) is not bytes:
+            data = data.data if isinstance(data, SendBuffer) else bytes(data)
         if self._callback_thread == get_ident():
-            return self._gather(chunk)
+            if self._gathered is None and self._state is _CONNECTED:
+                self._gathered = [data]
+                self._gathered_bytes = len(data)
+                return True
+            return self._gather(data)
         with self._lock:
             if self._state is not _CONNECTED:
                 return False
-            return self._enqueue(chunk)
+            return self._enqueue(data)
 
     def send_now(self, data: Buffer) -> bool:
         """Send `data` by one attempt that cannot wait; queue what the system does not take.
@@ -421,13 +415,10 @@ class Session(IocpObject):
             return self._enqueue(data)
 
     def _gather(self, chunk: bytes) -> bool:
-        if self._state is not _CONNECTED:
-            return False
+        """Keep what a callback sends until it returns; its first piece is kept by `send`."""
         gathered = self._gathered
-        if gathered is None:
-            self._gathered = [chunk]
-            self._gathered_bytes = len(chunk)
-            return True
+        if gathered is None or self._state is not _CONNECTED:
+            return False
         gathered.append(chunk)
         self._gathered_bytes += len(chunk)
         if self._gathered_bytes > self._settings.send_queue_bytes_max:
@@ -494,26 +485,37 @@ class Session(IocpObject):
         self._callback_thread = get_ident()
 
     def _leave_callback(self) -> None:
-        """Register what the callback sent, as one."""
+        """Send what the callback sent, as one."""
         self._callback_thread = 0
         if self._gathered is not None:
-            with self._lock:
-                self._take_gathered()
+            self._send_gathered()
 
-    def _take_gathered(self) -> None:
-        """Move what a callback sent so far into the queue (lock held)."""
-        gathered, self._gathered = self._gathered, None
-        state = self._state
-        if gathered is None or (state is not _CONNECTED and state is not SessionState.FLUSHING):
-            return
-        self._queued_bytes += self._gathered_bytes
-        if self._queued_bytes > self._settings.send_queue_bytes_max:
-            self._abort_locked(Cause.SEND_OVERFLOW)
-            return
-        self._send_queue += gathered
-        if not self._send_registered:
-            self._send_registered = True
-            self._register_send()
+    def _send_gathered(self) -> None:
+        """Send by one attempt that cannot wait, or else queue, what a callback gathered."""
+        gathered = self._gathered
+        assert gathered is not None
+        self._gathered = None
+        num_bytes = self._gathered_bytes
+        with self._lock:
+            if self._state is not _CONNECTED:
+                if self._state is not SessionState.FLUSHING:
+                    return
+            elif not self._send_registered and num_bytes <= JOIN_BYTES_MAX and not self.tells_sends:
+                data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+                sent = self._driver.send_now(self.handle, data)  # type: ignore[arg-type]
+                self._sent_bytes += sent
+                if sent == num_bytes:
+                    return
+                gathered = [data[sent:]]
+                num_bytes -= sent
+            self._queued_bytes += num_bytes
+            if self._queued_bytes > self._settings.send_queue_bytes_max:
+                self._abort_locked(Cause.SEND_OVERFLOW)
+                return
+            self._send_queue += gathered
+            if not self._send_registered:
+                self._send_registered = True
+                self._register_send()
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -657,7 +659,26 @@ class Session(IocpObject):
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         kind = event.event_type
         if kind is _RECV:
-            self._process_recv(num_bytes)
+            data = event.data
+            if data is None or self._recv_buffer is not None or self._state is not _CONNECTED:
+                self._process_recv(event)
+                return
+            # Nearly every recv comes here, where there is no call that it can do without.
+            event.data = None
+            self._callback_thread = get_ident()
+            try:
+                consumed = self.on_recv(data)
+            finally:
+                self._callback_thread = 0
+                if self._gathered is not None:
+                    self._send_gathered()
+            if consumed != num_bytes:
+                self._keep_rest(data, consumed)
+            if self._state is not _CONNECTED:
+                self._advance_close()
+            elif not self._recv_paused:
+                event.owner = self
+                self._driver.recv_again(event)
         elif kind is _SEND:
             self._process_send(num_bytes)
         elif kind is EventType.POST:

@@ -84,12 +84,11 @@ class OutboundBatch:
     more: bool = False
 
 
-class Freed(NamedTuple):
-    """An inbound record that was committed: its kind, what it belonged to, and its length."""
+Freed = tuple[int, Any, int, int, bytes]
+"""An inbound record: its kind, what it belongs to, its length, how many packets it has, itself.
 
-    kind: int
-    owner: Any
-    num_bytes: int
+A plain tuple, because there is one for each recv.
+"""
 
 
 class GatewayLane(Protocol):
@@ -160,7 +159,7 @@ class GatewayLane(Protocol):
 
     def append_packets(
         self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
-    ) -> int:
+    ) -> None:
         """Add a `packets` record: `packet_count` complete packets, numbered `first_sequence` on."""
         ...
 

@@ -5,6 +5,7 @@ sent to the present incarnation is a prefix of it.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.shared.lane import START, Commit, Freed, LaneViolation
@@ -12,17 +13,14 @@ from cluster.shared.records import PACKETS, PACKETS_OVERHEAD, pack_packets
 
 __all__ = ["InboundCursor", "InboundLog"]
 
-# What is freed by the commit, the number of packets, and the record itself. A plain tuple, and
-# `Freed` made without its constructor, which is a Python function: there is one for each recv.
-_Entry = tuple[Freed, int, bytes]
-_new_tuple = tuple.__new__
-
 
 class InboundLog:
     """Inbound positions and what is kept until it is committed. No I/O, no clock."""
 
     __slots__ = (
         "_committed",
+        "_committed_packet_bytes",
+        "_committed_packets",
         "_entries",
         "_first",
         "_sent",
@@ -35,8 +33,10 @@ class InboundLog:
         """Count as full from `capacity_bytes` uncommitted bytes on."""
         self.capacity_bytes = capacity_bytes
         self.uncommitted_bytes = 0
-        self._entries: deque[_Entry] = deque()
-        self._unsent: deque[bytes] = deque()
+        self._entries: deque[Freed] = deque()
+        self._unsent: list[bytes] = []
+        self._committed_packets = 0
+        self._committed_packet_bytes = 0
         self._first = 1  # position of the first entry
         self._sent = 0  # last position that the present incarnation was sent
         self._committed = START
@@ -69,24 +69,30 @@ class InboundLog:
     def append(self, kind: int, record: bytes, packet_count: int, owner: Any) -> int:
         """Add an encoded record; return its position."""
         num_bytes = len(record)
-        freed = _new_tuple(Freed, (kind, owner, num_bytes))
-        self._entries.append((freed, packet_count, record))
+        self._entries.append((kind, owner, num_bytes, packet_count, record))
         self._unsent.append(record)
         self.uncommitted_bytes += num_bytes
         return self._first + len(self._entries) - 1
 
     def append_packets(
         self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
-    ) -> int:
+    ) -> None:
         """Make and add a `packets` record; in one step, because there is one for each recv."""
         num_bytes = PACKETS_OVERHEAD + len(packets)
         record = pack_packets(num_bytes, PACKETS, packet_count, session, first_sequence) + packets
-        entries = self._entries
-        freed = _new_tuple(Freed, (PACKETS, owner, num_bytes))
-        entries.append((freed, packet_count, record))
+        self._entries.append((PACKETS, owner, num_bytes, packet_count, record))
         self._unsent.append(record)
         self.uncommitted_bytes += num_bytes
-        return self._first + len(entries) - 1
+
+    @property
+    def packets_appended(self) -> int:
+        """Packets that were ever appended."""
+        return self._committed_packets + sum([entry[3] for entry in self._entries])
+
+    @property
+    def packet_bytes_appended(self) -> int:
+        """Bytes of packets that were ever appended, headers included."""
+        return self._committed_packet_bytes + _packet_bytes(self._entries)
 
     @property
     def has_unsent(self) -> bool:
@@ -95,6 +101,8 @@ class InboundLog:
 
     def unsent(self, bytes_max: int) -> list[bytes]:
         """Return the records that follow the last one sent, up to `bytes_max` (at least one)."""
+        if sum(map(len, self._unsent)) <= bytes_max:
+            return self._unsent
         taken: list[bytes] = []
         num_bytes = 0
         for record in self._unsent:
@@ -106,18 +114,13 @@ class InboundLog:
 
     def mark_sent(self, count: int) -> None:
         """`count` more records were handed over."""
-        unsent = self._unsent
-        if count == len(unsent):
-            unsent.clear()
-        else:
-            for _ in range(count):
-                unsent.popleft()
+        self._unsent = self._unsent[count:]
         self._sent += count
 
     def rewind(self) -> Commit:
         """Forget what was sent, for a successor; return where it goes on."""
         self._sent = self._first - 1
-        self._unsent = deque(entry[2] for entry in self._entries)
+        self._unsent = [entry[4] for entry in self._entries]
         return self._committed
 
     def check(self, commit: Commit) -> None:
@@ -131,18 +134,17 @@ class InboundLog:
         if position > self._sent + 1:
             raise LaneViolation(f"{commit}, but only {self._sent} records were sent")
         if packet_index and (
-            position > self._sent or not 0 < packet_index < self._entries[position - self._first][1]
+            position > self._sent or not 0 < packet_index < self._entries[position - self._first][3]
         ):
             raise LaneViolation(f"{commit} is not inside a record that was sent")
 
     def commit(self, commit: Commit) -> list[Freed]:
         """Free what lies before `commit`, which `check` has passed."""
-        entries = self._entries
-        freed = []
-        for _ in range(commit.position - self._first):
-            entry = entries.popleft()
-            self.uncommitted_bytes -= len(entry[2])
-            freed.append(entry[0])
+        take = self._entries.popleft
+        freed = [take() for _ in range(commit.position - self._first)]
+        self.uncommitted_bytes -= sum([entry[2] for entry in freed])
+        self._committed_packets += sum([entry[3] for entry in freed])
+        self._committed_packet_bytes += _packet_bytes(freed)
         self._first = commit.position
         self._committed = commit
         return freed
@@ -151,11 +153,15 @@ class InboundLog:
         """Raise AssertionError unless positions and bytes agree."""
         assert self._first == self._committed.position
         assert self._committed.packet_index == 0 or (
-            self._committed.packet_index < self._entries[0][1]
+            self._committed.packet_index < self._entries[0][3]
         )
         assert self._first - 1 <= self._sent
         assert self._sent + len(self._unsent) == self.position
-        assert self.uncommitted_bytes == sum(len(entry[2]) for entry in self._entries)
+        assert self.uncommitted_bytes == sum(len(entry[4]) for entry in self._entries)
+
+
+def _packet_bytes(entries: Iterable[Freed]) -> int:
+    return sum([entry[2] - PACKETS_OVERHEAD for entry in entries if entry[0] == PACKETS])
 
 
 class InboundCursor:

@@ -7,6 +7,7 @@ packet, so that a publish may commit in the middle of a record.
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from cluster.shared.causes import Cause
@@ -40,6 +41,8 @@ class Dispatcher:
         "_outbox",
         "_packet_index",
         "_position",
+        "publish_at",
+        "publish_bytes",
         "sessions",
         "unhandled_packets",
     )
@@ -52,7 +55,10 @@ class Dispatcher:
         max_payload_bytes: int,
         between_packets: Callable[[], None],
     ) -> None:
-        """Go on at `commit`. `between_packets` is called after each packet, to publish if due."""
+        """Go on at `commit`. `between_packets` publishes: it is called after a packet, once it is
+        `publish_at` (monotonic seconds) or `publish_bytes` of output wait."""
+        self.publish_at = 0.0
+        self.publish_bytes = 0
         self._app = app
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
@@ -79,6 +85,7 @@ class Dispatcher:
         data = bytes(chunk.records)
         offset, end = 0, len(data)
         position = chunk.first_position
+        outbox = self._outbox
         while offset < end:
             length, kind, _, session_id = RECORD.unpack_from(data, offset)
             start, offset = offset + RECORD_BYTES, offset + length
@@ -93,7 +100,8 @@ class Dispatcher:
             position += 1
             self._position = position
             self._packet_index = 0
-            self._between_packets()
+            if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
+                self._between_packets()
 
     def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
         session = self.sessions.get(session_id)
@@ -131,7 +139,8 @@ class Dispatcher:
             index += 1
             if offset < end:
                 self._packet_index = index
-                self._between_packets()
+                if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
+                    self._between_packets()
 
     def _opened(self, session_id: int, address: str) -> None:
         session = self._make_session(session_id, address)

@@ -19,7 +19,7 @@ class OutputTooLarge(Exception):
 class Outbox:
     """Outputs since the last publish. For the loop's thread."""
 
-    __slots__ = ("entries", "max_batch_bytes", "num_bytes")
+    __slots__ = ("_has_others", "entries", "max_batch_bytes", "num_bytes")
 
     def __init__(self, max_batch_bytes: int) -> None:
         """Hold at most `max_batch_bytes` at a time."""
@@ -27,6 +27,7 @@ class Outbox:
         self.entries: list[tuple[int, int, bytes]] = []
         """(kind, session, payload)"""
         self.num_bytes = 0
+        self._has_others = False  # whether there is anything but sends
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
         """Append one output; OutputTooLarge, and it is not taken, when it does not fit."""
@@ -37,6 +38,8 @@ class Outbox:
                 f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
             )
         self.num_bytes = num_bytes
+        if kind != SEND:
+            self._has_others = True
         self.entries.append((kind, session, payload))
 
     def mark(self) -> Mark:
@@ -52,6 +55,14 @@ class Outbox:
 
     def records(self) -> list[bytes]:
         """Return the records of everything in the log, which stays as it is."""
+        pack = RECORD.pack
+        sessions = {entry[1] for entry in self.entries}
+        if len(sessions) == len(self.entries) and not self._has_others:
+            # One reply for each session, as most batches are: there is nothing to join.
+            return [
+                pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload
+                for _, session, payload in self.entries
+            ]
         records: list[bytes] = []
         joined: dict[int, list[bytes]] = {}
         for kind, session, payload in self.entries:
@@ -66,7 +77,7 @@ class Outbox:
                 _close_all(records, joined)
             elif session in joined:
                 _close_all(records, {session: joined.pop(session)})
-            records.append(RECORD.pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
+            records.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
         _close_all(records, joined)
         return records
 
@@ -74,6 +85,7 @@ class Outbox:
         """Forget everything: it has been published."""
         self.entries.clear()
         self.num_bytes = 0
+        self._has_others = False
 
 
 def _close_all(records: list[bytes], joined: dict[int, list[bytes]]) -> None:

@@ -131,7 +131,7 @@ class Gateway:
     def _check_freed(self, freed: list[Freed]) -> None:
         first = self.freed_count
         self.freed_count += len(freed)
-        assert [(entry.owner, entry.kind) for entry in freed] == [
+        assert [(owner, kind) for kind, owner, *_ in freed] == [
             (owner, kind) for owner, kind, _ in self._records[first : self.freed_count]
         ]
         assert self.freed_count == self.lane.log.committed.position - 1

@@ -30,7 +30,8 @@ def append_packets(
     lane: GatewayLane, packets: list[bytes], session: int = 7, owner: Any = None
 ) -> int:
     """Append one record of several packets; return its position."""
-    return lane.append_packets(session, 1, b"".join(packets), len(packets), owner)
+    lane.append_packets(session, 1, b"".join(packets), len(packets), owner)
+    return lane.log.position
 
 
 def texts_of(records: list[InboundRecord]) -> list[bytes]:

