@@ -4,6 +4,7 @@ Needs no more than the test packages and what the library itself needs, on every
 """
 
 import errno
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from cluster.iocp.driver import Driver, choose_driver
 from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
 from cluster.iocp.driver.readiness import ReadinessDriver
 from cluster.iocp.errors import DriverUnavailableError
-from tests.contract.driver_harness import Owner, Port
+from tests.contract.driver_harness import Owner, Port, is_wine
 
 # Drivers of one machine reach each other, so those in memory share a network.
 _NETWORK = MemoryNetwork()
@@ -22,6 +23,14 @@ DRIVERS: dict[str, Callable[[], Driver]] = {
     "selectors": ReadinessDriver,
     "memory": lambda: MemoryDriver(_NETWORK),
 }
+if sys.platform == "win32":
+    DRIVERS["iocp"] = lambda: choose_driver("iocp")
+    del DRIVERS["selectors"]  # readiness is nothing else here
+    if is_wine():
+        # It has no operation waiting in the system when a reset comes, see `RESETS`.
+        del DRIVERS["readiness"]
+if sys.platform == "linux":
+    DRIVERS["io_uring"] = lambda: choose_driver("io_uring")
 
 
 @pytest.fixture(params=DRIVERS)

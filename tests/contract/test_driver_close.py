@@ -253,6 +253,7 @@ def test_closing_ends_what_peers_wait_for(make_driver: MakeDriver) -> None:
     first, second = Port(make_driver()), Port(make_driver())
     listener = first.listen()
     client, connect = second.start_connect(listener)
+    second.turn(0)  # a driver may start operations as late as that
     first.accept(listener)
     assert second.wait(connect).error is None
     recv = second.submit(client, RecvEvent())

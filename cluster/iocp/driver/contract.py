@@ -75,7 +75,7 @@ class Driver(Protocol):
         ...
 
     def submit(self, event: IocpEvent) -> None:
-        """Start `event` on the handle of its owner.
+        """Start `event` on the handle of its owner, now or with the next poll.
 
         Raises DriverClosedError, EventInFlightError when the event, or another of its kind on
         that handle, is in flight (accepts may be many), and MisuseError for an owner without

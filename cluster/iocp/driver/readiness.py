@@ -13,15 +13,13 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import partial
-from threading import get_ident
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
+from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
+from cluster.iocp.driver.socket_handle import SocketHandle
 from cluster.iocp.errors import (
-    DriverClosedError,
     EventInFlightError,
     MisuseError,
     classify_os_error,
@@ -38,7 +36,6 @@ from cluster.iocp.net_address import NetAddress
 from cluster.iocp.socket_utils import (
     open_listening_socket,
     open_stream_socket,
-    set_linger_reset,
     set_no_delay,
 )
 
@@ -50,9 +47,6 @@ _ACCEPTS_PER_POLL = 64
 # Members of an enum, taken out of it for the paths that every packet takes.
 _RECV, _SEND = EventType.RECV, EventType.SEND
 
-_WAIT_MAX_S = 3600.0
-"""Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
-
 _CONNECT_PENDING = frozenset(
     code
     for name in ("EINPROGRESS", "EWOULDBLOCK", "WSAEWOULDBLOCK", "WSAEINPROGRESS")
@@ -60,34 +54,20 @@ _CONNECT_PENDING = frozenset(
 )
 
 
-class _Handle:
+class _Handle(SocketHandle):
     """A descriptor and what waits for it. `sock` is None for a watched foreign descriptor."""
 
-    __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send", "sock")
+    __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send")
 
     def __init__(self, driver: "ReadinessDriver", sock: socket.socket | None, fd: int) -> None:
+        super().__init__(sock)
         self.driver = driver
-        self.sock = sock
         self.fd = fd
         self.registered = 0
         self.more = False
         self.recv: IocpEvent | None = None  # a recv, or the watch of a foreign descriptor
         self.send: IocpEvent | None = None  # a send or a connect
         self.accepts: deque[AcceptEvent] | None = None
-
-    @property
-    def local_address(self) -> NetAddress:
-        if self.sock is None:
-            raise MisuseError("the handle is closed; it has no address any more")
-        return NetAddress.from_sockaddr(self.sock.getsockname())
-
-    @property
-    def is_closed(self) -> bool:
-        return self.sock is None
-
-    def reset_on_close(self) -> None:
-        if self.sock is not None:
-            set_linger_reset(self.sock)
 
     def close(self) -> None:
         if self.sock is None:
@@ -100,21 +80,15 @@ class _Handle:
         self.sock = None
 
 
-class ReadinessDriver:
+class ReadinessDriver(QueuedDriver):
     """The driver of last resort, and a fast one. See `Driver` for the contract."""
 
     name = "readiness"
 
     __slots__ = (
-        "_closed",
-        "_foreign",
         "_handles",
-        "_is_shared",
         "_open",
         "_poller",
-        "_ready",
-        "_sleeping",
-        "_thread",
         "_wake_reader",
         "_wake_writer",
         "_watches",
@@ -123,15 +97,10 @@ class ReadinessDriver:
     def __init__(self, poller: Poller | None = None, threads: int = 1) -> None:
         """Make a driver on `poller`, which it owns from now on; by default a selector."""
         self._poller: Poller = SelectorPoller() if poller is None else poller
-        self._ready: deque[Completion] = deque()
-        self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
+        super().__init__(threads)
         self._handles: dict[int, _Handle] = {}  # those that the poller knows
         self._open: set[_Handle] = set()
         self._watches: dict[int, _Handle] = {}
-        self._thread = 0
-        self._is_shared = threads > 1
-        self._sleeping = False
-        self._closed = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -156,25 +125,7 @@ class ReadinessDriver:
         self._open.add(handle)
         return handle
 
-    # -- starting and cancelling operations ---------------------------------------------------
-
-    def submit(self, event: IocpEvent) -> None:
-        if event.in_flight:
-            raise EventInFlightError(f"{event!r} was submitted before its completion")
-        if self._thread != get_ident():
-            self._check_open()
-            event.in_flight = True
-            event.init()
-            self._defer(self._start_deferred, event)
-            return
-        event.in_flight = True
-        event.error = None
-        event.raw_error = 0
-        try:
-            self._start(event)
-        except BaseException:
-            event.in_flight = False
-            raise
+    # -- operations --------------------------------------------------------------------------------
 
     def recv_again(self, event: IocpEvent) -> None:
         # A socket that was read in this batch: nothing to do but to wait for it.
@@ -190,38 +141,9 @@ class ReadinessDriver:
             event.in_flight = True
             handle.recv = event  # type: ignore[union-attr]
 
-    def cancel(self, event: IocpEvent) -> None:
-        if self._thread == get_ident():
-            self._run_deferred()
-            self._cancel(event)
-        elif not self._closed:
-            self._defer(self._cancel, event)
-
-    def post(self, event: IocpEvent, num_bytes: int = 0) -> None:
-        self._check_open()
-        if event.in_flight:
-            raise EventInFlightError(f"{event!r} was posted before its completion")
-        event.in_flight = True
-        event.init()
-        self._ready.append((event, num_bytes))
-        if self._sleeping:
-            self._wake()
-
-    def watch(self, fd: int, event: IocpEvent) -> None:
-        self._check_open()
-        if event.in_flight:
-            raise EventInFlightError(f"{event!r} was submitted before its completion")
-        if self._thread != get_ident():
-            event.in_flight = True
-            event.init()
-            self._defer(partial(self._start_watch_deferred, fd), event)
-            return
+    def _is_watched(self, fd: int) -> bool:
         handle = self._watches.get(fd)
-        if handle is not None and handle.recv is not None:
-            raise EventInFlightError(f"descriptor {fd} is being watched already")
-        event.in_flight = True
-        event.init()
-        self._start_watch(fd, event)
+        return handle is not None and handle.recv is not None
 
     def _start_watch(self, fd: int, event: IocpEvent) -> None:
         handle = self._watches.get(fd)
@@ -232,18 +154,15 @@ class ReadinessDriver:
             handle.registered = 0
         self._want(handle, READABLE)
 
-    def _start_watch_deferred(self, fd: int, event: IocpEvent) -> None:
-        handle = self._watches.get(fd)
-        if handle is not None and handle.recv is not None:
-            event.fail(Cause.OS_ERROR, errno.EEXIST)
-            self._ready.append((event, 0))
-        else:
-            self._start_watch(fd, event)
-
     def send_now(self, handle: Handle, data: Buffer) -> int:
         try:
             return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
-        except (OSError, AttributeError):  # nothing taken, or a handle that is closed
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            handle.broken = error.errno or 0  # type: ignore[attr-defined]
+            return 0
+        except AttributeError:  # the handle is closed
             return 0
 
     def _start(self, event: IocpEvent) -> None:
@@ -298,7 +217,8 @@ class ReadinessDriver:
             self._want(handle, WRITABLE)
             return
         except OSError as error:
-            _fail(event, error)
+            handle.broken = error.errno or 0
+            fail_with(event, error)
             sent = 0
         handle.send = None
         self._ready.append((event, sent))
@@ -314,7 +234,7 @@ class ReadinessDriver:
         if num_bytes:
             event.data = data
         else:
-            event.error = Cause.EOF
+            _end(handle, event)
         handle.more = num_bytes == RECV_BYTES_MAX
         handle.recv = None
         self._ready.append((event, num_bytes))
@@ -326,7 +246,7 @@ class ReadinessDriver:
             self._want(handle, READABLE)
         else:
             handle.recv = None
-            _fail(event, error)
+            fail_with(event, error)
             self._ready.append((event, 0))
 
     def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
@@ -336,7 +256,7 @@ class ReadinessDriver:
         try:
             code = handle.sock.connect_ex((event.address.host, event.address.port))
         except OSError as error:
-            _fail(event, error)
+            fail_with(event, error)
         else:
             if code in _CONNECT_PENDING:
                 handle.send = event
@@ -350,7 +270,7 @@ class ReadinessDriver:
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            _fail(event, error)
+            fail_with(event, error)
         self._ready.append((event, 0))
 
     def _cancel(self, event: IocpEvent) -> None:
@@ -363,28 +283,7 @@ class ReadinessDriver:
             handle = candidate if isinstance(candidate, _Handle) else None
         if handle is None or not _take_off(handle, event):
             return
-        event.fail(Cause.CANCELLED, errno.ECANCELED)
-        self._ready.append((event, 0))
-
-    # -- submits of other threads -----------------------------------------------------------
-
-    def _defer(self, action: Callable[[IocpEvent], None], event: IocpEvent) -> None:
-        self._foreign.append((action, event))
-        if self._sleeping:
-            self._wake()
-
-    def _run_deferred(self) -> None:
-        foreign = self._foreign
-        while foreign:
-            action, event = foreign.popleft()
-            action(event)
-
-    def _start_deferred(self, event: IocpEvent) -> None:
-        try:
-            self._start(event)
-        except MisuseError:
-            event.fail(Cause.OS_ERROR, errno.EBADF)
-            self._ready.append((event, 0))
+        self._complete_cancelled(event)
 
     def _wake(self) -> None:
         try:
@@ -398,25 +297,11 @@ class ReadinessDriver:
     # -- reaping -----------------------------------------------------------------------------
 
     def poll(self, timeout: float | None, limit: int) -> list[Completion]:
-        if self._closed:
-            raise DriverClosedError("poll of a closed driver")
-        if not self._is_shared:
-            self._thread = get_ident()
-        if self._foreign:
-            self._run_deferred()
-        ready = self._ready
-        if ready:
-            answers = self._poller.poll(0, limit)
-        else:
-            self._sleeping = True
-            # Whoever queues from now on wakes us; look once more for what came before.
-            wait = 0 if ready or self._foreign else timeout
-            if wait is not None and wait > _WAIT_MAX_S:
-                wait = _WAIT_MAX_S
-            try:
-                answers = self._poller.poll(wait, limit)
-            finally:
-                self._sleeping = False
+        wait = self._begin_poll(timeout)
+        try:
+            answers = self._poller.poll(wait, limit)
+        finally:
+            self._sleeping = False
         find = self._handles.get
         received: list[Completion] = []
         for fd, mask in answers:
@@ -436,19 +321,11 @@ class ReadinessDriver:
                 if num_bytes:
                     event.data = data
                 else:
-                    event.error = Cause.EOF
+                    _end(handle, event)
                 handle.more = num_bytes == RECV_BYTES_MAX
                 handle.recv = None
                 received.append((event, num_bytes))
-        if self._foreign:
-            self._run_deferred()
-        if ready:
-            ready += received
-            take = ready.popleft
-            received = [take() for _ in range(min(limit, len(ready)))]
-        for completion in received:
-            completion[0].in_flight = False
-        return received
+        return self._hand_out(received, limit)
 
     def _take(self, handle: _Handle, mask: int) -> None:
         used = False
@@ -483,7 +360,7 @@ class ReadinessDriver:
                 return
             except OSError as error:
                 event = accepts.popleft()
-                _fail(event, error)
+                fail_with(event, error)
                 self._ready.append((event, 0))
                 return
             event = accepts.popleft()
@@ -492,7 +369,7 @@ class ReadinessDriver:
                 set_no_delay(sock)
             except OSError as error:  # the client has gone already
                 sock.close()
-                _fail(event, error)
+                fail_with(event, error)
             else:
                 event.accepted = self._new_handle(sock)
                 event.address = NetAddress.from_sockaddr(peer)
@@ -549,8 +426,7 @@ class ReadinessDriver:
         if event is None and handle.accepts:
             event = handle.accepts[-1]
         if event is not None and _take_off(handle, event):
-            event.fail(Cause.OS_ERROR, code)
-            self._ready.append((event, 0))
+            self._complete_failed(event, code)
 
     def _reduce(self, handle: _Handle) -> None:
         """Keep only the interest that something waits for."""
@@ -580,13 +456,11 @@ class ReadinessDriver:
         if self._closed:
             return
         self._closed = True
-        self._run_deferred()
-        while self._ready:  # one by one: another thread may be posting at this moment
-            _release(self._ready.popleft()[0])
+        self._let_go_of_queued()
         for handle in [*self._open, *self._watches.values()]:
             for event in (handle.recv, handle.send, *(handle.accepts or ())):
                 if event is not None:
-                    _release(event)
+                    let_go(event)
             handle.recv = handle.send = None
             handle.registered = 0
             if handle.accepts:
@@ -600,10 +474,6 @@ class ReadinessDriver:
         self._poller.close()
         self._wake_reader.close()
         self._wake_writer.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise DriverClosedError("the driver is closed")
 
 
 def _take_off(handle: _Handle, event: IocpEvent) -> bool:
@@ -620,19 +490,16 @@ def _take_off(handle: _Handle, event: IocpEvent) -> bool:
     return True
 
 
+def _end(handle: _Handle, event: IocpEvent) -> None:
+    """A recv brought nothing: the peer's end, or that of a connection that a send saw break."""
+    if handle.broken:
+        event.fail(classify_os_error(handle.broken), handle.broken)
+    else:
+        event.error = Cause.EOF
+
+
 def _send_gather(sock: socket.socket, buffers: list[Buffer]) -> int:
     if hasattr(sock, "sendmsg"):
         sent: int = sock.sendmsg(buffers)
         return sent
     return sock.send(b"".join(buffers))
-
-
-def _fail(event: IocpEvent, error: OSError) -> None:
-    code = error.errno or 0
-    event.fail(classify_os_error(code), code)
-
-
-def _release(event: IocpEvent) -> None:
-    event.in_flight = False
-    event.owner = None
-    event.release()

@@ -1,0 +1,206 @@
+"""What drivers have in common whose operations are started by the thread that polls.
+
+Completions wait in one queue, so that none happens inside `submit`. What another thread asks
+for waits in a second one until the polling thread takes it. With one dispatching thread, that
+thread's own submits are carried out at once; with more, the polling thread changes, and all of
+them wait.
+"""
+
+import errno
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.driver.contract import Completion
+from cluster.iocp.errors import (
+    DriverClosedError,
+    EventInFlightError,
+    MisuseError,
+    classify_os_error,
+)
+from cluster.iocp.iocp_event import IocpEvent
+
+__all__ = ["WAIT_MAX_S", "QueuedDriver", "fail_with", "let_go"]
+
+WAIT_MAX_S = 3600.0
+"""Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
+
+
+class QueuedDriver(ABC):
+    """The part of `Driver` that knows queues and threads, and no system."""
+
+    __slots__ = ("_closed", "_foreign", "_is_shared", "_ready", "_sleeping", "_thread")
+
+    def __init__(self, threads: int) -> None:
+        """Make a driver that `threads` threads will poll, one at a time."""
+        self._ready: deque[Completion] = deque()
+        self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
+        self._thread = 0
+        """The one thread that polls; 0 when there are several, and before the first poll."""
+        self._is_shared = threads > 1
+        self._sleeping = False
+        self._closed = False
+
+    # -- what a system does ------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self, event: IocpEvent) -> None:
+        """Begin an operation on the handle of the event's owner; raises MisuseError."""
+
+    @abstractmethod
+    def _cancel(self, event: IocpEvent) -> None:
+        """Ask for the end of an operation, if it is in flight."""
+
+    @abstractmethod
+    def _is_watched(self, fd: int) -> bool:
+        """Whether a watch of `fd` is in flight."""
+
+    @abstractmethod
+    def _start_watch(self, fd: int, event: IocpEvent) -> None:
+        """Begin a watch."""
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """End the wait of the polling thread; any thread."""
+
+    # -- operations --------------------------------------------------------------------------------
+
+    def submit(self, event: IocpEvent) -> None:
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was submitted before its completion")
+        if self._thread != get_ident():
+            self._check_open()
+            event.in_flight = True
+            event.init()
+            self._defer(self._start_deferred, event)
+            return
+        event.in_flight = True
+        event.error = None
+        event.raw_error = 0
+        try:
+            self._start(event)
+        except BaseException:
+            event.in_flight = False
+            raise
+
+    def cancel(self, event: IocpEvent) -> None:
+        if self._thread == get_ident():
+            self._run_deferred()
+            self._cancel(event)
+        elif not self._closed:
+            self._defer(self._cancel, event)
+
+    def post(self, event: IocpEvent, num_bytes: int = 0) -> None:
+        self._check_open()
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was posted before its completion")
+        event.in_flight = True
+        event.init()
+        self._ready.append((event, num_bytes))
+        if self._sleeping:
+            self._wake()
+
+    def watch(self, fd: int, event: IocpEvent) -> None:
+        self._check_open()
+        if event.in_flight:
+            raise EventInFlightError(f"{event!r} was submitted before its completion")
+        if self._thread != get_ident():
+            event.in_flight = True
+            event.init()
+            self._defer(partial(self._start_watch_deferred, fd), event)
+            return
+        if self._is_watched(fd):
+            raise EventInFlightError(f"descriptor {fd} is being watched already")
+        event.in_flight = True
+        event.init()
+        self._start_watch(fd, event)
+
+    # -- what other threads asked for --------------------------------------------------------------
+
+    def _defer(self, action: Callable[[IocpEvent], None], event: IocpEvent) -> None:
+        self._foreign.append((action, event))
+        if self._sleeping:
+            self._wake()
+
+    def _run_deferred(self) -> None:
+        foreign = self._foreign
+        while foreign:
+            action, event = foreign.popleft()
+            action(event)
+
+    def _start_deferred(self, event: IocpEvent) -> None:
+        try:
+            self._start(event)
+        except MisuseError:
+            self._complete_failed(event, errno.EBADF)
+
+    def _start_watch_deferred(self, fd: int, event: IocpEvent) -> None:
+        if self._is_watched(fd):
+            self._complete_failed(event, errno.EEXIST)
+        else:
+            self._start_watch(fd, event)
+
+    # -- for the polling thread --------------------------------------------------------------------
+
+    def _begin_poll(self, timeout: float | None) -> float:
+        """Take what others asked for; return how long to wait. `_sleeping` is set if at all."""
+        if self._closed:
+            raise DriverClosedError("poll of a closed driver")
+        if not self._is_shared:
+            self._thread = get_ident()
+        if self._foreign:
+            self._run_deferred()
+        if self._ready:
+            return 0
+        self._sleeping = True
+        # Whoever queues from now on wakes us; look once more for what came before.
+        if self._ready or self._foreign:
+            return 0
+        return WAIT_MAX_S if timeout is None or timeout > WAIT_MAX_S else timeout
+
+    def _hand_out(self, received: list[Completion], limit: int) -> list[Completion]:
+        """Return at most `limit` completions: those that wait, then `received`."""
+        if self._foreign:
+            self._run_deferred()
+        ready = self._ready
+        if ready:
+            ready += received
+            take = ready.popleft
+            received = [take() for _ in range(min(limit, len(ready)))]
+        for completion in received:
+            completion[0].in_flight = False
+        return received
+
+    def _complete_failed(self, event: IocpEvent, code: int) -> None:
+        event.fail(classify_os_error(code), code)
+        self._ready.append((event, 0))
+
+    def _complete_cancelled(self, event: IocpEvent) -> None:
+        event.fail(Cause.CANCELLED, errno.ECANCELED)
+        self._ready.append((event, 0))
+
+    def _let_go_of_queued(self) -> None:
+        """Forget what is queued, for a driver that closes."""
+        self._run_deferred()
+        while self._ready:  # one by one: another thread may be posting at this moment
+            let_go(self._ready.popleft()[0])
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DriverClosedError("the driver is closed")
+
+
+def fail_with(event: IocpEvent, error: OSError) -> None:
+    """Note on `event` what the system said."""
+    code = error.errno or 0
+    event.fail(classify_os_error(code), code)
+
+
+def let_go(event: IocpEvent) -> None:
+    """Give up an event whose driver closes: it will not be dispatched."""
+    event.in_flight = False
+    event.owner = None
+    event.release()

@@ -1,0 +1,667 @@
+"""Completions of the kernel itself: io_uring, on Linux 6.1 and newer.
+
+A recv is multishot: armed once, it completes again and again, so that a session that is read
+costs neither a system call nor a submission for each packet. What comes while no recv is
+registered is kept, and the multishot is cancelled if that does not change by the next poll, so
+a paused session holds a few recvs at most and TCP pushes back. A send tries the system call
+first, which is cheaper than two queue entries (docs/decisions has the figures); what pends goes
+to the ring as one gather. A listener is watched and accepts in a loop.
+
+The numbers in `user_data` are never used twice, so a late completion finds nobody.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import NamedTuple
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
+from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
+from cluster.iocp.driver.socket_handle import SocketHandle
+from cluster.iocp.driver.uring_buffers import BUFFER_BYTES, BUFFER_GROUP, ProvidedBuffers
+from cluster.iocp.driver.uring_memory import Gather, SocketAddress
+from cluster.iocp.driver.uring_ring import CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE, Ring
+from cluster.iocp.errors import (
+    DriverUnavailableError,
+    EventInFlightError,
+    MisuseError,
+)
+from cluster.iocp.iocp_event import (
+    AcceptEvent,
+    Buffer,
+    ConnectEvent,
+    EventType,
+    IocpEvent,
+    SendEvent,
+)
+from cluster.iocp.net_address import NetAddress
+from cluster.iocp.socket_utils import open_listening_socket, open_stream_socket, set_no_delay
+
+__all__ = ["UringDriver"]
+
+# include/uapi/linux/io_uring.h
+_POLL_ADD, _SENDMSG, _ASYNC_CANCEL, _CONNECT, _RECV_OP = 6, 9, 14, 16, 27
+_SQE_BUFFER_SELECT = 1 << 5
+_RECV_MULTISHOT = 1 << 1
+_POLL_ADD_MULTI = 1 << 0
+
+_UNOWNED = 0
+"""`user_data` of cancel requests, for whose own completions nobody waits."""
+_WAKE = 1
+"""`user_data` of the poll on the wake-up descriptor."""
+
+_ACCEPTS_PER_POLL = 64
+"""Clients taken from one listener before others get their turn."""
+
+_ENTERS_PER_POLL = 32
+"""The kernel completes about 20 recvs in one call, however many are due; a batch takes more."""
+
+_CLOSE_WAIT_S = 1.0
+"""Longest wait of a driver that closes for the kernel to let go of memory."""
+
+_KERNEL_MIN = (6, 1)
+
+_RECV, _SEND = EventType.RECV, EventType.SEND
+_DONTWAIT = socket.MSG_DONTWAIT
+
+
+class _Operation(NamedTuple):
+    """What is in flight in the kernel, but recvs: whom to tell, and the memory it uses."""
+
+    finish: Callable[["_Operation", int], None]
+    handle: "_Handle | None"
+    event: IocpEvent | None
+    memory: Gather | SocketAddress | None
+
+
+class _Handle(SocketHandle):
+    """A socket and what is in flight on it."""
+
+    __slots__ = (
+        "accepts",
+        "armed",
+        "driver",
+        "end",
+        "fd",
+        "flows",
+        "is_cancelled",
+        "kept",
+        "recv",
+        "recv_is_cancelled",
+        "send",
+        "send_id",
+    )
+
+    def __init__(self, driver: "UringDriver", sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.driver = driver
+        self.fd = sock.fileno()
+        self.armed = 0
+        """`user_data` of the multishot recv, or of a listener's poll; 0 without."""
+        self.flows = False
+        """Whether a recv has nothing to do but to wait: armed, nothing kept, no end seen."""
+        self.is_cancelled = False
+        """Whether the end of what is armed was asked for."""
+        self.kept: deque[bytes] | None = None
+        """What came while no recv was registered."""
+        self.end: int | None = None
+        """0 after the peer's EOF, the errno of a broken connection, None before."""
+        self.recv: IocpEvent | None = None
+        self.recv_is_cancelled = False
+        """Whether it was asked to end the recv that is registered."""
+        self.send: IocpEvent | None = None
+        self.send_id = 0
+        self.accepts: deque[AcceptEvent] | None = None
+
+    def close(self) -> None:
+        if self.sock is None:
+            return
+        if self.recv is not None or self.send is not None or self.accepts:
+            raise MisuseError("a handle was closed while an operation on it is in flight")
+        self.driver._close_handle(self, self.sock)
+        self.sock = None
+
+
+class UringDriver(QueuedDriver):
+    """The driver for Linux. See `Driver` for the contract."""
+
+    name = "io_uring"
+
+    __slots__ = (
+        "_buffers",
+        "_is_enabled",
+        "_next_id",
+        "_open",
+        "_operations",
+        "_recvs",
+        "_ring",
+        "_starved",
+        "_unclaimed",
+        "_wake_fd",
+        "_watches",
+    )
+
+    def __init__(self, threads: int = 1) -> None:
+        """Make a driver; raises DriverUnavailableError that says what the kernel refuses."""
+        super().__init__(threads)
+        _check_kernel(os.uname().release)
+        try:
+            self._ring = Ring(threads > 1)
+            try:
+                self._buffers = ProvidedBuffers(self._ring.fd)
+            except BaseException:
+                self._ring.close()
+                raise
+        except OSError as error:
+            raise DriverUnavailableError(_refusal(error)) from error
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._recvs: dict[int, _Handle] = {}
+        """Multishot recvs by their number."""
+        self._operations: dict[int, _Operation] = {}
+        self._open: set[_Handle] = set()
+        self._watches: dict[int, tuple[IocpEvent, int]] = {}
+        self._unclaimed: list[_Handle] = []
+        """Handles that kept something in the last poll."""
+        self._starved: list[_Handle] = []
+        """Handles whose recv found no buffer."""
+        self._next_id = _WAKE + 1
+        self._is_enabled = False
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
+        self._check_open()
+        sock = open_listening_socket(address, backlog)
+        set_no_delay(sock)  # those that it accepts inherit it
+        handle = self._new_handle(sock)
+        handle.accepts = deque()
+        return handle
+
+    def open_socket(self, remote: NetAddress) -> Handle:
+        self._check_open()
+        sock = open_stream_socket(remote)
+        sock.setblocking(True)  # or the kernel fails what would have to wait
+        return self._new_handle(sock)
+
+    def _new_handle(self, sock: socket.socket) -> _Handle:
+        handle = _Handle(self, sock)
+        self._open.add(handle)
+        return handle
+
+    # -- operations --------------------------------------------------------------------------------
+
+    def recv_again(self, event: IocpEvent) -> None:
+        handle = event.owner.handle  # type: ignore[union-attr]  # the caller has just set it
+        if handle.flows and handle.recv is None and not self._is_shared:  # type: ignore[union-attr]
+            event.in_flight = True
+            handle.recv = event  # type: ignore[union-attr]
+        else:
+            self.submit(event)
+
+    def send_now(self, handle: Handle, data: Buffer) -> int:
+        try:
+            return handle.sock.send(data, _DONTWAIT)  # type: ignore[attr-defined, no-any-return]
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            handle.broken = error.errno or 0  # type: ignore[attr-defined]
+            return 0
+        except AttributeError:  # the handle is closed
+            return 0
+
+    def _start(self, event: IocpEvent) -> None:
+        owner = event.owner
+        handle = None if owner is None else owner.handle
+        if not isinstance(handle, _Handle) or handle.driver is not self or handle.sock is None:
+            self._check_open()
+            raise MisuseError(f"{event!r} has no owner with an open handle of this driver")
+        kind = event.event_type
+        if kind is _RECV:
+            if handle.recv is not None:
+                raise EventInFlightError("a recv is in flight on this handle already")
+            event.data = None
+            self._recv(handle, event)
+        elif kind is _SEND or kind is EventType.CONNECT:
+            if handle.send is not None:
+                raise EventInFlightError("a send or connect is in flight on this handle already")
+            if isinstance(event, SendEvent):
+                self._send(handle, handle.sock, event)
+            else:
+                assert isinstance(event, ConnectEvent)
+                self._connect(handle, event)
+        elif kind is EventType.ACCEPT:
+            assert isinstance(event, AcceptEvent)
+            if handle.accepts is None:
+                raise MisuseError("accept needs the handle of a listener")
+            event.accepted = event.address = None
+            handle.accepts.append(event)
+            self._watch_listener(handle)
+        elif kind is EventType.DISCONNECT:
+            try:
+                handle.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                fail_with(event, error)
+            self._ready.append((event, 0))
+        else:
+            raise MisuseError(f"{event!r} cannot be submitted; use post or watch")
+
+    def _push(
+        self,
+        opcode: int,
+        fd: int,
+        operation: _Operation,
+        addr: int = 0,
+        length: int = 0,
+        *,
+        off: int = 0,
+        op_flags: int = 0,
+    ) -> int:
+        """Queue one operation, remember it, and return its number."""
+        number = self._next_id
+        self._next_id = number + 1
+        self._operations[number] = operation
+        self._ring.push(opcode, fd, number, addr, length, off=off, op_flags=op_flags)
+        return number
+
+    def _push_cancel(self, number: int) -> None:
+        self._ring.push(_ASYNC_CANCEL, -1, _UNOWNED, number)
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def _recv(self, handle: _Handle, event: IocpEvent) -> None:
+        if handle.kept:
+            event.data = _take_kept(handle)
+            self._ready.append((event, len(event.data)))
+        elif handle.end is not None:
+            if handle.end:
+                self._complete_failed(event, handle.end)
+            else:
+                event.error = Cause.EOF
+                self._ready.append((event, 0))
+        else:
+            handle.recv = event
+            handle.recv_is_cancelled = False
+            if not handle.armed:
+                self._arm(handle)
+            elif not handle.is_cancelled:
+                handle.flows = True
+
+    def _arm(self, handle: _Handle) -> None:
+        number = self._next_id
+        self._next_id = number + 1
+        handle.armed = number
+        handle.is_cancelled = False
+        handle.flows = True
+        self._recvs[number] = handle
+        self._ring.push(
+            _RECV_OP,
+            handle.fd,
+            number,
+            flags=_SQE_BUFFER_SELECT,
+            ioprio=_RECV_MULTISHOT,
+            buf_group=BUFFER_GROUP,
+        )
+
+    def _disarm(self, handle: _Handle) -> None:
+        """Ask for the end of what is armed."""
+        if handle.armed and not handle.is_cancelled:
+            handle.is_cancelled = True
+            handle.flows = False
+            self._push_cancel(handle.armed)
+
+    def _keep(self, handle: _Handle, data: bytes) -> None:
+        if handle.kept is None:
+            handle.kept = deque()
+            self._unclaimed.append(handle)
+        handle.kept.append(data)
+        handle.flows = False
+
+    def _recv_ended(self, number: int, result: int) -> None:
+        """A multishot recv completes for the last time, without data."""
+        handle = self._recvs.pop(number)
+        handle.armed = 0
+        handle.flows = False
+        handle.is_cancelled = False
+        if result == -errno.ENOBUFS:
+            self._starved.append(handle)
+            return
+        if result != -errno.ECANCELED:
+            handle.end = -result or handle.broken
+        event = handle.recv
+        if event is None:
+            return
+        if handle.end is None and not handle.recv_is_cancelled:
+            # This recv came after the cancel, or the thread that armed it has ended.
+            self._arm(handle)
+            return
+        handle.recv = None
+        if handle.end is None:
+            self._complete_cancelled(event)
+        elif handle.end:
+            self._complete_failed(event, handle.end)
+        else:
+            event.error = Cause.EOF
+            self._ready.append((event, 0))
+
+    # -- sending and connecting --------------------------------------------------------------------
+
+    def _send(self, handle: _Handle, sock: socket.socket, event: SendEvent) -> None:
+        buffers = event.gather()
+        try:
+            if len(buffers) == 1:
+                sent = sock.send(buffers[0], _DONTWAIT)
+            else:
+                sent = sock.sendmsg(buffers, (), _DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            memory = Gather(buffers)
+            handle.send = event
+            operation = _Operation(self._finish_send, handle, event, memory)
+            handle.send_id = self._push(_SENDMSG, handle.fd, operation, memory.address, 1)
+            return
+        except OSError as error:
+            handle.broken = error.errno or 0
+            fail_with(event, error)
+            sent = 0
+        self._ready.append((event, sent))
+
+    def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
+        if event.address is None:
+            raise MisuseError("a connect needs the address to connect to")
+        try:
+            address = SocketAddress(event.address)
+        except OSError as error:
+            fail_with(event, error)
+            self._ready.append((event, 0))
+            return
+        handle.send = event
+        operation = _Operation(self._finish_send, handle, event, address)
+        handle.send_id = self._push(
+            _CONNECT, handle.fd, operation, address.address, off=address.size
+        )
+
+    def _finish_send(self, operation: _Operation, result: int) -> None:
+        handle, event, memory = operation.handle, operation.event, operation.memory
+        assert handle is not None
+        assert event is not None
+        assert memory is not None
+        memory.release()
+        handle.send = None
+        if result >= 0:
+            self._ready.append((event, result))
+        elif result == -errno.ECANCELED:
+            self._complete_cancelled(event)
+        else:
+            handle.broken = -result
+            self._complete_failed(event, -result)
+
+    # -- accepting ---------------------------------------------------------------------------------
+
+    def _watch_listener(self, handle: _Handle) -> None:
+        if not handle.armed and handle.accepts:
+            operation = _Operation(self._accept, handle, None, None)
+            handle.armed = self._push(_POLL_ADD, handle.fd, operation, op_flags=select.POLLIN)
+
+    def _accept(self, operation: _Operation, result: int) -> None:
+        handle = operation.handle
+        assert handle is not None
+        handle.armed = 0
+        accepts = handle.accepts
+        if handle.sock is None or not accepts:
+            return
+        for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
+            try:
+                sock, peer = handle.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                event = accepts.popleft()
+                fail_with(event, error)
+                self._ready.append((event, 0))
+                break
+            event = accepts.popleft()
+            sock.setblocking(True)
+            event.accepted = self._new_handle(sock)
+            event.address = NetAddress.from_sockaddr(peer)
+            self._ready.append((event, 0))
+        self._watch_listener(handle)
+
+    # -- foreign descriptors, and waking -----------------------------------------------------------
+
+    def _is_watched(self, fd: int) -> bool:
+        return fd in self._watches
+
+    def _start_watch(self, fd: int, event: IocpEvent) -> None:
+        operation = _Operation(self._finish_watch, None, event, None)
+        number = self._push(_POLL_ADD, fd, operation, op_flags=select.POLLIN)
+        self._watches[fd] = (event, number)
+
+    def _finish_watch(self, operation: _Operation, result: int) -> None:
+        event = operation.event
+        assert event is not None
+        fd = next(fd for fd, (watching, _) in self._watches.items() if watching is event)
+        del self._watches[fd]
+        if result >= 0:
+            self._ready.append((event, 0))
+        elif result == -errno.ECANCELED:
+            self._complete_cancelled(event)
+        else:
+            self._complete_failed(event, -result)
+
+    def _wake(self) -> None:
+        try:
+            os.eventfd_write(self._wake_fd, 1)
+        except OSError:
+            if not self._closed:
+                raise
+
+    def _watch_wake_ups(self) -> None:
+        self._ring.push(
+            _POLL_ADD, self._wake_fd, _WAKE, length=_POLL_ADD_MULTI, op_flags=select.POLLIN
+        )
+
+    # -- cancelling and closing handles ------------------------------------------------------------
+
+    def _cancel(self, event: IocpEvent) -> None:
+        if not event.in_flight:
+            return
+        if event.event_type is EventType.WATCH or event.owner is None:
+            for watching, number in self._watches.values():
+                if watching is event:
+                    self._push_cancel(number)
+            return
+        handle = event.owner.handle
+        if not isinstance(handle, _Handle):
+            return
+        if handle.recv is event:
+            handle.recv_is_cancelled = True
+            self._disarm(handle)
+        elif handle.send is event:
+            self._push_cancel(handle.send_id)
+        elif handle.accepts and event in handle.accepts:
+            assert isinstance(event, AcceptEvent)
+            handle.accepts.remove(event)
+            self._complete_cancelled(event)
+
+    def _close_handle(self, handle: _Handle, sock: socket.socket) -> None:
+        """Close a socket on which nothing is registered, though the kernel may hold it yet."""
+        self._open.discard(handle)
+        handle.kept = None
+        if not handle.armed or self._closed:
+            sock.close()
+        elif self._thread == get_ident():
+            self._disarm_and_close(handle, sock)
+        else:
+            event = IocpEvent(EventType.POST)
+            self._defer(lambda _: self._disarm_and_close(handle, sock), event)
+
+    def _disarm_and_close(self, handle: _Handle, sock: socket.socket) -> None:
+        # Closing a descriptor ends nothing while the ring refers to the socket: a listener would
+        # go on listening, and a peer would not see the end. So cancel first, and at once.
+        self._disarm(handle)
+        self._recvs.pop(handle.armed, None)
+        self._operations.pop(handle.armed, None)
+        self._ring.enter(0)
+        sock.close()
+
+    # -- reaping -----------------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None, limit: int) -> list[Completion]:
+        wait_s = self._begin_poll(timeout)
+        ring = self._ring
+        try:
+            if not self._is_enabled:
+                self._enable()
+            if self._unclaimed:
+                self._stop_unclaimed()
+            ring.enter(wait_s)
+        finally:
+            self._sleeping = False
+        received: list[Completion] = []
+        used: list[int] = []
+        find, memory = self._recvs.get, self._buffers.memory
+        left = limit
+        for _ in range(_ENTERS_PER_POLL):
+            for number, result, flags in ring.reap(left):
+                left -= 1
+                handle = find(number)
+                if handle is None or result <= 0:
+                    self._complete(number, result, flags)
+                    continue
+                buffer = flags >> CQE_BUFFER_SHIFT
+                first = buffer * BUFFER_BYTES
+                data = memory[first : first + result]
+                used.append(buffer)
+                if not flags & CQE_MORE:
+                    # The queue was full, or the kernel wants others to have their turn.
+                    del self._recvs[number]
+                    handle.armed = 0
+                    handle.flows = False
+                    handle.is_cancelled = False
+                event = handle.recv
+                if event is None:
+                    self._keep(handle, data)
+                else:
+                    handle.recv = None
+                    event.data = data
+                    received.append((event, result))
+            if used:
+                self._buffers.give_back(used)
+                used.clear()
+            if left <= 0 or not ring.has_more:
+                break
+            ring.enter(0)
+        if self._starved:
+            self._arm_starved()
+        return self._hand_out(received, limit)
+
+    def _complete(self, number: int, result: int, flags: int) -> None:
+        """What is not the data of a recv."""
+        if number == _WAKE:
+            with contextlib.suppress(BlockingIOError):  # two wake-ups may have become one
+                os.eventfd_read(self._wake_fd)
+            if not flags & CQE_MORE:
+                self._watch_wake_ups()
+        elif number in self._recvs:
+            self._recv_ended(number, result)
+        elif (operation := self._operations.pop(number, None)) is not None:
+            operation.finish(operation, result)
+        elif flags & CQE_BUFFER:
+            # The last words of a recv whose handle was closed.
+            self._buffers.give_back([flags >> CQE_BUFFER_SHIFT])
+
+    def _enable(self) -> None:
+        self._ring.enable()
+        self._is_enabled = True
+        self._watch_wake_ups()
+
+    def _stop_unclaimed(self) -> None:
+        unclaimed, self._unclaimed = self._unclaimed, []
+        for handle in unclaimed:
+            if not handle.kept:
+                handle.kept = None
+            else:
+                self._unclaimed.append(handle)
+                if handle.recv is None:
+                    self._disarm(handle)
+
+    def _arm_starved(self) -> None:
+        starved, self._starved = self._starved, []
+        for handle in starved:
+            if handle.recv is not None and not handle.armed:
+                self._arm(handle)
+
+    # -- closing -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._let_go_of_queued()
+        for handle in self._open:
+            for event in (handle.recv, handle.send, *(handle.accepts or ())):
+                if event is not None:
+                    let_go(event)
+            handle.recv = handle.send = None
+            if handle.accepts:
+                handle.accepts.clear()
+            if handle.sock is not None:
+                handle.sock.close()
+                handle.sock = None
+        for event, _ in self._watches.values():
+            let_go(event)
+        self._ring.close()
+        for operation in self._operations.values():
+            if operation.memory is not None:
+                operation.memory.release()
+        self._operations.clear()
+        self._recvs.clear()
+        self._watches.clear()
+        self._open.clear()
+        self._buffers.close()
+        os.close(self._wake_fd)
+
+
+def _take_kept(handle: _Handle) -> bytes:
+    """Return what was kept, up to the size of one recv."""
+    kept = handle.kept
+    assert kept
+    if len(kept) == 1:
+        return kept.popleft()
+    parts = [kept.popleft()]
+    num_bytes = len(parts[0])
+    while kept and num_bytes + len(kept[0]) <= RECV_BYTES_MAX:
+        parts.append(kept.popleft())
+        num_bytes += len(parts[-1])
+    return b"".join(parts)
+
+
+def _check_kernel(release: str) -> None:
+    major, _, rest = release.partition(".")
+    minor = rest.partition(".")[0]
+    if major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) < _KERNEL_MIN:
+        raise DriverUnavailableError(
+            f"driver 'io_uring' needs Linux 6.1, and this is {release}; use 'auto' or 'readiness'"
+        )
+
+
+def _refusal(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "?")
+    hints = {
+        errno.EPERM: "; kernel.io_uring_disabled or a seccomp filter forbids it",
+        errno.ENOSYS: "; a seccomp filter or the kernel's build leaves it out",
+        errno.ENOMEM: "; the limit of locked memory is too low",
+        errno.EMFILE: "; the limit of open files is reached",
+    }
+    hint = hints.get(error.errno or 0, "")
+    return (
+        f"driver 'io_uring' is refused by this system: {error.strerror} ({name}){hint}; "
+        "use 'auto' or 'readiness'"
+    )

@@ -1,0 +1,308 @@
+"""A ring of io_uring: the three system calls, and the two queues that they map.
+
+Knows nothing of sockets. Shared words are written by plain stores of their own width; what is
+behind them is written first. Numbers and layouts are those of `include/uapi/linux/io_uring.h`,
+which are the same on every processor.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+from struct import Struct
+
+__all__ = [
+    "CQE_BUFFER",
+    "CQE_BUFFER_SHIFT",
+    "CQE_MORE",
+    "Cqe",
+    "Ring",
+    "register",
+]
+
+Cqe = tuple[int, int, int]
+"""user_data, result (negative: an errno), flags"""
+
+CQE_BUFFER = 1 << 0
+"""Flag of a CQE: the number of a provided buffer stands above `CQE_BUFFER_SHIFT`."""
+CQE_MORE = 1 << 1
+"""Flag of a CQE: the operation goes on and completes again."""
+CQE_BUFFER_SHIFT = 16
+
+_SETUP, _ENTER, _REGISTER = 425, 426, 427
+
+_SETUP_CQSIZE = 1 << 3
+_SETUP_CLAMP = 1 << 4
+_SETUP_R_DISABLED = 1 << 6
+_SETUP_SUBMIT_ALL = 1 << 7
+_SETUP_COOP_TASKRUN = 1 << 8
+_SETUP_TASKRUN_FLAG = 1 << 9
+_SETUP_SINGLE_ISSUER = 1 << 12
+_SETUP_DEFER_TASKRUN = 1 << 13
+
+_FEAT_SINGLE_MMAP = 1 << 0
+_FEAT_NODROP = 1 << 1
+_FEAT_EXT_ARG = 1 << 8
+
+_ENTER_GETEVENTS = 1 << 0
+_ENTER_EXT_ARG = 1 << 3
+
+_SQ_CQ_OVERFLOW = 1 << 1
+_SQ_TASKRUN = 1 << 2
+_SQ_NEEDS_ENTER = _SQ_CQ_OVERFLOW | _SQ_TASKRUN
+
+_OFFSET_SQES = 0x1000_0000
+
+_REGISTER_ENABLE_RINGS = 12
+
+_PARAMS = Struct("<8I2I" + "8IQ" + "8IQ")
+"""entries, flags and features; reserved; offsets of the submission and of the completion ring"""
+_SQE = Struct("<BBHiQQIIQHHiQQ")
+"""opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_group, personality, ..."""
+_CQE = Struct("<QiI")
+_EXT_ARG = Struct("<QIIQ")
+"""signal mask, its size, minimal wait, address of the timespec"""
+_TIMESPEC = Struct("<qq")
+
+_WORD = 0xFFFF_FFFF
+
+_ENTRIES = 1_024
+"""Operations that one call submits at most; more of them are submitted in several."""
+_CQ_ENTRIES = 8_192
+"""Completions that wait without the kernel's overflow list. 128 KiB."""
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long,) * 7
+
+
+def _call(number: int, first: int, second: int, third: int = 0, fourth: int = 0) -> int:
+    """Make one system call; raises OSError."""
+    result: int = _syscall(number, first, second, third, fourth, 0, 0)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def register(fd: int, opcode: int, argument: int, count: int) -> None:
+    """Call io_uring_register; `argument` is an address. Raises OSError."""
+    _call(_REGISTER, fd, opcode, argument, count)
+
+
+class Ring:
+    """One ring. For the polling thread, from `enable` on."""
+
+    __slots__ = (
+        "_argument",
+        "_argument_address",
+        "_cq_entries",
+        "_cq_head",
+        "_cq_mask",
+        "_cq_tail",
+        "_cqes",
+        "_maps",
+        "_sq_entries",
+        "_sq_flags",
+        "_sq_head",
+        "_sq_mask",
+        "_sq_tail",
+        "_sqes",
+        "_tail",
+        "_to_submit",
+        "_views",
+        "_wait_s",
+        "_words",
+        "fd",
+    )
+
+    def __init__(self, is_shared: bool) -> None:
+        """Set up a ring, disabled; raises OSError with the kernel's reason.
+
+        One that is not shared belongs to the thread that enables it: completions are then made
+        only when that thread asks for them, and it is never interrupted. A shared ring cannot
+        have that, nor may its threads wait for one another's system calls.
+        """
+        flags = _SETUP_CQSIZE | _SETUP_CLAMP | _SETUP_R_DISABLED | _SETUP_SUBMIT_ALL
+        if not is_shared:
+            flags |= _SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN | _SETUP_TASKRUN_FLAG
+        params = ctypes.create_string_buffer(
+            _PARAMS.pack(0, _CQ_ENTRIES, flags, *[0] * (_PARAMS_FIELDS - 3)), _PARAMS.size
+        )
+        self.fd = _call(_SETUP, _ENTRIES, ctypes.addressof(params))
+        self._maps: list[mmap.mmap] = []
+        self._views: list[memoryview] = []
+        try:
+            os.set_inheritable(self.fd, False)
+            self._map(_PARAMS.unpack(params.raw))
+        except BaseException:
+            self.close()
+            raise
+        self._tail = 0
+        self._to_submit = 0
+        self._wait_s = 0.0
+        # The argument of every wait: EXT_ARG, and behind it the timespec that it points to.
+        self._argument = ctypes.create_string_buffer(_EXT_ARG.size + _TIMESPEC.size)
+        self._argument_address = ctypes.addressof(self._argument)
+        timespec = self._argument_address + _EXT_ARG.size
+        _EXT_ARG.pack_into(self._argument, 0, 0, 0, 0, timespec)
+
+    def _map(self, params: tuple[int, ...]) -> None:
+        sq_entries, cq_entries = params[0], params[1]
+        features = params[5]
+        wanted = _FEAT_SINGLE_MMAP | _FEAT_NODROP | _FEAT_EXT_ARG
+        if features & wanted != wanted:
+            raise OSError(errno.EOPNOTSUPP, f"the kernel's io_uring lacks features ({features:#x})")
+        sq_head, sq_tail, sq_mask, _, sq_flags, _, sq_array, *_ = params[10:19]
+        cq_head, cq_tail, cq_mask, _, _, cqes, *_ = params[19:28]
+        size = max(sq_array + 4 * sq_entries, cqes + _CQE.size * cq_entries)
+        rings = self._map_view(size, 0)
+        words = rings[: size & ~3].cast("I")
+        self._views.append(words)
+        self._words = words
+        self._sq_head, self._sq_tail, self._sq_flags = sq_head // 4, sq_tail // 4, sq_flags // 4
+        self._cq_head, self._cq_tail = cq_head // 4, cq_tail // 4
+        self._sq_mask, self._cq_mask = words[sq_mask // 4], words[cq_mask // 4]
+        self._sq_entries, self._cq_entries = sq_entries, cq_entries
+        self._cqes = rings[cqes : cqes + _CQE.size * cq_entries]
+        self._views.append(self._cqes)
+        for index in range(sq_entries):
+            words[sq_array // 4 + index] = index
+        self._sqes = self._map_view(_SQE.size * sq_entries, _OFFSET_SQES)
+
+    def _map_view(self, size: int, offset: int) -> memoryview:
+        mapped = mmap.mmap(
+            self.fd,
+            size,
+            flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0),
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=offset,
+        )
+        self._maps.append(mapped)
+        view = memoryview(mapped)
+        self._views.append(view)
+        return view
+
+    def enable(self) -> None:
+        """Start the ring; an unshared one belongs to the calling thread from here on."""
+        register(self.fd, _REGISTER_ENABLE_RINGS, 0, 0)
+
+    # -- submitting --------------------------------------------------------------------------------
+
+    def push(
+        self,
+        opcode: int,
+        fd: int,
+        user_data: int,
+        addr: int = 0,
+        length: int = 0,
+        *,
+        off: int = 0,
+        op_flags: int = 0,
+        flags: int = 0,
+        ioprio: int = 0,
+        buf_group: int = 0,
+    ) -> None:
+        """Queue one operation for the next `enter`; what `addr` points to is kept by the caller."""
+        tail = self._tail
+        if (tail - self._words[self._sq_head]) & _WORD >= self._sq_entries:
+            self.enter(0)
+        _SQE.pack_into(
+            self._sqes,
+            (tail & self._sq_mask) * _SQE.size,
+            opcode,
+            flags,
+            ioprio,
+            fd,
+            off,
+            addr,
+            length,
+            op_flags,
+            user_data,
+            buf_group,
+            0,
+            0,
+            0,
+            0,
+        )
+        self._tail = tail = (tail + 1) & _WORD
+        self._words[self._sq_tail] = tail
+        self._to_submit += 1
+
+    def enter(self, wait_s: float) -> None:
+        """Submit what was pushed, and wait up to `wait_s` seconds for a completion.
+
+        One system call, or none when there is nothing to submit and nothing to wait for. May
+        return early, for a signal too. Raises OSError.
+        """
+        words = self._words
+        if words[self._cq_head] != words[self._cq_tail]:
+            wait_s = 0
+        if wait_s == 0 and not self._to_submit and not words[self._sq_flags] & _SQ_NEEDS_ENTER:
+            return
+        if wait_s != self._wait_s:
+            self._wait_s = wait_s
+            seconds = int(wait_s)
+            nanoseconds = int((wait_s - seconds) * 1_000_000_000)
+            _TIMESPEC.pack_into(self._argument, _EXT_ARG.size, seconds, nanoseconds)
+        submitted = _syscall(
+            _ENTER,
+            self.fd,
+            self._to_submit,
+            1 if wait_s else 0,
+            _ENTER_GETEVENTS | _ENTER_EXT_ARG,
+            self._argument_address,
+            _EXT_ARG.size,
+        )
+        if submitted >= 0:
+            self._to_submit -= submitted
+            return
+        code = ctypes.get_errno()
+        # The time is up; a signal; or the kernel wants completions to be taken first.
+        if code not in (errno.ETIME, errno.EINTR, errno.EBUSY, errno.EAGAIN):
+            raise OSError(code, os.strerror(code))
+
+    # -- completions -------------------------------------------------------------------------------
+
+    def reap(self, limit: int) -> list[Cqe]:
+        """Take up to `limit` completions that are there."""
+        words = self._words
+        head = words[self._cq_head]
+        count = (words[self._cq_tail] - head) & _WORD
+        if count == 0:
+            return []
+        count = min(count, limit)
+        first = head & self._cq_mask
+        in_a_row = min(count, self._cq_entries - first)
+        size = _CQE.size
+        cqes = self._cqes
+        taken = list(_CQE.iter_unpack(cqes[first * size : (first + in_a_row) * size]))
+        if in_a_row < count:
+            taken += _CQE.iter_unpack(cqes[: (count - in_a_row) * size])
+        words[self._cq_head] = (head + count) & _WORD
+        return taken
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another `enter` would bring completions that are due already.
+
+        The kernel makes them in portions, and keeps those that overflow the queue.
+        """
+        words = self._words
+        return (
+            words[self._cq_head] != words[self._cq_tail]
+            or words[self._sq_flags] & _SQ_NEEDS_ENTER != 0
+        )
+
+    def close(self) -> None:
+        """Unmap and close. What is in flight is cancelled by the kernel, some time later."""
+        for view in reversed(self._views):
+            view.release()
+        self._views.clear()
+        for mapped in self._maps:
+            mapped.close()
+        self._maps.clear()
+        os.close(self.fd)
+
+
+_PARAMS_FIELDS = len(_PARAMS.unpack(bytes(_PARAMS.size)))
