@@ -9,6 +9,7 @@ from cluster.iocp.driver import Completion, Driver, choose_driver
 from cluster.iocp.errors import MisuseError
 from cluster.iocp.iocp_event import IocpEvent
 from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp.shared_dispatch import SharedDispatch
 from cluster.iocp.timers import Timer, Timers
 
 __all__ = ["BATCH_MAX", "IocpCore"]
@@ -24,24 +25,35 @@ cost for each packet no longer falls measurably.
 class IocpCore:
     """One completion port with its timers.
 
-    One thread at a time calls `dispatch`; `post` may come from any thread, `call_later` from
-    callbacks and from that thread. The core owns its driver.
+    As many threads as it was made for call `dispatch`; `post` may come from any thread,
+    `call_later` from callbacks and from dispatching threads. The core owns its driver.
+
+    With one thread, callbacks run in it and nothing here takes a lock. With more, callbacks of
+    different objects run in different threads, and those of one object one at a time, in order.
     """
 
-    __slots__ = ("_dispatching", "_timers", "_undelivered", "driver")
+    __slots__ = ("_dispatching", "_shared", "_timers", "_undelivered", "driver")
 
     def __init__(self, threads: int = 1, driver: Driver | None = None) -> None:
         """Make a core for `threads` dispatching threads on `driver`, which it then owns.
 
-        Without a driver the best one for this machine is taken. The drivers of this version
-        dispatch on one thread; another number raises MisuseError.
+        Without a driver the best one for this machine is taken; one that is given must have
+        been made for as many threads, or MisuseError is raised.
         """
-        if threads != 1:
-            raise MisuseError(f"threads={threads}: a core is dispatched by one thread; give 1")
-        self.driver = choose_driver() if driver is None else driver
+        if threads < 1:
+            raise MisuseError(f"threads={threads}: a core needs at least 1")
+        if driver is None:
+            driver = choose_driver(threads=threads)
+        elif driver.threads < threads:
+            raise MisuseError(
+                f"threads={threads}, but the driver was made for {driver.threads}; "
+                f"make it by choose_driver(threads={threads})"
+            )
+        self.driver = driver
         self._timers = Timers()
         self._undelivered: deque[Completion] = deque()
         self._dispatching = False
+        self._shared = SharedDispatch(driver, threads) if threads > 1 else None
 
     def register(self, obj: IocpObject) -> bool:
         """Return whether `obj` has an open handle, on which operations may now be submitted."""
@@ -50,10 +62,14 @@ class IocpCore:
     def dispatch(self, timeout: float | None = None) -> int:
         """Wait up to `timeout` seconds (None: for ever), deliver one batch, return its size.
 
+        With several threads a batch is shared: each of them returns how many it delivered.
+
         Timers that are due run after the batch, and a timer that falls due ends the wait. An
         exception that an owner does not take care of comes out here; what was not delivered
         yet stays queued for the next call.
         """
+        if self._shared is not None:
+            return self._shared.dispatch(timeout)
         if self._dispatching:
             raise MisuseError("dispatch was called from a callback or from a second thread")
         self._dispatching = True
@@ -106,15 +122,35 @@ class IocpCore:
         """Call `callback` from `dispatch`, `delay_s` seconds from now."""
         if not 0 <= delay_s < math.inf:
             raise MisuseError(f"delay {delay_s!r} is not a number of seconds from 0 up")
+        if self._shared is not None:
+            return self._shared.call_later(delay_s, callback)
         return self._timers.add(self.driver.now() + delay_s, callback)
+
+    def hand_over(self, owner: IocpObject, event: IocpEvent) -> None:
+        """Have `owner` dispatch `event`, which came to someone else, in its own turn.
+
+        At once with one thread; raises what its `on_dispatch_error` lets out then.
+        """
+        if self._shared is not None:
+            event.owner = owner
+            self._shared.hand_over(event)
+            return
+        try:
+            owner.dispatch(event, 0)
+        except Exception as error:
+            owner.on_dispatch_error(event, error)
 
     def close(self) -> None:
         """Cancel all timers, forget what is in flight, and close the driver. Idempotent.
 
         Not from a callback: raises MisuseError there.
         """
-        if self._dispatching:
-            raise MisuseError("close was called from a callback; end the loop, then close")
+        if self._dispatching or (self._shared is not None and self._shared.is_dispatching):
+            raise MisuseError(
+                "close was called from a callback or beside dispatch; end the loop, then close"
+            )
+        if self._shared is not None:
+            self._shared.close()
         self._timers.clear()
         for event, _ in self._undelivered:
             event.owner = None

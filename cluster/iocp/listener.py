@@ -8,6 +8,7 @@ and clients wait in the backlog.
 
 import logging
 import weakref
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from cluster.iocp.causes import Cause
@@ -35,12 +36,23 @@ ACCEPT_RETRY_S = 0.1
 class Listener(IocpObject):
     """Accepts clients for one server service, which owns it."""
 
-    __slots__ = ("_closing", "_core", "_outstanding", "_retry", "_service", "accept_errors")
+    __slots__ = (
+        "_arming",
+        "_closing",
+        "_core",
+        "_lock",
+        "_outstanding",
+        "_retry",
+        "_service",
+        "accept_errors",
+    )
 
     def __init__(self) -> None:
         self.handle: Handle | None = None
         self._service: weakref.ref[ServerService] | None = None
+        self._lock = Lock()  # what is outstanding or about to be; not held in the factory
         self._outstanding: dict[AcceptEvent, None] = {}
+        self._arming = 0
         self._retry: Timer | None = None
         self._closing = False
         self.accept_errors = 0
@@ -74,7 +86,7 @@ class Listener(IocpObject):
         return True
 
     def replenish(self) -> None:
-        """Arm as many accepts as there are free slots (dispatching thread)."""
+        """Arm as many accepts as there are free slots (dispatching threads)."""
         service = None if self._service is None else self._service()
         if service is None or self.handle is None or self._closing or self._retry is not None:
             return
@@ -85,10 +97,19 @@ class Listener(IocpObject):
             self._pause()
 
     def _arm(self, service: "ServerService") -> None:
-        free = service.max_session_count - service.current_session_count
-        wanted = min(free, service.accepts_outstanding_max)
-        while len(self._outstanding) < wanted:
-            self._register_accept(AcceptEvent(service.create_session()))
+        while True:
+            with self._lock:
+                wanted = min(service.free_slot_count, service.accepts_outstanding_max)
+                if self._closing or len(self._outstanding) + self._arming >= wanted:
+                    return
+                self._arming += 1
+            try:
+                event = AcceptEvent(service.create_session())
+            except BaseException:
+                with self._lock:
+                    self._arming -= 1
+                raise
+            self._register_accept(event)
 
     def close(self) -> None:
         """Accept nobody any more. The socket closes when the last accept has completed."""
@@ -103,8 +124,12 @@ class Listener(IocpObject):
         self._close_if_quiet()
 
     def _register_accept(self, event: AcceptEvent) -> None:
-        event.owner = self
-        self._outstanding[event] = None
+        with self._lock:
+            self._arming -= 1
+            if self._closing:
+                return
+            event.owner = self
+            self._outstanding[event] = None
         self._core.driver.submit(event)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
@@ -113,19 +138,25 @@ class Listener(IocpObject):
         self._process_accept(event)
 
     def _process_accept(self, event: AcceptEvent) -> None:
-        self._outstanding.pop(event, None)
         session, event.session = event.session, None
-        if self._service is None or self._service() is None:
+        service = None if self._service is None else self._service()
+        if service is None:
             self.close()  # the service was dropped
-        if self._closing:
+        is_closing = self._closing
+        if service is not None and session is not None and not is_closing and event.error is None:
+            service.expect_session(session)  # before its accept no longer counts
+        with self._lock:
+            self._outstanding.pop(event, None)
+        if is_closing:
             event.release()
-            self._close_if_quiet()
-            return
-        if event.error is not None:
+        elif event.error is not None:
             self._process_failure(event)
         elif session is not None:
-            session._adopt(event)
-        self.replenish()
+            self._core.hand_over(session, event)
+        if self._closing:
+            self._close_if_quiet()
+        else:
+            self.replenish()
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1
@@ -146,6 +177,8 @@ class Listener(IocpObject):
         self.replenish()
 
     def _close_if_quiet(self) -> None:
-        if not self._outstanding and self.handle is not None:
-            self.handle.close()
-            self.handle = None
+        with self._lock:
+            if self._outstanding or self.handle is None:
+                return
+            handle, self.handle = self.handle, None
+        handle.close()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.causes import Cause
@@ -87,7 +88,7 @@ class SessionSettings:
 
 
 class Service:
-    """What server and client services share. For the dispatching thread, where not said else."""
+    """What server and client services share. For dispatching threads, where not said else."""
 
     service_type: ServiceType
 
@@ -117,6 +118,7 @@ class Service:
         self._stall_timer: Timer | None = None
         self._stalls: dict[Session, tuple[int, int]] = {}
         self._closed = False
+        self._lock = Lock()  # for what several dispatching threads decide
 
     @property
     def net_address(self) -> NetAddress:
@@ -173,8 +175,9 @@ class Service:
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
         self._sessions[session] = None
-        if self._stall_timer is None:
-            self._plan_stall_check()
+        with self._lock:
+            if self._stall_timer is None:
+                self._plan_stall_check()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
@@ -195,9 +198,10 @@ class Service:
         """Start nothing new and disconnect every session; it is over when the count is 0."""
         self._closed = True
         self._retired.clear()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        with self._lock:
+            if self._stall_timer is not None:
+                self._stall_timer.cancel()
+                self._stall_timer = None
         for session in list(self._sessions):
             session.disconnect(cause)
 
@@ -232,9 +236,10 @@ class Service:
                 session.abort(Cause.SEND_STALLED)
             else:
                 self._stalls[session] = (session.sent_bytes, checks)
-        self._stall_timer = None
-        if self._sessions and not self._closed:
-            self._plan_stall_check()
+        with self._lock:
+            self._stall_timer = None
+            if self._sessions and not self._closed:
+                self._plan_stall_check()
 
 
 class ServerService(Service):
@@ -256,12 +261,25 @@ class ServerService(Service):
         if accepts_outstanding_max < 1:
             raise MisuseError(f"accepts_outstanding_max={accepts_outstanding_max}: at least 1")
         self.accepts_outstanding_max = accepts_outstanding_max
+        self._expected: dict[Session, None] = {}  # accepted, and on their way to `add_session`
         self._listener = Listener()
 
     @property
     def listener(self) -> Listener:
         """The listener of this service."""
         return self._listener
+
+    @property
+    def free_slot_count(self) -> int:
+        """Clients that may still be accepted.
+
+        A subclass may admit fewer, and calls `listener.replenish` when it admits more again.
+        """
+        return self._max_session_count - len(self._sessions) - len(self._expected)
+
+    def expect_session(self, session: "Session") -> None:
+        """Hold a slot for a session that was accepted; called by the listener."""
+        self._expected[session] = None
 
     def start(self) -> bool:
         """Listen; raises OSError when the address cannot be had."""
@@ -271,7 +289,12 @@ class ServerService(Service):
         """Accept nobody any more; the sessions stay."""
         self._listener.close()
 
+    def add_session(self, session: "Session") -> None:
+        super().add_session(session)
+        self._expected.pop(session, None)
+
     def release_session(self, session: "Session") -> None:
+        self._expected.pop(session, None)
         super().release_session(session)
         self._listener.replenish()
 
@@ -317,18 +340,19 @@ class ClientService(Service):
         return self._has_slot() and self.create_session().connect()
 
     def reserve_slot(self, session: "Session") -> bool:
-        if not self._has_slot():
-            return False
-        self._connecting[session] = None
-        return True
+        with self._lock:
+            if not self._has_slot():
+                return False
+            self._connecting[session] = None
+            return True
 
     def _has_slot(self) -> bool:
         used = self.current_session_count + len(self._connecting)
         return not self._closed and used < self.max_session_count
 
     def add_session(self, session: "Session") -> None:
-        self._connecting.pop(session, None)
         super().add_session(session)
+        self._connecting.pop(session, None)
 
     def release_session(self, session: "Session") -> None:
         self._connecting.pop(session, None)

@@ -240,13 +240,10 @@ class Session(IocpObject):
         return True
 
     def _adopt(self, event: AcceptEvent) -> None:
-        """Take over an accepted connection (dispatching thread)."""
+        """Take over an accepted connection, which the listener handed over."""
         self.handle, event.accepted = event.accepted, None
         self._address = event.address
-        try:
-            self._process_connect()
-        except Exception as error:
-            self.on_dispatch_error(event, error)
+        self._process_connect()
 
     def _process_connect(self) -> None:
         event, self._connect_event = self._connect_event, None
@@ -688,6 +685,8 @@ class Session(IocpObject):
                 self._advance_close()
         elif kind is EventType.CONNECT:
             self._process_connect()
+        elif isinstance(event, AcceptEvent) and event.accepted is not None:
+            self._adopt(event)
         elif kind is EventType.DISCONNECT:
             self._process_disconnect()
         else:

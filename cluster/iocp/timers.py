@@ -1,6 +1,7 @@
 """Timers of one dispatching loop: a heap of due times, without a clock of its own."""
 
 import heapq
+import math
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -59,13 +60,22 @@ class Timers:
         newest = next(self._order)
         called = 0
         # One at a time, from a heap that callbacks may add to, clear and leave by raising.
+        while (callback := self.take_due(now, newest)) is not None:
+            called += 1
+            callback()
+        return called
+
+    def take_due(self, now: float, newest: float = math.inf) -> Callable[[], Any] | None:
+        """Take out the first callback that is due at `now`; None when there is none.
+
+        Timers that were added as number `newest` or later count as not due.
+        """
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] < newest:
             timer = heapq.heappop(self._heap)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
-                called += 1
-                callback()
-        return called
+                return callback
+        return None
 
     def clear(self) -> None:
         """Cancel everything."""

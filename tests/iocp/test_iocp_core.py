@@ -140,10 +140,17 @@ def test_an_owner_may_take_care_of_its_exceptions(core: IocpCore):
     assert [type(error) for error in owner.errors] == [KeyError]
 
 
-def test_only_one_dispatching_thread_is_taken():
-    for threads in (0, 2, -1):
-        with pytest.raises(MisuseError, match=f"threads={threads}"):
-            IocpCore(threads=threads)
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_core_needs_a_thread(threads: int):
+    with pytest.raises(MisuseError, match=f"threads={threads}"):
+        IocpCore(threads=threads)
+
+
+def test_a_driver_for_one_thread_is_refused_for_more():
+    driver = choose_driver("readiness")
+    with pytest.raises(MisuseError, match="made for 1"):
+        IocpCore(threads=2, driver=driver)
+    driver.close()
 
 
 def test_an_object_is_registered_while_its_handle_is_open(world: World):
@@ -163,8 +170,8 @@ def test_a_timer_runs_from_dispatch_when_it_is_due(world: World):
     core = world.core
     ran: list[float] = []
     began = core.now()
-    core.call_later(0.05, lambda: ran.append(core.now() - began))
-    core.call_later(0.02, lambda: ran.append(core.now() - began))
+    core.call_later(0.05, lambda: ran.append(round(core.now() - began, 6)))
+    core.call_later(0.02, lambda: ran.append(round(core.now() - began, 6)))
     core.dispatch(0)
     assert ran == []
     world.run_until(lambda: len(ran) == 2)

@@ -26,7 +26,7 @@ def choose_driver(name: str = "auto", threads: int = 1) -> Driver:
     if name == "memory":
         from cluster.iocp.driver.memory import MemoryDriver
 
-        return MemoryDriver()
+        return MemoryDriver(threads=threads)
     if name == "iocp":
         return _iocp(threads)
     if name == "io_uring":

@@ -56,11 +56,14 @@ class Handle(Protocol):
 class Driver(Protocol):
     """One completion queue. `submit`, `cancel`, `post` and `watch` may come from any thread.
 
-    `poll` and `send_now` belong to the thread that dispatches.
+    `poll`, `recv_again` and `send_now` belong to the threads that dispatch.
     """
 
     name: str
     """The name in configuration, ready line and status: iocp, io_uring, readiness, memory."""
+
+    threads: int
+    """How many threads may dispatch. They poll one at a time, in any order."""
 
     def now(self) -> float:
         """Return the driver's clock in seconds; it never goes back."""

@@ -67,10 +67,12 @@ class MemoryDriver:
         "_watcher",
         "_watches",
         "network",
+        "threads",
     )
 
-    def __init__(self, network: MemoryNetwork | None = None) -> None:
+    def __init__(self, network: MemoryNetwork | None = None, threads: int = 1) -> None:
         """Make a driver on `network`, which others may share; by default on one of its own."""
+        self.threads = threads
         self.network = MemoryNetwork() if network is None else network
         self._changed = Condition(self.network.lock)
         self._ready: deque[_Done] = deque()

@@ -32,7 +32,7 @@ WAIT_MAX_S = 3600.0
 class QueuedDriver(ABC):
     """The part of `Driver` that knows queues and threads, and no system."""
 
-    __slots__ = ("_closed", "_foreign", "_is_shared", "_ready", "_sleeping", "_thread")
+    __slots__ = ("_closed", "_foreign", "_is_shared", "_ready", "_sleeping", "_thread", "threads")
 
     def __init__(self, threads: int) -> None:
         """Make a driver that `threads` threads will poll, one at a time."""
@@ -40,6 +40,7 @@ class QueuedDriver(ABC):
         self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
         self._thread = 0
         """The one thread that polls; 0 when there are several, and before the first poll."""
+        self.threads = threads
         self._is_shared = threads > 1
         self._sleeping = False
         self._closed = False
