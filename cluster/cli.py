@@ -289,4 +289,7 @@ def _shown(pid: int | None) -> str:
 
 def main() -> None:
     """Run the command line and exit."""
+    from cluster.shared.standard_streams import open_closed_streams
+
+    open_closed_streams()
     app(prog_name="cluster")

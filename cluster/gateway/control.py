@@ -6,6 +6,7 @@ from collections.abc import Callable
 import zmq
 
 from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.shared.endpoints import Curve
 from cluster.shared.messages import (
     ControlMessage,
     ProtocolError,
@@ -82,9 +83,13 @@ class ControlPlane:
         endpoint: str,
         core: IocpCore,
         handle: Callable[[bytes, ControlMessage], None],
+        curve: Curve | None = None,
     ) -> None:
-        """Bind `endpoint` (raises zmq.ZMQError); `handle(identity, message)` takes each message."""
-        self._socket = open_control_socket(context, zmq.ROUTER)
+        """Bind `endpoint`, under `curve`; `handle(identity, message)` takes each message.
+
+        Raises zmq.ZMQError when it cannot be bound.
+        """
+        self._socket = open_control_socket(context, zmq.ROUTER, curve)
         self._handle = handle
         self._has_sent = False
         self.refused = 0
@@ -94,6 +99,8 @@ class ControlPlane:
         except BaseException:
             self._socket.close()
             raise
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        """The address that was bound, with the port that was taken for a free one."""
         fd = int(self._socket.getsockopt(zmq.FD))
         self._watch = ZmqWatch(core, fd, self._take)
 

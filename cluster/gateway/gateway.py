@@ -15,17 +15,18 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.outbound import OutboundApplier
-from cluster.gateway.session import GatewaySession
+from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.workers import NodeIdentity, Workers
-from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress, ServerService, SessionSettings
+from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress, SessionSettings
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 from cluster.shared.config import Config
+from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.messages import (
     ControlMessage,
     Drain,
@@ -60,9 +61,10 @@ class Gateway(IocpObject):
     """One life of a gateway. `serve` runs it; `request_drain` may come from a signal handler."""
 
     def __init__(self, config: Config, directory: RunDirectory, core: IocpCore, epoch: int) -> None:
-        """Bind everything for `config`; raises OSError or zmq.ZMQError when that cannot be.
+        """Bind everything for `config`, and tell where.
 
-        `core` and `directory` stay the caller's.
+        Raises OSError, zmq.ZMQError or RunDirectoryError when that cannot be. `core` and
+        `directory` stay the caller's.
         """
         self.handle = None
         self._config = config
@@ -75,7 +77,9 @@ class Gateway(IocpObject):
         self._phase = DrainPhase.SERVING
         self._counters = Counters()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._hub = ZmqLaneHub(self._context, directory.lane_endpoint())
+        endpoints = choose_endpoints(directory)
+        (control_address, curve), (lane_address, _) = endpoints.open()
+        self._hub = ZmqLaneHub(self._context, lane_address, curve)
         self._shards = [self._make_shard(index) for index in range(config.workers.count)]
         ids = SessionIds(config.node.id, epoch)
         self._table = SessionTable(ids, self._shards, self._counters)
@@ -84,8 +88,9 @@ class Gateway(IocpObject):
             for shard in self._shards
         ]
         self._control = ControlPlane(
-            self._context, directory.control_endpoint(), core, self._take_message
+            self._context, control_address, core, self._take_message, curve
         )
+        endpoints.publish(self._control.endpoint)
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._workers = self._make_workers()
         self._lanes = LaneRunner(
@@ -127,12 +132,13 @@ class Gateway(IocpObject):
             self._core.now,
         )
 
-    def _make_service(self) -> ServerService:
+    def _make_service(self) -> GatewayService:
         gateway = self._config.gateway
-        return ServerService(
+        return GatewayService(
+            self._table,
             NetAddress.parse(self._config.node.listen),
             self._core,
-            lambda: GatewaySession(self._table),
+            None,
             gateway.max_sessions,
             SessionSettings(
                 close_timeout_s=gateway.close_timeout_s,
@@ -162,11 +168,13 @@ class Gateway(IocpObject):
     def serve(self) -> None:
         """Dispatch until a drain is through."""
         core, lanes, shards, control = self._core, self._lanes, self._shards, self._control
+        service = self._service
         while self._phase is not DrainPhase.DRAINED:
             core.dispatch(None)
             for shard in shards:
                 shard.resume_sessions()
             lanes.flush()
+            service.resume_accepting()
             control.check()
             if self._drain_requested:
                 self._advance_drain()
@@ -184,6 +192,7 @@ class Gateway(IocpObject):
             deadline = self._core.now() + LAST_WORDS_MS / 1_000
             while self._workers.stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
+                self._control.check()
         self._lanes.close()
         self._hub.close()
         self._control.close(LAST_WORDS_MS)
@@ -191,6 +200,7 @@ class Gateway(IocpObject):
 
     def _beat(self) -> None:
         self._workers.beat()
+        self._supervisor.beat()
         self._beat_timer = self._core.call_later(self._beat_interval_s, self._beat)
 
     def _violated(self, shard: Shard, reason: str) -> None:
@@ -245,9 +255,16 @@ class Gateway(IocpObject):
             session.pause_recv()
 
     def _finish_drain(self) -> None:
-        left = len(self._table.sessions)
-        if left:
-            logger.warning("the time to drain is up; %d sessions are cut off", left)
+        sessions = len(self._table.sessions)
+        logs = [shard.lane.log for shard in self._shards]
+        records = sum(log.position + 1 - log.committed.position for log in logs)
+        if sessions or records:
+            logger.warning(
+                "the time to drain is up: sessions cut off: %d, records that no worker has "
+                "finished: %d",
+                sessions,
+                records,
+            )
         self._workers.stop_all()
         self._supervisor.drained()
 
@@ -279,6 +296,8 @@ class Gateway(IocpObject):
         counters = self._counters.snapshot()
         counters["accept_errors"] = self._service.listener.accept_errors
         counters["control_refused"] = counters.get("control_refused", 0) + self._control.refused
+        counters["packets_received"] = sum(s.log.packets_appended for s in self._shards)
+        counters["bytes_received"] = sum(s.log.packet_bytes_appended for s in self._shards)
         counters["dropped_batches"] = self._hub.dropped_batches
         counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in self._shards)
         counters["sessions_held"] = sum(shard.held_count for shard in self._shards)

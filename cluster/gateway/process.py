@@ -29,8 +29,9 @@ LOCK_WAIT_S = 3.0
 def run_gateway(directory: RunDirectory, config: Config) -> int:
     """Serve until drained; return the exit code of the process.
 
-    0 after a drain, 2 with one line on stderr when something that was configured cannot be
-    had. SIGTERM and SIGINT drain, a second one stops at once. Main thread only.
+    0 after a drain, also one whose time was up before all was done; 2 with one line on stderr
+    when something that was configured cannot be had. SIGTERM and SIGINT drain, a second one
+    stops at once. Main thread only.
     """
     try:
         directory.create()

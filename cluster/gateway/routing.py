@@ -16,7 +16,7 @@ class FewestSessions:
     def choose(self, served: Sequence[bool]) -> int:
         """Return the shard for a new session and count it there.
 
-        Shards that have a worker (`served`) come first, then the fewest sessions decide, then
+        Shards that can serve it (`served`) come first, then the fewest sessions decide, then
         the lower number.
         """
         counts = self.counts

@@ -28,16 +28,29 @@ class SessionTable:
         self.counters = counters
         self.sessions: dict[int, GatewaySession] = {}
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no shard whose lane has room."""
+        return all(shard.lane.is_full for shard in self._shards)
+
     def open(self, session: GatewaySession) -> None:
         """Give a session that has connected an id and a shard, and tell the shard's worker."""
         session_id = self._ids.next_id()
-        served = [shard.lane.state is LaneState.GRANTED for shard in self._shards]
-        shard = self._shards[self._routing.choose(served)]
+        shard = self._shards[self._choose_shard()]
         session.shard = shard
         session.id = session_id
         self.sessions[session.id] = session
         self.counters.add("sessions_opened")
         shard.append_opened(session)
+
+    def _choose_shard(self) -> int:
+        # What always goes in, the news of sessions, goes where there is room.
+        has_room = [not shard.lane.is_full for shard in self._shards]
+        served = [
+            room and shard.lane.state is LaneState.GRANTED
+            for room, shard in zip(has_room, self._shards, strict=True)
+        ]
+        return self._routing.choose(served if any(served) else has_room)
 
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""

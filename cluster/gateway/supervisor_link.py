@@ -6,6 +6,7 @@ from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.messages import (
     ControlMessage,
     Drained,
+    GatewayAlive,
     GatewayReady,
     ShardReport,
     WorkerReport,
@@ -37,6 +38,10 @@ class SupervisorLink:
         """The gateway listens."""
         self._ready = ready
         self._tell(ready)
+
+    def beat(self) -> None:
+        """Tell that the gateway works."""
+        self._tell(GatewayAlive())
 
     def report(self, report: ShardReport) -> None:
         """Tell what became of a shard's life."""

@@ -244,13 +244,16 @@ class Workers:
             return
         life, lane = self._lives[shard_index], self._shards[shard_index].lane
         assert life is not None
-        behind = heartbeat.state != "blocked" and (
-            heartbeat.position_received < lane.log.sent_position
-            # What has arrived and waits here, behind a long fan-out for one, is not lost.
-            or (not lane.has_received and lane.serial_received < heartbeat.serial_sent)
+        # A worker that waits for room is not exempt: it takes in what comes, and has published
+        # no more than what has arrived here. What has arrived and waits, behind a long fan-out
+        # for one, is not lost.
+        behind = heartbeat.position_received < lane.log.sent_position or (
+            not lane.has_received and lane.serial_received < heartbeat.serial_sent
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
+        if heartbeat.state == "stopping":
+            self._send_heartbeat(self._shards[shard_index], life)
 
     def beat(self) -> None:
         """Send each worker a heartbeat, and fence those that have shown no life."""
@@ -270,15 +273,21 @@ class Workers:
                 self._drain_lanes()
                 self.fence(shard, reason)
                 continue
-            heartbeat = GatewayHeartbeat(
-                incarnation=life.incarnation,
-                position_sent=shard.lane.log.sent_position,
-                serial_received=shard.lane.serial_applied,
-            )
-            self._send(life.control_identity, heartbeat)
+            self._send_heartbeat(shard, life)
+
+    def _send_heartbeat(self, shard: Shard, life: WorkerLife) -> None:
+        heartbeat = GatewayHeartbeat(
+            incarnation=life.incarnation,
+            position_sent=shard.lane.log.sent_position,
+            serial_received=shard.lane.serial_applied,
+        )
+        self._send(life.control_identity, heartbeat)
 
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""
-        lives = [life for life in self._lives if life is not None]
-        told = [self._send(life.control_identity, Stop()) for life in lives]
+        told = [
+            self._send(life.control_identity, Stop(serial_received=shard.lane.serial_applied))
+            for shard, life in zip(self._shards, self._lives, strict=True)
+            if life is not None
+        ]
         return any(told)

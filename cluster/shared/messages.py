@@ -15,6 +15,7 @@ __all__ = [
     "ControlMessage",
     "Drain",
     "Drained",
+    "GatewayAlive",
     "GatewayHeartbeat",
     "GatewayReady",
     "GatewayStatus",
@@ -22,6 +23,7 @@ __all__ = [
     "Hello",
     "InHand",
     "LaneOffer",
+    "LaneState",
     "NodeStatus",
     "ProtocolError",
     "ProtocolVersionError",
@@ -48,7 +50,7 @@ _PREFIX = Layout("<2sH")
 _MAGIC = b"IC"
 
 WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
-LaneState = Literal["idle", "busy", "blocked"]
+LaneState = Literal["idle", "busy", "blocked", "stopping"]
 
 
 class ProtocolError(Exception):
@@ -125,7 +127,10 @@ class Refuse(_Message, frozen=True, kw_only=True):
 
 
 class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
-    """Worker → gateway, written by the loop that does the work."""
+    """Worker → gateway, written by the loop that does the work.
+
+    A worker that is `stopping` waits for its last batch to arrive; it is answered at once.
+    """
 
     incarnation: int
     position_received: int
@@ -142,7 +147,12 @@ class GatewayHeartbeat(_Message, frozen=True, kw_only=True):
 
 
 class Stop(_Message, frozen=True, kw_only=True):
-    """Gateway → worker: all is committed and flushed, exit with code 0."""
+    """Gateway → worker: all is committed and flushed, exit with code 0.
+
+    `serial_received` is the worker's last batch that has arrived.
+    """
+
+    serial_received: int = 0
 
 
 # -- supervisor and gateway -----------------------------------------------------------------------
@@ -163,6 +173,10 @@ class GatewayReady(_Message, frozen=True, kw_only=True):
     listen: str
     driver: str
     lane: str
+
+
+class GatewayAlive(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor, a few times in each `worker_timeout_s`, written by the working loop."""
 
 
 class ShardReport(_Message, frozen=True, kw_only=True):
@@ -202,7 +216,10 @@ class Drain(_Message, frozen=True, kw_only=True):
 
 
 class Drained(_Message, frozen=True, kw_only=True):
-    """Gateway → supervisor: every session is closed and every worker was told to stop."""
+    """Gateway → supervisor: the drain is over and every worker was told to stop.
+
+    Every session is closed, or will be cut off now, because the time was up.
+    """
 
 
 # -- status ---------------------------------------------------------------------------------------
@@ -273,6 +290,7 @@ ControlMessage = (
     | Stop
     | SupervisorHello
     | GatewayReady
+    | GatewayAlive
     | ShardReport
     | WorkerReport
     | WorkerGone

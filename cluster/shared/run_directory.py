@@ -16,7 +16,14 @@ import msgspec
 
 from cluster.shared.config import Config, ConfigError, decode_config, encode_config
 from cluster.shared.private_directory import PrivateDirectory, RunDirectoryError
-from cluster.shared.process import SOCKET_PATH_BYTES_MAX, sync_directory, user_tag
+from cluster.shared.process import (
+    SOCKET_PATH_BYTES_MAX,
+    read_file,
+    remove_file,
+    replace_file,
+    sync_directory,
+    user_tag,
+)
 from cluster.shared.run_directory_lock import (
     RunDirectoryHeld,
     RunDirectoryLock,
@@ -25,6 +32,7 @@ from cluster.shared.run_directory_lock import (
 )
 
 __all__ = [
+    "ENDPOINT_FILE",
     "EPOCH_MAX",
     "RunDirectory",
     "RunDirectoryError",
@@ -38,12 +46,15 @@ T = TypeVar("T")
 EPOCH_MAX = 65_535
 """Epochs are 16 bits of every session id; 0 is none."""
 
+ENDPOINT_FILE = "endpoint.json"
+"""Where the control plane is, when it is not a socket in the directory."""
+
 _EPOCH = "epoch"
 _CONFIG = "config.json"
 _CONTROL_SOCKET = "control.sock"
 _LANE_SOCKET = "lane.sock"
 _SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET})
-_OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, "supervisor.lock", "gateway.lock"}
+_OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
 def default_run_directory() -> Path:
@@ -138,6 +149,13 @@ class RunDirectory:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._damaged(name, error) from None
 
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if there is one."""
+        try:
+            remove_file(self._file(name))
+        except OSError as error:
+            raise self._failed("removed", name, error) from None
+
     def control_endpoint(self) -> str:
         """Return the ZeroMQ endpoint of the control plane; every process gets the same one."""
         return f"ipc://{self._socket_path(_CONTROL_SOCKET)}"
@@ -198,7 +216,7 @@ class RunDirectory:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return self._file(name).read_bytes()
+            return read_file(self._file(name))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -214,7 +232,7 @@ class RunDirectory:
                     if survives_power_loss:
                         file.flush()
                         os.fsync(fd)
-                Path(temporary).replace(target)
+                replace_file(Path(temporary), target)
             except BaseException:
                 Path(temporary).unlink()
                 raise

@@ -13,6 +13,7 @@ from struct import Struct
 
 import zmq
 
+from cluster.shared.endpoints import Curve
 from cluster.shared.kept_lane import KeptLane
 from cluster.shared.lane import (
     Commit,
@@ -52,9 +53,14 @@ MESSAGE_BYTES_MAX = 1 << 20
 class ZmqLaneHub:
     """The gateway's socket for the lanes of all shards. For one thread."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
-        """Bind `endpoint`; raises zmq.ZMQError when it cannot be had."""
-        self._socket = open_lane_socket(context, zmq.ROUTER)
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        endpoint: str,
+        curve: Curve | None = None,
+    ) -> None:
+        """Bind `endpoint`, under `curve`; raises zmq.ZMQError when it cannot be had."""
+        self._socket = open_lane_socket(context, zmq.ROUTER, curve)
         try:
             self._socket.bind(endpoint)
         except BaseException:
@@ -224,12 +230,14 @@ class ZmqWorkerLane:
         incarnation: int,
         position: int,
         capacity_bytes: int,
+        curve: Curve | None = None,
     ) -> None:
         """Connect to `endpoint` as `identity`; the next inbound record is `position`.
 
-        At most `capacity_bytes` are published that the gateway has not applied.
+        At most `capacity_bytes` are published that the gateway has not applied. `curve` is what
+        the hub was bound with.
         """
-        self._socket = open_lane_socket(context, zmq.DEALER)
+        self._socket = open_lane_socket(context, zmq.DEALER, curve)
         self._socket.setsockopt(zmq.IDENTITY, identity)
         self._socket.connect(endpoint)
         self._incarnation = incarnation

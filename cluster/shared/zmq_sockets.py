@@ -2,6 +2,8 @@
 
 import zmq
 
+from cluster.shared.endpoints import Curve
+
 __all__ = ["HIGH_WATER_MARK", "open_control_socket", "open_lane_socket"]
 
 HIGH_WATER_MARK = 4_096
@@ -12,9 +14,11 @@ RECONNECT_MS = 10
 
 
 def open_control_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", kind: int
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    kind: int,
+    curve: Curve | None = None,
 ) -> "zmq.Socket[bytes]":
-    """Return a ROUTER or DEALER for the control plane.
+    """Return a ROUTER or DEALER for the control plane, with `curve` on its connections.
 
     A DEALER may be sent to before it is connected, and what has arrived when the peer leaves —
     its last words — can still be received.
@@ -27,11 +31,17 @@ def open_control_socket(
     if kind == zmq.ROUTER:
         # Without it a message to a peer that has gone vanishes without a word.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if curve is not None:
+        curve.apply(socket)
     return socket
 
 
-def open_lane_socket(context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket[bytes]":
+def open_lane_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    kind: int,
+    curve: Curve | None = None,
+) -> "zmq.Socket[bytes]":
     """Return a ROUTER or DEALER for lanes: nothing is queued for a peer that is not there."""
-    socket = open_control_socket(context, kind)
+    socket = open_control_socket(context, kind, curve)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     return socket

@@ -12,10 +12,13 @@ import sys
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
 
-__all__ = ["CANNOT_START", "Child", "launch_gateway", "launch_worker"]
+__all__ = ["CANNOT_START", "LOST_GATEWAY", "Child", "launch_gateway", "launch_worker"]
 
 CANNOT_START = 2
 """The exit code of a process that found that it cannot start, and has told why."""
+
+LOST_GATEWAY = 1
+"""The exit code of a worker that lost its gateway; others may mean something else by it."""
 
 _REAP_TIMEOUT_S = 10.0
 """A killed process is gone within milliseconds, unless the system holds it in a device call."""

@@ -7,6 +7,7 @@ import logging
 
 import zmq
 
+from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.messages import ControlMessage, GatewayReady, SupervisorHello
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.child import Child, launch_gateway
@@ -20,13 +21,32 @@ logger = logging.getLogger("cluster.supervisor")
 HELLO_INTERVAL_S = 0.1
 """The first hello waits for the gateway in the socket; others are for a gateway that lost it."""
 
+FIND_INTERVAL_S = 0.02
+"""Where its place is not known before, a new gateway is looked for so often."""
+
+READY_WITHIN_S = 30.0
+"""A gateway is ready in a fraction of a second, on a machine that is very busy in some; one that
+waits for its predecessor's lock takes 3 s more."""
+
+LOOK_AGAIN_S = 0.2
+"""After this pause a gateway counts as silent. A supervisor that was itself asleep finds in it
+what the gateway has said meanwhile."""
+
 
 class GatewayKeeper:
     """The gateway over all its lives. Times are seconds of any steady clock."""
 
-    def __init__(self, run_directory: RunDirectory, own_pid: int) -> None:
-        """Keep the gateway of the node in `run_directory`; `own_pid` is the supervisor's."""
+    def __init__(self, run_directory: RunDirectory, own_pid: int, silence_max_s: float) -> None:
+        """Keep the gateway of the node in `run_directory`; `own_pid` is the supervisor's.
+
+        A gateway that was ready and says nothing for `silence_max_s` seconds hangs.
+        """
         self._run_directory = run_directory
+        self._endpoints = choose_endpoints(run_directory)
+        self._silence_max_s = silence_max_s
+        self._heard_at = 0.0
+        self._silent_due: float | None = None
+        self._looks_silent = False
         self._hello = SupervisorHello(pid=own_pid)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hello_due: float | None = None
@@ -46,11 +66,16 @@ class GatewayKeeper:
 
     def start(self, now: float) -> GatewayLink:
         """Start a process and return the link to it; raises OSError."""
+        self._endpoints.forget()  # where its predecessor was
         self.child = launch_gateway(self._run_directory)
         self.policy.life_started()
-        self.link = GatewayLink(self._context, self._run_directory.control_endpoint())
+        self.link = GatewayLink(self._context)
+        self._connect(self.link)
         self.restart_due = None
         self._hello_due = now
+        self._heard_at = now
+        self._silent_due = now + max(READY_WITHIN_S, self._silence_max_s)
+        self._looks_silent = False
         return self.link
 
     def became_ready(self, ready: GatewayReady, now: float) -> bool:
@@ -59,8 +84,40 @@ class GatewayKeeper:
             return False
         self.ready = self.last_ready = ready
         self._hello_due = None
+        self.heard(now)
         self.policy.life_ready(now)
         return True
+
+    def heard(self, now: float) -> None:
+        """The gateway has said something."""
+        self._heard_at = now
+        if self.ready is not None and self._silent_due is not None:
+            self._silent_due = now + self._silence_max_s
+            self._looks_silent = False
+
+    def has_been_silent(self, now: float) -> bool:
+        """Whether the gateway has said nothing for so long that a worker may call it lost."""
+        return now - self._heard_at >= self._silence_max_s / 2
+
+    def may_be_silent(self) -> None:
+        """The gateway has said its last words, and has its own time to leave."""
+        self._silent_due = None
+
+    def kill_if_silent(self, now: float) -> None:
+        """Kill a gateway that hangs; it is found dead later."""
+        if self.child is None or self._silent_due is None or now < self._silent_due:
+            return
+        if not self._looks_silent:
+            self._looks_silent = True
+            self._silent_due = now + LOOK_AGAIN_S
+            return
+        logger.error(
+            "the gateway (pid %d) has shown no sign of life for %.1f s; killed",
+            self.child.pid,
+            now - self._heard_at,
+        )
+        self._silent_due = None
+        self.child.kill()
 
     def ended(self, now: float) -> Restart | GiveUp:
         """The process is dead and reaped; return what follows, which is noted as well."""
@@ -91,12 +148,21 @@ class GatewayKeeper:
         """Say hello, if it is time to, until the gateway has answered."""
         if self.link is not None and self._hello_due is not None and now >= self._hello_due:
             self._hello_due = now + HELLO_INTERVAL_S
-            self.link.send(self._hello)
+            if self._connect(self.link):
+                self.link.send(self._hello)
+            else:
+                self._hello_due = now + FIND_INTERVAL_S
+
+    def _connect(self, link: GatewayLink) -> bool:
+        """Connect `link` as soon as it is known where its gateway is; False before."""
+        if not link.is_connected and (endpoint := self._endpoints.find_control()) is not None:
+            link.connect(endpoint)
+        return link.is_connected
 
     def next_due(self) -> float | None:
         """Return when there is something to do for the gateway, or None."""
-        dues = [due for due in (self._hello_due, self.restart_due) if due is not None]
-        return min(dues, default=None)
+        dues = (self._hello_due, self.restart_due, self._silent_due)
+        return min((due for due in dues if due is not None), default=None)
 
     def close(self) -> None:
         """Give the sockets back; the process is the caller's to end."""
@@ -107,4 +173,4 @@ class GatewayKeeper:
     def _forget_life(self) -> None:
         if self.link is not None:
             self.link.close()
-        self.child = self.link = self.ready = self._hello_due = None
+        self.child = self.link = self.ready = self._hello_due = self._silent_due = None

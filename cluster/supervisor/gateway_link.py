@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import zmq
 
+from cluster.shared.endpoints import Endpoint
 from cluster.shared.messages import ControlMessage, ProtocolError, decode_message, encode_message
 
 __all__ = ["GatewayLink", "GatewayNotReading"]
@@ -32,8 +33,10 @@ class GatewayNotReading(Exception):
 class GatewayLink:
     """Messages to and from one life of the gateway. For the thread that made it."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
-        """Connect to `endpoint`, now or as soon as there is something bound to it."""
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str | None = None
+    ) -> None:
+        """Connect to `address`, if it is known already: see `connect`."""
         # Unlike elsewhere in a node, messages are queued before the connection is there: the
         # first hello then arrives with it.
         self.socket = context.socket(zmq.DEALER)
@@ -41,7 +44,17 @@ class GatewayLink:
         self.socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         self.socket.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES_MAX)
         self.socket.setsockopt(zmq.RCVHWM, _QUEUE_MESSAGES_MAX)
-        self.socket.connect(endpoint)
+        self.is_connected = False
+        """Whether it is known where the gateway is; nothing is to be sent before."""
+        if address is not None:
+            self.connect(Endpoint(address))
+
+    def connect(self, endpoint: Endpoint) -> None:
+        """Connect to `endpoint`, now or as soon as there is something bound to it."""
+        if endpoint.curve is not None:
+            endpoint.curve.apply(self.socket)
+        self.socket.connect(endpoint.address)
+        self.is_connected = True
 
     def send(self, message: ControlMessage) -> None:
         """Queue `message`, also before the gateway is there. Raises GatewayNotReading."""

@@ -12,10 +12,11 @@ import msgspec
 
 from cluster.shared.config import Config, parse_listen
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.start_failure import read_start_failure
 from cluster.supervisor.child import Child, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import SLOW_START_S, Shard
 
 __all__ = ["Node"]
 
@@ -32,7 +33,7 @@ class Node:
         """Prepare the node of `config`, whose run directory this process has locked."""
         self._config = config
         self._run_directory = run_directory
-        self.gateway = GatewayKeeper(run_directory, os.getpid())
+        self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
         self.shards = [Shard(index) for index in range(config.workers.count)]
         self._record_is_old = True
 
@@ -64,7 +65,7 @@ class Node:
 
     def start_worker(self, shard: Shard) -> None:
         """Start a process for `shard`; raises OSError."""
-        shard.started(launch_worker(self._run_directory, shard.index))
+        shard.started(launch_worker(self._run_directory, shard.index), time.monotonic())
         self.report(shard)
 
     def start_due(self) -> None:
@@ -88,6 +89,31 @@ class Node:
                 except OSError as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
         self.gateway.say_hello(now)
+
+    def tell_slow_starts(self) -> None:
+        """Log, once for each life, who takes long to get ready. Slow imports are legal."""
+        now = time.monotonic()
+        for shard in self.shards:
+            if not shard.is_slow_to_start(now):
+                continue
+            if self.gateway.ready is None:
+                reason = "there is no gateway that is ready"
+            else:
+                app = self._config.node.app
+                reason = "it has not come to ask the gateway for its shard" + (
+                    f": the import of {app!r} takes long, or never ends" if app else ""
+                )
+            logger.warning(
+                "worker %d (pid %s) is not ready after %g s; %s",
+                shard.index,
+                shard.pid,
+                SLOW_START_S,
+                reason,
+            )
+
+    def start_failure(self, shard: Shard, worker: Child) -> str | None:
+        """Return what `worker`, which has ended, left to say why it could not start."""
+        return read_start_failure(self._run_directory, shard.index, worker.pid)
 
     def start_no_more_workers(self) -> None:
         """Forget the successors that are due."""

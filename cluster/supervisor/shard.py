@@ -8,7 +8,11 @@ from cluster.shared.messages import WorkerReport, WorkerState, WorkerStatus
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
 
-__all__ = ["Shard"]
+__all__ = ["SLOW_START_S", "Shard"]
+
+SLOW_START_S = 30.0
+"""Longer than imports of large libraries take; a worker that needs more is worth a line in the
+log, and goes on."""
 
 
 class Shard:
@@ -24,21 +28,30 @@ class Shard:
         self.restart_due: float | None = None
         """When the next process is to be started, if one is."""
         self._last_pid: int | None = None
+        self._slow_at: float | None = None
 
     @property
     def pid(self) -> int | None:
         """The pid of the process, None while there is none."""
         return None if self.child is None else self.child.pid
 
-    def started(self, child: Child) -> None:
+    def started(self, child: Child, now: float = 0.0) -> None:
         """`child` is the shard's process now."""
         self.child = child
+        self._slow_at = now + SLOW_START_S
         self.state = "starting"
         self.restart_due = None
         if self._last_pid is not None:
             self.restarts += 1
         self._last_pid = child.pid
         self.policy.life_started()
+
+    def is_slow_to_start(self, now: float) -> bool:
+        """Whether the process should be ready by now and is not; True once for each."""
+        if self._slow_at is None or now < self._slow_at:
+            return False
+        self._slow_at = None
+        return self.child is not None and self.state == "starting"
 
     def ended(self, now: float) -> Restart | GiveUp:
         """The process is dead and reaped; return what follows, which is noted as well."""

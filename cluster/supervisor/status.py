@@ -4,6 +4,7 @@ import time
 
 import zmq
 
+from cluster.shared.endpoints import Endpoint, choose_endpoints
 from cluster.shared.messages import (
     GatewayStatus,
     NodeStatus,
@@ -36,7 +37,8 @@ def read_status(
     if not run_directory.exists():
         return None
     if run_directory.holder("gateway") is not None:
-        status = _ask_gateway(run_directory.control_endpoint(), timeout_s)
+        endpoint = choose_endpoints(run_directory).find_control()
+        status = None if endpoint is None else _ask_gateway(endpoint, timeout_s)
         if status is not None:
             return status
     supervisor_pid = run_directory.holder("supervisor")
@@ -47,12 +49,14 @@ def read_status(
     return record or _bare_status(run_directory, gateway_pid)
 
 
-def _ask_gateway(endpoint: str, timeout_s: float) -> NodeStatus | None:
+def _ask_gateway(endpoint: Endpoint, timeout_s: float) -> NodeStatus | None:
     deadline = time.monotonic() + timeout_s
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.connect(endpoint)
+        if endpoint.curve is not None:
+            endpoint.curve.apply(socket)
+        socket.connect(endpoint.address)
         socket.send(encode_message(StatusRequest()))
         while (left_s := deadline - time.monotonic()) > 0:
             if not socket.poll(int(left_s * 1_000) + 1):

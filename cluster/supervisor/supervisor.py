@@ -13,19 +13,21 @@ from enum import Enum
 import zmq
 
 from cluster.shared.config import Config
+from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.messages import (
     ControlMessage,
     Drain,
     Drained,
+    GatewayAlive,
     GatewayReady,
     Refuse,
     ShardReport,
     WorkerGone,
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.supervisor.child import CANNOT_START, Child
+from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, Child
 from cluster.supervisor.node import Node
-from cluster.supervisor.restart_policy import GiveUp, Restart
+from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, GiveUp, Restart
 from cluster.supervisor.shard import Shard
 from cluster.supervisor.signals import SignalWatch
 
@@ -69,9 +71,11 @@ class Phase(Enum):
 def supervise(config: Config, run_directory: RunDirectory) -> int:
     """Run a node until it is drained or cannot go on; return the exit code of the process.
 
-    0 after a drain, and when the end was asked for before there was a gateway; 1 when the drain
-    was not over in time, or the gateway died during it; 2 when the node cannot start; 3 when a
-    process died too often; 128 and the signal's number after a second signal. Raises
+    0 after a drain, and when the end was asked for before there was a gateway; also when the time
+    to drain was up and the gateway cut off what was left, which it logs with the number of
+    sessions. 1 when the gateway died in the drain, or did not even report that its time was up;
+    2 when the node cannot start; 3 when a process died too often; 128 and the signal's number
+    after a second signal. Raises
     RunDirectoryError when the run directory cannot be used or is held, OSError when no process
     can be made. For the main thread, whose signal handlers are replaced until this returns.
     """
@@ -100,6 +104,7 @@ class Supervisor:
         self._drained = False
         self._drain_deadline = float("inf")
         self._gave_up = False
+        self._told_failure = ""
         self._wake_max_s = WAKE_MAX_S if signals.tells_deaths else WAKE_FOR_DEATHS_S
 
     def run(self) -> int:
@@ -114,10 +119,12 @@ class Supervisor:
             self._check_signals()
             self._check_messages()
             self._check_exits()
+            node.gateway.kill_if_silent(time.monotonic())
             if time.monotonic() >= self._drain_deadline:
                 self._drain_is_late()
             if self._exit_code is None:
                 node.start_due()
+                node.tell_slow_starts()
         return self._exit_code
 
     def _wait(self) -> None:
@@ -143,6 +150,7 @@ class Supervisor:
         link = self._node.gateway.link
         if link is not None:
             for message in link.receive():
+                self._node.gateway.heard(time.monotonic())
                 self._take_message(message)
 
     def _check_exits(self) -> None:
@@ -171,8 +179,11 @@ class Supervisor:
                     self._check_ready()
             case ShardReport() if 0 <= message.shard < len(self._node.shards):
                 self._shard_reported(self._node.shards[message.shard], message)
+            case GatewayAlive():
+                return
             case Drained():
                 self._drained = True
+                self._node.gateway.may_be_silent()
                 self._node.start_no_more_workers()
             case Refuse(reason=reason):
                 _say(f"the gateway refuses its supervisor: {reason}")
@@ -210,15 +221,21 @@ class Supervisor:
 
     def _worker_ended(self, shard: Shard, worker: Child, exit_code: int) -> None:
         self._node.gateway.tell(WorkerGone(shard=shard.index, pid=worker.pid))
-        if self._phase is Phase.STARTING and exit_code == CANNOT_START:
-            self._finish(EXIT_CANNOT_START)
-            return
+        if exit_code == CANNOT_START:
+            self._tell_failure(shard, worker)
+            if self._phase is Phase.STARTING:
+                self._finish(EXIT_CANNOT_START)
+                return
         now = time.monotonic()
         if self._drained:
             shard.stopped()
         elif self._phase is Phase.DRAINING and exit_code == 0:
             shard.stopped()
             shard.restart_due = now + STOP_NEWS_S
+        elif exit_code == LOST_GATEWAY and self._node.gateway.has_been_silent(now):
+            logger.warning("%s (pid %d) has lost the gateway", worker.role, worker.pid)
+            shard.withdraw()
+            shard.restart_due = now + BACKOFF_FIRST_S
         else:
             decision = shard.ended(now)
             _log_death(worker, decision)
@@ -226,6 +243,17 @@ class Supervisor:
                 self._give_up(worker, decision)
         self._node.report(shard)
         self._check_drained()
+
+    def _tell_failure(self, shard: Shard, worker: Child) -> None:
+        """Tell why a worker cannot start: once, though the same may be true of all of them."""
+        if self._exit_code is not None:
+            return  # whoever was first has told
+        told = self._node.start_failure(shard, worker)
+        if told is None:
+            _say(f"{worker.role} ended with exit code {CANNOT_START} and did not say why")
+        elif told != self._told_failure:
+            self._told_failure = told
+            _write(told)
 
     def _gateway_ended(self, gateway: Child, exit_code: int) -> None:
         self._check_messages()  # its last words
@@ -314,7 +342,11 @@ def _print_ready_line(line: str) -> None:
 
 def _say(reason: str) -> None:
     """Tell the person who started the node why it ends, in one line."""
-    sys.stderr.write(f"cluster: {reason}\n")
+    _write(f"cluster: {reason}\n")
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
     sys.stderr.flush()
 
 
@@ -324,5 +356,6 @@ def _tidy(run_directory: RunDirectory) -> None:
         with run_directory.lock("gateway"):
             run_directory.remove_stale_sockets()
             run_directory.remove_socket_directory()
+            choose_endpoints(run_directory).forget()
     except RunDirectoryError as error:
         logger.debug("sockets stay: %s", error)

@@ -20,7 +20,9 @@ def main() -> int:
     if arguments.parent_pid is not None:
         die_with_parent(arguments.parent_pid)
     configure_logging(f"worker-{arguments.shard}")
-    return run_worker(RunDirectory(arguments.run_dir), arguments.shard)
+    directory = RunDirectory(arguments.run_dir)
+    is_supervised = arguments.parent_pid is not None
+    return run_worker(directory, arguments.shard, is_supervised=is_supervised)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import traceback
 from pathlib import Path
 
 from cluster.worker.app import App
@@ -19,8 +18,8 @@ class ApplicationError(Exception):
 def load_application(spec: str | None) -> App:
     """Import `spec` and return its App; None is the echo application.
 
-    Raises ApplicationError, whose message is one line; the traceback of an import that failed
-    goes to stderr before it.
+    Raises ApplicationError, whose message is one line. Its cause is what the application's own
+    code raised, if that is why.
     """
     here = str(Path.cwd())
     if spec is not None and here not in sys.path[:1]:
@@ -30,12 +29,11 @@ def load_application(spec: str | None) -> App:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        if not (isinstance(error, ModuleNotFoundError) and error.name == module_name):
-            traceback.print_exc()
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
         raise ApplicationError(
             f"cannot import {module_name!r} of --app {spec!r} ({_one_line(error)}); "
             f"looked in {here} first"
-        ) from error
+        ) from (None if is_missing else error)
     found: object = module
     for part in name.split("."):
         found = getattr(found, part, None)

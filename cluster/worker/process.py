@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+import traceback
 from types import FrameType
 
 import zmq
 
 from cluster.shared.config import Config, ConfigError
+from cluster.shared.endpoints import Endpoint, choose_endpoints
 from cluster.shared.lane import LaneViolation
 from cluster.shared.messages import (
     Grant,
@@ -23,6 +25,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.start_failure import write_start_failure
 from cluster.shared.zmq_lane import ZmqWorkerLane
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
@@ -36,28 +39,60 @@ logger = logging.getLogger("cluster.worker")
 CONFIG_WAIT_S = 10.0
 """Time that the node's configuration may take to appear in the run directory."""
 
+FIND_INTERVAL_S = 0.02
+"""Where its place is not known before, the gateway is looked for so often."""
+
+LOST_GATEWAY = 1
+
+
+class _ShardRefused(Exception):
+    """The gateway grants no shard to this process; the message says why."""
+
 
 class _StopRequested(Exception):
     """A signal came before there was a worker to stop."""
 
 
-def run_worker(directory: RunDirectory, shard: int) -> int:
+def run_worker(directory: RunDirectory, shard: int, *, is_supervised: bool = False) -> int:
     """Work on `shard` until told to stop; return the exit code of the process.
 
     0 when the gateway or a signal said stop, 1 when the gateway was lost or fenced this
-    worker, 2 with one line on stderr when it cannot start: no configuration, an application
-    that cannot be imported, a shard that is held or does not exist. Main thread only.
+    worker, 2 when it cannot start: no configuration, an application that cannot be imported, a
+    shard that is held or does not exist. Why is one line on stderr, after a traceback if the
+    application raised; a worker that `is_supervised` leaves both for its supervisor to tell.
+    Main thread only.
     """
     stop = _StopSignal()
     try:
         config = _wait_for_config(directory)
         app = load_application(config.node.app)
         return _work(directory, config, shard, app, stop)
-    except (ApplicationError, ConfigError, RunDirectoryError, ProtocolError) as error:
-        sys.stderr.write(f"cluster worker: {error}\n")
+    except (
+        ApplicationError,
+        ConfigError,
+        RunDirectoryError,
+        ProtocolError,
+        _ShardRefused,
+    ) as error:
+        _tell_failure(directory, shard, error, is_supervised)
         return 2
     except _StopRequested:
         return 0
+
+
+def _tell_failure(
+    directory: RunDirectory, shard: int, error: Exception, is_supervised: bool
+) -> None:
+    text = f"cluster worker: {error}\n"
+    if isinstance(error, ApplicationError) and error.__cause__ is not None:
+        text = "".join(traceback.format_exception(error.__cause__)) + text
+    if is_supervised:
+        try:
+            write_start_failure(directory, shard, os.getpid(), text)
+            return
+        except RunDirectoryError as unwritten:
+            logger.warning("%s", unwritten)
+    sys.stderr.write(text)
 
 
 class _StopSignal:
@@ -93,16 +128,31 @@ def _wait_for_config(directory: RunDirectory) -> Config:
             time.sleep(0.05)
 
 
+def _wait_for_gateway(directory: RunDirectory, timeout_s: float) -> Endpoint:
+    """Wait until it is known where the gateway is; it need not be there yet."""
+    endpoints = choose_endpoints(directory)
+    deadline = time.monotonic() + timeout_s
+    while (endpoint := endpoints.find_control()) is None:
+        if time.monotonic() > deadline:
+            raise GatewayLostError(f"no gateway has told for {timeout_s:g} s where it is")
+        time.sleep(FIND_INTERVAL_S)
+    return endpoint
+
+
 def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _StopSignal) -> int:
+    try:
+        endpoint = _wait_for_gateway(directory, config.workers.worker_timeout_s)
+    except GatewayLostError as error:
+        logger.error("shard %d: %s", shard, error)
+        return LOST_GATEWAY
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    control = open_control_socket(context, zmq.DEALER)
-    control.connect(directory.control_endpoint())
+    control = open_control_socket(context, zmq.DEALER, endpoint.curve)
+    control.connect(endpoint.address)
     lane: ZmqWorkerLane | None = None
     try:
         grant = _ask_for_shard(control, shard, config.workers.worker_timeout_s)
         if isinstance(grant, Refuse):
-            sys.stderr.write(f"cluster worker: {grant.reason}\n")
-            return 2
+            raise _ShardRefused(grant.reason)
         if grant is None:
             return 0
         lane = ZmqWorkerLane(
@@ -112,6 +162,7 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
             grant.incarnation,
             grant.position,
             grant.lane.bytes,
+            endpoint.curve,
         )
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
         worker = Worker(app, grant, lane, control)
@@ -119,7 +170,7 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
         worker.run()
     except (GatewayLostError, LaneViolation, WorkerRefusedError) as error:
         logger.error("shard %d: %s", shard, error)
-        return 1
+        return LOST_GATEWAY
     finally:
         if lane is not None:
             lane.close()

@@ -19,6 +19,7 @@ from cluster.shared.messages import (
     ControlMessage,
     GatewayHeartbeat,
     Grant,
+    LaneState,
     Refuse,
     Stop,
     WorkerHeartbeat,
@@ -36,6 +37,12 @@ logger = logging.getLogger("cluster.worker")
 
 PUBLISH_AGE_S = 0.001
 PUBLISH_BYTES = 65_536
+
+FAREWELL_S = 0.5
+"""Longest wait, at the end, for the gateway to take what was published last."""
+
+FAREWELL_ASK_MS = 10
+"""How often it is asked meanwhile; one that works has mostly taken it by the first answer."""
 
 
 class WorkerRefusedError(Exception):
@@ -72,10 +79,10 @@ class Worker:
         )
         self._backlog: deque[InboundChunk] = deque()
         self._is_blocked = False
+        self._serial_taken = 0
         self._stopping = False
         # Small enough that any one packet fits behind what is not published yet.
-        self._publish_bytes = min(PUBLISH_BYTES, grant.lane.max_batch_bytes // 4)
-        self._batch_began = 0.0
+        self._dispatcher.publish_bytes = min(PUBLISH_BYTES, grant.lane.max_batch_bytes // 4)
         self._has_batch = False
         now = time.monotonic()
         self._liveness = Liveness(grant.worker_timeout_s, now)
@@ -109,7 +116,7 @@ class Worker:
             return  # full of wake-ups already, or the loop has ended
 
     def request_stop(self) -> None:
-        """End after what is in hand is handled and, if there is room, published.
+        """End after what is in hand is handled and, if there is room, published and taken.
 
         From a signal handler or any thread.
         """
@@ -125,15 +132,38 @@ class Worker:
         """
         self._app.attach(self)
         try:
+            self._work()
+            self._await_last_words()
+        finally:
+            self._wake_reader.close()
+            self._wake_writer.close()
+
+    def _work(self) -> None:
+        try:
             self._take_over()
             while not self._stopping:
                 self._turn()
             self._publish()
         except _StoppedWithoutRoom:
             logger.info("stopped with output for which the lane has no room")
-        finally:
-            self._wake_reader.close()
-            self._wake_writer.close()
+
+    def _await_last_words(self) -> None:
+        """Stay, for a bounded time, until the gateway has taken what was published last.
+
+        What is still in the lane's socket when that closes is lost; a successor would do it
+        again.
+        """
+        deadline = time.monotonic() + FAREWELL_S
+        while self._serial_taken < self._lane.serial_published:
+            if time.monotonic() >= deadline:
+                logger.warning(
+                    "the gateway has not taken the last batch within %g s; it may be done again",
+                    FAREWELL_S,
+                )
+                return
+            self._send_heartbeat("stopping")
+            self._control.poll(FAREWELL_ASK_MS)
+            self._take_control()
 
     def _take_over(self) -> None:
         self._publish(is_first=True)  # empty: it tells the gateway that this end is open
@@ -161,16 +191,15 @@ class Worker:
         # A batch goes on over chunks: its age counts from the first of them.
         if not self._has_batch:
             self._has_batch = True
-            self._batch_began = time.monotonic()
+            self._dispatcher.publish_at = time.monotonic() + PUBLISH_AGE_S
 
     def _between_packets(self) -> None:
-        if self._outbox.num_bytes >= self._publish_bytes:
+        """Publish if it is time to."""
+        dispatcher = self._dispatcher
+        now = time.monotonic()
+        if self._outbox.num_bytes >= dispatcher.publish_bytes or now >= dispatcher.publish_at:
             self._publish()
-        else:
-            now = time.monotonic()
-            if now - self._batch_began >= PUBLISH_AGE_S:
-                self._publish()
-                self._batch_began = now
+            dispatcher.publish_at = now + PUBLISH_AGE_S
 
     def _run_posted(self) -> None:
         for function in self._app.take_posted():
@@ -235,17 +264,20 @@ class Worker:
         reason = self._liveness.verdict(now)
         if reason is not None:
             raise GatewayLostError(f"the gateway is lost: {reason}")
+        self._send_heartbeat("blocked" if self._is_blocked else "idle")
+        self._take_control()  # the send may have swallowed the announcement of a message
+
+    def _send_heartbeat(self, state: LaneState) -> None:
         heartbeat = WorkerHeartbeat(
             incarnation=self._grant.incarnation,
             position_received=self._lane.position_received,
             serial_sent=self._lane.serial_published,
-            state="blocked" if self._is_blocked else "idle",
+            state=state,
         )
         try:
             self._control.send(encode_message(heartbeat), zmq.NOBLOCK)
         except zmq.Again:
             return  # the gateway takes nothing; its silence decides
-        self._take_control()  # the send may have swallowed the announcement of a message
 
     def _take_control(self) -> None:
         while True:
@@ -262,14 +294,16 @@ class Worker:
                     self._heard(message)
             case Refuse(reason=reason):
                 raise WorkerRefusedError(reason)
-            case Stop():
+            case Stop(serial_received=serial):
                 self._stopping = True
+                self._serial_taken = max(self._serial_taken, serial)
             case _:
                 logger.warning("unexpected control message %s", type(message).__name__)
 
     def _heard(self, heartbeat: GatewayHeartbeat) -> None:
         lane = self._lane
         lane.taken(heartbeat.serial_received)
+        self._serial_taken = heartbeat.serial_received
         self._receive_to_backlog()  # whoever works on a long chunk is busy, not behind
         behind = lane.position_received < heartbeat.position_sent
         self._liveness.heard(time.monotonic(), (lane.position_received,), behind)

@@ -18,6 +18,7 @@ from cluster.shared.messages import (
     ControlMessage,
     Drain,
     Drained,
+    GatewayAlive,
     GatewayHeartbeat,
     GatewayReady,
     Grant,
@@ -64,8 +65,12 @@ class Peer:
         self.socket.send(encode_message(message))
 
     def receive(self) -> ControlMessage:
-        assert self.socket.poll(5_000), "no answer"
-        return decode_message(self.socket.recv())
+        """Return the next message that is more than a sign of life."""
+        while True:
+            assert self.socket.poll(5_000), "no answer"
+            message = decode_message(self.socket.recv())
+            if not isinstance(message, GatewayAlive):
+                return message
 
     def status(self) -> NodeStatus:
         self.send(StatusRequest())
@@ -170,6 +175,20 @@ def test_a_supervisor_is_told_where_the_gateway_listens(running: Running):
     assert isinstance(ready, GatewayReady)
     assert (ready.node, ready.epoch, ready.driver, ready.lane) == (7, 9, "readiness", "zmq")
     assert ready.listen.startswith("127.0.0.1:")
+
+
+def test_a_supervisor_is_shown_again_and_again_that_the_gateway_works(tmp_path: Path):
+    workers = WorkersConfig(count=1, worker_timeout_s=0.2)
+    running = Running(tmp_path / "run", msgspec.structs.replace(CONFIG, workers=workers))
+    try:
+        supervisor = running.peer()
+        supervisor.send(SupervisorHello(pid=1))
+        alive = 0
+        while alive < 5:
+            assert supervisor.socket.poll(5_000), "no sign of life"
+            alive += decode_message(supervisor.socket.recv()) == GatewayAlive()
+    finally:
+        running.close()
 
 
 def test_status_tells_of_every_shard_also_without_workers(running: Running):

@@ -8,6 +8,7 @@ from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
     Drained,
+    GatewayAlive,
     GatewayReady,
     ShardReport,
     WorkerReport,
@@ -40,6 +41,7 @@ def test_nobody_is_told_while_there_is_no_supervisor():
     told = Told()
     told.link.set_ready(READY)
     told.link.report(REPORT)
+    told.link.beat()
     told.link.drained()
     assert told.sent == []
 
@@ -61,8 +63,9 @@ def test_the_last_supervisor_that_said_hello_is_told():
     told.link.hello(b"old")
     told.link.hello(b"new")
     told.link.report(REPORT)
+    told.link.beat()
     told.link.drained()
-    assert told.sent == [(b"new", REPORT), (b"new", Drained())]
+    assert told.sent == [(b"new", REPORT), (b"new", GatewayAlive()), (b"new", Drained())]
 
 
 @pytest.mark.parametrize(

@@ -282,10 +282,13 @@ def test_a_heartbeat_of_a_stranger_is_refused(node: Node):
 
 
 def test_all_who_live_are_told_to_stop(node: Node):
-    node.start(1)
+    lane = node.start(1)
+    node.publish(lane, shard=1)
     node.sent.clear()
-    node.workers.stop_all()
-    assert node.sent == [(b"worker", Stop())]
+    assert node.workers.stop_all()
+    assert node.sent == [(b"worker", Stop(serial_received=2))]
+    node.unreachable = {b"worker"}
+    assert not node.workers.stop_all()
 
 
 # -- signs of life ---------------------------------------------------------------------------------
@@ -298,6 +301,19 @@ def test_a_heartbeat_tells_each_worker_how_far_the_gateway_is(node: Node):
     node.workers.beat()
     expected = GatewayHeartbeat(incarnation=1, position_sent=1, serial_received=1)
     assert node.sent == [(b"worker", expected)]
+
+
+def test_a_worker_that_is_stopping_is_told_at_once_what_has_arrived(node: Node):
+    lane = node.start()
+    node.sent.clear()
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2))
+    assert node.sent == []
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state="stopping"))
+    node.publish(lane)
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state="stopping"))
+    answers = [message for _, message in node.sent]
+    assert [answer.serial_received for answer in answers] == [1, 2]  # type: ignore[union-attr]
+    assert all(isinstance(answer, GatewayHeartbeat) for answer in answers)
 
 
 def test_a_worker_that_is_silent_for_the_whole_timeout_is_fenced(node: Node):
@@ -313,13 +329,16 @@ def test_a_worker_that_is_silent_for_the_whole_timeout_is_fenced(node: Node):
     assert "no heartbeat" in node.sent[-1][1].reason  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("state", ["idle", "blocked"])
 @pytest.mark.parametrize("lost", [{"position_received": 0}, {"serial_sent": 2}])
-def test_a_worker_that_stays_behind_what_was_sent_is_fenced(node: Node, lost: dict[str, int]):
+def test_a_worker_that_stays_behind_what_was_sent_is_fenced(
+    node: Node, lost: dict[str, int], state: str
+):
     node.start()
     node.open_session()
     for _ in range(6):
         assert node.workers.life(0) is not None
-        node.workers.heartbeat(b"worker", node.beat_of(0, **lost))
+        node.workers.heartbeat(b"worker", node.beat_of(0, **lost, state=state))
         node.now += 1
         node.workers.beat()
     assert node.workers.life(0) is None
@@ -344,11 +363,14 @@ def test_what_a_worker_published_before_it_fell_silent_is_applied(node: Node):
     assert node.drained == 1
 
 
-def test_a_worker_that_waits_for_room_may_be_behind(node: Node):
-    node.start()
+def test_a_worker_that_waits_for_room_is_not_fenced_for_it(node: Node):
+    """Its last batches wait in the gateway, which is busy with one that came before them."""
+    lane = node.start()
     node.open_session()
+    for _ in range(3):
+        assert lane.publish(START, [])
     for _ in range(9):
-        node.workers.heartbeat(b"worker", node.beat_of(0, position_received=0, state="blocked"))
+        node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=4, state="blocked"))
         node.now += 1
         node.workers.beat()
     assert node.workers.life(0) is not None

@@ -13,12 +13,13 @@ from typing import Any, cast
 from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.service import GatewayService
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
 from cluster.gateway.workers import NodeIdentity, Workers
-from cluster.iocp import IocpCore, NetAddress, ServerService, SessionSettings
+from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
 from cluster.iocp.packet_framing import iter_packets
 from cluster.shared.lane import Commit
@@ -161,14 +162,16 @@ class GatewayWorld:
             self._violated,
         )
         self.sessions_made = 0
-        self.service = ServerService(
+        self.service = GatewayService(
+            self.table,
             NetAddress("127.0.0.1", 0),
             self.core,
-            self._make_session,
+            None,
             max_sessions,
             SessionSettings(send_queue_bytes_max=send_queue_bytes_max, **settings),
             accepts_outstanding_max,
         )
+        self.service.set_session_factory(self._make_session)
         assert self.service.start()
 
     def _make_session(self) -> GatewaySession:
@@ -227,6 +230,7 @@ class GatewayWorld:
         for shard in self.shards:
             shard.resume_sessions()
         self.runner.flush()
+        self.service.resume_accepting()
         for worker in self.echoing:
             worker.echo()
         self.check_invariants()

@@ -57,6 +57,8 @@ class FakeGateway:
                 self._send(Refuse(reason="you are from another time"))
             case SupervisorHello() if self._behaviour == "ends":
                 return 6
+            case SupervisorHello() if self._behaviour == "never answers":
+                return None
             case SupervisorHello():
                 self._send(self._ready(os.getpid() + 1))  # a stranger's, to be ignored
                 self._send(self._ready(os.getpid()))
@@ -64,6 +66,10 @@ class FakeGateway:
             case WorkerReport() if self._behaviour == "never has workers":
                 return None
             case WorkerReport(restarts=0) if self._behaviour == "has the second worker":
+                return None
+            case WorkerReport(state=state, restarts=restarts) if (
+                self._behaviour == "has the first worker" and (restarts or state != "starting")
+            ):
                 return None
             case WorkerReport(state="starting", restarts=0, pid=int(pid)) if (
                 self._behaviour == "fences the first worker"

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import Restart
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import SLOW_START_S, Shard
 
 
 @pytest.fixture
@@ -64,6 +64,21 @@ def test_a_process_that_was_ended_for_its_gateway_is_no_failure_of_the_shard(
     shard.withdraw()
     assert shard.policy.failures == 0
     assert (shard.pid, shard.state) == (None, "backoff")
+
+
+def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[Child]):
+    shard = Shard(0)
+    shard.started(children[0], 100.0)
+    assert not shard.is_slow_to_start(100.0 + SLOW_START_S - 0.1)
+    assert shard.is_slow_to_start(100.0 + SLOW_START_S)
+    assert not shard.is_slow_to_start(200.0)
+    shard.ended(200.0)
+    shard.started(children[1], 200.0)
+    assert shard.is_slow_to_start(200.0 + SLOW_START_S)
+    shard.ended(300.0)
+    shard.started(children[2], 300.0)
+    shard.state = "ready"
+    assert not shard.is_slow_to_start(400.0)
 
 
 def test_a_process_that_was_told_to_stop_has_no_successor(children: list[Child]):

@@ -14,7 +14,7 @@ import pytest
 from cluster.shared.config import Config, NodeConfig, SupervisorConfig, WorkersConfig
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor import gateway_keeper, node, supervisor
+from cluster.supervisor import gateway_keeper, node, shard, supervisor
 from cluster.supervisor.child import Child
 from cluster.supervisor.supervisor import supervise
 
@@ -24,6 +24,11 @@ ROOT = Path(__file__).parents[2]
 SLEEPS = ("-c", "import time; time.sleep(600)")
 CANNOT_BE_MADE = ("cannot be made",)
 DIES = ("-c", "raise SystemExit(3)")
+LOSES_THE_GATEWAY = ("-c", "import time; time.sleep(0.2); raise SystemExit(1)")
+ENDS_THE_NODE = (
+    "-c",
+    "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)",
+)
 READY_LINE = "ready node=7 listen=[::1]:99 workers=1 driver=readiness lane=zmq\n"
 
 CONFIG = Config(
@@ -52,7 +57,7 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
         started.append(spawn([sys.executable, *arguments], os.environ))
         return Child(role, started[-1])
 
-    def run(behaviour: str, *workers: tuple[str, ...]) -> int:
+    def run(behaviour: str, *workers: tuple[str, ...], config: Config = CONFIG) -> int:
         worker_arguments = itertools.chain(
             workers, itertools.repeat(workers[-1] if workers else SLEEPS)
         )
@@ -68,7 +73,7 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
         monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
         monkeypatch.setattr(node, "launch_worker", launch_worker)
         try:
-            return supervise(CONFIG, RunDirectory(tmp_path / "run"))
+            return supervise(config, RunDirectory(tmp_path / "run"))
         finally:
             assert all(process.returncode is not None for process in started), "a child was left"
 
@@ -116,8 +121,49 @@ def test_a_gateway_that_refuses_its_supervisor_is_code_2(
     assert "cluster: the gateway refuses its supervisor: you are from another time\n" in output.err
 
 
-def test_a_child_that_cannot_start_ends_a_node_that_was_never_ready(supervise_fakes: Supervise):
+def test_a_child_that_cannot_start_ends_a_node_that_was_never_ready(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
     assert supervise_fakes("refuses nothing", ("-c", "raise SystemExit(2)")) == 2
+    told = capfd.readouterr().err
+    assert told == "cluster: worker 0 ended with exit code 2 and did not say why\n"
+
+
+def test_what_keeps_workers_from_starting_is_told_once(
+    supervise_fakes: Supervise, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Also when it comes up in a node that was ready, in one life after the other."""
+    serves = ("-c", "import time; time.sleep(2); raise SystemExit(3)")
+    fails = (
+        "-c",
+        "import os, pathlib; from cluster.shared.run_directory import RunDirectory\n"
+        "from cluster.shared.start_failure import write_start_failure\n"
+        f"directory = RunDirectory(pathlib.Path({str(tmp_path / 'run')!r}))\n"
+        "write_start_failure(directory, 0, os.getpid(), 'cluster worker: no such app\\n')\n"
+        "raise SystemExit(2)",
+    )
+    assert supervise_fakes("has the first worker", serves, fails) == 3
+    told = capfd.readouterr()
+    assert told.out == READY_LINE
+    reason, end = told.err.splitlines()
+    assert reason == "cluster worker: no such app"
+    assert end.startswith("cluster: gave up restarting worker 0: 5 lives in ")
+
+
+def test_a_worker_that_takes_long_to_start_is_told_of_once(
+    supervise_fakes: Supervise,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    for module in (node, shard):
+        monkeypatch.setattr(module, "SLOW_START_S", 0.1)
+    config = msgspec.structs.replace(CONFIG, node=NodeConfig(listen="[::1]:0", app="slow:app"))
+    ends_later = ("-c", "import time; time.sleep(2.5)\n" + ENDS_THE_NODE[1])
+    assert supervise_fakes("never has workers", ends_later, config=config) == 1
+    [told] = [line for line in caplog.messages if "is not ready" in line]
+    assert told.startswith("worker 0 (pid ")
+    assert "is not ready after 0.1 s; " in told
+    assert "'slow:app' takes long, or never ends" in told or "no gateway that is ready" in told
 
 
 def test_a_worker_that_always_ends_is_given_up_and_named(
@@ -164,6 +210,60 @@ def test_a_gateway_that_always_ends_is_given_up_and_named(
 ):
     assert supervise_fakes("ends") == 3
     assert capfd.readouterr().err.startswith("cluster: gave up restarting gateway: 5 lives in ")
+
+
+QUICK_TO_LOSE = msgspec.structs.replace(
+    CONFIG, workers=WorkersConfig(count=1, worker_timeout_s=0.3)
+)
+
+
+def test_a_gateway_that_was_ready_and_falls_silent_is_killed_and_replaced(
+    supervise_fakes: Supervise,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+):
+    assert supervise_fakes("never has workers", config=QUICK_TO_LOSE) == 3
+    assert caplog.text.count("has shown no sign of life for 0.") == 5
+    assert "gateway (pid " in caplog.text
+    assert "signal 9 (SIGKILL); successor in 0.1 s" in caplog.text
+    told = capfd.readouterr().err
+    assert told.startswith("cluster: gave up restarting gateway: 5 lives in ")
+
+
+def test_a_gateway_that_hangs_in_a_long_drain_is_killed_and_that_is_code_1(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    patient = msgspec.structs.replace(
+        QUICK_TO_LOSE, supervisor=SupervisorConfig(drain_timeout_s=600.0)
+    )
+    assert supervise_fakes("ignores", config=patient) == 1
+    assert "has shown no sign of life for 0." in caplog.text
+    assert "signal 9 (SIGKILL) before it was drained" in caplog.text
+
+
+def test_a_gateway_that_never_gets_ready_is_killed(
+    supervise_fakes: Supervise,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(gateway_keeper, "READY_WITHIN_S", 0.5)
+    assert supervise_fakes("never answers", config=QUICK_TO_LOSE) == 3
+    assert caplog.text.count("has shown no sign of life for 0.") == 5
+
+
+def test_workers_that_end_because_the_gateway_is_silent_are_not_given_up(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    workers = [LOSES_THE_GATEWAY] * 7
+    assert supervise_fakes("never answers", *workers, ENDS_THE_NODE, config=QUICK_TO_LOSE) == 0
+    assert caplog.text.count("has lost the gateway") == 7
+
+
+def test_workers_that_lose_a_gateway_that_others_hear_are_given_up(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    assert supervise_fakes("never has workers", LOSES_THE_GATEWAY) == 3
+    assert capfd.readouterr().err.startswith("cluster: gave up restarting worker 0: 5 lives in ")
 
 
 def test_a_node_is_recorded_for_status_and_keeps_its_port(

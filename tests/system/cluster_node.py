@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class ClusterNode:
         run_dir: Path | None = None,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        preexec_fn: Callable[[], None] | None = None,
     ) -> None:
         """Start it with its output going to files in `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,7 @@ class ClusterNode:
                 stdin=subprocess.DEVNULL,
                 cwd=cwd or directory,
                 env=cluster_environment(env),
+                preexec_fn=preexec_fn,
             )
         self.ready: dict[str, str] = {}
 

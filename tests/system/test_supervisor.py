@@ -4,11 +4,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.shared.run_directory import RunDirectory
+from cluster.supervisor.status import read_status
 from tests.support import wait_until
 from tests.system.cluster_node import run_cluster
 from tests.system.conftest import StartNode
@@ -59,6 +62,35 @@ def test_the_ready_line_is_all_of_stdout_and_a_drain_leaves_nobody(cluster_up: S
         client.receive_end()
     assert node.wait_exit() == 0
     assert node.stdout.count("\n") == 1
+    assert node.processes() == []
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_node_whose_standard_streams_are_closed_works(
+    cluster_up_unready: StartNode, closed: tuple[int, ...]
+):
+    def close_streams() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    node = cluster_up_unready("--workers", "1", preexec_fn=close_streams)
+    directory = RunDirectory(node.run_dir)
+
+    def is_ready() -> bool:
+        status = read_status(directory) if directory.exists() else None
+        return status is not None and [w.state for w in status.workers] == ["ready"]
+
+    wait_until(is_ready, timeout_s=20, interval_s=0.1, what="the node")
+    port = wait_until(  # the supervisor notes it, and nobody reads its ready line
+        lambda: int(directory.read_config().node.listen.rpartition(":")[2]), what="the port"
+    )
+    with PacketClient(port) as client:
+        assert client.ask(1, b"hello") == (1, b"hello")
+    if 1 not in closed:
+        assert node.stdout.startswith("ready node=1 ")
+    if 2 not in closed:
+        assert "listening at" in node.stderr
+    assert node.drain() == 0
     assert node.processes() == []
 
 
@@ -144,6 +176,7 @@ def test_a_drain_that_a_handler_holds_up_ends_when_its_time_is_up(
         node.signal(signal.SIGTERM)
         client.receive_end()
         assert node.wait_exit(timeout_s=10) == 0
+    assert "the time to drain is up: sessions cut off: 1, records " in node.stderr
     assert node.processes() == []
 
 
@@ -233,6 +266,53 @@ def test_a_killed_gateway_is_a_new_epoch_on_the_same_port(cluster_up: StartNode)
     assert node.stdout.count("ready") == 1
 
 
+def test_a_gateway_that_is_stopped_dead_is_a_new_epoch_on_the_same_port(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 2\nworker_timeout_s = 1.0\n")
+    node = cluster_up("--config", str(config))
+    for _ in range(3):
+        before = node.status()
+        client = PacketClient(node.port)
+        assert client.ask(1, b"x") == (1, b"x")
+        os.kill(before["gateway"]["pid"], signal.SIGSTOP)
+        client.receive_end()
+        client.socket.close()
+        node.wait_status(
+            lambda status, epoch=before["epoch"]: (
+                status["epoch"] == epoch + 1
+                and [worker["state"] for worker in status["workers"]] == ["ready"] * 2
+            ),
+            "the next epoch",
+        )
+        assert has_ended(before["gateway"]["pid"])
+        with PacketClient(node.port) as client:
+            assert client.ask(2, b"again") == (2, b"again")
+    assert node.stderr.count("has shown no sign of life for") == 3
+    assert "no successor" not in node.stderr
+    assert node.drain() == 0
+    assert node.stdout.count("ready") == 1
+
+
+def test_a_supervisor_that_slept_does_not_take_its_gateway_for_dead(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\nworker_timeout_s = 0.4\n")
+    node = cluster_up("--config", str(config))
+    gateway = node.status()["gateway"]["pid"]
+    for _ in range(2):
+        node.signal(signal.SIGSTOP)
+        time.sleep(1.0)  # longer than the timeout; and then longer than it takes to judge
+        node.signal(signal.SIGCONT)
+        time.sleep(0.7)
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+    assert node.status()["gateway"]["pid"] == gateway
+    assert node.drain() == 0
+
+
 def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -301,9 +381,11 @@ def test_an_application_that_cannot_be_imported_is_named(
 ):
     write_app(tmp_path / "apps", ECHO_ONCE_THEN_DIE)
     apps = write_app(tmp_path / "apps", "1 / 0\n", name="broken")
-    node = cluster_up_unready("--app", spec, "--workers", "1", cwd=apps)
+    node = cluster_up_unready("--app", spec, "--workers", "3", cwd=apps)
     assert node.wait_exit() == 2
     assert node.told_reason().startswith("cluster worker: ")
+    assert node.stderr.count("cluster worker: ") == 1
+    assert node.stderr.count("Traceback") == (spec == "broken:app")
     assert named in node.told_reason()
     assert node.stdout == ""
     assert node.processes() == []

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +19,25 @@ from tests.system.packet_client import PacketClient
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 DEPTH = 8
+NOTES_EACH_CALL = """
+import os
+from cluster.worker import App
+
+app = App()
+notes = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@app.on_any
+def answer(session, packet_id, payload):
+    os.write(notes, b"%d/%d " % (session.id, session.sequence))
+    session.send(packet_id, payload)
+"""
+SMALL_LANE = """
+[gateway]
+accepts_outstanding_max = 4
+max_packet_bytes = 64
+[lane]
+bytes = 4096
+"""
 QUICK_TO_FENCE = """
 [workers]
 worker_timeout_s = 1.0
@@ -106,6 +127,38 @@ def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode) -> None:
     assert node.drain() == 0
 
 
+def test_a_worker_that_is_asked_to_end_leaves_nothing_to_be_done_again(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    (tmp_path / "the_app.py").write_text(NOTES_EACH_CALL)
+    notes = tmp_path / "notes"
+    node = cluster_up(
+        "--app", "the_app:app", "--workers", "1", cwd=tmp_path, env={"NOTES": str(notes)}
+    )
+    clients = [CheckedClient(node.port, number) for number in range(10)]
+    for client in clients:
+        client.start()
+    try:
+        for restarts in range(1, 9):
+            _served_again(node, clients)
+            os.kill(node.worker_pids()[0], signal.SIGTERM)
+            node.wait_status(
+                lambda status, restarts=restarts: (
+                    status["workers"][0]["restarts"] == restarts
+                    and status["workers"][0]["state"] == "ready"
+                ),
+                "the successor",
+            )
+        _served_again(node, clients)
+    finally:
+        answered = sum(client.finish() for client in clients)
+    calls = notes.read_bytes().split()
+    assert len(set(calls)) == answered
+    assert len(calls) == answered, f"{len(calls) - answered} packets were handled again"
+    assert "may be done again" not in node.stderr
+    assert node.drain() == 0
+
+
 def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
@@ -149,3 +202,33 @@ def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
         assert client.receive() == (number, b"is anybody there?")
         client.socket.close()
     assert node.status()["workers"][0]["restarts"] == 1, node.stderr
+
+
+def test_clients_that_come_and_go_while_a_worker_hangs_are_held_off_when_its_lane_is_full(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL_LANE)
+    node = cluster_up("--workers", "1", "--config", str(config))
+    (worker,) = node.worker_pids()
+    os.kill(worker, signal.SIGSTOP)
+    for _ in range(500):
+        client = PacketClient(node.port)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.close()
+    counters = node.wait_status(
+        lambda status: status["counters"].get("accepting_paused") == 1, "a pause"
+    )["counters"]
+    assert counters["uncommitted_bytes"] < 4_096 + 2_048
+    assert counters["sessions_opened"] < 500
+    os.kill(worker, signal.SIGCONT)
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"at last") == (1, b"at last")
+    node.wait_status(
+        lambda status: (
+            status["counters"]["uncommitted_bytes"] == 0 and status["gateway"]["sessions"] == 0
+        ),
+        "everything handled",
+    )
+    assert node.status()["workers"][0]["pid"] == worker
+    assert node.drain() == 0

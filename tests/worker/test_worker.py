@@ -37,6 +37,8 @@ from tests.support import wait_until
 from tests.worker.records import ADDRESS, packets
 
 ECHO, STOP = 1, 2
+ALL = 1 << 60
+"""A serial that no worker here gets to: the gateway has taken everything."""
 
 
 class Locked:
@@ -115,6 +117,7 @@ class Bench:
         return made
 
     def _stop(self, session: Session, payload: bytes) -> None:
+        self.tell(Stop(serial_received=ALL))
         self.worker.request_stop()
 
     # -- the gateway's part ------------------------------------------------------------------------
@@ -172,10 +175,23 @@ class Bench:
         self.thread = threading.Thread(target=run)
         self.thread.start()
 
+    def answer_farewells(self) -> int:
+        """Tell a worker that is stopping that all has arrived; return how often it has asked."""
+        asked = [beat for beat in self.heartbeats() if beat.state == "stopping"]
+        for beat in asked:
+            self.tell(_heartbeat(self, beat.serial_sent))
+        return len(asked)
+
     def join(self) -> None:
-        assert self.thread is not None
-        self.thread.join(10)
-        assert not self.thread.is_alive(), "the worker still runs"
+        thread = self.thread
+        assert thread is not None
+
+        def has_ended() -> bool:
+            self.answer_farewells()
+            return not thread.is_alive()
+
+        wait_until(has_ended, what="the end of the worker")
+        thread.join()
 
     def close(self) -> None:
         if self.thread is not None and self.thread.is_alive():
@@ -375,6 +391,32 @@ def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_benc
     assert bench.error is None
 
 
+def test_a_worker_without_room_takes_in_what_comes_and_tells_of_it(make_bench: MakeBench):
+    """By what it tells, the gateway knows that nothing was lost on the way."""
+    bench = make_bench(lane_bytes=4_096, worker_timeout_s=0.2)
+    bench.open_session()
+    for _ in range(8):
+        bench.send((ECHO, b"x" * 2_000))
+    bench.start()
+
+    def tells(position: int) -> bool:
+        sent = bench.gateway.log.sent_position
+        bench.tell(_heartbeat(bench, serial_received=0, position_sent=sent))
+        return any(
+            beat.state == "blocked" and beat.position_received == position
+            for beat in bench.heartbeats()
+        )
+
+    wait_until(lambda: bench.lane.serial_published >= 2, what="output that fills the lane")
+    bench.send((ECHO, b"for this there is no room"))
+    wait_until(lambda: tells(10), what="a worker without room")
+    serial = bench.lane.serial_published
+    bench.send((ECHO, b"this comes meanwhile"))
+    wait_until(lambda: tells(11), what="the news of what came")
+    assert bench.lane.serial_published == serial
+    assert bench.error is None
+
+
 def _heartbeat(bench: Bench, serial_received: int, position_sent: int = 0) -> GatewayHeartbeat:
     return GatewayHeartbeat(
         incarnation=1, position_sent=position_sent, serial_received=serial_received
@@ -508,7 +550,7 @@ def test_broadcasts_are_bounded_like_packets(make_bench: MakeBench):
             bench.app.broadcast(5, b"x" * 65_532)
         except ValueError as error:
             errors.append(str(error))
-        bench.worker.request_stop()
+        bench.tell(Stop(serial_received=ALL))
 
     bench.app.post(posted)
     bench.worker.run()
@@ -517,6 +559,70 @@ def test_broadcasts_are_bounded_like_packets(make_bench: MakeBench):
     assert record.kind == RecordKind.BROADCAST
     assert len(record.payload) == 65_535
     assert "65531" in errors[0]
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def test_a_stopped_worker_stays_until_its_last_batch_has_arrived(make_bench: MakeBench):
+    """Its lane drops what has not left when it closes."""
+    bench = make_bench()
+    bench.open_session()
+    bench.send((ECHO, b"x"))
+    bench.start()
+    wait_until(lambda: bench.take() and bench.output(), what="the echo")
+    bench.worker.request_stop()
+    asked: list[WorkerHeartbeat] = []
+
+    def has_asked() -> bool:
+        new = [beat for beat in bench.heartbeats() if beat.state == "stopping"]
+        for _ in new:
+            bench.tell(_heartbeat(bench, serial_received=1))  # the last one is 2
+        asked.extend(new)
+        return len(asked) >= 5
+
+    wait_until(has_asked, what="a worker that asks on")
+    assert bench.thread is not None
+    assert bench.thread.is_alive()
+    assert {beat.serial_sent for beat in asked} == {2}
+    bench.join()
+    assert bench.error is None
+
+
+def test_a_stopped_worker_does_not_wait_for_ever(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("cluster.worker.worker.FAREWELL_S", 0.1)
+    bench = make_bench()
+    bench.start()
+    bench.worker.request_stop()
+    assert bench.thread is not None
+    bench.thread.join(10)
+    assert not bench.thread.is_alive()
+    assert bench.error is None
+    assert "has not taken the last batch within 0.1 s" in caplog.text
+
+
+def test_who_is_told_to_stop_and_that_all_has_arrived_leaves_without_asking(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    bench.tell(Stop(serial_received=1))
+    assert bench.thread is not None
+    bench.thread.join(10)
+    assert not bench.thread.is_alive()
+    assert bench.error is None
+    assert [beat for beat in bench.heartbeats() if beat.state == "stopping"] == []
+
+
+def test_who_is_fenced_while_it_says_farewell_is_told_so(make_bench: MakeBench):
+    bench = make_bench()
+    bench.start()
+    bench.worker.request_stop()
+    wait_until(lambda: any(b.state == "stopping" for b in bench.heartbeats()), what="a farewell")
+    bench.tell(Refuse(reason="fenced: for a test"))
+    bench.join()
+    assert isinstance(bench.error, WorkerRefusedError)
 
 
 # -- the gateway's words ---------------------------------------------------------------------------

@@ -113,6 +113,21 @@ def create_time(pid: int) -> float:
         return portable.create_time(pid)
 
 
+def replace_file(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`, which others may be reading. Raises `OSError`."""
+    source.replace(target)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that others may be replacing. Raises `OSError`."""
+    return path.read_bytes()
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there, that others may be reading. Raises `OSError`."""
+    path.unlink(missing_ok=True)
+
+
 def user_tag() -> str:
     """Return what tells this user from others in the name of a file."""
     return str(os.getuid())

@@ -7,20 +7,28 @@ import msvcrt
 import os
 import re
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import wintypes
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from cluster.shared.process.portable import create_time as create_time
+T = TypeVar("T")
 
 SOCKET_PATH_BYTES_MAX = 107
 """The longest path that a Unix socket can have: `sun_path` less its closing zero."""
 
 _STDERR_FD = 2
 _SYNCHRONIZE = 0x0010_0000
+_QUERY_LIMITED_INFORMATION = 0x1000
+_WAIT_TIMEOUT = 258
 _INFINITE = 0xFFFF_FFFF
+_FILETIMES_PER_S = 10_000_000
+
+_SHARING_WAIT_S = 1.0
+"""A file of the run directory is read, or replaced, within milliseconds."""
 
 _LOCKED_OFFSET = 0x3FFF_FFFF
 """Where the locked byte is: Windows lets nobody read it, and the content must stay readable."""
@@ -30,6 +38,11 @@ _kernel32.OpenProcess.argtypes = [wintypes.DWORD, wintypes.BOOL, wintypes.DWORD]
 _kernel32.OpenProcess.restype = wintypes.HANDLE
 _kernel32.WaitForSingleObject.argtypes = [wintypes.HANDLE, wintypes.DWORD]
 _kernel32.WaitForSingleObject.restype = wintypes.DWORD
+_kernel32.CloseHandle.argtypes = [wintypes.HANDLE]
+_kernel32.GetProcessTimes.argtypes = [
+    wintypes.HANDLE,
+    *[ctypes.POINTER(wintypes.FILETIME)] * 4,
+]
 
 
 def lock_file(fd: int) -> bool:
@@ -80,10 +93,19 @@ def spawn(
     input, and none of the parent's handles. Its standard output goes to the parent's standard
     error unless `stdout` says otherwise: that of the parent belongs to the parent's user. Raises
     `OSError` if the program cannot be started.
+
+    The interpreter of a virtual environment only starts the real one, so the real one is started
+    here, and told of the environment: the pid is that of the program, and killing it ends it.
     """
+    program, *arguments = argv
+    environment = dict(env)
+    base = getattr(sys, "_base_executable", sys.executable)
+    if program == sys.executable and base != sys.executable:
+        program = base
+        environment["__PYVENV_LAUNCHER__"] = sys.executable
     return subprocess.Popen(
-        list(argv),
-        env=dict(env),
+        [program, *arguments],
+        env=environment,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
@@ -94,6 +116,39 @@ def spawn(
 def raise_descriptor_limit(wanted: int) -> int:
     """Return `wanted`: Windows has no limit of sockets for a process."""
     return wanted
+
+
+def create_time(pid: int) -> float:
+    """Return when the living process `pid` was created, in seconds since 1601.
+
+    Raises `ProcessLookupError` if there is none, or none of this user.
+    """
+    process = _kernel32.OpenProcess(_QUERY_LIMITED_INFORMATION | _SYNCHRONIZE, False, pid)
+    if not process:
+        raise ProcessLookupError(f"no process {pid}")
+    try:
+        created, *others = (wintypes.FILETIME() for _ in range(4))
+        has_ended = _kernel32.WaitForSingleObject(process, 0) != _WAIT_TIMEOUT
+        if has_ended or not _kernel32.GetProcessTimes(process, created, *others):
+            raise ProcessLookupError(f"process {pid} has ended")
+    finally:
+        _kernel32.CloseHandle(process)
+    return (created.dwHighDateTime << 32 | created.dwLowDateTime) / _FILETIMES_PER_S
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`, which others may be reading. Raises `OSError`."""
+    _while_shared(lambda: source.replace(target))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that others may be replacing. Raises `OSError`."""
+    return _while_shared(path.read_bytes)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there, that others may be reading. Raises `OSError`."""
+    _while_shared(lambda: path.unlink(missing_ok=True))
 
 
 def user_tag() -> str:
@@ -113,6 +168,18 @@ def is_private(status: os.stat_result) -> bool:
 
 def sync_directory(path: Path) -> None:
     """Do nothing: Windows cannot open a directory, and its file system logs renames itself."""
+
+
+def _while_shared(action: Callable[[], T]) -> T:
+    """Do `action` again while another process has the file open: Windows refuses it so long."""
+    deadline = time.monotonic() + _SHARING_WAIT_S
+    while True:
+        try:
+            return action()
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _exit_after(process: int) -> None:
