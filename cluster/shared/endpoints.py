@@ -4,7 +4,7 @@ Where ZeroMQ has Unix sockets they are in the run directory, which nobody else m
 know their paths. Where it has none, which is Windows, they are on loopback TCP, to which any
 user of the machine could connect: there CURVE keeps out who does not know the server's key, and
 the gateway leaves that key and the port it was given in the run directory. See
-docs/decisions/0007-loopback-curve.md.
+docs/decisions/0008-loopback-curve.md.
 """
 
 from typing import NamedTuple, Protocol

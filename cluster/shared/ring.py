@@ -1,0 +1,235 @@
+"""A ring of messages in shared memory: one writer, one reader, over any writable buffer.
+
+Layout, in bytes from the start of the buffer:
+
+    128   tail: where the writer's published messages end
+    256   head: up to where the reader has freed
+    384   1 while the reader sleeps
+    512   1 while the writer waits for room
+    1024  messages
+
+Positions count bytes and are never reset; their place is the position modulo the capacity. A
+message is a header of 8 bytes — its length, and what it is — and its bytes, padded to 8; one that
+does not fit before the end of the memory is preceded by padding up to there. A word has one
+writer, and the words lie on cache lines of their own (two, because lines are fetched in pairs).
+
+Words are written by `memoryview.cast("Q")[i] = value` only, which is one store; packing them with
+`struct` zeroes the target first. What a word publishes is written before it, which the reader
+sees in that order on x86-64 and on no weaker processor: choose this ring there only.
+
+To each side the other one is a stranger: positions and lengths are checked, and nothing outside
+the ring is ever read.
+"""
+
+from struct import Struct
+from threading import Lock
+
+__all__ = ["RING_OVERHEAD_BYTES", "RingReader", "RingViolation", "RingWriter"]
+
+RING_OVERHEAD_BYTES = 1024
+"""What a buffer needs beside the capacity."""
+
+_TAIL, _HEAD, _READER_SLEEPS, _WRITER_WAITS = 128 // 8, 256 // 8, 384 // 8, 512 // 8
+
+_HEADER = Struct("<II")
+"""length without header and padding, kind"""
+_MESSAGE, _PADDING = 1, 2
+
+_CAPACITY_MIN = 128
+
+_fence_lock = Lock()
+
+
+class RingViolation(Exception):
+    """The other side wrote what cannot be; the message says what."""
+
+
+def _fence() -> None:
+    """Let no later load pass an earlier store. Taking a lock is one full fence on x86-64."""
+    with _fence_lock:
+        pass
+
+
+class _Ring:
+    """What both ends see."""
+
+    __slots__ = ("_data", "_view", "_words", "capacity_bytes", "message_bytes_max")
+
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        self._view = memoryview(buffer).cast("B")
+        capacity = (len(self._view) - RING_OVERHEAD_BYTES) & ~7
+        if self._view.readonly or capacity < _CAPACITY_MIN:
+            raise ValueError(
+                f"a buffer of {len(self._view)} bytes; a ring needs a writable one of at least "
+                f"{RING_OVERHEAD_BYTES + _CAPACITY_MIN}"
+            )
+        self.capacity_bytes = capacity
+        self.message_bytes_max = capacity // 8 - _HEADER.size
+        """Longest message. Two of them and their padding always fit."""
+        self._words = self._view[:RING_OVERHEAD_BYTES].cast("Q")
+        self._data = self._view[RING_OVERHEAD_BYTES : RING_OVERHEAD_BYTES + capacity]
+
+    def close(self) -> None:
+        """Let go of the buffer, so that its owner may close it. Idempotent."""
+        self._words.release()
+        self._data.release()
+        self._view.release()
+
+
+class RingWriter(_Ring):
+    """The writing end. For one thread."""
+
+    __slots__ = ("_freed", "_published", "_tail")
+
+    def __init__(self, buffer: bytearray | memoryview, start: int = 0) -> None:
+        """Begin with an empty ring at position `start`, before there is a reader."""
+        super().__init__(buffer)
+        if start % 8 or start < 0:
+            raise ValueError(f"start={start}: a ring begins at a multiple of 8")
+        self._tail = self._published = self._freed = start
+        self._words[_HEAD] = self._words[_TAIL] = start
+
+    def append(self, message: bytes) -> bool:
+        """Add one message, to be seen after `publish`; False when there is no room now.
+
+        ValueError for one that is longer than `message_bytes_max`.
+        """
+        length = len(message)
+        if length > self.message_bytes_max:
+            raise ValueError(
+                f"a message of {length} bytes; this ring takes {self.message_bytes_max}"
+            )
+        stride = (length + _HEADER.size + 7) & ~7
+        capacity = self.capacity_bytes
+        tail = self._tail
+        offset = tail % capacity
+        padding = capacity - offset if offset + stride > capacity else 0
+        if tail + padding + stride - self._freed > capacity:
+            self._see_freed()
+            if tail + padding + stride - self._freed > capacity:
+                return False
+        data = self._data
+        if padding:
+            _HEADER.pack_into(data, offset, padding - _HEADER.size, _PADDING)
+            offset = 0
+        _HEADER.pack_into(data, offset, length, _MESSAGE)
+        first = offset + _HEADER.size
+        data[first : first + length] = message
+        self._tail = tail + padding + stride
+        return True
+
+    def publish(self) -> bool:
+        """Show the reader all that was appended, in one store; True if it has to be woken."""
+        self._words[_TAIL] = self._published = self._tail
+        _fence()
+        return self._words[_READER_SLEEPS] != 0
+
+    def wait_for_room(self) -> bool:
+        """Say that this end waits for room; False, and it does not, if some was freed meanwhile.
+
+        A wait is bounded by the caller, so that nothing rests on one doorbell.
+        """
+        self._words[_WRITER_WAITS] = 1
+        _fence()
+        if self._see_freed():
+            self._words[_WRITER_WAITS] = 0
+            return False
+        return True
+
+    def stop_waiting(self) -> None:
+        """Say that this end waits no more."""
+        self._words[_WRITER_WAITS] = 0
+
+    def _see_freed(self) -> bool:
+        """Take note of what the reader has freed; whether that was more than before."""
+        head = self._words[_HEAD]
+        before = self._freed
+        if head != before:
+            if not before < head <= self._published or head % 8:
+                raise RingViolation(f"the reader freed up to {head}, after {before}")
+            self._freed = head
+        return head != before
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that were appended and that the reader has not freed, as far as is known."""
+        return self._tail - self._freed
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless the positions are in order and within the capacity."""
+        assert self._freed <= self._published <= self._tail
+        assert self._tail - self._freed <= self.capacity_bytes
+        assert self._tail % 8 == 0
+
+
+class RingReader(_Ring):
+    """The reading end. For one thread."""
+
+    __slots__ = ("_freed", "_position", "_tail")
+
+    def __init__(self, buffer: bytearray | memoryview) -> None:
+        """Begin where the writer began, or where the last reader has freed to."""
+        super().__init__(buffer)
+        self._position = self._tail = self._freed = self._words[_HEAD]
+        if self._position % 8:
+            raise RingViolation(f"the ring begins at {self._position}")
+
+    def read(self) -> memoryview | None:
+        """Return the next message, or None. It is valid until `free`; RingViolation."""
+        while True:
+            position = self._position
+            if position == self._tail and not self._see_tail():
+                return None
+            capacity = self.capacity_bytes
+            offset = position % capacity
+            length, kind = _HEADER.unpack_from(self._data, offset)
+            stride = (length + _HEADER.size + 7) & ~7
+            if stride > self._tail - position or offset + stride > capacity:
+                raise RingViolation(
+                    f"a message of {length} bytes where {self._tail - position} are"
+                )
+            self._position = position + stride
+            if kind == _MESSAGE:
+                first = offset + _HEADER.size
+                return self._data[first : first + length]
+            if kind != _PADDING or offset + stride != capacity:
+                raise RingViolation(f"an entry of kind {kind} at {position}")
+
+    def free(self) -> bool:
+        """Free all that was read; True if the writer waits and has to be woken."""
+        words = self._words
+        words[_HEAD] = self._freed = self._position
+        _fence()
+        return words[_WRITER_WAITS] != 0
+
+    def sleep(self) -> bool:
+        """Say that this end sleeps; False, and it does not, if something has come meanwhile.
+
+        A sleep is bounded by the caller, so that nothing rests on one doorbell.
+        """
+        self._words[_READER_SLEEPS] = 1
+        _fence()
+        if self._position != self._tail or self._see_tail():
+            self._words[_READER_SLEEPS] = 0
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Say that this end does not sleep any more."""
+        self._words[_READER_SLEEPS] = 0
+
+    def _see_tail(self) -> bool:
+        """Take note of what was published; whether that is more than was read."""
+        tail = self._words[_TAIL]
+        if tail == self._tail:
+            return False
+        if not self._tail < tail <= self._freed + self.capacity_bytes or tail % 8:
+            raise RingViolation(f"the writer published up to {tail}, after {self._tail}")
+        self._tail = tail
+        return True
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless the positions are in order and within the capacity."""
+        assert self._freed <= self._position <= self._tail
+        assert self._tail - self._freed <= self.capacity_bytes
+        assert self._position % 8 == 0
