@@ -40,7 +40,13 @@ class DriverUnavailableError(IocpError):
     """A driver that was asked for by name cannot run on this machine."""
 
 
-ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_IS_WINDOWS = hasattr(errno, "WSAECONNRESET")
+
+ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}) | (
+    # Winsock's EMFILE and ENOBUFS; ERROR_NOT_ENOUGH_MEMORY, ERROR_NO_SYSTEM_RESOURCES,
+    # ERROR_COMMITMENT_LIMIT.
+    frozenset({10024, 10055, 8, 1450, 1455} if _IS_WINDOWS else ())
+)
 """Raw codes of an accept that failed because this machine ran out of something: try later."""
 
 _CAUSES = {
@@ -53,6 +59,32 @@ _CAUSES = {
     errno.ETIMEDOUT: Cause.TIMEOUT,
     errno.ECANCELED: Cause.CANCELLED,
 }
+
+_WINDOWS_CAUSES = {
+    64: Cause.RESET,  # ERROR_NETNAME_DELETED: what a completion port says for a reset
+    109: Cause.RESET,  # ERROR_BROKEN_PIPE
+    233: Cause.RESET,  # ERROR_PIPE_NOT_CONNECTED
+    1236: Cause.RESET,  # ERROR_CONNECTION_ABORTED
+    10052: Cause.RESET,  # WSAENETRESET
+    10053: Cause.RESET,  # WSAECONNABORTED
+    10054: Cause.RESET,  # WSAECONNRESET
+    10057: Cause.RESET,  # WSAENOTCONN
+    10058: Cause.RESET,  # WSAESHUTDOWN
+    10101: Cause.RESET,  # WSAEDISCON
+    1225: Cause.REFUSED,  # ERROR_CONNECTION_REFUSED
+    10061: Cause.REFUSED,  # WSAECONNREFUSED
+    121: Cause.TIMEOUT,  # ERROR_SEM_TIMEOUT: what a completion port says for a timeout
+    1460: Cause.TIMEOUT,  # ERROR_TIMEOUT
+    10060: Cause.TIMEOUT,  # WSAETIMEDOUT
+    995: Cause.CANCELLED,  # ERROR_OPERATION_ABORTED
+    676: Cause.CANCELLED,  # the same under Wine, when the socket was closed
+    10103: Cause.CANCELLED,  # WSAECANCELLED
+    10111: Cause.CANCELLED,  # WSA_E_CANCELLED
+}
+"""Codes of Win32 and Winsock. Some are numbers of quite other errors elsewhere."""
+
+if _IS_WINDOWS:
+    _CAUSES |= _WINDOWS_CAUSES
 
 
 def classify_os_error(code: int) -> Cause:

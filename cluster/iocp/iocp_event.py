@@ -131,7 +131,13 @@ class RecvEvent(IocpEvent):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__(EventType.RECV)
+        # `IocpEvent.__init__`, written out: each session has one, and the call is half of it.
+        self.event_type = EventType.RECV
+        self.owner = None
+        self.error = None
+        self.raw_error = 0
+        self.data = None
+        self.in_flight = False
 
 
 class SendEvent(IocpEvent):

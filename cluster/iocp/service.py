@@ -175,9 +175,10 @@ class Service:
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
         self._sessions[session] = None
-        with self._lock:
-            if self._stall_timer is None:
-                self._plan_stall_check()
+        if self._stall_timer is None:
+            with self._lock:
+                if self._stall_timer is None:
+                    self._plan_stall_check()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
@@ -275,7 +276,8 @@ class ServerService(Service):
 
         A subclass may admit fewer, and calls `listener.replenish` when it admits more again.
         """
-        return self._max_session_count - len(self._sessions) - len(self._expected)
+        with self._lock:
+            return self._max_session_count - len(self._sessions) - len(self._expected)
 
     def expect_session(self, session: "Session") -> None:
         """Hold a slot for a session that was accepted; called by the listener."""
@@ -290,8 +292,10 @@ class ServerService(Service):
         self._listener.close()
 
     def add_session(self, session: "Session") -> None:
+        with self._lock:  # whoever looks for a slot must not count it twice, or not at all
+            self._expected.pop(session, None)
+            self._sessions[session] = None
         super().add_session(session)
-        self._expected.pop(session, None)
 
     def release_session(self, session: "Session") -> None:
         self._expected.pop(session, None)
@@ -331,13 +335,17 @@ class ClientService(Service):
         """Connect as many sessions as are missing; False when none could even try."""
         if not self.can_start():
             return False
-        missing = self.max_session_count - self.current_session_count - len(self._connecting)
+        with self._lock:
+            missing = self.max_session_count - len(self._sessions) - len(self._connecting)
         attempts = [self.connect_session() for _ in range(missing)]
         return any(attempts) or missing == 0
 
     def connect_session(self) -> bool:
         """Create one more session and connect it; False without a free slot or a socket."""
-        return self._has_slot() and self.create_session().connect()
+        with self._lock:
+            if not self._has_slot():
+                return False
+        return self.create_session().connect()
 
     def reserve_slot(self, session: "Session") -> bool:
         with self._lock:
@@ -351,8 +359,10 @@ class ClientService(Service):
         return not self._closed and used < self.max_session_count
 
     def add_session(self, session: "Session") -> None:
+        with self._lock:  # whoever looks for a slot must not count it twice, or not at all
+            self._connecting.pop(session, None)
+            self._sessions[session] = None
         super().add_session(session)
-        self._connecting.pop(session, None)
 
     def release_session(self, session: "Session") -> None:
         self._connecting.pop(session, None)

@@ -109,7 +109,9 @@ class Session(IocpObject):
         self._service: weakref.ref[Service] | None = None
         self._lock = Lock()
         self._recv_event = RecvEvent()
-        self._send_event = SendEvent()
+        # What only sends need is made by the first that has to wait: 250 bytes of an idle session,
+        # and three of the nine objects that the collector would visit for it.
+        self._send_event: SendEvent | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -120,7 +122,7 @@ class Session(IocpObject):
         self._callback_thread = 0
         self._gathered: list[Buffer] | None = None
         self._gathered_bytes = 0
-        self._send_queue: list[Buffer] = []
+        self._send_queue: list[Buffer] | tuple[()] = ()
         self._send_registered = False
         self._queued_bytes = 0
         self._sent_bytes = 0
@@ -260,12 +262,14 @@ class Session(IocpObject):
             return self.abort(Cause.LOCAL)
         service.add_session(self)
         self._was_connected = True
-        self._enter_callback()
+        self._callback_thread = get_ident()
         try:
             self.on_connected()
         finally:
             self._leave_callback()
-        if self._state is _CONNECTED and not self._recv_paused:
+        if self._state is not _CONNECTED:
+            return self._advance_close()
+        if not self._recv_paused:
             self._register_recv()
         return None
 
@@ -291,7 +295,9 @@ class Session(IocpObject):
             return
         if self._recv_buffer is not None:
             self._deliver(self._recv_buffer.readable())
-        if self._state is _CONNECTED and not self._recv_paused:
+        if self._state is not _CONNECTED:
+            self._advance_close()
+        elif not self._recv_paused:
             self._register_recv()
 
     def _register_recv(self) -> None:
@@ -365,7 +371,7 @@ class Session(IocpObject):
             self.on_read_ended()
         finally:
             self._leave_callback()
-        return None
+        return self._advance_close()
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -429,7 +435,10 @@ class Session(IocpObject):
         if self._queued_bytes > self._settings.send_queue_bytes_max:
             self._abort_locked(Cause.SEND_OVERFLOW)
             return False
-        self._send_queue.append(chunk)
+        if self._send_queue:
+            self._send_queue.append(chunk)
+        else:
+            self._send_queue = [chunk]
         if not self._send_registered:
             self._send_registered = True
             self._register_send()
@@ -438,16 +447,19 @@ class Session(IocpObject):
     def _register_send(self) -> None:
         """Submit all that is queued as one gather (lock held, `send_registered` is ours)."""
         event = self._send_event
-        buffers = event.send_buffers
-        if not buffers:
+        if event is None:
+            event = self._send_event = SendEvent()
+        if not event.send_buffers:
             queue = self._send_queue
-            self._send_queue = []
+            assert queue
+            self._send_queue = ()
             event.send_buffers = join_small(queue, self._queued_bytes)
         event.owner = self
         self._driver.submit(event)
 
     def _process_send(self, num_bytes: int) -> None:
         event = self._send_event
+        assert event is not None
         if event.error is not None:
             with self._lock:  # nobody may register what follows a gap in the stream
                 event.release()
@@ -469,7 +481,6 @@ class Session(IocpObject):
                 self._send_registered = False
             elif event.send_buffers or self._send_queue:
                 self._register_send()
-                return None
             else:
                 self._send_registered = False
         if self._state is not _CONNECTED:
@@ -509,7 +520,10 @@ class Session(IocpObject):
             if self._queued_bytes > self._settings.send_queue_bytes_max:
                 self._abort_locked(Cause.SEND_OVERFLOW)
                 return
-            self._send_queue += gathered
+            if self._send_queue:
+                self._send_queue += gathered
+            else:
+                self._send_queue = gathered
             if not self._send_registered:
                 self._send_registered = True
                 self._register_send()
@@ -554,7 +568,12 @@ class Session(IocpObject):
         return True
 
     def _post(self) -> None:
-        """Have the dispatching thread look at the session's state (lock held)."""
+        """Have the dispatching thread look at the session's state (lock held).
+
+        After each callback of the session it does so in any case.
+        """
+        if self._callback_thread == get_ident() and self._state is not _CONNECTED:
+            return
         event = self._post_event
         if event is None:
             event = self._post_event = IocpEvent(EventType.POST)
@@ -566,6 +585,11 @@ class Session(IocpObject):
         """Go as far towards the end as what is in flight allows (dispatching thread)."""
         state = self._state
         if state is SessionState.FLUSHING:
+            if self._read_ended and not self._send_registered:
+                # Nothing is left to send or to read, so the close itself is the orderly end.
+                with self._lock:
+                    self._move(SessionEvent.DRAINED)
+                return self._cancel_all()
             self._start_close_timer()
             if not self._send_registered:
                 with self._lock:
@@ -581,6 +605,7 @@ class Session(IocpObject):
                 self._register_recv()
         elif state is SessionState.CANCELLING:
             self._cancel_all()
+        return None
 
     def _register_disconnect(self) -> None:
         event = self._shut_down_event = DisconnectEvent()
@@ -625,8 +650,9 @@ class Session(IocpObject):
         """Give everything back and tell the end of it, once (nothing is in flight)."""
         with self._lock:
             self._move(SessionEvent.QUIET)
-            self._send_queue = []
-            self._send_event.release()
+            self._send_queue = ()
+            if self._send_event is not None:
+                self._send_event.release()
             self._queued_bytes = 0
             self._send_registered = False
         self._recv_buffer = None
@@ -712,9 +738,10 @@ class Session(IocpObject):
         if self._state in (SessionState.IDLE, SessionState.CLOSED):
             assert self.handle is None
             assert self._recv_event.owner is None
-            assert self._send_event.owner is None
             assert not self._send_queue
-            assert not self._send_event.send_buffers
+            if self._send_event is not None:
+                assert self._send_event.owner is None
+                assert not self._send_event.send_buffers
         if self._recv_buffer is not None:
             self._recv_buffer.check_invariants()
 

@@ -1,7 +1,6 @@
 """Every outcome is told in the library's words, with the system's own code beside them."""
 
 import errno
-import os
 
 import pytest
 
@@ -65,7 +64,7 @@ def test_each_outcome_has_its_cause_and_its_raw_code(port: Port, case) -> None:
     if outcome.error is not None:
         assert outcome.num_bytes == 0
         assert outcome.data is None
-    if outcome.raw_error and os.name != "nt":
+    if outcome.raw_error:
         assert classify_os_error(outcome.raw_error) is outcome.error
 
 

@@ -7,7 +7,7 @@ import pytest
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver import RECV_BYTES_MAX
 from cluster.iocp.iocp_event import IOV_MAX, Buffer, DisconnectEvent, RecvEvent, SendEvent
-from tests.contract.driver_harness import Owner, Port, pattern
+from tests.contract.driver_harness import RESETS, Owner, Port, pattern
 
 Pair = tuple[Owner, Owner]
 
@@ -185,8 +185,9 @@ def test_reset_on_close_resets_the_peer(port: Port, host: str) -> None:
     client.socket.reset_on_close()
     client.close()
     outcome = port.do(server, RecvEvent())
-    assert (outcome.error, outcome.num_bytes, outcome.data) == (Cause.RESET, 0, None)
-    assert outcome.raw_error != 0
+    assert outcome.error in RESETS
+    assert (outcome.num_bytes, outcome.data) == (0, None)
+    assert (outcome.raw_error != 0) == (outcome.error is Cause.RESET)
 
 
 def test_a_reset_completes_what_waits(port: Port, pair: Pair) -> None:
@@ -213,7 +214,7 @@ def test_sends_after_the_peer_reset_fail(port: Port, pair: Pair) -> None:
     client, server = pair
     server.socket.reset_on_close()
     server.close()
-    assert port.do(client, RecvEvent()).error is Cause.RESET
+    assert port.do(client, RecvEvent()).error in RESETS
     for _ in range(2):
         outcome = port.do(client, SendEvent([b"x"]))
         assert (outcome.error, outcome.num_bytes) == (Cause.RESET, 0)
@@ -235,7 +236,7 @@ def test_a_half_close_of_a_broken_connection_fails_or_is_done(port: Port, pair: 
     client, server = pair
     server.socket.reset_on_close()
     server.close()
-    assert port.do(client, RecvEvent()).error is Cause.RESET
+    assert port.do(client, RecvEvent()).error in RESETS
     assert port.do(client, DisconnectEvent()).error in (None, Cause.RESET)
     client.close()
 
@@ -282,7 +283,7 @@ def test_send_now_reports_a_failure_by_the_next_submitted_send(port: Port, pair:
     client, server = pair
     server.socket.reset_on_close()
     server.close()
-    assert port.do(client, RecvEvent()).error is Cause.RESET
+    assert port.do(client, RecvEvent()).error in RESETS
     assert port.driver.send_now(client.socket, b"x") == 0
     assert port.do(client, SendEvent([b"x"])).error is Cause.RESET
     client.close()

@@ -38,6 +38,30 @@ def test_as_many_accepts_are_outstanding_as_there_are_free_slots(world: World):
     assert listener.outstanding_accepts == 1
 
 
+def test_a_service_may_admit_fewer_than_it_has_slots_for(world: World):
+    class Door(ServerService):
+        is_open = True
+
+        @property
+        def free_slot_count(self) -> int:
+            return super().free_slot_count if self.is_open else 0
+
+    service = Door(LOOPBACK, world.core, world.noting(EchoSession), 5)
+    world.services.append(service)
+    assert service.start()
+    listener = service.listener
+    assert listener.outstanding_accepts == 5
+    service.is_open = False
+    first = world.peer(service)  # an accept that is in flight is not taken back
+    assert listener.outstanding_accepts == 4
+    first.close()
+    world.run_until(lambda: service.current_session_count == 0)
+    assert listener.outstanding_accepts == 4
+    service.is_open = True
+    listener.replenish()
+    assert listener.outstanding_accepts == 5
+
+
 def test_no_more_accepts_are_outstanding_than_allowed(world: World):
     service = world.server(max_session_count=50, accepts_outstanding_max=3)
     assert service.listener.outstanding_accepts == 3
@@ -45,6 +69,16 @@ def test_no_more_accepts_are_outstanding_than_allowed(world: World):
     world.run_until(lambda: service.current_session_count == 20)
     assert service.listener.outstanding_accepts == 3
     assert all(peer.is_connected for peer in peers)
+
+
+def test_a_large_pool_is_filled_up_a_batch_at_a_time(world: World):
+    service = world.server(max_session_count=100, accepts_outstanding_max=32)
+    seen = set()
+    for n in range(1, 13):
+        world.peer(service)
+        world.run_until(lambda: service.current_session_count == n)  # noqa: B023
+        seen.add(service.listener.outstanding_accepts)
+    assert seen == {32, 31, 30, 29}
 
 
 def test_clients_beyond_the_maximum_wait_and_get_in_when_a_slot_frees(world: World):

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.iocp import Cause, SendBuffer, Session
+from tests.contract.driver_harness import RESETS
 from tests.iocp.world import EchoSession, RecordingSession, World, only
 
 CHUNK = bytes(range(256)) * 256
@@ -11,11 +12,15 @@ CHUNK = bytes(range(256)) * 256
 def fill(session: Session) -> bytes:
     """Send until the system takes no more and a send is in flight; return what was sent."""
     sent = bytearray()
+    core = session._core
+    # What the system has taken it tells at once, but a completion port a moment later.
+    moment_s = 0.02 if core.driver.name == "iocp" else 0
     while session.queued_bytes < 2 * len(CHUNK):
         chunk = len(sent).to_bytes(8, "little") + CHUNK
         assert session.send(chunk)
         sent += chunk
-        session._core.dispatch(0)
+        while core.dispatch(moment_s) and moment_s:
+            pass
     assert session.send_registered
     return bytes(sent)
 
@@ -131,7 +136,7 @@ def test_buffers_are_released_when_they_were_sent(world: World):
     session.send(b"x" * 50_000)
     world.run_until(lambda: len(peer.received) == 50_000 and not session.send_registered)
     assert session._send_event.send_buffers == []
-    assert session._send_queue == []
+    assert not session._send_queue
 
 
 @pytest.mark.parametrize("count", [1_023, 1_024, 1_025, 3_000])
@@ -181,7 +186,10 @@ def test_one_buffer_sits_in_many_queues_without_a_copy(world: World):
     buffer = SendBuffer(b"to all of you" * 500)
     assert service.broadcast(buffer) == 5
     for session in service.sessions:
-        assert session._send_queue[-1] is buffer.data
+        event = session._send_event
+        assert event is not None
+        waiting = [*event.send_buffers, *session._send_queue]
+        assert waiting[-1] is buffer.data
     for peer in peers:
         peer.read()
     world.run_until(lambda: all(peer.received.endswith(buffer.data) for peer in peers))
@@ -212,7 +220,7 @@ def test_more_than_the_queue_holds_aborts_with_send_overflow(world: World):
     assert session.disconnected_with == Cause.SEND_OVERFLOW
     peer.read()
     world.run_until(lambda: peer.ended)
-    assert peer.ended is Cause.RESET
+    assert peer.ended in RESETS
 
 
 @pytest.mark.parametrize("sizes", [[300_001], [70_000] * 5])
@@ -251,8 +259,8 @@ def test_exactly_what_the_queue_holds_is_sent(world: World):
 
 def test_a_peer_that_takes_nothing_is_aborted_with_send_stalled(world: World):
     session, peer = world.pair(reading=False, send_stall_timeout_s=0.4)
-    fill(session)
     began = world.core.now()
+    fill(session)
     world.run_until(lambda: session.disconnected_with)
     assert session.disconnected_with == Cause.SEND_STALLED
     assert world.core.now() - began >= 0.4

@@ -468,10 +468,11 @@ def check_queue(session: Subject) -> None:
     """What is counted as queued is what is held, and one registration covers it."""
     if session.state is SessionState.CONNECTED:
         held = sum(map(len, session._send_queue))
-        held += sum(map(len, session._send_event.send_buffers))
+        event = session._send_event
+        held += 0 if event is None else sum(map(len, event.send_buffers))
         assert session.queued_bytes == held
         assert held == 0 or session.send_registered
-        assert session.send_registered is (session._send_event.owner is session)
+        assert session.send_registered is (event is not None and event.owner is session)
 
 
 def check_closed(session: Subject) -> None:

@@ -185,7 +185,10 @@ class QueuedDriver(ABC):
 
     def _let_go_of_queued(self) -> None:
         """Forget what is queued, for a driver that closes."""
-        self._run_deferred()
+        while self._foreign:
+            action, event = self._foreign.popleft()
+            if action != self._cancel:  # whoever has that one lets it go
+                let_go(event)
         while self._ready:  # one by one: another thread may be posting at this moment
             let_go(self._ready.popleft()[0])
 

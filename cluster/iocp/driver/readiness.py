@@ -34,6 +34,8 @@ from cluster.iocp.iocp_event import (
 )
 from cluster.iocp.net_address import NetAddress
 from cluster.iocp.socket_utils import (
+    accept_stream,
+    has_no_delay,
     open_listening_socket,
     open_stream_socket,
     set_no_delay,
@@ -59,7 +61,7 @@ class _Handle(SocketHandle):
 
     __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send")
 
-    def __init__(self, driver: "ReadinessDriver", sock: socket.socket | None, fd: int) -> None:
+    def __init__(self, driver: "ReadinessDriver", sock: socket.SocketType | None, fd: int) -> None:
         super().__init__(sock)
         self.driver = driver
         self.fd = fd
@@ -87,6 +89,7 @@ class ReadinessDriver(QueuedDriver):
 
     __slots__ = (
         "_handles",
+        "_inherits_no_delay",
         "_open",
         "_poller",
         "_wake_reader",
@@ -101,6 +104,7 @@ class ReadinessDriver(QueuedDriver):
         self._handles: dict[int, _Handle] = {}  # those that the poller knows
         self._open: set[_Handle] = set()
         self._watches: dict[int, _Handle] = {}
+        self._inherits_no_delay = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -112,6 +116,7 @@ class ReadinessDriver(QueuedDriver):
     def open_listener(self, address: NetAddress, backlog: int) -> Handle:
         self._check_open()
         sock = open_listening_socket(address, backlog)
+        set_no_delay(sock)
         handle = self._new_handle(sock)
         handle.accepts = deque()
         return handle
@@ -120,7 +125,7 @@ class ReadinessDriver(QueuedDriver):
         self._check_open()
         return self._new_handle(open_stream_socket(remote))
 
-    def _new_handle(self, sock: socket.socket) -> _Handle:
+    def _new_handle(self, sock: socket.SocketType) -> _Handle:
         handle = _Handle(self, sock, sock.fileno())
         self._open.add(handle)
         return handle
@@ -192,7 +197,8 @@ class ReadinessDriver(QueuedDriver):
                 raise MisuseError("accept needs the handle of a listener")
             event.accepted = event.address = None
             handle.accepts.append(event)
-            self._want(handle, READABLE)
+            if not handle.registered & READABLE:
+                self._want(handle, READABLE)
         elif kind is EventType.CONNECT:
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
@@ -266,7 +272,7 @@ class ReadinessDriver(QueuedDriver):
                 event.fail(classify_os_error(code), code)
         self._ready.append((event, 0))
 
-    def _shut_down(self, sock: socket.socket, event: IocpEvent) -> None:
+    def _shut_down(self, sock: socket.SocketType, event: IocpEvent) -> None:
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -355,7 +361,7 @@ class ReadinessDriver(QueuedDriver):
         assert handle.sock is not None
         for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
             try:
-                sock, peer = handle.sock.accept()
+                sock, peer = accept_stream(handle.sock)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -366,7 +372,8 @@ class ReadinessDriver(QueuedDriver):
             event = accepts.popleft()
             try:
                 sock.setblocking(False)
-                set_no_delay(sock)
+                if not self._inherits_no_delay:
+                    self._set_no_delay(sock)
             except OSError as error:  # the client has gone already
                 sock.close()
                 fail_with(event, error)
@@ -374,6 +381,13 @@ class ReadinessDriver(QueuedDriver):
                 event.accepted = self._new_handle(sock)
                 event.address = NetAddress.from_sockaddr(peer)
             self._ready.append((event, 0))
+
+    def _set_no_delay(self, sock: socket.SocketType) -> None:
+        """Where clients have the option from their listener, no other is asked for it again."""
+        if has_no_delay(sock):
+            self._inherits_no_delay = True
+        else:
+            set_no_delay(sock)
 
     def _finish_connect(self, handle: _Handle, event: IocpEvent) -> None:
         assert handle.sock is not None
@@ -498,7 +512,7 @@ def _end(handle: _Handle, event: IocpEvent) -> None:
         event.error = Cause.EOF
 
 
-def _send_gather(sock: socket.socket, buffers: list[Buffer]) -> int:
+def _send_gather(sock: socket.SocketType, buffers: list[Buffer]) -> int:
     if hasattr(sock, "sendmsg"):
         sent: int = sock.sendmsg(buffers)
         return sent

@@ -1,5 +1,6 @@
 """What a readiness driver asks of the system, and its portable form on `selectors`."""
 
+import select
 import selectors
 from typing import Protocol
 
@@ -7,6 +8,7 @@ __all__ = ["READABLE", "WRITABLE", "Poller", "SelectorPoller"]
 
 READABLE = 1
 WRITABLE = 4
+TROUBLE = 8
 """Interest and answer bits, with the values of EPOLLIN and EPOLLOUT. Any other bit of an
 answer means trouble on the descriptor, which shows at the next system call on it."""
 
@@ -45,6 +47,8 @@ class SelectorPoller:
         # number now is something else.
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
+        if isinstance(self._selector, selectors.SelectSelector):
+            select.select([fd], [], [], 0)  # it would find a closed one only when it waits
         self._selector.register(fd, _to_selector(eventmask))
 
     def modify(self, fd: int, eventmask: int, /) -> None:
@@ -61,13 +65,28 @@ class SelectorPoller:
         # A selector has no limit of its own. What is over waits here, so that a descriptor at
         # the end of the selector's table gets its turn before the first one comes again.
         if not self._backlog:
-            self._backlog = [
+            try:
+                answers = self._selector.select(timeout)
+            except (OSError, ValueError):
+                # `select` refuses all for the sake of one that its owner has closed.
+                self._backlog = [(fd, TROUBLE) for fd in self._closed_descriptors()]
+                answers = []
+            self._backlog += [
                 (key.fd, (mask & selectors.EVENT_READ) | (mask & selectors.EVENT_WRITE) << 1)
-                for key, mask in self._selector.select(timeout)
+                for key, mask in answers
             ]
         batch = self._backlog[:maxevents]
         del self._backlog[:maxevents]
         return batch
+
+    def _closed_descriptors(self) -> list[int]:
+        closed = []
+        for key in self._selector.get_map().values():
+            try:
+                select.select([key.fd], [], [], 0)
+            except (OSError, ValueError):
+                closed.append(key.fd)
+        return closed
 
     def close(self) -> None:
         self._backlog.clear()

@@ -14,7 +14,7 @@ class SocketHandle:
 
     __slots__ = ("broken", "sock")
 
-    def __init__(self, sock: socket.socket | None) -> None:
+    def __init__(self, sock: socket.SocketType | None) -> None:
         self.sock = sock
         self.broken = 0
         """The errno that a send failed with. The system tells a broken connection once: the

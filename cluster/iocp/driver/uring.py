@@ -27,7 +27,7 @@ from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
 from cluster.iocp.driver.socket_handle import SocketHandle
 from cluster.iocp.driver.uring_buffers import BUFFER_BYTES, BUFFER_GROUP, ProvidedBuffers
 from cluster.iocp.driver.uring_memory import Gather, SocketAddress
-from cluster.iocp.driver.uring_ring import CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE, Ring
+from cluster.iocp.driver.uring_ring import CQE_BUFFER, CQE_MORE, Ring
 from cluster.iocp.errors import (
     DriverUnavailableError,
     EventInFlightError,
@@ -42,7 +42,12 @@ from cluster.iocp.iocp_event import (
     SendEvent,
 )
 from cluster.iocp.net_address import NetAddress
-from cluster.iocp.socket_utils import open_listening_socket, open_stream_socket, set_no_delay
+from cluster.iocp.socket_utils import (
+    accept_stream,
+    open_listening_socket,
+    open_stream_socket,
+    set_no_delay,
+)
 
 __all__ = ["UringDriver"]
 
@@ -50,6 +55,7 @@ __all__ = ["UringDriver"]
 _POLL_ADD, _SENDMSG, _ASYNC_CANCEL, _CONNECT, _RECV_OP = 6, 9, 14, 16, 27
 _SQE_BUFFER_SELECT = 1 << 5
 _RECV_MULTISHOT = 1 << 1
+_CANCEL_ALL = 1 << 0 | 1 << 2  # every match, and anything matches
 _POLL_ADD_MULTI = 1 << 0
 
 _UNOWNED = 0
@@ -66,10 +72,11 @@ _ENTERS_PER_POLL = 32
 _CLOSE_WAIT_S = 1.0
 """Longest wait of a driver that closes for the kernel to let go of memory."""
 
+_REAPED_AT_CLOSE = 1_024
+
 _KERNEL_MIN = (6, 1)
 
 _RECV, _SEND = EventType.RECV, EventType.SEND
-_DONTWAIT = socket.MSG_DONTWAIT
 
 
 class _Operation(NamedTuple):
@@ -97,9 +104,10 @@ class _Handle(SocketHandle):
         "recv_is_cancelled",
         "send",
         "send_id",
+        "send_is_cancelled",
     )
 
-    def __init__(self, driver: "UringDriver", sock: socket.socket) -> None:
+    def __init__(self, driver: "UringDriver", sock: socket.SocketType) -> None:
         super().__init__(sock)
         self.driver = driver
         self.fd = sock.fileno()
@@ -118,6 +126,8 @@ class _Handle(SocketHandle):
         """Whether it was asked to end the recv that is registered."""
         self.send: IocpEvent | None = None
         self.send_id = 0
+        self.send_is_cancelled = False
+        """Whether it was asked to end the send or connect that is registered."""
         self.accepts: deque[AcceptEvent] | None = None
 
     def close(self) -> None:
@@ -136,6 +146,7 @@ class UringDriver(QueuedDriver):
 
     __slots__ = (
         "_buffers",
+        "_closing",
         "_is_enabled",
         "_next_id",
         "_open",
@@ -154,23 +165,26 @@ class UringDriver(QueuedDriver):
         _check_kernel(os.uname().release)
         try:
             self._ring = Ring(threads > 1)
-            try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._ring.close)
                 self._buffers = ProvidedBuffers(self._ring.fd)
-            except BaseException:
-                self._ring.close()
-                raise
+                stack.callback(self._buffers.close)
+                self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                stack.pop_all()
         except OSError as error:
             raise DriverUnavailableError(_refusal(error)) from error
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._recvs: dict[int, _Handle] = {}
         """Multishot recvs by their number."""
         self._operations: dict[int, _Operation] = {}
         self._open: set[_Handle] = set()
         self._watches: dict[int, tuple[IocpEvent, int]] = {}
+        """By descriptor: the event, and its number, 0 once its end was asked for."""
         self._unclaimed: list[_Handle] = []
         """Handles that kept something in the last poll."""
         self._starved: list[_Handle] = []
         """Handles whose recv found no buffer."""
+        self._closing: deque[tuple[_Handle, socket.SocketType]] = deque()
+        """Handles that other threads closed, with sockets that the kernel may hold yet."""
         self._next_id = _WAKE + 1
         self._is_enabled = False
 
@@ -188,10 +202,9 @@ class UringDriver(QueuedDriver):
     def open_socket(self, remote: NetAddress) -> Handle:
         self._check_open()
         sock = open_stream_socket(remote)
-        sock.setblocking(True)  # or the kernel fails what would have to wait
         return self._new_handle(sock)
 
-    def _new_handle(self, sock: socket.socket) -> _Handle:
+    def _new_handle(self, sock: socket.SocketType) -> _Handle:
         handle = _Handle(self, sock)
         self._open.add(handle)
         return handle
@@ -208,7 +221,7 @@ class UringDriver(QueuedDriver):
 
     def send_now(self, handle: Handle, data: Buffer) -> int:
         try:
-            return handle.sock.send(data, _DONTWAIT)  # type: ignore[attr-defined, no-any-return]
+            return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -243,7 +256,8 @@ class UringDriver(QueuedDriver):
                 raise MisuseError("accept needs the handle of a listener")
             event.accepted = event.address = None
             handle.accepts.append(event)
-            self._watch_listener(handle)
+            if not handle.armed:
+                self._watch_listener(handle)
         elif kind is EventType.DISCONNECT:
             try:
                 handle.sock.shutdown(socket.SHUT_WR)
@@ -331,9 +345,11 @@ class UringDriver(QueuedDriver):
         handle.flows = False
         handle.is_cancelled = False
         if result == -errno.ENOBUFS:
-            self._starved.append(handle)
-            return
-        if result != -errno.ECANCELED:
+            if not handle.recv_is_cancelled:
+                self._starved.append(handle)
+                return
+            # The cancel came too late for it, and there must be no other: nothing was received.
+        elif result != -errno.ECANCELED:
             handle.end = -result or handle.broken
         event = handle.recv
         if event is None:
@@ -353,16 +369,17 @@ class UringDriver(QueuedDriver):
 
     # -- sending and connecting --------------------------------------------------------------------
 
-    def _send(self, handle: _Handle, sock: socket.socket, event: SendEvent) -> None:
+    def _send(self, handle: _Handle, sock: socket.SocketType, event: SendEvent) -> None:
         buffers = event.gather()
         try:
             if len(buffers) == 1:
-                sent = sock.send(buffers[0], _DONTWAIT)
+                sent = sock.send(buffers[0])
             else:
-                sent = sock.sendmsg(buffers, (), _DONTWAIT)
+                sent = sock.sendmsg(buffers)
         except (BlockingIOError, InterruptedError):
             memory = Gather(buffers)
             handle.send = event
+            handle.send_is_cancelled = False
             operation = _Operation(self._finish_send, handle, event, memory)
             handle.send_id = self._push(_SENDMSG, handle.fd, operation, memory.address, 1)
             return
@@ -382,17 +399,43 @@ class UringDriver(QueuedDriver):
             self._ready.append((event, 0))
             return
         handle.send = event
-        operation = _Operation(self._finish_send, handle, event, address)
+        handle.send_is_cancelled = False
+        operation = _Operation(self._finish_connect, handle, event, address)
         handle.send_id = self._push(
             _CONNECT, handle.fd, operation, address.address, off=address.size
         )
 
     def _finish_send(self, operation: _Operation, result: int) -> None:
-        handle, event, memory = operation.handle, operation.event, operation.memory
+        handle, memory = operation.handle, operation.memory
         assert handle is not None
-        assert event is not None
         assert memory is not None
+        if result == -errno.ECANCELED and not handle.send_is_cancelled:
+            # The thread that submitted it has ended.
+            handle.send_id = self._push(_SENDMSG, handle.fd, operation, memory.address, 1)
+            return
         memory.release()
+        self._complete_send(handle, operation.event, result)
+
+    def _finish_connect(self, operation: _Operation, result: int) -> None:
+        handle = operation.handle
+        assert handle is not None
+        if result == -errno.ECANCELED and not handle.send_is_cancelled:
+            # The thread that submitted it has ended, and the connect goes on without it.
+            waiting = operation._replace(finish=self._finish_connect_wait)
+            handle.send_id = self._push(_POLL_ADD, handle.fd, waiting, op_flags=select.POLLOUT)
+            return
+        self._complete_send(handle, operation.event, result)
+
+    def _finish_connect_wait(self, operation: _Operation, result: int) -> None:
+        handle = operation.handle
+        assert handle is not None
+        assert handle.sock is not None
+        if result >= 0:
+            result = -handle.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._finish_connect(operation, result)
+
+    def _complete_send(self, handle: _Handle, event: IocpEvent | None, result: int) -> None:
+        assert event is not None
         handle.send = None
         if result >= 0:
             self._ready.append((event, result))
@@ -414,11 +457,12 @@ class UringDriver(QueuedDriver):
         assert handle is not None
         handle.armed = 0
         accepts = handle.accepts
-        if handle.sock is None or not accepts:
+        listener = handle.sock
+        if listener is None or not accepts:
             return
         for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
             try:
-                sock, peer = handle.sock.accept()
+                sock, peer = accept_stream(listener)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -427,7 +471,7 @@ class UringDriver(QueuedDriver):
                 self._ready.append((event, 0))
                 break
             event = accepts.popleft()
-            sock.setblocking(True)
+            sock.setblocking(False)
             event.accepted = self._new_handle(sock)
             event.address = NetAddress.from_sockaddr(peer)
             self._ready.append((event, 0))
@@ -446,9 +490,13 @@ class UringDriver(QueuedDriver):
     def _finish_watch(self, operation: _Operation, result: int) -> None:
         event = operation.event
         assert event is not None
-        fd = next(fd for fd, (watching, _) in self._watches.items() if watching is event)
+        fd, number = next(
+            (fd, number) for fd, (watching, number) in self._watches.items() if watching is event
+        )
         del self._watches[fd]
-        if result >= 0:
+        if result == -errno.ECANCELED and number:
+            self._start_watch(fd, event)  # the thread that submitted it has ended
+        elif result >= 0:
             self._ready.append((event, 0))
         elif result == -errno.ECANCELED:
             self._complete_cancelled(event)
@@ -473,8 +521,9 @@ class UringDriver(QueuedDriver):
         if not event.in_flight:
             return
         if event.event_type is EventType.WATCH or event.owner is None:
-            for watching, number in self._watches.values():
-                if watching is event:
+            for fd, (watching, number) in self._watches.items():
+                if watching is event and number:
+                    self._watches[fd] = (event, 0)
                     self._push_cancel(number)
             return
         handle = event.owner.handle
@@ -484,13 +533,14 @@ class UringDriver(QueuedDriver):
             handle.recv_is_cancelled = True
             self._disarm(handle)
         elif handle.send is event:
+            handle.send_is_cancelled = True
             self._push_cancel(handle.send_id)
         elif handle.accepts and event in handle.accepts:
             assert isinstance(event, AcceptEvent)
             handle.accepts.remove(event)
             self._complete_cancelled(event)
 
-    def _close_handle(self, handle: _Handle, sock: socket.socket) -> None:
+    def _close_handle(self, handle: _Handle, sock: socket.SocketType) -> None:
         """Close a socket on which nothing is registered, though the kernel may hold it yet."""
         self._open.discard(handle)
         handle.kept = None
@@ -499,16 +549,20 @@ class UringDriver(QueuedDriver):
         elif self._thread == get_ident():
             self._disarm_and_close(handle, sock)
         else:
-            event = IocpEvent(EventType.POST)
-            self._defer(lambda _: self._disarm_and_close(handle, sock), event)
+            self._closing.append((handle, sock))
+            self._defer(self._close_next, IocpEvent(EventType.POST))
 
-    def _disarm_and_close(self, handle: _Handle, sock: socket.socket) -> None:
+    def _close_next(self, event: IocpEvent) -> None:
+        self._disarm_and_close(*self._closing.popleft())
+
+    def _disarm_and_close(self, handle: _Handle, sock: socket.SocketType) -> None:
         # Closing a descriptor ends nothing while the ring refers to the socket: a listener would
         # go on listening, and a peer would not see the end. So cancel first, and at once.
         self._disarm(handle)
         self._recvs.pop(handle.armed, None)
         self._operations.pop(handle.armed, None)
-        self._ring.enter(0)
+        handle.kept = None
+        self._ring.settle()
         sock.close()
 
     # -- reaping -----------------------------------------------------------------------------------
@@ -529,13 +583,13 @@ class UringDriver(QueuedDriver):
         find, memory = self._recvs.get, self._buffers.memory
         left = limit
         for _ in range(_ENTERS_PER_POLL):
-            for number, result, flags in ring.reap(left):
-                left -= 1
+            cqes = ring.reap(left)
+            left -= len(cqes)
+            for number, result, flags, buffer in cqes:
                 handle = find(number)
                 if handle is None or result <= 0:
-                    self._complete(number, result, flags)
+                    self._complete(number, result, flags, buffer)
                     continue
-                buffer = flags >> CQE_BUFFER_SHIFT
                 first = buffer * BUFFER_BYTES
                 data = memory[first : first + result]
                 used.append(buffer)
@@ -562,20 +616,21 @@ class UringDriver(QueuedDriver):
             self._arm_starved()
         return self._hand_out(received, limit)
 
-    def _complete(self, number: int, result: int, flags: int) -> None:
+    def _complete(self, number: int, result: int, flags: int, buffer: int) -> None:
         """What is not the data of a recv."""
         if number == _WAKE:
             with contextlib.suppress(BlockingIOError):  # two wake-ups may have become one
                 os.eventfd_read(self._wake_fd)
             if not flags & CQE_MORE:
                 self._watch_wake_ups()
-        elif number in self._recvs:
+            return
+        if flags & CQE_BUFFER:
+            # An end that took one, or the last words of a recv whose handle was closed.
+            self._buffers.give_back([buffer])
+        if number in self._recvs:
             self._recv_ended(number, result)
         elif (operation := self._operations.pop(number, None)) is not None:
             operation.finish(operation, result)
-        elif flags & CQE_BUFFER:
-            # The last words of a recv whose handle was closed.
-            self._buffers.give_back([flags >> CQE_BUFFER_SHIFT])
 
     def _enable(self) -> None:
         self._ring.enable()
@@ -605,6 +660,7 @@ class UringDriver(QueuedDriver):
             return
         self._closed = True
         self._let_go_of_queued()
+        self._cancel_everything()
         for handle in self._open:
             for event in (handle.recv, handle.send, *(handle.accepts or ())):
                 if event is not None:
@@ -615,6 +671,8 @@ class UringDriver(QueuedDriver):
             if handle.sock is not None:
                 handle.sock.close()
                 handle.sock = None
+        while self._closing:
+            self._closing.popleft()[1].close()
         for event, _ in self._watches.values():
             let_go(event)
         self._ring.close()
@@ -627,6 +685,27 @@ class UringDriver(QueuedDriver):
         self._open.clear()
         self._buffers.close()
         os.close(self._wake_fd)
+
+    def _cancel_everything(self) -> None:
+        """Wait until the kernel uses no memory of ours, as far as this thread can.
+
+        Closing the ring ends everything too, but some time after the call. A thread that is not
+        the one of an unshared ring may not ask; nothing is carried out for that one meanwhile.
+        """
+        if not self._is_enabled or not (self._is_shared or self._thread == get_ident()):
+            return
+        using = {number for number, operation in self._operations.items() if operation.memory}
+        using.update(self._recvs)
+        deadline = time.monotonic() + _CLOSE_WAIT_S
+        try:
+            self._ring.push(_ASYNC_CANCEL, -1, _UNOWNED, op_flags=_CANCEL_ALL)
+            while using and (left := deadline - time.monotonic()) > 0:
+                self._ring.enter(left)
+                for number, _, flags, _ in self._ring.reap(_REAPED_AT_CLOSE):
+                    if not flags & CQE_MORE:
+                        using.discard(number)
+        except OSError:
+            return  # closing the ring is what is left
 
 
 def _take_kept(handle: _Handle) -> bytes:

@@ -13,21 +13,19 @@ from struct import Struct
 
 __all__ = [
     "CQE_BUFFER",
-    "CQE_BUFFER_SHIFT",
     "CQE_MORE",
     "Cqe",
     "Ring",
     "register",
 ]
 
-Cqe = tuple[int, int, int]
-"""user_data, result (negative: an errno), flags"""
+Cqe = tuple[int, int, int, int]
+"""user_data, result (negative: an errno), flags, number of the provided buffer"""
 
 CQE_BUFFER = 1 << 0
-"""Flag of a CQE: the number of a provided buffer stands above `CQE_BUFFER_SHIFT`."""
+"""Flag of a CQE: there is a provided buffer."""
 CQE_MORE = 1 << 1
 """Flag of a CQE: the operation goes on and completes again."""
-CQE_BUFFER_SHIFT = 16
 
 _SETUP, _ENTER, _REGISTER = 425, 426, 427
 
@@ -59,7 +57,7 @@ _PARAMS = Struct("<8I2I" + "8IQ" + "8IQ")
 """entries, flags and features; reserved; offsets of the submission and of the completion ring"""
 _SQE = Struct("<BBHiQQIIQHHiQQ")
 """opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_group, personality, ..."""
-_CQE = Struct("<QiI")
+_CQE = Struct("<QiHH")
 _EXT_ARG = Struct("<QIIQ")
 """signal mask, its size, minimal wait, address of the timespec"""
 _TIMESPEC = Struct("<qq")
@@ -70,6 +68,9 @@ _ENTRIES = 1_024
 """Operations that one call submits at most; more of them are submitted in several."""
 _CQ_ENTRIES = 8_192
 """Completions that wait without the kernel's overflow list. 128 KiB."""
+
+_SETTLE_MAX = 256
+"""The kernel carries out about 20 operations in one call; more come in all the time."""
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
@@ -206,7 +207,7 @@ class Ring:
         """Queue one operation for the next `enter`; what `addr` points to is kept by the caller."""
         tail = self._tail
         if (tail - self._words[self._sq_head]) & _WORD >= self._sq_entries:
-            self.enter(0)
+            self._make_room(tail)
         _SQE.pack_into(
             self._sqes,
             (tail & self._sq_mask) * _SQE.size,
@@ -228,6 +229,11 @@ class Ring:
         self._tail = tail = (tail + 1) & _WORD
         self._words[self._sq_tail] = tail
         self._to_submit += 1
+
+    def _make_room(self, tail: int) -> None:
+        self.enter(0)
+        if (tail - self._words[self._sq_head]) & _WORD >= self._sq_entries:
+            raise OSError(errno.EAGAIN, "the kernel takes no more operations at present")
 
     def enter(self, wait_s: float) -> None:
         """Submit what was pushed, and wait up to `wait_s` seconds for a completion.
@@ -261,6 +267,14 @@ class Ring:
         # The time is up; a signal; or the kernel wants completions to be taken first.
         if code not in (errno.ETIME, errno.EINTR, errno.EBUSY, errno.EAGAIN):
             raise OSError(code, os.strerror(code))
+
+    def settle(self) -> None:
+        """Submit what was pushed, and let the kernel carry out all that is due by now."""
+        self.enter(0)
+        for _ in range(_SETTLE_MAX):
+            if not self._words[self._sq_flags] & _SQ_TASKRUN:
+                return
+            self.enter(0)
 
     # -- completions -------------------------------------------------------------------------------
 
