@@ -1,6 +1,12 @@
-"""A framed echo on the bare session library, in one process: `library_echo_server.py DRIVER`."""
+"""A framed echo on the bare session library, in one process: `library_echo_server.py DRIVER`.
 
+SIGUSR1 has it collect garbage and print how many objects are left.
+"""
+
+import gc
+import signal
 import sys
+from types import FrameType
 
 from cluster.iocp import Cause, IocpCore, NetAddress, ServerService, Session, choose_driver
 
@@ -27,11 +33,19 @@ class FramedEcho(Session):
         return offset
 
 
+def print_object_count(number: int, frame: FrameType | None) -> None:
+    """Print how many objects the collector knows."""
+    gc.collect()
+    sys.stdout.write(f"{len(gc.get_objects())}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Listen on a free port of 127.0.0.1, print it, and serve until killed."""
     core = IocpCore(driver=choose_driver(sys.argv[1]))
     service = ServerService(NetAddress("127.0.0.1", 0), core, FramedEcho, 16_000)
     service.start()
+    signal.signal(signal.SIGUSR1, print_object_count)
     sys.stdout.write(f"{service.listener.local_address.port}\n")
     sys.stdout.flush()
     while True:

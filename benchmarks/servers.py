@@ -1,6 +1,7 @@
-"""Servers under measurement: started as processes, with the CPU time that they have used."""
+"""Servers under measurement: started as processes, with the time and memory that they use."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,13 +11,25 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Server", "build_load_generator", "cluster_up", "uvloop_echo"]
+__all__ = [
+    "LIBRARY_DRIVERS",
+    "LibraryServer",
+    "Server",
+    "asyncio_echo",
+    "build",
+    "cluster_up",
+    "library_echo",
+    "uvloop_echo",
+]
+
+LIBRARY_DRIVERS = ("io_uring", "readiness")
+"""The drivers that can be measured on Linux."""
 
 HERE = Path(__file__).parent
 
 
 class Server:
-    """A running server: its port, and the processes whose CPU time counts."""
+    """A running server: its port, and its processes; the first one holds the clients' sockets."""
 
     def __init__(self, name: str, port: int, pids: list[int]) -> None:
         self.name = name
@@ -31,20 +44,70 @@ class Server:
             total += times.user + times.system
         return total
 
+    def memory_bytes(self) -> int:
+        """Return what the process that holds the sockets has resident and shares with nobody."""
+        own: int = self._processes[0].memory_full_info().uss
+        return own
+
+    def descriptor_count(self) -> int:
+        """Return how many descriptors the process that holds the sockets has open."""
+        count: int = self._processes[0].num_fds()
+        return count
+
+
+class LibraryServer(Server):
+    """The bare library, which also tells what objects it has."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        super().__init__(name, int(process.stdout.readline()), [process.pid])
+        self._process = process
+
+    def object_count(self) -> int:
+        """Return how many objects its collector knows after a collection."""
+        assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGUSR1)
+        return int(self._process.stdout.readline())
+
 
 @contextmanager
-def uvloop_echo() -> Iterator[Server]:
-    """Run the framed echo on uvloop, in one process and with no hop."""
+def _script(name: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a script of this directory, which prints its port first."""
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "uvloop_echo.py")], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / name), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     try:
-        yield Server("uvloop", int(process.stdout.readline()), [process.pid])
+        yield process
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def uvloop_echo() -> Iterator[Server]:
+    """Run the framed echo on uvloop, in one process and with no hop."""
+    with _script("uvloop_echo.py") as process:
+        assert process.stdout is not None
+        yield Server("uvloop", int(process.stdout.readline()), [process.pid])
+
+
+@contextmanager
+def asyncio_echo() -> Iterator[Server]:
+    """Run the same protocol on the event loop of the standard library."""
+    with _script("uvloop_echo.py", "asyncio") as process:
+        assert process.stdout is not None
+        yield Server("asyncio", int(process.stdout.readline()), [process.pid])
+
+
+@contextmanager
+def library_echo(driver: str) -> Iterator[LibraryServer]:
+    """Run the framed echo on the bare session library, in one process and with no hop."""
+    with _script("library_echo_server.py", driver) as process:
+        yield LibraryServer(f"library, {driver}", process)
 
 
 @contextmanager
@@ -63,22 +126,23 @@ def cluster_up(*flags: str, name: str = "cluster") -> Iterator[Server]:
             ready = dict(
                 field.split("=", 1) for field in process.stdout.readline().split() if "=" in field
             )
-            children = [child.pid for child in psutil.Process(process.pid).children()]
-            yield Server(name, int(ready["listen"].rpartition(":")[2]), children)
+            children = psutil.Process(process.pid).children()
+            children.sort(key=lambda child: "gateway" not in child.cmdline())
+            port = int(ready["listen"].rpartition(":")[2])
+            yield Server(name, port, [child.pid for child in children])
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
             process.stdout.close()
 
 
 @contextmanager
-def build_load_generator() -> Iterator[Path]:
-    """Compile the load generator and return the path of the program."""
+def build(name: str) -> Iterator[Path]:
+    """Compile the program NAME.c of this directory and return its path."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise SystemExit("the load generator needs a C compiler (cc); install one")
+        raise SystemExit(f"{name}.c needs a C compiler (cc); install one")
     with tempfile.TemporaryDirectory(prefix="iocp-bench-") as directory:
-        program = Path(directory, "load_generator")
-        source = HERE / "load_generator.c"
-        subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+        program = Path(directory, name)
+        subprocess.run([compiler, "-O2", "-o", str(program), str(HERE / f"{name}.c")], check=True)
         yield program

@@ -1,0 +1,83 @@
+"""Framed echo on several servers in turn: what `echo_hop` and `library_echo` have in common.
+
+Rounds are taken in turn, so that a machine that changes its speed changes it for all. CPU is
+user and system time of all server processes for each packet, the figure that survives noise. It
+is compared with the first server of the same round, and the median of those ratios is shown.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.servers import Server, build
+
+__all__ = ["Case", "compare_all", "make_parser"]
+
+Case = tuple[int, int]
+"""Sessions, and how many packets each of them keeps outstanding."""
+
+Result = dict[str, float]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of every comparison."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--packet-bytes", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--case", action="append", metavar="SESSIONSxDEPTH")
+    return parser
+
+
+def compare_all(
+    servers: Sequence[Server], cases: Sequence[Case], options: argparse.Namespace
+) -> None:
+    """Measure `servers` in each of `cases`, or in those of the command line, and print."""
+    given = [tuple(map(int, case.split("x"))) for case in options.case or ()]
+    with build("load_generator") as program:
+        for sessions, depth in given or cases:
+            rounds: list[list[Result]] = [
+                [_measure(program, server, sessions, depth, options) for server in servers]
+                for _ in range(options.rounds)
+            ]
+            for index, server in enumerate(servers):
+                _print_line(f"{sessions:5} x {depth:<3} {server.name}", rounds, index)
+
+
+def _measure(
+    program: Path, server: Server, sessions: int, depth: int, options: argparse.Namespace
+) -> Result:
+    """Load `server` once; the round trips are 0 at a depth above 1."""
+    began = server.cpu_seconds()
+    arguments = (server.port, sessions, depth, options.packet_bytes, options.seconds)
+    output = subprocess.run(
+        [str(program), *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        timeout=options.seconds + 60,
+    ).stdout
+    result: Result = json.loads(output)
+    cpu = server.cpu_seconds() - began
+    return {
+        "packets_per_s": result["packets"] / result["seconds"],
+        "cpu_us": cpu / result["packets"] * 1e6,
+        "p50_us": result.get("p50_us", 0.0),
+        "p99_us": result.get("p99_us", 0.0),
+    }
+
+
+def _print_line(name: str, rounds: Sequence[Sequence[Result]], index: int) -> None:
+    rate, cpu, p50, p99 = (
+        statistics.median(results[index][key] for results in rounds)
+        for key in ("packets_per_s", "cpu_us", "p50_us", "p99_us")
+    )
+    ratio = statistics.median(results[index]["cpu_us"] / results[0]["cpu_us"] for results in rounds)
+    line = f"{name:<32} {rate:>11,.0f} packets/s {cpu:>7.2f} CPU us/packet {ratio:>5.2f} x"
+    if p50:
+        line += f"   p50 {p50:>6.0f} us   p99 {p99:>6.0f} us"
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
