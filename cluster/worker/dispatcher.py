@@ -124,7 +124,7 @@ class Dispatcher:
             if session.is_open:
                 session.sequence = first_sequence + index
                 handler = handlers.get(packet_id)
-                mark = len(entries), outbox.num_bytes
+                entry_count, num_bytes = len(entries), outbox.num_bytes
                 try:
                     if handler is not None:
                         handler(session, data[offset + 4 : offset + size])
@@ -133,7 +133,7 @@ class Dispatcher:
                     else:
                         self.unhandled_packets += 1
                 except Exception as error:
-                    self._take_back(mark)
+                    self._take_back((entry_count, num_bytes))
                     self._raised(session, packet_id, error)
             offset += size
             index += 1

@@ -5,6 +5,8 @@ nothing behind. When the log is published, all that follows one another for one 
 one record; the order between one session's packets, its end, and broadcasts is kept.
 """
 
+from typing import NoReturn
+
 from cluster.shared.records import BROADCAST, RECORD, RECORD_BYTES, SEND
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
@@ -33,14 +35,18 @@ class Outbox:
         """Append one output; OutputTooLarge, and it is not taken, when it does not fit."""
         num_bytes = self.num_bytes + len(payload) + RECORD_BYTES
         if num_bytes > self.max_batch_bytes:
-            raise OutputTooLarge(
-                f"{num_bytes} bytes of output before the next publish; lane.max_batch_bytes "
-                f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
-            )
+            self.refuse(num_bytes)
         self.num_bytes = num_bytes
         if kind != SEND:
             self._has_others = True
         self.entries.append((kind, session, payload))
+
+    def refuse(self, num_bytes: int) -> NoReturn:
+        """Raise OutputTooLarge for what would make `num_bytes` wait."""
+        raise OutputTooLarge(
+            f"{num_bytes} bytes of output before the next publish; lane.max_batch_bytes "
+            f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
+        )
 
     def mark(self) -> Mark:
         """Return what `take_back` needs to undo everything from here on."""
