@@ -1,5 +1,6 @@
 """Gateways for tests, on the in-process network and on sockets."""
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,20 +8,35 @@ import pytest
 
 from cluster.iocp.driver import Driver, choose_driver
 from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
+from cluster.iocp.errors import DriverUnavailableError
 from tests.gateway.world import GatewayWorld
 
 MakeGateway = Callable[..., GatewayWorld]
 
-DRIVERS: dict[str, Callable[[], Driver]] = {
-    "memory": MemoryDriver,
-    "readiness": lambda: choose_driver("readiness"),
-}
+SOCKET_DRIVERS = [*{"win32": ["iocp"], "linux": ["io_uring"]}.get(sys.platform, []), "readiness"]
+"""The best driver of this system, and the one that takes its place where it is refused."""
 
 
-@pytest.fixture(params=DRIVERS)
+def open_driver(name: str) -> Driver:
+    """Return the driver called `name`; skips the test where it cannot run."""
+    try:
+        return choose_driver(name)
+    except DriverUnavailableError as error:
+        pytest.skip(f"driver {name}: {error}")
+
+
+@pytest.fixture(params=["memory", *SOCKET_DRIVERS])
 def gateway(request: pytest.FixtureRequest) -> Iterator[MakeGateway]:
     """Make gateways by `gateway(**options)`, on each driver."""
-    yield from _making(DRIVERS[request.param])
+    yield from _making(lambda: open_driver(request.param))
+
+
+@pytest.fixture(params=SOCKET_DRIVERS)
+def socket_driver(request: pytest.FixtureRequest) -> str:
+    """The name of each driver that a gateway serves clients on; skips what cannot run."""
+    name: str = request.param
+    open_driver(name).close()
+    return name
 
 
 @pytest.fixture

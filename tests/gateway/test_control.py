@@ -42,7 +42,7 @@ class Plane:
     """A control plane on a core, and peers of it."""
 
     def __init__(self, directory: Path) -> None:
-        self.core = IocpCore(driver=choose_driver("readiness"))
+        self.core = IocpCore(driver=choose_driver())
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.endpoint = f"ipc://{directory}/c"
         self.taken: list[tuple[bytes, ControlMessage]] = []

@@ -42,7 +42,7 @@ from tests.support import wait_until
 
 CONFIG = Config(
     node=NodeConfig(id=7, listen="127.0.0.1:0"),
-    gateway=GatewayConfig(driver="readiness", close_timeout_s=1.0, max_sessions=16),
+    gateway=GatewayConfig(close_timeout_s=1.0, max_sessions=16),
     workers=WorkersConfig(count=2),
 )
 
@@ -87,7 +87,7 @@ class Running:
         self.directory = RunDirectory(path)
         self.directory.create()
         self.gateway: Gateway | None = None
-        self._config = config
+        self.config = config
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -97,8 +97,8 @@ class Running:
         self._lanes: list[ZmqWorkerLane] = []
 
     def _serve(self) -> None:
-        core = IocpCore(driver=choose_driver("readiness"))
-        gateway = Gateway(self._config, self.directory, core, epoch=9)
+        core = IocpCore(driver=choose_driver(self.config.gateway.driver))
+        gateway = Gateway(self.config, self.directory, core, epoch=9)
         gateway.start()
         self.gateway = gateway
         self._started.set()
@@ -162,8 +162,9 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path / "run", CONFIG)
+def running(tmp_path: Path, socket_driver: str) -> Iterator[Running]:
+    gateway = msgspec.structs.replace(CONFIG.gateway, driver=socket_driver)
+    made = Running(tmp_path / "run", msgspec.structs.replace(CONFIG, gateway=gateway))
     yield made
     made.close()
 
@@ -173,7 +174,8 @@ def test_a_supervisor_is_told_where_the_gateway_listens(running: Running):
     supervisor.send(SupervisorHello(pid=1))
     ready = supervisor.receive()
     assert isinstance(ready, GatewayReady)
-    assert (ready.node, ready.epoch, ready.driver, ready.lane) == (7, 9, "readiness", "zmq")
+    driver = running.config.gateway.driver
+    assert (ready.node, ready.epoch, ready.driver, ready.lane) == (7, 9, driver, "zmq")
     assert ready.listen.startswith("127.0.0.1:")
 
 
@@ -194,7 +196,7 @@ def test_a_supervisor_is_shown_again_and_again_that_the_gateway_works(tmp_path: 
 def test_status_tells_of_every_shard_also_without_workers(running: Running):
     status = running.peer().status()
     assert (status.node, status.epoch) == (7, 9)
-    assert status.gateway.driver == "readiness"
+    assert status.gateway.driver == running.config.gateway.driver
     assert status.gateway.sessions == 0
     assert [worker.state for worker in status.workers] == ["starting", "starting"]
     assert [worker.pid for worker in status.workers] == [None, None]

@@ -20,7 +20,10 @@ from cluster.shared.records import (
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.world import ScriptedWorker, content, packets_in
 
-SMALL_LANE_BYTES = 4_096
+SMALL_LANE_BYTES = 4_000
+
+ONE_RECV = 39
+"""Packets of 104 bytes that fill a small lane and that one recv brings, whatever the driver."""
 
 
 def received(worker: ScriptedWorker, session_id: int) -> list[bytes]:
@@ -78,13 +81,13 @@ def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGatewa
     worker = world.start_worker()
     first = world.connect()
     ids = [world.newest().id]
-    first.send(b"".join(numbered(50)))
+    first.send(b"".join(numbered(ONE_RECV)))
     world.run_until(lambda: world.lanes[0].is_full, "a full lane")
     others = []
     for _ in range(3):
         others.append(world.connect())
         ids.append(world.newest().id)
-        others[-1].send(b"".join(numbered(50)))
+        others[-1].send(b"".join(numbered(ONE_RECV)))
         world.run_until(lambda: world.shards[0].held_count == len(others), "it to be held")
     for left in (2, 1, 0):
         worker.read()
@@ -95,14 +98,14 @@ def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGatewa
     orders = [record.session for record in worker.records if record.kind == PACKETS]
     assert orders == ids
     for session_id in ids:
-        assert received(worker, session_id) == numbered(50)
+        assert received(worker, session_id) == numbered(ONE_RECV)
 
 
 def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGateway):
     world = gateway(lane_bytes=SMALL_LANE_BYTES)
     worker = world.start_worker()
     filler = world.connect()
-    filler.send(b"".join(numbered(50)))
+    filler.send(b"".join(numbered(ONE_RECV)))
     world.run_until(lambda: world.lanes[0].is_full, "a full lane")
     peer = world.connect()
     session_id = world.newest().id
@@ -119,14 +122,14 @@ def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGa
 
 def test_a_session_that_was_held_with_more_than_it_may_cause_goes_on_later(gateway: MakeGateway):
     """It leaves the queue as a slow reader: what resumes it is the commit of its packets."""
-    world = gateway(lane_bytes=SMALL_LANE_BYTES, send_queue_bytes_max=8_192)
+    world = gateway(lane_bytes=SMALL_LANE_BYTES, send_queue_bytes_max=8_000)
     worker = world.start_worker()
     filler = world.connect()
-    filler.send(b"".join(numbered(50)))
+    filler.send(b"".join(numbered(ONE_RECV)))
     world.run_until(lambda: world.lanes[0].is_full, "a full lane")
     peer = world.connect()
     session = world.newest()
-    peer.send(b"".join(numbered(60)))  # 6,240 bytes: more than half of the queue
+    peer.send(b"".join(numbered(ONE_RECV)))  # 4,056 bytes: more than half of the queue
     world.run_until(lambda: world.shards[0].held_count == 1, "it to be held")
     assert not session.is_slow
     worker.read()
@@ -140,7 +143,7 @@ def test_a_session_that_was_held_with_more_than_it_may_cause_goes_on_later(gatew
     assert not session.is_slow
     peer.send(make_packet(1, b"and on"))
     world.run_until(lambda: worker.read(), "the next packet")
-    assert received(worker, session.id) == [*numbered(60), make_packet(1, b"and on")]
+    assert received(worker, session.id) == [*numbered(ONE_RECV), make_packet(1, b"and on")]
 
 
 def test_a_lane_without_a_worker_fills_and_is_served_by_the_first_that_comes(gateway: MakeGateway):

@@ -1,15 +1,31 @@
 """Fixtures of the system tests. Every node gets a run directory and a free port of its own."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.iocp import DriverUnavailableError, choose_driver
 from tests.system.cluster_node import ClusterNode
 
 StartNode = Callable[..., ClusterNode]
+
+SOCKET_DRIVERS = [*{"win32": ["iocp"], "linux": ["io_uring"]}.get(sys.platform, []), "readiness"]
+"""The best driver of this system, and the one that takes its place where it is refused."""
+
+
+@pytest.fixture(scope="module", params=SOCKET_DRIVERS)
+def socket_driver(request: pytest.FixtureRequest) -> str:
+    """The name of each driver that a gateway serves clients on; skips what cannot run."""
+    name: str = request.param
+    try:
+        choose_driver(name).close()
+    except DriverUnavailableError as error:
+        pytest.skip(f"driver {name}: {error}")
+    return name
 
 
 @pytest.fixture

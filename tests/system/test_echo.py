@@ -27,9 +27,10 @@ APPLICATIONS = Path(playground.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
-    """A node without an application."""
-    node = ClusterNode(tmp_path_factory.mktemp("echo"), ["--workers", "2"])
+def echo(tmp_path_factory: pytest.TempPathFactory, socket_driver: str) -> Iterator[ClusterNode]:
+    """A node without an application, on each driver."""
+    arguments = ["--workers", "2", "--driver", socket_driver]
+    node = ClusterNode(tmp_path_factory.mktemp("echo"), arguments)
     try:
         yield node.wait_ready()
     finally:
@@ -37,9 +38,9 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
-    """A node with the playground application."""
-    arguments = ["--workers", "2", "--app", "playground:app"]
+def play(tmp_path_factory: pytest.TempPathFactory, socket_driver: str) -> Iterator[ClusterNode]:
+    """A node with the playground application, on each driver."""
+    arguments = ["--workers", "2", "--app", "playground:app", "--driver", socket_driver]
     node = ClusterNode(tmp_path_factory.mktemp("play"), arguments, cwd=APPLICATIONS)
     try:
         yield node.wait_ready()
@@ -63,6 +64,11 @@ def _sending(client: PacketClient, stream: bytes) -> Iterator[None]:
 
 
 # -- echo ------------------------------------------------------------------------------------------
+
+
+def test_the_driver_that_was_asked_for_is_told(echo: ClusterNode, socket_driver: str) -> None:
+    assert echo.ready["driver"] == socket_driver
+    assert echo.status_command()["gateway"]["driver"] == socket_driver
 
 
 def test_packets_of_every_size_come_back(echo: ClusterNode) -> None:

@@ -34,12 +34,13 @@ close_timeout_s = 1.0
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
-    """Return a node with narrow bounds."""
+def node(tmp_path_factory: pytest.TempPathFactory, socket_driver: str) -> Iterator[ClusterNode]:
+    """Return a node with narrow bounds, on each driver."""
     directory = tmp_path_factory.mktemp("narrow")
     config = directory / "narrow.toml"
     config.write_text(CONFIG)
     arguments = ["--workers", "2", "--config", str(config), "--app", "playground:app"]
+    arguments += ["--driver", socket_driver]
     node = ClusterNode(directory, arguments, cwd=Path(playground.__file__).parent)
     try:
         yield node.wait_ready()
