@@ -27,10 +27,11 @@ def choose_driver(name: str = "auto", threads: int = 1) -> Driver:
         from cluster.iocp.driver.memory import MemoryDriver
 
         return MemoryDriver(threads=threads)
-    if name == "iocp":
-        return _iocp(threads)
-    if name == "io_uring":
-        return _io_uring(threads)
+    if name in ("iocp", "io_uring"):
+        try:
+            return _iocp(threads) if name == "iocp" else _io_uring(threads)
+        except DriverUnavailableError as error:
+            raise DriverUnavailableError(f"{error}; use 'auto' or 'readiness'") from error
     raise ValueError(f"driver {name!r} is not one of auto, iocp, io_uring, readiness, memory")
 
 
@@ -49,7 +50,7 @@ def _iocp(threads: int) -> Driver:
 
         return WindowsDriver(threads)
     else:
-        raise DriverUnavailableError("driver 'iocp' needs Windows; use 'auto' or 'readiness'")
+        raise DriverUnavailableError("driver 'iocp' needs Windows")
 
 
 def _io_uring(threads: int) -> Driver:
@@ -58,7 +59,7 @@ def _io_uring(threads: int) -> Driver:
 
         return UringDriver(threads)
     else:
-        raise DriverUnavailableError("driver 'io_uring' needs Linux; use 'auto' or 'readiness'")
+        raise DriverUnavailableError("driver 'io_uring' needs Linux")
 
 
 def _readiness(threads: int) -> Driver:

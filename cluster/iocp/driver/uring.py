@@ -22,11 +22,12 @@ from threading import get_ident
 from typing import NamedTuple
 
 from cluster.iocp.causes import Cause
-from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
+from cluster.iocp.driver.contract import Completion, Handle
 from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
-from cluster.iocp.driver.socket_handle import SocketHandle
 from cluster.iocp.driver.uring_buffers import BUFFER_BYTES, BUFFER_GROUP, ProvidedBuffers
+from cluster.iocp.driver.uring_handle import UringHandle, take_kept
 from cluster.iocp.driver.uring_memory import Gather, SocketAddress
+from cluster.iocp.driver.uring_refusal import check_kernel, describe_refusal
 from cluster.iocp.driver.uring_ring import CQE_BUFFER, CQE_MORE, Ring
 from cluster.iocp.errors import (
     DriverUnavailableError,
@@ -74,8 +75,6 @@ _CLOSE_WAIT_S = 1.0
 
 _REAPED_AT_CLOSE = 1_024
 
-_KERNEL_MIN = (6, 1)
-
 _RECV, _SEND = EventType.RECV, EventType.SEND
 
 
@@ -83,60 +82,9 @@ class _Operation(NamedTuple):
     """What is in flight in the kernel, but recvs: whom to tell, and the memory it uses."""
 
     finish: Callable[["_Operation", int], None]
-    handle: "_Handle | None"
+    handle: UringHandle | None
     event: IocpEvent | None
     memory: Gather | SocketAddress | None
-
-
-class _Handle(SocketHandle):
-    """A socket and what is in flight on it."""
-
-    __slots__ = (
-        "accepts",
-        "armed",
-        "driver",
-        "end",
-        "fd",
-        "flows",
-        "is_cancelled",
-        "kept",
-        "recv",
-        "recv_is_cancelled",
-        "send",
-        "send_id",
-        "send_is_cancelled",
-    )
-
-    def __init__(self, driver: "UringDriver", sock: socket.SocketType) -> None:
-        super().__init__(sock)
-        self.driver = driver
-        self.fd = sock.fileno()
-        self.armed = 0
-        """`user_data` of the multishot recv, or of a listener's poll; 0 without."""
-        self.flows = False
-        """Whether a recv has nothing to do but to wait: armed, nothing kept, no end seen."""
-        self.is_cancelled = False
-        """Whether the end of what is armed was asked for."""
-        self.kept: deque[bytes] | None = None
-        """What came while no recv was registered."""
-        self.end: int | None = None
-        """0 after the peer's EOF, the errno of a broken connection, None before."""
-        self.recv: IocpEvent | None = None
-        self.recv_is_cancelled = False
-        """Whether it was asked to end the recv that is registered."""
-        self.send: IocpEvent | None = None
-        self.send_id = 0
-        self.send_is_cancelled = False
-        """Whether it was asked to end the send or connect that is registered."""
-        self.accepts: deque[AcceptEvent] | None = None
-
-    def close(self) -> None:
-        if self.sock is None:
-            return
-        if self.recv is not None or self.send is not None or self.accepts:
-            raise MisuseError("a handle was closed while an operation on it is in flight")
-        self.driver._close_handle(self, self.sock)
-        self.sock = None
 
 
 class UringDriver(QueuedDriver):
@@ -162,7 +110,7 @@ class UringDriver(QueuedDriver):
     def __init__(self, threads: int = 1) -> None:
         """Make a driver; raises DriverUnavailableError that says what the kernel refuses."""
         super().__init__(threads)
-        _check_kernel(os.uname().release)
+        check_kernel(os.uname().release)
         try:
             self._ring = Ring(threads > 1)
             with contextlib.ExitStack() as stack:
@@ -172,18 +120,18 @@ class UringDriver(QueuedDriver):
                 self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 stack.pop_all()
         except OSError as error:
-            raise DriverUnavailableError(_refusal(error)) from error
-        self._recvs: dict[int, _Handle] = {}
+            raise DriverUnavailableError(describe_refusal(error)) from error
+        self._recvs: dict[int, UringHandle] = {}
         """Multishot recvs by their number."""
         self._operations: dict[int, _Operation] = {}
-        self._open: set[_Handle] = set()
+        self._open: set[UringHandle] = set()
         self._watches: dict[int, tuple[IocpEvent, int]] = {}
         """By descriptor: the event, and its number, 0 once its end was asked for."""
-        self._unclaimed: list[_Handle] = []
+        self._unclaimed: list[UringHandle] = []
         """Handles that kept something in the last poll."""
-        self._starved: list[_Handle] = []
+        self._starved: list[UringHandle] = []
         """Handles whose recv found no buffer."""
-        self._closing: deque[tuple[_Handle, socket.SocketType]] = deque()
+        self._closing: deque[tuple[UringHandle, socket.SocketType]] = deque()
         """Handles that other threads closed, with sockets that the kernel may hold yet."""
         self._next_id = _WAKE + 1
         self._is_enabled = False
@@ -204,8 +152,8 @@ class UringDriver(QueuedDriver):
         sock = open_stream_socket(remote)
         return self._new_handle(sock)
 
-    def _new_handle(self, sock: socket.SocketType) -> _Handle:
-        handle = _Handle(self, sock)
+    def _new_handle(self, sock: socket.SocketType) -> UringHandle:
+        handle = UringHandle(self, sock)
         self._open.add(handle)
         return handle
 
@@ -233,7 +181,7 @@ class UringDriver(QueuedDriver):
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner
         handle = None if owner is None else owner.handle
-        if not isinstance(handle, _Handle) or handle.driver is not self or handle.sock is None:
+        if not isinstance(handle, UringHandle) or handle.driver is not self or handle.sock is None:
             self._check_open()
             raise MisuseError(f"{event!r} has no owner with an open handle of this driver")
         kind = event.event_type
@@ -290,9 +238,9 @@ class UringDriver(QueuedDriver):
 
     # -- receiving ---------------------------------------------------------------------------------
 
-    def _recv(self, handle: _Handle, event: IocpEvent) -> None:
+    def _recv(self, handle: UringHandle, event: IocpEvent) -> None:
         if handle.kept:
-            event.data = _take_kept(handle)
+            event.data = take_kept(handle)
             self._ready.append((event, len(event.data)))
         elif handle.end is not None:
             if handle.end:
@@ -308,7 +256,7 @@ class UringDriver(QueuedDriver):
             elif not handle.is_cancelled:
                 handle.flows = True
 
-    def _arm(self, handle: _Handle) -> None:
+    def _arm(self, handle: UringHandle) -> None:
         number = self._next_id
         self._next_id = number + 1
         handle.armed = number
@@ -324,14 +272,14 @@ class UringDriver(QueuedDriver):
             buf_group=BUFFER_GROUP,
         )
 
-    def _disarm(self, handle: _Handle) -> None:
+    def _disarm(self, handle: UringHandle) -> None:
         """Ask for the end of what is armed."""
         if handle.armed and not handle.is_cancelled:
             handle.is_cancelled = True
             handle.flows = False
             self._push_cancel(handle.armed)
 
-    def _keep(self, handle: _Handle, data: bytes) -> None:
+    def _keep(self, handle: UringHandle, data: bytes) -> None:
         if handle.kept is None:
             handle.kept = deque()
             self._unclaimed.append(handle)
@@ -369,7 +317,7 @@ class UringDriver(QueuedDriver):
 
     # -- sending and connecting --------------------------------------------------------------------
 
-    def _send(self, handle: _Handle, sock: socket.SocketType, event: SendEvent) -> None:
+    def _send(self, handle: UringHandle, sock: socket.SocketType, event: SendEvent) -> None:
         buffers = event.gather()
         try:
             if len(buffers) == 1:
@@ -389,7 +337,7 @@ class UringDriver(QueuedDriver):
             sent = 0
         self._ready.append((event, sent))
 
-    def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
+    def _connect(self, handle: UringHandle, event: ConnectEvent) -> None:
         if event.address is None:
             raise MisuseError("a connect needs the address to connect to")
         try:
@@ -434,7 +382,7 @@ class UringDriver(QueuedDriver):
             result = -handle.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self._finish_connect(operation, result)
 
-    def _complete_send(self, handle: _Handle, event: IocpEvent | None, result: int) -> None:
+    def _complete_send(self, handle: UringHandle, event: IocpEvent | None, result: int) -> None:
         assert event is not None
         handle.send = None
         if result >= 0:
@@ -447,7 +395,7 @@ class UringDriver(QueuedDriver):
 
     # -- accepting ---------------------------------------------------------------------------------
 
-    def _watch_listener(self, handle: _Handle) -> None:
+    def _watch_listener(self, handle: UringHandle) -> None:
         if not handle.armed and handle.accepts:
             operation = _Operation(self._accept, handle, None, None)
             handle.armed = self._push(_POLL_ADD, handle.fd, operation, op_flags=select.POLLIN)
@@ -527,7 +475,7 @@ class UringDriver(QueuedDriver):
                     self._push_cancel(number)
             return
         handle = event.owner.handle
-        if not isinstance(handle, _Handle):
+        if not isinstance(handle, UringHandle):
             return
         if handle.recv is event:
             handle.recv_is_cancelled = True
@@ -540,7 +488,7 @@ class UringDriver(QueuedDriver):
             handle.accepts.remove(event)
             self._complete_cancelled(event)
 
-    def _close_handle(self, handle: _Handle, sock: socket.SocketType) -> None:
+    def _close_handle(self, handle: UringHandle, sock: socket.SocketType) -> None:
         """Close a socket on which nothing is registered, though the kernel may hold it yet."""
         self._open.discard(handle)
         handle.kept = None
@@ -555,7 +503,7 @@ class UringDriver(QueuedDriver):
     def _close_next(self, event: IocpEvent) -> None:
         self._disarm_and_close(*self._closing.popleft())
 
-    def _disarm_and_close(self, handle: _Handle, sock: socket.SocketType) -> None:
+    def _disarm_and_close(self, handle: UringHandle, sock: socket.SocketType) -> None:
         # Closing a descriptor ends nothing while the ring refers to the socket: a listener would
         # go on listening, and a peer would not see the end. So cancel first, and at once.
         self._disarm(handle)
@@ -706,41 +654,3 @@ class UringDriver(QueuedDriver):
                         using.discard(number)
         except OSError:
             return  # closing the ring is what is left
-
-
-def _take_kept(handle: _Handle) -> bytes:
-    """Return what was kept, up to the size of one recv."""
-    kept = handle.kept
-    assert kept
-    if len(kept) == 1:
-        return kept.popleft()
-    parts = [kept.popleft()]
-    num_bytes = len(parts[0])
-    while kept and num_bytes + len(kept[0]) <= RECV_BYTES_MAX:
-        parts.append(kept.popleft())
-        num_bytes += len(parts[-1])
-    return b"".join(parts)
-
-
-def _check_kernel(release: str) -> None:
-    major, _, rest = release.partition(".")
-    minor = rest.partition(".")[0]
-    if major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) < _KERNEL_MIN:
-        raise DriverUnavailableError(
-            f"driver 'io_uring' needs Linux 6.1, and this is {release}; use 'auto' or 'readiness'"
-        )
-
-
-def _refusal(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, "?")
-    hints = {
-        errno.EPERM: "; kernel.io_uring_disabled or a seccomp filter forbids it",
-        errno.ENOSYS: "; a seccomp filter or the kernel's build leaves it out",
-        errno.ENOMEM: "; the limit of locked memory is too low",
-        errno.EMFILE: "; the limit of open files is reached",
-    }
-    hint = hints.get(error.errno or 0, "")
-    return (
-        f"driver 'io_uring' is refused by this system: {error.strerror} ({name}){hint}; "
-        "use 'auto' or 'readiness'"
-    )
