@@ -174,8 +174,9 @@ class Gateway(IocpObject):
             for shard in shards:
                 shard.resume_sessions()
             lanes.flush()
-            service.resume_accepting()
             control.check()
+            lanes.flush()  # what the control plane brought: a death applies what was published
+            service.resume_accepting()
             if self._drain_requested:
                 self._advance_drain()
 

@@ -1,4 +1,4 @@
-"""The gateway's listener and sessions: nobody is accepted while every lane is full.
+"""The gateway's listener and sessions: no accept is armed while every lane is full.
 
 `opened` and `closed` records always go in, because the worker has to hear of them. What bounds
 them is that a shard whose lane is full gets no new session, and that clients wait in the backlog

@@ -141,8 +141,17 @@ class Listener(IocpObject):
                 event.owner = self
                 outstanding[event] = None
         submit = self._core.driver.submit
-        for event in events:
-            submit(event)
+        submitted = 0
+        try:
+            for event in events:
+                submit(event)
+                submitted += 1
+        except BaseException:
+            with self._lock:
+                for event in events[submitted:]:
+                    event.owner = None
+                    outstanding.pop(event, None)
+            raise
         if self._closing:  # meanwhile, by a thread that could not cancel these
             for event in events:
                 self._core.driver.cancel(event)

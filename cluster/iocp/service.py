@@ -118,6 +118,7 @@ class Service:
         self._stall_timer: Timer | None = None
         self._stalls: dict[Session, tuple[int, int]] = {}
         self._closed = False
+        self._close_cause: str | None = None
         self._lock = Lock()  # for what several dispatching threads decide
 
     @property
@@ -134,6 +135,11 @@ class Service:
     def current_session_count(self) -> int:
         """Sessions that are connected, those that are ending included."""
         return len(self._sessions)
+
+    @property
+    def close_cause(self) -> str | None:
+        """The cause that `close_service` was given; None before."""
+        return self._close_cause
 
     @property
     def max_session_count(self) -> int:
@@ -197,6 +203,7 @@ class Service:
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
         """Start nothing new and disconnect every session; it is over when the count is 0."""
+        self._close_cause = cause
         self._closed = True
         self._retired.clear()
         with self._lock:
@@ -212,13 +219,15 @@ class Service:
         A reference that someone kept would speak to another client's connection, so an object
         is used again only if this function holds the one reference to it.
         """
-        while self._retired:
-            session = self._retired.popleft()
+        while True:
+            try:
+                session = self._retired.popleft()
+            except IndexError:
+                return None
             held_elsewhere = sys.getrefcount(session) > _REFERENCES_OF_A_LOCAL
             if not held_elsewhere and weakref.getweakrefcount(session) == 0:
                 session._recycle()
                 return session
-        return None
 
     def _plan_stall_check(self) -> None:
         self._stall_timer = self._iocp_core.call_later(
@@ -237,6 +246,8 @@ class Service:
                 session.abort(Cause.SEND_STALLED)
             else:
                 self._stalls[session] = (session.sent_bytes, checks)
+                if session not in self._sessions:  # released in another thread meanwhile
+                    self._stalls.pop(session, None)
         with self._lock:
             self._stall_timer = None
             if self._sessions and not self._closed:

@@ -98,8 +98,14 @@ class Session(IocpObject):
     """
 
     def __init_subclass__(cls) -> None:
-        if "on_send" in cls.__dict__ and "tells_sends" not in cls.__dict__:
-            cls.tells_sends = True
+        # Whichever of the two was said last, in the order in which a class looks for them.
+        for base in cls.__mro__[: cls.__mro__.index(Session)]:
+            if "tells_sends" in vars(base):
+                cls.tells_sends = vars(base)["tells_sends"]
+                return
+            if "on_send" in vars(base):
+                cls.tells_sends = True
+                return
 
     _core: "IocpCore"
     _driver: "Driver"
@@ -255,12 +261,16 @@ class Session(IocpObject):
             if self._state is SessionState.CONNECTING:
                 self.abort(event.error or Cause.OS_ERROR)
             return self._advance_close()
-        with self._lock:
-            self._move(SessionEvent.ESTABLISHED)
+        if not self._move_from(self._state, SessionEvent.ESTABLISHED):
+            return self._advance_close()
         service = self.service
         if service is None:
             return self.abort(Cause.LOCAL)
         service.add_session(self)
+        if service.close_cause is not None:
+            # It closed while this session was on its way, where `close_service` cannot see it.
+            self.abort(service.close_cause)
+            return self._advance_close()
         self._was_connected = True
         self._callback_thread = get_ident()
         try:
@@ -587,20 +597,18 @@ class Session(IocpObject):
         if state is SessionState.FLUSHING:
             if self._read_ended and not self._send_registered:
                 # Nothing is left to send or to read, so the close itself is the orderly end.
-                with self._lock:
-                    self._move(SessionEvent.DRAINED)
+                self._move_from(state, SessionEvent.DRAINED)
                 return self._cancel_all()
             self._start_close_timer()
             if not self._send_registered:
-                with self._lock:
-                    self._move(SessionEvent.FLUSHED)
+                if not self._move_from(state, SessionEvent.FLUSHED):
+                    return self._cancel_all()
                 self._register_disconnect()
             self._register_recv()
         elif state is SessionState.DRAINING:
             if self._read_ended:
-                with self._lock:
-                    self._move(SessionEvent.DRAINED)
-                self._advance_close()
+                self._move_from(state, SessionEvent.DRAINED)
+                self._cancel_all()
             else:
                 self._register_recv()
         elif state is SessionState.CANCELLING:
@@ -618,8 +626,7 @@ class Session(IocpObject):
             if event is not None and event.error is not None:
                 self._handle_error(event)
             else:
-                with self._lock:
-                    self._move(SessionEvent.SHUT_DOWN)
+                self._move_from(SessionState.SHUTTING_DOWN, SessionEvent.SHUT_DOWN)
         self._advance_close()
 
     def _start_close_timer(self) -> None:
@@ -730,6 +737,14 @@ class Session(IocpObject):
 
     def _move(self, event: SessionEvent) -> None:
         self._state = next_state(self._state, event)
+
+    def _move_from(self, state: SessionState, event: SessionEvent) -> bool:
+        """Move on from `state`, unless another thread's abort came first."""
+        with self._lock:
+            if self._state is not state or self._state is SessionState.CANCELLING:
+                return False
+            self._move(event)
+        return True
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what the session holds fits its state."""

@@ -79,7 +79,8 @@ class SharedDispatch:
                 return 0
             try:
                 if not self._ready:
-                    self._ready += self._driver.poll(self._plan_wait(timeout), _POLL_BATCH_MAX)
+                    # Nobody else extends it at its end but `hand_over`, by one atomic step too.
+                    self._ready.extend(self._driver.poll(self._plan_wait(timeout), _POLL_BATCH_MAX))
             finally:
                 self._wakes_at = -math.inf
                 self._poll_lock.release()
@@ -126,6 +127,8 @@ class SharedDispatch:
             with self._run_lock:  # what is left is for the next thread
                 del self._run_queues[owner]
                 self._ready.extendleft(reversed(queue))
+            if queue:
+                self._wake()
             raise
 
     def hand_over(self, event: IocpEvent) -> None:
@@ -156,9 +159,12 @@ class SharedDispatch:
         return None if wakes_at == math.inf else wakes_at - now
 
     def _run_timers(self) -> None:
+        now = self._driver.now()
+        with self._timer_lock:
+            newest = self._timers.newest()
         while True:
             with self._timer_lock:
-                callback = self._timers.take_due(self._driver.now())
+                callback = self._timers.take_due(now, newest)
             if callback is None:
                 return
             callback()

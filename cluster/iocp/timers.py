@@ -57,13 +57,17 @@ class Timers:
 
     def run_due(self, now: float) -> int:
         """Call the callbacks that are due at `now`, up to the first that was added meanwhile."""
-        newest = next(self._order)
+        newest = self.newest()
         called = 0
         # One at a time, from a heap that callbacks may add to, clear and leave by raising.
         while (callback := self.take_due(now, newest)) is not None:
             called += 1
             callback()
         return called
+
+    def newest(self) -> int:
+        """Return a number that only timers which are added from now on exceed."""
+        return next(self._order)
 
     def take_due(self, now: float, newest: float = math.inf) -> Callable[[], Any] | None:
         """Take out the first callback that is due at `now`; None when there is none.

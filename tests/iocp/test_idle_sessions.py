@@ -5,6 +5,7 @@ The short form of `benchmarks.idle_sessions`, which has the figures for 15,000.
 
 import gc
 import socket
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -52,7 +53,9 @@ def open_and_close_all(core: IocpCore, service: ServerService) -> None:
 
 def descriptor_count() -> int:
     directory = Path("/dev/fd")
-    return sum(1 for _ in directory.iterdir()) if directory.is_dir() else 0
+    if sys.platform == "win32" or not directory.is_dir():
+        return 0
+    return sum(1 for _ in directory.iterdir())
 
 
 def object_counts(*kinds: type) -> list[int]:
@@ -76,7 +79,7 @@ def test_descriptors_and_objects_of_hundreds_of_sessions_come_back(
     objects, descriptors = object_counts(*kinds), descriptor_count()
     open_and_close_all(core, service)
     assert object_counts(*kinds) == objects
-    assert descriptor_count() == descriptors
+    assert descriptor_count() <= descriptors
     service.close_service()
 
 

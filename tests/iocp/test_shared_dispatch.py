@@ -370,3 +370,69 @@ def test_a_start_beside_completing_connects_leaves_no_session_out(loop: Loop, ro
         interval_s=0,
     )
     close_all(server, client)
+
+
+def step(core: IocpCore, predicate: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    """Dispatch in this thread until `predicate` holds."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        assert time.monotonic() < deadline
+        core.dispatch(0.02)
+
+
+@pytest.mark.parametrize("name", ["readiness", "memory"])
+def test_a_service_that_closes_takes_along_who_is_on_the_way_to_it(name: str):
+    core = IocpCore(threads=2, driver=choose_driver(name, threads=2))
+    server, client, sessions = make_services(core, Watched, Watched, 6)
+    assert client.start()
+    step(core, lambda: server.free_slot_count < 6)  # accepted, and some not adopted yet
+    server.close_service("over")
+    client.close_service("over")
+    step(core, lambda: server.current_session_count + client.current_session_count == 0)
+    step(core, lambda: server.listener.handle is None)
+    step(core, lambda: all(session.handle is None for session in sessions))
+    assert server.free_slot_count == 6
+    core.close()
+
+
+def test_a_timer_that_sets_itself_again_does_not_hold_up_dispatch():
+    core = IocpCore(threads=2, driver=choose_driver("readiness", threads=2))
+    calls: list[int] = []
+
+    def again() -> None:
+        calls.append(1)
+        core.call_later(0, again)
+
+    core.call_later(0, again)
+    for _ in range(5):
+        core.dispatch(0)
+    assert 1 <= len(calls) <= 5
+    core.close()
+
+
+def test_what_an_exception_left_wakes_the_thread_that_sleeps(loop: Loop):
+    seen = threading.Event()
+    raised = threading.Event()
+
+    class Raising(IocpObject):
+        """Raises at its first event, when the second one is in its run queue."""
+
+        handle = None
+
+        def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+            if num_bytes == 1:
+                raised.wait(10)
+                raise KeyError("first")
+            seen.set()
+
+        def on_dispatch_error(self, event: IocpEvent, error: Exception) -> None:
+            raise error
+
+    owner = Raising()
+    loop.core.post(IocpEvent(EventType.POST, owner), 1)
+    loop.core.post(IocpEvent(EventType.POST, owner), 2)
+    time.sleep(0)
+    raised.set()
+    assert seen.wait(10)
+    wait_until(lambda: len(loop.errors) == 1, what="the exception to come out")
+    assert isinstance(loop.errors.pop(), KeyError)

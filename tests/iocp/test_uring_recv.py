@@ -193,6 +193,23 @@ def test_a_session_that_does_not_read_holds_its_peer_back_and_loses_nothing(
     peer.close()
 
 
+def test_a_session_that_does_not_read_costs_later_polls_nothing(port: UringPort) -> None:
+    listener = port.listen()
+    peer, server = plain_pair(port, listener)
+    peer.sendall(b"x")
+    assert port.recv(server, 1) == b"x"
+    peer.sendall(b"kept")
+    port.run_until(lambda: kept_bytes(server) == 4, "what nobody reads")
+    port.run_until(lambda: not server.socket.armed, "the end of the recv")  # type: ignore[attr-defined]
+    assert port.uring._unclaimed == []
+    port.turn(0)
+    assert port.uring._unclaimed == []
+    assert port.recv(server, 4) == b"kept"
+    peer.sendall(b"more")
+    assert port.recv(server, 4) == b"more"
+    peer.close()
+
+
 def test_sessions_that_do_not_read_hold_no_shared_buffer(make_port: MakeUringPort) -> None:
     port = make_port(buffer_count=4)
     listener = port.listen()

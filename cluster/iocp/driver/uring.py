@@ -280,11 +280,12 @@ class UringDriver(QueuedDriver):
             self._push_cancel(handle.armed)
 
     def _keep(self, handle: UringHandle, data: bytes) -> None:
-        if handle.kept is None:
-            handle.kept = deque()
-            self._unclaimed.append(handle)
-        handle.kept.append(data)
+        kept = handle.kept
+        if kept is None:
+            kept = handle.kept = deque()
+        kept.append(data)  # another thread may close the handle meanwhile
         handle.flows = False
+        self._unclaimed.append(handle)
 
     def _recv_ended(self, number: int, result: int) -> None:
         """A multishot recv completes for the last time, without data."""
@@ -516,11 +517,12 @@ class UringDriver(QueuedDriver):
     # -- reaping -----------------------------------------------------------------------------------
 
     def poll(self, timeout: float | None, limit: int) -> list[Completion]:
+        if not self._is_enabled:
+            self._check_open()
+            self._enable()
         wait_s = self._begin_poll(timeout)
         ring = self._ring
         try:
-            if not self._is_enabled:
-                self._enable()
             if self._unclaimed:
                 self._stop_unclaimed()
             ring.enter(wait_s)
@@ -559,7 +561,12 @@ class UringDriver(QueuedDriver):
                 used.clear()
             if left <= 0 or not ring.has_more:
                 break
-            ring.enter(0)
+            try:
+                ring.enter(0)
+            except OSError:
+                if not received:
+                    raise
+                break  # the next poll says it; what was received is handed out first
         if self._starved:
             self._arm_starved()
         return self._hand_out(received, limit)
@@ -588,12 +595,8 @@ class UringDriver(QueuedDriver):
     def _stop_unclaimed(self) -> None:
         unclaimed, self._unclaimed = self._unclaimed, []
         for handle in unclaimed:
-            if not handle.kept:
-                handle.kept = None
-            else:
-                self._unclaimed.append(handle)
-                if handle.recv is None:
-                    self._disarm(handle)
+            if handle.kept and handle.recv is None:
+                self._disarm(handle)
 
     def _arm_starved(self) -> None:
         starved, self._starved = self._starved, []

@@ -70,11 +70,11 @@ def take_kept(handle: UringHandle) -> bytes:
     """Return what was kept, up to the size of one recv."""
     kept = handle.kept
     assert kept
-    if len(kept) == 1:
-        return kept.popleft()
     parts = [kept.popleft()]
     num_bytes = len(parts[0])
     while kept and num_bytes + len(kept[0]) <= RECV_BYTES_MAX:
         parts.append(kept.popleft())
         num_bytes += len(parts[-1])
-    return b"".join(parts)
+    if not kept:
+        handle.kept = None
+    return parts[0] if len(parts) == 1 else b"".join(parts)

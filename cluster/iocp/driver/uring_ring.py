@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections import deque
 from struct import Struct
 
 __all__ = [
@@ -103,6 +104,7 @@ class Ring:
         "_cq_tail",
         "_cqes",
         "_maps",
+        "_overflow",
         "_sq_entries",
         "_sq_flags",
         "_sq_head",
@@ -141,6 +143,8 @@ class Ring:
             raise
         self._tail = 0
         self._to_submit = 0
+        self._overflow: deque[bytes] = deque()
+        """Operations for which the queue has no room: at most a few for each open handle."""
         self._wait_s = 0.0
         # The argument of every wait: EXT_ARG, and behind it the timespec that it points to.
         self._argument = ctypes.create_string_buffer(_EXT_ARG.size + _TIMESPEC.size)
@@ -205,35 +209,36 @@ class Ring:
         buf_group: int = 0,
     ) -> None:
         """Queue one operation for the next `enter`; what `addr` points to is kept by the caller."""
-        tail = self._tail
-        if (tail - self._words[self._sq_head]) & _WORD >= self._sq_entries:
-            self._make_room(tail)
-        _SQE.pack_into(
-            self._sqes,
-            (tail & self._sq_mask) * _SQE.size,
-            opcode,
-            flags,
-            ioprio,
-            fd,
-            off,
-            addr,
-            length,
-            op_flags,
-            user_data,
-            buf_group,
-            0,
-            0,
-            0,
-            0,
+        self._overflow.append(
+            _SQE.pack(
+                opcode,
+                flags,
+                ioprio,
+                fd,
+                off,
+                addr,
+                length,
+                op_flags,
+                user_data,
+                buf_group,
+                0,
+                0,
+                0,
+                0,
+            )
         )
-        self._tail = tail = (tail + 1) & _WORD
-        self._words[self._sq_tail] = tail
-        self._to_submit += 1
+        self._fill()
 
-    def _make_room(self, tail: int) -> None:
-        self.enter(0)
-        if (tail - self._words[self._sq_head]) & _WORD >= self._sq_entries:
-            raise OSError(errno.EAGAIN, "the kernel takes no more operations at present")
+    def _fill(self) -> None:
+        """Move as many operations into the queue as fit; the others wait for an `enter`."""
+        words, overflow = self._words, self._overflow
+        tail = self._tail
+        while overflow and (tail - words[self._sq_head]) & _WORD < self._sq_entries:
+            first = (tail & self._sq_mask) * _SQE.size
+            self._sqes[first : first + _SQE.size] = overflow.popleft()
+            tail = (tail + 1) & _WORD
+            self._to_submit += 1
+        self._tail = words[self._sq_tail] = tail
 
     def enter(self, wait_s: float) -> None:
         """Submit what was pushed, and wait up to `wait_s` seconds for a completion.
@@ -241,6 +246,16 @@ class Ring:
         One system call, or none when there is nothing to submit and nothing to wait for. May
         return early, for a signal too. Raises OSError.
         """
+        while self._overflow:
+            left = len(self._overflow)
+            self._enter(0)
+            self._fill()
+            if len(self._overflow) == left:
+                wait_s = 0  # the kernel takes none until completions were taken
+                break
+        self._enter(wait_s)
+
+    def _enter(self, wait_s: float) -> None:
         words = self._words
         if words[self._cq_head] != words[self._cq_tail]:
             wait_s = 0
