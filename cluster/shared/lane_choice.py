@@ -14,4 +14,4 @@ def choose_lane(kind: str) -> str:
     """
     if kind in ("auto", "zmq"):
         return "zmq"
-    raise LaneUnavailableError(f"lane {kind!r} is not available here; use 'auto' or 'zmq'")
+    raise LaneUnavailableError(f"lane {kind!r} is not built yet; use 'auto' or 'zmq'")

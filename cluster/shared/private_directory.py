@@ -57,8 +57,17 @@ class PrivateDirectory:
         if not os.path.lexists(self.path):
             return False
         if not is_private(self._trusted_status()):
-            raise self._error("may be entered by others", f"run chmod 700 {self.path}")
+            # As above: what holds nothing of a cluster must not be closed on our word.
+            is_ours = bool(self._names() & self.own_files)
+            remedy = f"run chmod 700 {self.path}" if is_ours else "pass another --run-dir"
+            raise self._error("may be entered by others", remedy)
         return True
+
+    def _names(self) -> set[str]:
+        try:
+            return {entry.name for entry in self.path.iterdir()}
+        except OSError as error:
+            raise self._error(f"cannot be listed ({_reason(error)})") from None
 
     def _trusted_status(self) -> os.stat_result:
         try:
@@ -83,7 +92,7 @@ class PrivateDirectory:
             if names and not names & self.own_files:
                 raise self._error(
                     "may be entered by others and holds files that are not of a cluster",
-                    f"run chmod 700 {self.path} or pass another --run-dir",
+                    f"pass another --run-dir, for example {self.path / 'cluster'}",
                 )
             self.path.chmod(0o700)
         except OSError as error:

@@ -36,7 +36,9 @@ def load_application(spec: str | None) -> App:
         ) from (None if is_missing else error)
     found: object = module
     for part in name.split("."):
-        found = getattr(found, part, None)
+        if not hasattr(found, part):
+            raise ApplicationError(f"--app {spec!r}: module {module_name!r} has no {name!r}")
+        found = getattr(found, part)
     if not isinstance(found, App):
         raise ApplicationError(
             f"--app {spec!r}: {name!r} in module {module_name!r} is {type(found).__name__}, "

@@ -41,6 +41,7 @@ def cluster_up_unready(tmp_path: Path) -> Iterator[StartNode]:
     yield start
     for node in nodes:
         node.close()
+        print(f"what {node.run_dir} said:\n{node.stderr}")  # shown when the test fails
 
 
 @pytest.fixture
