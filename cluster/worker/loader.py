@@ -26,6 +26,8 @@ def load_application(spec: str | None) -> App:
         sys.path.insert(0, here)
     spec = spec or ECHO
     module_name, _, name = spec.partition(":")
+    if not name:
+        raise ApplicationError(f"--app {spec!r} names no application; write MODULE:NAME")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:

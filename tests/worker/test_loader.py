@@ -105,8 +105,8 @@ def test_whatever_goes_wrong_in_an_import_is_told(here: Path, source: str, told:
         ("found:nothing", "module 'found' has no 'nothing'"),
         ("found:text", "'text' in module 'found' is str"),
         ("found:app.nothing.at.all", "module 'found' has no 'app.nothing.at.all'"),
-        ("found", "not a cluster.worker.App"),
-        ("found:", "not a cluster.worker.App"),
+        ("found", "names no application; write MODULE:NAME"),
+        ("found:", "names no application; write MODULE:NAME"),
     ],
 )
 def test_a_name_that_is_no_application_is_told_with_what_it_is(here: Path, spec: str, told: str):
