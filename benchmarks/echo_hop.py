@@ -11,10 +11,12 @@ def main() -> None:
     options = make_parser(__doc__).parse_args()
     with (
         uvloop_echo() as uvloop,
-        cluster_up("--workers", "1", name="cluster, 1 worker") as one,
-        cluster_up("--workers", "2", name="cluster, 2 workers") as two,
+        cluster_up("--workers", "1", "--lane", "shm", name="shm, 1 worker") as one,
+        cluster_up("--workers", "2", "--lane", "shm", name="shm, 2 workers") as two,
+        cluster_up("--workers", "1", "--lane", "zmq", name="zmq, 1 worker") as zmq_one,
+        cluster_up("--workers", "2", "--lane", "zmq", name="zmq, 2 workers") as zmq_two,
     ):
-        compare_all((uvloop, one, two), CASES, options)
+        compare_all((uvloop, one, two, zmq_one, zmq_two), CASES, options)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 from cluster.shared.config import Config
 from cluster.shared.endpoints import choose_endpoints
+from cluster.shared.lane_choice import open_lane_hub
 from cluster.shared.messages import (
     ControlMessage,
     Drain,
@@ -43,7 +44,6 @@ from cluster.shared.messages import (
     WorkerStatus,
 )
 from cluster.shared.run_directory import RunDirectory
-from cluster.shared.zmq_lane import ZmqLaneHub
 
 __all__ = ["Gateway"]
 
@@ -78,8 +78,9 @@ class Gateway(IocpObject):
         self._counters = Counters()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         endpoints = choose_endpoints(directory)
-        (control_address, curve), (lane_address, _) = endpoints.open()
-        self._hub = ZmqLaneHub(self._context, lane_address, curve)
+        (control_address, curve), lane_endpoint = endpoints.open()
+        socket_path = directory.lane_socket()
+        self._hub = open_lane_hub(config.lane.kind, socket_path, self._context, lane_endpoint)
         self._shards = [self._make_shard(index) for index in range(config.workers.count)]
         ids = SessionIds(config.node.id, epoch)
         self._table = SessionTable(ids, self._shards, self._counters)
@@ -171,6 +172,7 @@ class Gateway(IocpObject):
         service = self._service
         while self._phase is not DrainPhase.DRAINED:
             core.dispatch(None)
+            lanes.receive()
             for shard in shards:
                 shard.resume_sessions()
             lanes.flush()

@@ -47,16 +47,23 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     except DriverUnavailableError as error:
         return _refuse(f"gateway.driver: {error}")
     try:
-        choose_lane(config.lane.kind)
+        lane = choose_lane(config.lane.kind)
     except LaneUnavailableError as error:
         core.close()
         return _refuse(f"lane.kind: {error}")
+    config = msgspec.structs.replace(config, lane=msgspec.structs.replace(config.lane, kind=lane))
     directory.remove_stale_sockets()
     epoch = directory.next_epoch()
     try:
         gateway = Gateway(config, directory, core, epoch)
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
+    except OSError as error:
+        return _refuse(
+            f"cannot reserve memory for {config.workers.count} lanes of 2 x {config.lane.bytes} "
+            f"bytes, or their socket: {error.strerror}; lower lane.bytes or workers.count, or "
+            "choose lane.kind 'zmq'"
+        )
     try:
         gateway.start()
     except OSError as error:

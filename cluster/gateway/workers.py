@@ -103,12 +103,15 @@ class Workers:
         """Grant the shard that a process asks for, or refuse and say why."""
         refusal = self._refusal(hello)
         if refusal is not None:
-            logger.warning("refused process %d: %s", hello.pid, refusal)
-            self._counters.add("workers_refused")
-            self._send(control_identity, Refuse(reason=refusal))
+            self._refuse(control_identity, hello.pid, refusal)
             return
         self.vacate(hello.shard)
         self._grant(control_identity, hello)
+
+    def _refuse(self, control_identity: bytes, pid: int, reason: str) -> None:
+        logger.warning("refused process %d: %s", pid, reason)
+        self._counters.add("workers_refused")
+        self._send(control_identity, Refuse(reason=reason))
 
     def _refusal(self, hello: Hello) -> str | None:
         if not 0 <= hello.shard < len(self._shards):
@@ -127,7 +130,11 @@ class Workers:
         incarnation = self._incarnation
         identity = self._identity
         lane_identity = f"{identity.epoch}.{shard.index}.{incarnation}".encode()
-        commit = shard.lane.grant(incarnation, lane_identity)
+        try:
+            commit = shard.lane.grant(incarnation, lane_identity)
+        except OSError as error:
+            self._refuse(control_identity, hello.pid, f"there is no lane for it: {error.strerror}")
+            return
         liveness = Liveness(identity.worker_timeout_s, self._now())
         life = WorkerLife(
             incarnation,

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.iocp.driver import Completion, Driver, choose_driver
 from cluster.iocp.errors import MisuseError
@@ -12,7 +12,7 @@ from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.shared_dispatch import SharedDispatch
 from cluster.iocp.timers import Timer, Timers
 
-__all__ = ["BATCH_MAX", "IocpCore"]
+__all__ = ["BATCH_MAX", "IocpCore", "WaitGuard"]
 
 BATCH_MAX = 256
 """Completions that one dispatch takes at most, so that timers and posts get their turn.
@@ -20,6 +20,18 @@ BATCH_MAX = 256
 A batch is also the unit of everything that is done once for many packets; from 64 up the
 cost for each packet no longer falls measurably.
 """
+
+
+class WaitGuard(Protocol):
+    """Something that makes no completions while nobody waits: a queue in shared memory."""
+
+    def may_wait(self) -> bool:
+        """Return False if there is work already; else see to it that work ends the wait."""
+        ...
+
+    def has_waited(self) -> None:
+        """The wait is over; from here on nothing has to end one."""
+        ...
 
 
 class IocpCore:
@@ -32,7 +44,7 @@ class IocpCore:
     different objects run in different threads, and those of one object one at a time, in order.
     """
 
-    __slots__ = ("_dispatching", "_shared", "_timers", "_undelivered", "driver")
+    __slots__ = ("_dispatching", "_shared", "_timers", "_undelivered", "_wait_guard", "driver")
 
     def __init__(self, threads: int = 1, driver: Driver | None = None) -> None:
         """Make a core for `threads` dispatching threads on `driver`, which it then owns.
@@ -54,6 +66,16 @@ class IocpCore:
         self._undelivered: deque[Completion] = deque()
         self._dispatching = False
         self._shared = SharedDispatch(driver, threads) if threads > 1 else None
+        self._wait_guard: WaitGuard | None = None
+
+    def guard_waits(self, guard: WaitGuard | None) -> None:
+        """Ask `guard` before each wait of `dispatch`, and tell it after; None asks nobody.
+
+        Only with one dispatching thread: MisuseError otherwise.
+        """
+        if self._shared is not None:
+            raise MisuseError("a core of several threads takes no guard; nobody waits alone there")
+        self._wait_guard = guard
 
     def register(self, obj: IocpObject) -> bool:
         """Return whether `obj` has an open handle, on which operations may now be submitted."""
@@ -87,7 +109,14 @@ class IocpCore:
         if due is not None:
             left = max(0.0, due - self.driver.now())
             timeout = left if timeout is None else min(timeout, left)
-        completions = self.driver.poll(timeout, BATCH_MAX)
+        guard = self._wait_guard
+        if guard is None:
+            completions = self.driver.poll(timeout, BATCH_MAX)
+        else:
+            if timeout != 0 and not guard.may_wait():
+                timeout = 0
+            completions = self.driver.poll(timeout, BATCH_MAX)
+            guard.has_waited()
         if undelivered:
             completions = [*undelivered, *completions]
             undelivered.clear()

@@ -12,6 +12,7 @@ This file has the contract; the plain objects that decide are in `lane_inbound` 
 `tests/contract/test_lane_*.py`, runs on every kind.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -26,6 +27,7 @@ __all__ = [
     "GatewayLane",
     "InboundChunk",
     "LaneClosedError",
+    "LaneHub",
     "LaneState",
     "LaneViolation",
     "OutboundBatch",
@@ -175,6 +177,7 @@ class GatewayLane(Protocol):
 
         `identity` is a name that no incarnation had before. The lane must be vacant. The records
         from there on are sent to the worker in order, by a `flush` once it has opened its end.
+        Raises OSError, and the lane stays vacant, when there is no memory for it.
         """
         ...
 
@@ -198,6 +201,54 @@ class GatewayLane(Protocol):
 
     def close(self) -> None:
         """Give everything back. Idempotent."""
+        ...
+
+
+class LaneHub(Protocol):
+    """The gateway's lanes of one kind, and what it waits on for all of them. For one thread."""
+
+    kind: str
+    """Name in ready line and status: shm, zmq."""
+
+    endpoint: str
+    """Where workers open their ends."""
+
+    dropped_batches: int
+    """Batches of incarnations that have no lane (any more)."""
+
+    def descriptors(self) -> Sequence[int]:
+        """Return what becomes readable when `pump` may find something, or `clear` has to act.
+
+        They may be edge-triggered: wait only after `pump` has returned False, with nothing
+        flushed in between.
+        """
+        ...
+
+    def clear(self, fd: int) -> None:
+        """Attend to `fd`, one of the descriptors, which was found readable."""
+        ...
+
+    def pump(self, messages_max: int) -> bool:
+        """Take up to `messages_max` messages to their lanes; whether more may wait."""
+        ...
+
+    def may_wait(self) -> bool:
+        """Have the descriptors tell of what comes from now on.
+
+        False if something is there already: then do not wait. Call `has_waited` after the wait.
+        """
+        ...
+
+    def has_waited(self) -> None:
+        """Let the descriptors be silent, for as long as lanes are looked at without waiting."""
+        ...
+
+    def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> GatewayLane:
+        """Return a new vacant lane; raises OSError when there is no memory for it."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back but the lanes. Idempotent."""
         ...
 
 
@@ -226,8 +277,9 @@ class WorkerLane(Protocol):
         """Publish `records` and `commit` as one batch, in one step.
 
         Returns False, and nothing was published, when there is no room, or no connection yet:
-        receive, and try again whenever `has_events` was True. A part (`more`) holds at least
-        one record. Raises LaneClosedError.
+        receive, and try again whenever `has_events` was True. What is longer than the room there
+        is may go on its way with later calls of `receive` and `has_events`. A part (`more`)
+        holds at least one record. Raises LaneClosedError.
         """
         ...
 

@@ -58,7 +58,8 @@ class PrivateDirectory:
             return False
         if not is_private(self._trusted_status()):
             # As above: what holds nothing of a cluster must not be closed on our word.
-            is_ours = bool(self._names() & self.own_files)
+            names = self._names()
+            is_ours = not names or bool(names & self.own_files)
             remedy = f"run chmod 700 {self.path}" if is_ours else "pass another --run-dir"
             raise self._error("may be entered by others", remedy)
         return True

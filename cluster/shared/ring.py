@@ -10,7 +10,8 @@ Layout, in bytes from the start of the buffer:
 
 Positions count bytes and are never reset; their place is the position modulo the capacity. A
 message is a header of 8 bytes — its length, and what it is — and its bytes, padded to 8; one that
-does not fit before the end of the memory is preceded by padding up to there. A word has one
+does not fit before the end of the memory is preceded by padding up to there. What is longer than a
+message may be comes as fragments, which `ring_messages` joins. A word has one
 writer, and the words lie on cache lines of their own (two, because lines are fetched in pairs).
 
 Words are written by `memoryview.cast("Q")[i] = value` only, which is one store; packing them with
@@ -33,7 +34,7 @@ _TAIL, _HEAD, _READER_SLEEPS, _WRITER_WAITS = 128 // 8, 256 // 8, 384 // 8, 512 
 
 _HEADER = Struct("<II")
 """length without header and padding, kind"""
-_MESSAGE, _PADDING = 1, 2
+_MESSAGE, _PADDING, _FRAGMENT = 1, 2, 3
 
 _CAPACITY_MIN = 128
 
@@ -89,9 +90,10 @@ class RingWriter(_Ring):
         self._tail = self._published = self._freed = start
         self._words[_HEAD] = self._words[_TAIL] = start
 
-    def append(self, message: bytes) -> bool:
+    def append(self, message: bytes | memoryview, is_fragment: bool = False) -> bool:
         """Add one message, to be seen after `publish`; False when there is no room now.
 
+        A fragment is completed by the messages that follow, up to the first that is none.
         ValueError for one that is longer than `message_bytes_max`.
         """
         length = len(message)
@@ -112,7 +114,7 @@ class RingWriter(_Ring):
         if padding:
             _HEADER.pack_into(data, offset, padding - _HEADER.size, _PADDING)
             offset = 0
-        _HEADER.pack_into(data, offset, length, _MESSAGE)
+        _HEADER.pack_into(data, offset, length, _FRAGMENT if is_fragment else _MESSAGE)
         first = offset + _HEADER.size
         data[first : first + length] = message
         self._tail = tail + padding + stride
@@ -124,14 +126,16 @@ class RingWriter(_Ring):
         _fence()
         return self._words[_READER_SLEEPS] != 0
 
-    def wait_for_room(self) -> bool:
-        """Say that this end waits for room; False, and it does not, if some was freed meanwhile.
+    def wait_for_room(self, since: int) -> bool:
+        """Say that this end waits for room; False, and it does not, if there may be some already.
 
-        A wait is bounded by the caller, so that nothing rests on one doorbell.
+        That is if more is `freed` than it was at `since`, when there was none. A wait is bounded
+        by the caller, so that nothing rests on one doorbell.
         """
         self._words[_WRITER_WAITS] = 1
         _fence()
-        if self._see_freed():
+        self._see_freed()
+        if self._freed != since:
             self._words[_WRITER_WAITS] = 0
             return False
         return True
@@ -140,15 +144,24 @@ class RingWriter(_Ring):
         """Say that this end waits no more."""
         self._words[_WRITER_WAITS] = 0
 
-    def _see_freed(self) -> bool:
-        """Take note of what the reader has freed; whether that was more than before."""
+    def look(self) -> int:
+        """Look how far the reader has freed, and return it."""
+        self._see_freed()
+        return self._freed
+
+    def _see_freed(self) -> None:
+        """Take note of what the reader has freed."""
         head = self._words[_HEAD]
         before = self._freed
         if head != before:
             if not before < head <= self._published or head % 8:
                 raise RingViolation(f"the reader freed up to {head}, after {before}")
             self._freed = head
-        return head != before
+
+    @property
+    def freed(self) -> int:
+        """The position up to which the reader has freed, as far as is known."""
+        return self._freed
 
     @property
     def unread_bytes(self) -> int:
@@ -165,11 +178,13 @@ class RingWriter(_Ring):
 class RingReader(_Ring):
     """The reading end. For one thread."""
 
-    __slots__ = ("_freed", "_position", "_tail")
+    __slots__ = ("_freed", "_position", "_tail", "is_fragment")
 
     def __init__(self, buffer: bytearray | memoryview) -> None:
         """Begin where the writer began, or where the last reader has freed to."""
         super().__init__(buffer)
+        self.is_fragment = False
+        """Whether what `read` returned last is completed by what follows."""
         self._position = self._tail = self._freed = self._words[_HEAD]
         if self._position % 8:
             raise RingViolation(f"the ring begins at {self._position}")
@@ -189,11 +204,17 @@ class RingReader(_Ring):
                     f"a message of {length} bytes where {self._tail - position} are"
                 )
             self._position = position + stride
-            if kind == _MESSAGE:
+            if kind in (_MESSAGE, _FRAGMENT):
+                self.is_fragment = kind == _FRAGMENT
                 first = offset + _HEADER.size
                 return self._data[first : first + length]
             if kind != _PADDING or offset + stride != capacity:
                 raise RingViolation(f"an entry of kind {kind} at {position}")
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether `read` would find something; RingViolation."""
+        return self._position != self._tail or self._see_tail()
 
     def free(self) -> bool:
         """Free all that was read; True if the writer waits and has to be woken."""

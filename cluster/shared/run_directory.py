@@ -53,7 +53,8 @@ _EPOCH = "epoch"
 _CONFIG = "config.json"
 _CONTROL_SOCKET = "control.sock"
 _LANE_SOCKET = "lane.sock"
-_SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET})
+_SHM_SOCKET = "shm.sock"
+_SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET, _SHM_SOCKET})
 _OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
@@ -163,6 +164,10 @@ class RunDirectory:
     def lane_endpoint(self) -> str:
         """Return the ZeroMQ endpoint of the lanes; every process gets the same one."""
         return f"ipc://{self._socket_path(_LANE_SOCKET)}"
+
+    def lane_socket(self) -> str:
+        """Return the path of the Unix socket where workers come for lanes in shared memory."""
+        return str(self._socket_path(_SHM_SOCKET))
 
     def remove_stale_sockets(self) -> None:
         """Remove the sockets of an earlier life. Only for the holder of the gateway's lock."""

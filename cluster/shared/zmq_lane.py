@@ -9,7 +9,7 @@ worker is told to stop only when everything was.
 """
 
 from collections import deque
-from struct import Struct
+from collections.abc import Sequence
 
 import zmq
 
@@ -25,18 +25,11 @@ from cluster.shared.lane import (
     OutboundBatch,
 )
 from cluster.shared.lane_inbound import InboundCursor
+from cluster.shared.lane_messages import INBOUND, decode_batch, encode_batch
 from cluster.shared.lane_outbound import OutboundWindow
 from cluster.shared.zmq_sockets import open_lane_socket
 
 __all__ = ["ZmqGatewayLane", "ZmqLaneHub", "ZmqWorkerLane"]
-
-_INBOUND = Struct("<QQQI4x")
-"""incarnation, position of the first record, last serial applied, number of records"""
-
-_OUTBOUND = Struct("<QQQII")
-"""incarnation, serial, position, index, flags"""
-
-_MORE = 1
 
 # Plain integers: on every message the conversion of an enum costs as much as the call.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -52,6 +45,8 @@ MESSAGE_BYTES_MAX = 1 << 20
 
 class ZmqLaneHub:
     """The gateway's socket for the lanes of all shards. For one thread."""
+
+    kind = "zmq"
 
     def __init__(
         self,
@@ -71,25 +66,29 @@ class ZmqLaneHub:
         self.dropped_batches = 0
         """Messages of incarnations that do not have a lane (any more), or of several frames."""
 
-    def fileno(self) -> int:
-        """Return ZeroMQ's descriptor, which is edge-triggered: pump until False, then wait."""
-        return int(self._socket.getsockopt(zmq.FD))
+    def descriptors(self) -> Sequence[int]:
+        """Return ZeroMQ's descriptor, which is edge-triggered."""
+        return (int(self._socket.getsockopt(zmq.FD)),)
 
-    def has_events(self) -> bool:
-        """Whether messages wait; any send or receive may swallow their announcement."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    def clear(self, fd: int) -> None:
+        """Do nothing: to pump is to clear."""
+
+    def may_wait(self) -> bool:
+        """Do nothing: whatever comes is told."""
+        return True
+
+    def has_waited(self) -> None:
+        """Do nothing."""
 
     def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> "ZmqGatewayLane":
         """Return a new vacant lane."""
         return ZmqGatewayLane(self, capacity_bytes, max_batch_bytes)
 
-    def pump(self, messages_max: int) -> tuple[list["ZmqGatewayLane"], bool]:
-        """Take up to `messages_max` messages.
+    def pump(self, messages_max: int) -> bool:
+        """Take up to `messages_max` messages to their lanes; whether more may wait.
 
-        Returns the lanes that had nothing to receive before and do now, and whether more may
-        wait. False also means that the descriptor is armed: the socket was found empty.
+        False also means that the descriptor is armed: the socket was found empty.
         """
-        touched: list[ZmqGatewayLane] = []
         recv, get_option, lanes = self._socket.recv, self._socket.getsockopt, self._lanes
         try:
             for _ in range(messages_max):
@@ -105,11 +104,9 @@ class ZmqLaneHub:
                     self.dropped_batches += 1
                     continue
                 lane._inbox.append(message)
-                if len(lane._inbox) == 1:
-                    touched.append(lane)
         except zmq.Again:
-            return touched, False
-        return touched, True
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; what is queued in it is dropped. Idempotent."""
@@ -163,7 +160,7 @@ class ZmqGatewayLane(KeptLane):
 
     def _send_records(self, first_position: int, records: list[bytes]) -> bool:
         sequence = self._sequence
-        header = _INBOUND.pack(
+        header = INBOUND.pack(
             sequence.incarnation, first_position, sequence.serial_applied, len(records)
         )
         message = b"".join((header, *records))
@@ -202,7 +199,7 @@ class ZmqGatewayLane(KeptLane):
     def receive(self) -> OutboundBatch | None:
         while self._inbox:
             message = self._inbox.popleft()
-            batch = self._sequence.take(_decode_batch(message))
+            batch = self._sequence.take(decode_batch(message))
             # The worker's first batch proves that its end is there to be sent to.
             self._is_open = True
             if batch is not None:
@@ -271,28 +268,22 @@ class ZmqWorkerLane:
                 message = self._socket.recv(_NOBLOCK)
             except zmq.Again:
                 return None
-            if len(message) < _INBOUND.size:
+            if len(message) < INBOUND.size:
                 raise LaneViolation(f"an inbound message of {len(message)} bytes")
-            incarnation, first_position, serial, count = _INBOUND.unpack_from(message)
+            incarnation, first_position, serial, count = INBOUND.unpack_from(message)
             if incarnation != self._incarnation:
                 raise LaneViolation(f"records for incarnation {incarnation} came here")
             self._cursor.advance(first_position, count)
             self._window.taken(serial)
             if count:
-                return InboundChunk(first_position, memoryview(message)[_INBOUND.size :])
+                return InboundChunk(first_position, memoryview(message)[INBOUND.size :])
 
     def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
         if self._closed:
             raise LaneClosedError("the lane is closed")
         window = self._window
-        header = _OUTBOUND.pack(
-            self._incarnation,
-            window.serial_published + 1,
-            commit.position,
-            commit.packet_index,
-            _MORE if more else 0,
-        )
-        message = b"".join((header, *records))
+        serial = window.serial_published + 1
+        message = encode_batch(self._incarnation, serial, commit, records, more)
         if not window.has_room(len(message)):
             return False
         try:
@@ -310,16 +301,3 @@ class ZmqWorkerLane:
     def close(self) -> None:
         self._closed = True
         self._socket.close(linger=0)
-
-
-def _decode_batch(message: bytes) -> OutboundBatch:
-    if len(message) < _OUTBOUND.size:
-        raise LaneViolation(f"an outbound message of {len(message)} bytes")
-    incarnation, serial, position, index, flags = _OUTBOUND.unpack_from(message)
-    return OutboundBatch(
-        incarnation,
-        serial,
-        Commit(position, index),
-        memoryview(message)[_OUTBOUND.size :],
-        bool(flags & _MORE),
-    )

@@ -13,7 +13,8 @@ import zmq
 
 from cluster.shared.config import Config, ConfigError
 from cluster.shared.endpoints import Endpoint, choose_endpoints
-from cluster.shared.lane import LaneViolation
+from cluster.shared.lane import LaneViolation, WorkerLane
+from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
 from cluster.shared.messages import (
     Grant,
     Hello,
@@ -26,7 +27,6 @@ from cluster.shared.messages import (
 from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import write_start_failure
-from cluster.shared.zmq_lane import ZmqWorkerLane
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.loader import ApplicationError, load_application
@@ -148,27 +148,19 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     control = open_control_socket(context, zmq.DEALER, endpoint.curve)
     control.connect(endpoint.address)
-    lane: ZmqWorkerLane | None = None
+    lane: WorkerLane | None = None
     try:
         grant = _ask_for_shard(control, shard, config.workers.worker_timeout_s)
         if isinstance(grant, Refuse):
             raise _ShardRefused(grant.reason)
         if grant is None:
             return 0
-        lane = ZmqWorkerLane(
-            context,
-            grant.lane.endpoint,
-            grant.lane.identity,
-            grant.incarnation,
-            grant.position,
-            grant.lane.bytes,
-            endpoint.curve,
-        )
+        lane = open_worker_lane(grant, context, endpoint.curve)
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
         worker = Worker(app, grant, lane, control)
         stop.stops(worker)
         worker.run()
-    except (GatewayLostError, LaneViolation, WorkerRefusedError) as error:
+    except (GatewayLostError, LaneUnavailableError, LaneViolation, WorkerRefusedError) as error:
         logger.error("shard %d: %s", shard, error)
         return LOST_GATEWAY
     finally:

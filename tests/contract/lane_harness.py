@@ -7,15 +7,18 @@ guessed time.
 
 import sys
 import tempfile
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import zmq
 
 from cluster.shared.lane import Commit, Freed, GatewayLane, OutboundBatch, WorkerLane
+from cluster.shared.lane_choice import choose_lane
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.zmq_lane import ZmqLaneHub, ZmqWorkerLane
 from tests.contract.lane_records import InboundRecord, outbound_payloads, read_now
@@ -39,6 +42,9 @@ class Grant(NamedTuple):
 
 class LaneHarness(ABC):
     """Lanes of one kind, all for the thread of the test."""
+
+    sees_ghosts = True
+    """Whether what a fenced incarnation publishes still comes here, to be counted."""
 
     def __init__(self) -> None:
         self._incarnation = 0
@@ -238,7 +244,80 @@ class ZmqHarness(LaneHarness):
     def pump(self) -> None:
         more = True
         while more:
-            _, more = self.hub.pump(64)
+            more = self.hub.pump(64)
+
+    @property
+    def dropped_batches(self) -> int:
+        return self.hub.dropped_batches
+
+
+class ShmHarness(LaneHarness):
+    """A hub with its socket, and workers that get their segments there."""
+
+    sees_ghosts = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        directory = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="lane-"))
+        self.hub = ShmLaneHub(f"{directory}/hub")
+        self._resources.callback(self.hub.close)
+        self._workers: list[ShmWorkerLane] = []
+
+    def open_lane(
+        self, capacity_bytes: int = CAPACITY_BYTES, max_batch_bytes: int = MAX_BATCH_BYTES
+    ) -> GatewayLane:
+        lane = self.hub.open_lane(capacity_bytes, max_batch_bytes)
+        self._resources.callback(lane.close)
+        return lane
+
+    def open_worker(self, grant: Grant) -> WorkerLane:
+        capacity_bytes = grant.lane.log.capacity_bytes
+        with self._serving():
+            worker = ShmWorkerLane(
+                self.hub.endpoint,
+                grant.identity,
+                grant.incarnation,
+                grant.commit.position,
+                capacity_bytes,
+                WAIT_S,
+            )
+        self._resources.callback(worker.close)
+        self._workers.append(worker)
+        return worker
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Hand over segments in another thread: opening a worker's end waits for its own."""
+        done = threading.Event()
+
+        def serve() -> None:
+            while not done.is_set():
+                self._hand_over()
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _hand_over(self) -> None:
+        self.hub.clear(self.hub.descriptors()[1])
+
+    def process_arguments(self, grant: Grant) -> list[str]:
+        numbers = (grant.incarnation, *grant.commit, grant.lane.log.capacity_bytes)
+        return ["shm", self.hub.endpoint, grant.identity.decode(), *map(str, numbers)]
+
+    def pump(self) -> None:
+        self._hand_over()
+        self.hub.pump(64)
+        for worker in self._workers:
+            if (
+                worker._sender.has_rest and not worker._closed
+            ):  # as a worker does that waits for room
+                worker.has_events()
 
     @property
     def dropped_batches(self) -> int:
@@ -249,6 +328,14 @@ LANE_KINDS: dict[str, type[LaneHarness]] = {
     "local": LocalHarness,
     "zmq": ZmqHarness,
 }
+PROCESS_LANES = ["zmq"]
+"""Those whose ends are in two processes."""
+
+if choose_lane("auto") == "shm":
+    from cluster.shared.shm_lane import ShmLaneHub, ShmWorkerLane
+
+    LANE_KINDS["shm"] = ShmHarness
+    PROCESS_LANES.append("shm")
 
 
 def lane_fixture(*kinds: str) -> Any:

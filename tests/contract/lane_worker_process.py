@@ -16,12 +16,19 @@ from tests.contract.lane_model import Worker
 
 def open_lane(kind: str, arguments: list[str]) -> tuple[WorkerLane, Commit]:
     """Open the end that `LaneHarness.process_arguments` describes."""
-    assert kind == "zmq", kind
-    endpoint, identity, *numbers = arguments
+    endpoint, name, *numbers = arguments
     incarnation, position, index, capacity_bytes = map(int, numbers)
-    lane = ZmqWorkerLane(
-        zmq.Context.instance(), endpoint, identity.encode(), incarnation, position, capacity_bytes
-    )
+    identity = name.encode()
+    lane: WorkerLane
+    if kind == "zmq":
+        lane = ZmqWorkerLane(
+            zmq.Context.instance(), endpoint, identity, incarnation, position, capacity_bytes
+        )
+    else:
+        assert kind == "shm", kind
+        from cluster.shared.shm_lane import ShmWorkerLane
+
+        lane = ShmWorkerLane(endpoint, identity, incarnation, position, capacity_bytes, 10.0)
     return lane, Commit(position, index)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.shared.lane import GatewayLane
-from tests.contract.lane_harness import Grant, LaneHarness, lane_fixture
+from tests.contract.lane_harness import PROCESS_LANES, Grant, LaneHarness, lane_fixture
 from tests.contract.lane_model import Gateway
 
-lanes = lane_fixture("zmq")
+lanes = lane_fixture(*PROCESS_LANES)
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8

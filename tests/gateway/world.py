@@ -8,7 +8,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
@@ -26,7 +26,6 @@ from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
 from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
-from cluster.shared.zmq_lane import ZmqLaneHub
 from tests.contract.lane_records import InboundRecord, read_now
 from tests.iocp.peers import Peer
 
@@ -35,7 +34,11 @@ PIDS = itertools.count(1 << 30)
 
 
 class LocalHub:
-    """Stands in for `ZmqLaneHub`: knows the lanes, and has a descriptor that is rung."""
+    """`LaneHub` of lanes in one process: it has a descriptor that workers ring."""
+
+    kind = "local"
+    endpoint = ""
+    dropped_batches = 0
 
     def __init__(self, lanes: list[LocalGatewayLane]) -> None:
         self._lanes = lanes
@@ -43,8 +46,8 @@ class LocalHub:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
-    def fileno(self) -> int:
-        return self._reader.fileno()
+    def descriptors(self) -> list[int]:
+        return [self._reader.fileno()]
 
     def ring(self) -> None:
         try:
@@ -52,12 +55,23 @@ class LocalHub:
         except BlockingIOError:
             pass
 
-    def pump(self, messages_max: int) -> tuple[list[LocalGatewayLane], bool]:
+    def clear(self, fd: int) -> None:
         try:
             self._reader.recv(4096)
         except BlockingIOError:
             pass
-        return [lane for lane in self._lanes if lane.has_received], False
+
+    def pump(self, messages_max: int) -> bool:
+        return False
+
+    def may_wait(self) -> bool:
+        return not any(lane.has_received for lane in self._lanes)
+
+    def has_waited(self) -> None:
+        pass
+
+    def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> LocalGatewayLane:
+        raise NotImplementedError("lanes are given to the hub")
 
     def close(self) -> None:
         self._reader.close()
@@ -155,7 +169,7 @@ class GatewayWorld:
         """Workers that send back and commit what comes, in each turn."""
         self.runner = LaneRunner(
             self.core,
-            cast(ZmqLaneHub, self.hub),
+            self.hub,
             self.shards,
             self.appliers,
             self.workers.committed,
@@ -227,6 +241,7 @@ class GatewayWorld:
     def turn(self, timeout_s: float = 0.0) -> int:
         """One turn of the gateway's loop; returns how many completions there were."""
         count = self.core.dispatch(timeout_s)
+        self.runner.receive()
         for shard in self.shards:
             shard.resume_sessions()
         self.runner.flush()

@@ -137,7 +137,7 @@ def test_the_writer_is_woken_when_there_is_room_again():
     while writer.append(b"x" * 8):
         pass
     writer.publish()
-    assert writer.wait_for_room()
+    assert writer.wait_for_room(writer.freed)
     read_all(reader)
     assert reader.free()
     writer.stop_waiting()
@@ -150,9 +150,11 @@ def test_a_writer_does_not_wait_for_room_that_there_is():
     while writer.append(b"x" * 8):
         pass
     writer.publish()
+    full_at = writer.freed
     read_all(reader)
     reader.free()
-    assert not writer.wait_for_room()
+    assert not writer.wait_for_room(full_at)
+    assert not writer.wait_for_room(full_at)  # also when that is known by now
     assert writer.append(b"x" * 8)
 
 

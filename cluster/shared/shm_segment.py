@@ -1,0 +1,67 @@
+"""Shared memory of one incarnation: a sealed memfd with the two rings of its lane.
+
+It has no name, so nothing is left behind when everything dies. Its memory is reserved when it is
+made: what is missing shows there, as an error, and not as a signal in the middle of a store. Its
+size is sealed, so that nobody who has the descriptor can take memory away from under the other.
+"""
+
+import fcntl
+import mmap
+import os
+
+from cluster.shared.ring import RING_OVERHEAD_BYTES
+
+__all__ = ["Segment"]
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+RING_BYTES_MIN = 16_384
+"""Rings are not made smaller, however small the lane: they only carry what the lane counts."""
+
+
+class Segment:
+    """A mapped segment: `inbound` and `outbound` are the buffers of two rings."""
+
+    __slots__ = ("_mapped", "fd", "inbound", "outbound", "ring_bytes")
+
+    def __init__(self, fd: int, ring_bytes: int) -> None:
+        """Map `fd`, which becomes the segment's own; raises OSError or ValueError."""
+        self.fd = fd
+        self.ring_bytes = ring_bytes
+        size = RING_OVERHEAD_BYTES + ring_bytes
+        try:
+            self._mapped = mmap.mmap(fd, 2 * size)
+        except BaseException:
+            os.close(fd)
+            raise
+        view = memoryview(self._mapped)
+        self.inbound, self.outbound = view[:size], view[size:]
+        view.release()
+
+    @classmethod
+    def create(cls, capacity_bytes: int) -> "Segment":
+        """Make a segment whose rings hold `capacity_bytes` each; OSError if there is no memory."""
+        ring_bytes = ring_bytes_for(capacity_bytes)
+        size = 2 * (RING_OVERHEAD_BYTES + ring_bytes)
+        fd = os.memfd_create("iocp-cluster-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(fd, 0, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, ring_bytes)
+
+    def close(self) -> None:
+        """Unmap and close. The rings on it have to be closed before. Idempotent."""
+        if self.fd >= 0:
+            self.inbound.release()
+            self.outbound.release()
+            self._mapped.close()
+            os.close(self.fd)
+            self.fd = -1
+
+
+def ring_bytes_for(capacity_bytes: int) -> int:
+    """Return the size of the rings of a lane of `capacity_bytes`."""
+    return max(RING_BYTES_MIN, (capacity_bytes + 7) & ~7)
