@@ -344,6 +344,7 @@ class ShmWorkerLane:
         self._was_refused = False
         self._freed_at_refusal = 0
         self._is_armed = False
+        self._may_have_rung = False
         self._closed = False
 
     @property
@@ -364,6 +365,8 @@ class ShmWorkerLane:
             return False
         if self._is_armed:
             self._disarm()
+        if self._may_have_rung:
+            self._may_have_rung = False
             self._bell.clear()
         if self._sender.has_rest:
             self._sender.push()
@@ -372,7 +375,7 @@ class ShmWorkerLane:
                 return True
         except RingViolation:
             return True  # `receive` will tell
-        self._is_armed = True
+        self._is_armed = self._may_have_rung = True
         if self._was_refused:
             return not self._writer.wait_for_room(self._freed_at_refusal)
         return self._sender.has_rest and not self._writer.wait_for_room(self._writer.freed)
