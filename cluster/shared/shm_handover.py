@@ -95,9 +95,11 @@ def receive_descriptors(path: str, name: bytes, count: int, timeout_s: float) ->
         try:
             peer.connect(path)
             peer.send(name)
-            _, descriptors, _, _ = socket.recv_fds(peer, 1, count, socket.MSG_CMSG_CLOEXEC)
+            _, descriptors, _, _ = socket.recv_fds(peer, 1, count)
         except OSError as error:
             raise HandoverRefusedError(f"the gateway hands over no lane: {error}") from None
+    for fd in descriptors:
+        os.set_inheritable(fd, False)
     if len(descriptors) != count:
         for fd in descriptors:
             os.close(fd)

@@ -9,12 +9,24 @@ from typing import Any
 import pytest
 
 from cluster.iocp import DriverUnavailableError, choose_driver
+from cluster.shared.lane_choice import choose_lane
 from tests.system.cluster_node import ClusterNode
 
 StartNode = Callable[..., ClusterNode]
 
 SOCKET_DRIVERS = [*{"win32": ["iocp"], "linux": ["io_uring"]}.get(sys.platform, []), "readiness"]
 """The best driver of this system, and the one that takes its place where it is refused."""
+
+
+LANES = sorted({choose_lane("auto"), "zmq"})
+"""The kinds of lane that a node can have on this system."""
+
+
+@pytest.fixture(params=LANES)
+def lane(request: pytest.FixtureRequest) -> str:
+    """Each kind of lane; a test that takes it runs its node with `--lane`."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture(scope="module", params=SOCKET_DRIVERS)

@@ -94,8 +94,8 @@ def _served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
     )
 
 
-def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode) -> None:
-    node = cluster_up("--workers", "2")
+def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode, lane: str) -> None:
+    node = cluster_up("--lane", lane, "--workers", "2")
     gateway = node.status()["gateway"]["pid"]
     clients = [CheckedClient(node.port, number) for number in range(10)]
     for client in clients:
@@ -128,12 +128,14 @@ def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode) -> None:
 
 
 def test_a_worker_that_is_asked_to_end_leaves_nothing_to_be_done_again(
-    cluster_up: StartNode, tmp_path: Path
+    cluster_up: StartNode, lane: str, tmp_path: Path
 ) -> None:
     (tmp_path / "the_app.py").write_text(NOTES_EACH_CALL)
     notes = tmp_path / "notes"
     node = cluster_up(
-        "--app", "the_app:app", "--workers", "1", cwd=tmp_path, env={"NOTES": str(notes)}
+        *("--lane", lane, "--app", "the_app:app", "--workers", "1"),
+        cwd=tmp_path,
+        env={"NOTES": str(notes)},
     )
     clients = [CheckedClient(node.port, number) for number in range(10)]
     for client in clients:
@@ -160,11 +162,11 @@ def test_a_worker_that_is_asked_to_end_leaves_nothing_to_be_done_again(
 
 
 def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
-    cluster_up: StartNode, tmp_path: Path
+    cluster_up: StartNode, lane: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "quick.toml"
     config.write_text(QUICK_TO_FENCE)
-    node = cluster_up("--workers", "1", "--config", str(config))
+    node = cluster_up("--lane", lane, "--workers", "1", "--config", str(config))
     clients = [CheckedClient(node.port, number) for number in range(4)]
     for client in clients:
         client.start()
@@ -188,8 +190,9 @@ def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
 
 def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
     cluster_up: StartNode,
+    lane: str,
 ) -> None:
-    node = cluster_up("--workers", "1")
+    node = cluster_up("--lane", lane, "--workers", "1")
     (worker,) = node.worker_pids()
     os.kill(worker, signal.SIGSTOP)  # nobody knows yet, so there is no successor
     clients = [PacketClient(node.port) for _ in range(4)]
@@ -205,11 +208,11 @@ def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
 
 
 def test_clients_that_come_and_go_while_a_worker_hangs_are_held_off_when_its_lane_is_full(
-    cluster_up: StartNode, tmp_path: Path
+    cluster_up: StartNode, lane: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "small.toml"
     config.write_text(SMALL_LANE)
-    node = cluster_up("--workers", "1", "--config", str(config))
+    node = cluster_up("--lane", lane, "--workers", "1", "--config", str(config))
     (worker,) = node.worker_pids()
     os.kill(worker, signal.SIGSTOP)
     for _ in range(500):
