@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
+from cluster.gateway.succession import Succession
 from cluster.shared.lane import START, LaneViolation, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.records import (
@@ -27,7 +28,6 @@ class RecordingSession:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.is_connected = True
-        self.ended_by_worker = False
 
     def send_now(self, data: bytes | memoryview) -> bool:
         if self.is_connected:
@@ -49,10 +49,12 @@ class Applying:
         self.worker = self.lane.open_worker()
         self.sessions = {number: RecordingSession() for number in range(1, session_count + 1)}
         self.counters = Counters()
+        self.succession = Succession()
         self.applier = OutboundApplier(
             self.lane,
             self.sessions,  # type: ignore[arg-type]
             self.counters,
+            self.succession,
         )
 
     def start(self, *records: bytes) -> bool:
@@ -111,8 +113,7 @@ def test_a_disconnect_keeps_its_place_among_sends():
         make_record(SEND, 1, b"too late"),
     )
     assert applying.calls(1) == [b"last words", ("disconnect", "kicked")]
-    assert applying.sessions[1].ended_by_worker
-    assert not applying.sessions[2].ended_by_worker
+    assert applying.succession.pending == [(1, None)]
     assert applying.count("replies_to_gone_sessions") == 1
 
 

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.lane import START, Commit, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import (
@@ -77,7 +78,7 @@ class Bench:
         self.app.on_packet(STOP)(self._stop)
         prepare(self.app)
         lock = threading.RLock()
-        lane = LocalGatewayLane(lane_bytes, max_batch_bytes)
+        lane = LocalGatewayLane(lane_bytes, accepted_batch_bytes(max_batch_bytes))
         self.gateway: LocalGatewayLane = Locked(lane, lock)  # type: ignore[assignment]
         self.gateway.grant(1, b"one")
         self.lane: Any = Locked(lane.open_worker(), lock)
