@@ -43,7 +43,7 @@ class Outbox:
         self._has_others = False  # whether there is anything but sends
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
-        """Append one output; OutputTooLarge, and it is not taken, when the call put out too much."""
+        """Append one output; OutputTooLarge, and it is not taken, when it is too much."""
         num_bytes = self.num_bytes + len(payload) + RECORD_BYTES
         if num_bytes > self.max_batch_bytes:
             self.check_call(num_bytes)
