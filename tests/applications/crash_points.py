@@ -22,6 +22,8 @@ app = App()
 plan = [entry.split(":") for entry in os.environ["CRASH_PLAN"].split(",")]
 log = Path(os.environ["CRASH_LOG"])
 broken = os.environ.get("CRASH_BREAK", "")
+UNCOMMITTED_BATCHES = 60
+"""More than there are packets outstanding: a client has seen some of their output by then."""
 passed: dict[tuple[int, str], int] = {}
 
 
@@ -90,7 +92,8 @@ class CrashingLane:
 
     def __init__(self, lane: Any) -> None:
         self._lane = lane
-        self._published: Commit | None = None
+        self._frozen: Commit | None = None
+        self._left = UNCOMMITTED_BATCHES
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lane, name)
@@ -99,12 +102,12 @@ class CrashingLane:
         """Publish, and die before, after, or with a part of it only."""
         if self._lane.serial_published == 0:
             at("before_first_publish")
-            done = self._lane.publish(commit, records, more)
+            done = self._put(commit, records, more)
             if done:
                 at("after_first_publish")
-            return bool(done)
+            return done
         if len(records) < 2:
-            return bool(self._lane.publish(commit, records, more))
+            return self._put(commit, records, more)
         at("before_publish")
         if is_due("after_one_part"):
             self._part(commit, records[:1])
@@ -113,29 +116,33 @@ class CrashingLane:
             self._part(commit, records[:1])
             self._part(commit, records[1:])
             die("after_two_parts")
-        done = self._publish(commit, records, more)
+        if broken and is_due(broken):
+            records = self._break(commit, records)
+        done = self._put(commit, records, more)
         if done:
-            self._published = commit
             at("after_publish")
         return done
 
+    def _put(self, commit: Commit, records: list[bytes], more: bool) -> bool:
+        if self._frozen is not None:
+            self._left -= 1
+            if self._left == 0:
+                die(broken)
+            commit = self._frozen
+        return bool(self._lane.publish(commit, records, more))
+
     def _part(self, commit: Commit, records: list[bytes]) -> None:
-        while not self._lane.publish(commit, records, True):
+        while not self._put(commit, records, True):
             self._lane.receive()  # it dies anyway; what has come makes room
 
-    def _publish(self, commit: Commit, records: list[bytes], more: bool) -> bool:
-        if broken and self._published is not None and is_due(broken):
-            if broken == "outputs_twice":
-                records = [*records, *records]
-            elif broken == "commit_without_output":
-                records = []
-            elif broken == "output_without_commit":
-                while not self._lane.publish(self._published, records):
-                    pass
-                die(broken)
-            with log.open("a") as lines:
-                lines.write(f"{broken} {os.getpid()}\n")
-        return bool(self._lane.publish(commit, records, more))
+    def _break(self, commit: Commit, records: list[bytes]) -> list[bytes]:
+        if broken == "output_without_commit":
+            # This batch still commits, and none behind it does.
+            self._frozen = commit
+            return records
+        with log.open("a") as lines:
+            lines.write(f"{broken} {os.getpid()}\n")
+        return [*records, *records] if broken == "outputs_twice" else []
 
 
 def _hook() -> None:

@@ -191,7 +191,7 @@ def test_the_clients_would_notice_a_commit_that_is_not_one(
     told: type[Exception] | tuple[type[Exception], ...],
 ) -> None:
     plan = [f"{broken}:5"]
-    crashing = CrashingNode(cluster_up, tmp_path, LANE_KINDS[0], plan, broken, timeout_s=5.0)
+    crashing = CrashingNode(cluster_up, tmp_path, LANE_KINDS[0], plan, broken, timeout_s=3.0)
     try:
         wait_until(
             lambda: any(client.failure for client in crashing.clients), timeout_s=30, what="notice"
