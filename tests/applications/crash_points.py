@@ -145,10 +145,10 @@ class CrashingLane:
         return [*records, *records] if broken == "outputs_twice" else []
 
 
-def _hook() -> None:
-    make_worker = Worker.__init__
-    take_over = Worker._take_over
-    await_last_words = Worker._await_last_words
+def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
+    make_worker = worker.__init__
+    take_over = worker._take_over
+    await_last_words = worker._await_last_words
     ask = process._ask_for_shard
     clock = dispatcher.monotonic
 
@@ -178,11 +178,11 @@ def _hook() -> None:
         at("after_handler")  # the dispatcher looks at the clock after each call
         return clock()
 
-    Worker.__init__ = make_hooked  # type: ignore[method-assign]
-    Worker._take_over = take_over_hooked  # type: ignore[method-assign]
-    Worker._await_last_words = farewell_hooked  # type: ignore[method-assign]
+    worker.__init__ = make_hooked
+    worker._take_over = take_over_hooked
+    worker._await_last_words = farewell_hooked
     process._ask_for_shard = ask_hooked
     dispatcher.monotonic = clock_hooked
 
 
-_hook()
+_hook(Worker, process, dispatcher)
