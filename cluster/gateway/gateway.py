@@ -24,6 +24,7 @@ from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress, SessionSettings
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
+from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.causes import Cause
 from cluster.shared.config import Config
 from cluster.shared.endpoints import choose_endpoints
@@ -85,7 +86,7 @@ class Gateway(IocpObject):
         ids = SessionIds(config.node.id, epoch)
         self._table = SessionTable(ids, self._shards, self._counters)
         self._appliers = [
-            OutboundApplier(shard.lane, self._table.sessions, self._counters)
+            OutboundApplier(shard.lane, self._table.sessions, self._counters, shard.succession)
             for shard in self._shards
         ]
         self._control = ControlPlane(
@@ -105,7 +106,7 @@ class Gateway(IocpObject):
         gateway, lane = self._config.gateway, self._config.lane
         return Shard(
             index,
-            self._hub.open_lane(lane.bytes, lane.max_batch_bytes),
+            self._hub.open_lane(lane.bytes, accepted_batch_bytes(lane.max_batch_bytes)),
             self._counters,
             gateway.max_packet_bytes,
             gateway.send_queue_bytes_max,

@@ -9,9 +9,11 @@ when its last record is.
 from collections.abc import Iterator
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
-from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
-from cluster.shared.records import BROADCAST, DISCONNECT, RECORD, RECORD_BYTES, SEND
+from cluster.gateway.succession import Succession
+from cluster.shared.lane import GatewayLane, OutboundBatch
+from cluster.shared.records import BROADCAST, RECORD_BYTES, SAVE, SEND
 
 __all__ = ["OutboundApplier"]
 
@@ -26,21 +28,34 @@ class OutboundApplier:
         "_batch",
         "_budget",
         "_counters",
+        "_headers",
+        "_headers_end",
         "_lane",
         "_offset",
         "_sessions",
+        "_succession",
         "_targets",
         "_to_all",
     )
 
     def __init__(
-        self, lane: GatewayLane, sessions: dict[int, GatewaySession], counters: Counters
+        self,
+        lane: GatewayLane,
+        sessions: dict[int, GatewaySession],
+        counters: Counters,
+        succession: Succession,
     ) -> None:
-        """Work on `sessions`, which others change; the applier only looks them up."""
+        """Work on `sessions`, which others change; the applier only looks them up.
+
+        What a successor is to know goes to `succession`.
+        """
         self._lane = lane
         self._sessions = sessions
         self._counters = counters
+        self._succession = succession
         self._batch: OutboundBatch | None = None
+        self._headers: Iterator[Header] = iter(())
+        self._headers_end = 0
         self._offset = 0
         self._targets: Iterator[GatewaySession] | None = None
         self._to_all = b""
@@ -57,50 +72,57 @@ class OutboundApplier:
         return self._batch
 
     def start(self, batch: OutboundBatch) -> bool:
-        """Carry out `batch`; False when it was not finished in one go."""
+        """Carry out `batch`; False when it was not finished in one go.
+
+        Raises LaneViolation when any record of it cannot be; then nothing was carried out.
+        """
         assert self._batch is None
+        records = batch.records
+        view = records if isinstance(records, memoryview) else memoryview(records)
+        headers, offset = read_headers(view, 0)
+        if offset < len(view):
+            check_headers(view, offset)
         self._batch = batch
+        self._headers = iter(headers)
+        self._headers_end = offset
         self._offset = 0
         return self.advance()
 
     def advance(self) -> bool:
         """Go on with the batch in hand; True when it is done.
 
-        Raises LaneViolation for a record that cannot be.
+        Raises LaneViolation if the batch was changed after it was started.
         """
         batch = self._batch
         assert batch is not None
         self._budget = FAN_OUT_SLICE
         if self._targets is not None and not self._fan_out():
             return False
-        if isinstance(batch.records, bytes):
-            view = memoryview(batch.records)
-        else:
-            view = batch.records
-        if not self._apply_records(view):
-            return False
-        self._batch = None
-        return True
+        records = batch.records
+        view = records if isinstance(records, memoryview) else memoryview(records)
+        while self._apply_records(view):
+            if self._headers_end == len(view):
+                self._batch = None
+                return True
+            headers, self._headers_end = read_headers(view, self._headers_end)
+            self._headers = iter(headers)
+        return False
 
     def abandon(self) -> None:
         """Forget the batch in hand: its incarnation was fenced."""
         self._batch = None
         self._targets = None
         self._to_all = b""
+        self._succession.abandon()
 
     def _apply_records(self, view: memoryview) -> bool:
-        unpack = RECORD.unpack_from
+        """Carry out the records whose headers are at hand; False when the budget is spent."""
         find = self._sessions.get
         counters = self._counters
-        offset, end = self._offset, len(view)
+        offset = self._offset
         sends = record_bytes = 0
         try:
-            while offset < end:
-                if end - offset < RECORD_BYTES:
-                    raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
-                length, kind, _, session_id = unpack(view, offset)
-                if length < RECORD_BYTES or length > end - offset:
-                    raise LaneViolation(f"an outbound record of {length} bytes")
+            for length, kind, _, session_id in self._headers:
                 payload = view[offset + RECORD_BYTES : offset + length]
                 offset += length
                 if kind == SEND:
@@ -111,23 +133,24 @@ class OutboundApplier:
                     else:
                         counters.add("replies_to_gone_sessions")
                 elif kind == BROADCAST:
-                    self._offset = offset
                     self._start_fan_out(bytes(payload))
                     if not self._fan_out() or self._budget <= 0:
                         return False
-                elif kind == DISCONNECT:
-                    self._disconnect(session_id, payload)
+                elif kind == SAVE:
+                    self._succession.save(session_id, bytes(payload))
                 else:
-                    raise LaneViolation(f"an outbound record of unknown kind {kind}")
+                    self._disconnect(session_id, payload)
         finally:
+            self._offset = offset
             counters.sends += sends
             counters.bytes_sent += record_bytes - sends * RECORD_BYTES
         return True
 
     def _disconnect(self, session_id: int, cause: memoryview) -> None:
+        # Noted also when the connection is gone: what its client sent last may still be handled.
+        self._succession.end(session_id)
         session = self._sessions.get(session_id)
         if session is not None:
-            session.ended_by_worker = True
             session.disconnect(str(cause, "utf-8", "replace"))
 
     def _start_fan_out(self, data: bytes) -> None:

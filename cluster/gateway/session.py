@@ -24,7 +24,6 @@ class GatewaySession(Session):
     __slots__ = (
         "_table",
         "closed_appended",
-        "ended_by_worker",
         "held_packets",
         "id",
         "is_slow",
@@ -50,7 +49,6 @@ class GatewaySession(Session):
         self.held_packets: tuple[bytes, int] | None = None
         self.is_slow = False
         self.closed_appended = False
-        self.ended_by_worker = False
 
     def on_connected(self) -> None:
         self._table.open(self)

@@ -9,6 +9,7 @@ sessions at EOF, held packets.
 from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Freed, GatewayLane
 from cluster.shared.messages import ReplayedSession
@@ -27,7 +28,6 @@ class Shard:
         "_counters",
         "_held",
         "_reconsider",
-        "_replayable",
         "index",
         "is_draining",
         "lane",
@@ -36,6 +36,7 @@ class Shard:
         "max_packet_bytes",
         "needs_flush",
         "slow_bytes",
+        "succession",
     )
 
     def __init__(
@@ -59,7 +60,8 @@ class Shard:
         self._counters = counters
         self._held: dict[GatewaySession, None] = {}  # in order of arrival
         self._reconsider: list[GatewaySession] = []
-        self._replayable: dict[int, GatewaySession] = {}
+        self.succession = Succession()
+        """What the shard's next worker will be told of its sessions."""
 
     @property
     def held_count(self) -> int:
@@ -156,19 +158,16 @@ class Shard:
                 if session.is_slow:
                     self._reconsider.append(session)
             elif kind == OPENED:
-                self._replayable[session.id] = session
+                self.succession.opened(session)
             elif kind == CLOSED:
-                self._replayable.pop(session.id, None)
+                self.succession.closed(session)
                 # The client had ended its side: all replies are queued now, so end ours.
                 session.disconnect(Cause.EOF)
+        if self.succession.pending:
+            self.succession.commit()
         if self._held:
             self._take_held()
 
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""
-        return [
-            ReplayedSession(
-                id=session.id, address=str(session.address), closing=session.ended_by_worker
-            )
-            for session in self._replayable.values()
-        ]
+        return self.succession.replay(self.log)

@@ -24,6 +24,7 @@ class InboundLog:
         "_entries",
         "_first",
         "_sent",
+        "_sent_before",
         "_unsent",
         "capacity_bytes",
         "uncommitted_bytes",
@@ -39,6 +40,7 @@ class InboundLog:
         self._committed_packet_bytes = 0
         self._first = 1  # position of the first entry
         self._sent = 0  # last position that the present incarnation was sent
+        self._sent_before = 0  # last position that any earlier incarnation was sent
         self._committed = START
 
     @property
@@ -50,6 +52,16 @@ class InboundLog:
     def sent_position(self) -> int:
         """The last position that was handed to the present incarnation."""
         return self._sent
+
+    @property
+    def sent_before(self) -> int:
+        """The last position that was handed to any earlier incarnation: it may be handled."""
+        return self._sent_before
+
+    @property
+    def uncommitted(self) -> Iterable[Freed]:
+        """The records that are not committed, in order; the first may be done in part."""
+        return self._entries
 
     @property
     def committed(self) -> Commit:
@@ -119,6 +131,7 @@ class InboundLog:
 
     def rewind(self) -> Commit:
         """Forget what was sent, for a successor; return where it goes on."""
+        self._sent_before = max(self._sent_before, self._sent)
         self._sent = self._first - 1
         self._unsent = [entry[4] for entry in self._entries]
         return self._committed

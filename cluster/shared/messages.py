@@ -94,17 +94,24 @@ class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that the predecessor had: opened and not closed, as of the commit."""
+    """A session that the predecessor had: opened and not closed, as of the commit.
+
+    `closing` says that its end is committed: what it sent behind that is done without a handler.
+    `sequence` is the number of its last packet that is done, `saved` what was saved last.
+    """
 
     id: int
     address: str
     closing: bool = False
+    sequence: int = 0
+    saved: bytes | None = None
 
 
 class Grant(_Message, frozen=True, kw_only=True):
     """Gateway → worker: the shard is yours.
 
-    The lane goes on with record `position`, of which the first `index` packets are done.
+    The lane goes on with record `position`, of which the first `index` packets are done. Records
+    up to `redelivered_through` were sent to predecessors, who may have handled them.
     """
 
     node: int
@@ -116,6 +123,7 @@ class Grant(_Message, frozen=True, kw_only=True):
     position: int
     index: int
     sessions: list[ReplayedSession]
+    redelivered_through: int = 0
     max_packet_bytes: int
     worker_timeout_s: float
 

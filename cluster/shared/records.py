@@ -20,6 +20,8 @@ __all__ = [
     "PACKETS_OVERHEAD",
     "RECORD",
     "RECORD_BYTES",
+    "SAVE",
+    "SAVE_BYTES_MAX",
     "SEND",
     "SEQUENCE",
     "SEQUENCE_BYTES",
@@ -62,6 +64,8 @@ class RecordKind(IntEnum):
     """Outbound: complete packets for every session of the node."""
     DISCONNECT = 18
     """Outbound: end a session in good order; the payload is the cause."""
+    SAVE = 19
+    """Outbound: what a successor is to know of a session; replaces what was saved before."""
 
 
 # Plain integers for the paths that look at every record.
@@ -71,6 +75,10 @@ CLOSED = int(RecordKind.CLOSED)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
+SAVE = int(RecordKind.SAVE)
+
+SAVE_BYTES_MAX = 65_536
+"""The largest payload of a `save` record: the gateway keeps one for each session."""
 
 
 class RecordError(Exception):

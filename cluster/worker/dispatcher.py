@@ -19,11 +19,13 @@ from cluster.shared.records import (
     PACKETS,
     RECORD,
     RECORD_BYTES,
+    SAVE,
     SEQUENCE,
     SEQUENCE_BYTES,
 )
 from cluster.worker.app import App
 from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
 
 __all__ = ["Dispatcher"]
@@ -41,8 +43,10 @@ class Dispatcher:
         "_outbox",
         "_packet_index",
         "_position",
+        "_redelivering",
         "publish_at",
         "publish_bytes",
+        "redelivered_through",
         "sessions",
         "unhandled_packets",
     )
@@ -59,6 +63,9 @@ class Dispatcher:
         `publish_at` (monotonic seconds) or `publish_bytes` of output wait."""
         self.publish_at = 0.0
         self.publish_bytes = 0
+        self.redelivered_through = 0
+        """The last record that a predecessor may have handled."""
+        self._redelivering = False
         self._app = app
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
@@ -72,9 +79,18 @@ class Dispatcher:
         """How far the handlers are: what the next publish may commit."""
         return Commit(self._position, self._packet_index)
 
-    def resume(self, session_id: int, address: str, closing: bool) -> None:
-        """Take over a session of the predecessor."""
+    def resume(
+        self,
+        session_id: int,
+        address: str,
+        closing: bool,
+        sequence: int = 0,
+        saved: bytes | None = None,
+    ) -> None:
+        """Take over a session of the predecessor, with what is known of it as of the commit."""
         session = self._make_session(session_id, address)
+        session.sequence = sequence
+        session.saved = saved
         if closing:
             session.is_open = False
         elif self._app.resumed_handler is not None:
@@ -82,6 +98,9 @@ class Dispatcher:
 
     def run(self, chunk: InboundChunk) -> None:
         """Handle the records of `chunk`, from where the commit is."""
+        if chunk.first_position <= self.redelivered_through and not self._redelivering:
+            self._redeliver(chunk)
+            return
         data = bytes(chunk.records)
         offset, end = 0, len(data)
         position = chunk.first_position
@@ -102,6 +121,24 @@ class Dispatcher:
             self._packet_index = 0
             if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
                 self._between_packets()
+
+    def _redeliver(self, chunk: InboundChunk) -> None:
+        """Handle `chunk` with its sessions told of the records that were delivered before."""
+        again, new = split_redelivered(chunk, self.redelivered_through)
+        for session_id, record in again:
+            self._redelivering = True
+            session = self.sessions.get(session_id)
+            if session is not None:
+                session.redelivered = True
+            try:
+                self.run(record)
+            finally:
+                self._redelivering = False
+                session = self.sessions.get(session_id, session)
+                if session is not None:
+                    session.redelivered = False
+        if new is not None:
+            self.run(new)
 
     def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
         session = self.sessions.get(session_id)
@@ -124,7 +161,8 @@ class Dispatcher:
             if session.is_open:
                 session.sequence = first_sequence + index
                 handler = handlers.get(packet_id)
-                entry_count, num_bytes = len(entries), outbox.num_bytes
+                entry_count = len(entries)
+                outbox.call_start = num_bytes = outbox.num_bytes
                 try:
                     if handler is not None:
                         handler(session, data[offset + 4 : offset + size])
@@ -153,10 +191,11 @@ class Dispatcher:
             return
         if self._app.disconnected_handler is not None:
             self._call(session, None, self._app.disconnected_handler, session, cause)
-        session.is_open = False
+        session.end()
 
     def _make_session(self, session_id: int, address: str) -> Session:
         session = Session(session_id, address, self._outbox, self._max_payload_bytes)
+        session.redelivered = self._redelivering
         self.sessions[session_id] = session
         return session
 
@@ -180,10 +219,15 @@ class Dispatcher:
             self._raised(session, packet_id, error)
 
     def _take_back(self, mark: Mark) -> None:
-        """Undo a call that raised: what it sent, and that it ended sessions."""
-        for kind, session_id, _ in self._outbox.take_back(mark):
-            session = self.sessions.get(session_id) if kind == DISCONNECT else None
-            if session is not None:
+        """Undo a call that raised: what it sent and saved, and that it ended sessions."""
+        outbox = self._outbox
+        for kind, session_id, _ in reversed(outbox.take_back(mark)):
+            session = self.sessions.get(session_id)
+            if kind == SAVE:
+                replaced = outbox.saves_replaced.pop()
+                if session is not None:
+                    session.saved = replaced
+            elif kind == DISCONNECT and session is not None:
                 session.is_open = True
 
     def _raised(self, session: Session, packet_id: int | None, error: Exception) -> None:

@@ -2,12 +2,12 @@
 
 Outputs of one handler call can be taken back as a whole, because a call that raises must leave
 nothing behind. When the log is published, all that follows one another for one session becomes
-one record; the order between one session's packets, its end, and broadcasts is kept.
+one record; the order between one session's packets, its end, and broadcasts is kept. Of what was
+saved for a session only the last is written: it counts as of the commit of the batch, wherever in
+it it stands.
 """
 
-from typing import NoReturn
-
-from cluster.shared.records import BROADCAST, RECORD, RECORD_BYTES, SEND
+from cluster.shared.records import BROADCAST, RECORD, RECORD_BYTES, SAVE, SEND
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
 
@@ -15,41 +15,55 @@ Mark = tuple[int, int]
 
 
 class OutputTooLarge(Exception):
-    """A handler has sent more than one batch may hold; nothing of that call is sent."""
+    """A handler call put out more than one batch may hold; if it escapes, nothing of it is sent."""
 
 
 class Outbox:
     """Outputs since the last publish. For the loop's thread."""
 
-    __slots__ = ("_has_others", "entries", "max_batch_bytes", "num_bytes")
+    __slots__ = (
+        "_has_others",
+        "call_start",
+        "entries",
+        "max_batch_bytes",
+        "num_bytes",
+        "saves_replaced",
+    )
 
     def __init__(self, max_batch_bytes: int) -> None:
-        """Hold at most `max_batch_bytes` at a time."""
+        """Take at most `max_batch_bytes` of one handler call, whatever was put out before it."""
         self.max_batch_bytes = max_batch_bytes
         self.entries: list[tuple[int, int, bytes]] = []
         """(kind, session, payload)"""
         self.num_bytes = 0
+        self.call_start = 0
+        """How many bytes there were when the handler call that runs now began."""
+        self.saves_replaced: list[bytes | None] = []
+        """For each save among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
-        """Append one output; OutputTooLarge, and it is not taken, when it does not fit."""
+        """Append one output; OutputTooLarge, and it is not taken, when it is too much."""
         num_bytes = self.num_bytes + len(payload) + RECORD_BYTES
         if num_bytes > self.max_batch_bytes:
-            self.refuse(num_bytes)
+            self.check_call(num_bytes)
         self.num_bytes = num_bytes
         if kind != SEND:
             self._has_others = True
         self.entries.append((kind, session, payload))
 
-    def refuse(self, num_bytes: int) -> NoReturn:
-        """Raise OutputTooLarge for what would make `num_bytes` wait."""
-        raise OutputTooLarge(
-            f"{num_bytes} bytes of output before the next publish; lane.max_batch_bytes "
-            f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
-        )
+    def check_call(self, num_bytes: int) -> None:
+        """Raise OutputTooLarge if the call has put out too much when `num_bytes` wait in all."""
+        call_bytes = num_bytes - self.call_start
+        if call_bytes > self.max_batch_bytes:
+            raise OutputTooLarge(
+                f"{call_bytes} bytes of output in one handler call; lane.max_batch_bytes "
+                f"allows {self.max_batch_bytes}. Send less in one handler call, or raise it"
+            )
 
     def mark(self) -> Mark:
-        """Return what `take_back` needs to undo everything from here on."""
+        """Begin a handler call; return what `take_back` needs to undo everything from here on."""
+        self.call_start = self.num_bytes
         return len(self.entries), self.num_bytes
 
     def take_back(self, mark: Mark) -> list[tuple[int, int, bytes]]:
@@ -71,6 +85,7 @@ class Outbox:
             ]
         records: list[bytes] = []
         joined: dict[int, list[bytes]] = {}
+        saves: dict[int, bytes] = {}
         for kind, session, payload in self.entries:
             if kind == SEND:
                 parts = joined.get(session)
@@ -79,18 +94,24 @@ class Outbox:
                 else:
                     parts.append(payload)
                 continue
+            if kind == SAVE:
+                saves[session] = payload
+                continue
             if kind == BROADCAST:
                 _close_all(records, joined)
             elif session in joined:
                 _close_all(records, {session: joined.pop(session)})
             records.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
         _close_all(records, joined)
+        for session, blob in saves.items():
+            records.append(pack(RECORD_BYTES + len(blob), SAVE, 0, session) + blob)
         return records
 
     def clear(self) -> None:
         """Forget everything: it has been published."""
         self.entries.clear()
-        self.num_bytes = 0
+        self.saves_replaced.clear()
+        self.num_bytes = self.call_start = 0
         self._has_others = False
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.causes import Cause
-from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
+from cluster.shared.records import DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
 from cluster.worker.outbox import Outbox
 
 __all__ = ["Session"]
@@ -18,11 +18,22 @@ class Session:
     """One client's session. For handlers and the loop's thread; others use `app.post`.
 
     `id` is never used again in the cluster. `sequence` is the number of the packet that is
-    being handled, from 1. `state` is any object of the application's; it is lost with the
-    worker.
+    being handled, from 1, and behind it of the last one that was; 0 before the first. `state` is
+    any object of the application's; it is lost with the worker. `saved` is not.
     """
 
-    __slots__ = ("_max_payload_bytes", "_outbox", "address", "id", "is_open", "sequence", "state")
+    __slots__ = (
+        "_has_ended",
+        "_max_payload_bytes",
+        "_outbox",
+        "address",
+        "id",
+        "is_open",
+        "redelivered",
+        "saved",
+        "sequence",
+        "state",
+    )
 
     def __init__(
         self, session_id: int, address: str, outbox: Outbox, max_payload_bytes: int
@@ -32,7 +43,17 @@ class Session:
         self.is_open = True
         """Whether the client can still be sent to."""
         self.sequence = 0
+        self.redelivered = False
+        """Whether an earlier worker may have handled what this call is for, without its commit.
+
+        True while a handler runs for a packet, or for the opening or end of the session, that
+        was given to a predecessor. False in `on_resumed`, which is of this life: it runs once in
+        each life that takes the session over.
+        """
+        self.saved: bytes | None = None
+        """What `save` was given last, by this worker or, with its commit, by one before it."""
         self.state: Any = None
+        self._has_ended = False
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
 
@@ -41,8 +62,8 @@ class Session:
 
         `packet_id` is 0 to 65535; the payload may be as long as the node allows packets to be
         (`gateway.max_packet_bytes`, 4 bytes of header included). Raises ValueError for either,
-        TypeError for a payload that is not bytes, OutputTooLarge when more was sent than one
-        batch holds. Sending to a session that has ended does nothing.
+        TypeError for a payload that is not bytes, OutputTooLarge when this handler call has put
+        out more than `lane.max_batch_bytes`. Sending to a session that has ended does nothing.
         """
         size = len(payload)
         if size > self._max_payload_bytes:
@@ -62,7 +83,7 @@ class Session:
             outbox = self._outbox
             num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
             if num_bytes > outbox.max_batch_bytes:
-                outbox.refuse(num_bytes)
+                outbox.check_call(num_bytes)
             outbox.num_bytes = num_bytes
             outbox.entries.append((SEND, self.id, packet))
 
@@ -78,6 +99,36 @@ class Session:
         if self.is_open:
             self._outbox.add(DISCONNECT, self.id, text)
             self.is_open = False
+
+    def save(self, blob: bytes | bytearray | memoryview) -> None:
+        """Have the worker that takes this session over know `blob`, as its `session.saved`.
+
+        It replaces what was saved before, and counts together with what this handler call
+        commits: a successor that begins behind this packet has it, one that is given this packet
+        again does not. A call that raises takes it back. At most 65,536 bytes; the gateway keeps
+        the last one of each session, in memory, until the session is closed. It may be saved
+        after `disconnect` as well, for `on_disconnected`, which may run in a successor; a session
+        that has closed saves nothing.
+
+        Raises ValueError for more, TypeError for what is not bytes, OutputTooLarge like `send`.
+        """
+        if not isinstance(blob, bytes | bytearray | memoryview):
+            raise TypeError(f"save takes bytes, not {type(blob).__name__}; encode it first")
+        data = bytes(blob)
+        if len(data) > SAVE_BYTES_MAX:
+            raise ValueError(
+                f"a blob of {len(data)} bytes; a session saves at most {SAVE_BYTES_MAX}. Keep the "
+                "rest in a database, under session.id"
+            )
+        if not self._has_ended:
+            self._outbox.add(SAVE, self.id, data)
+            self._outbox.saves_replaced.append(self.saved)
+            self.saved = data
+
+    def end(self) -> None:
+        """Take nothing more: its `on_disconnected` has run. Done by the worker."""
+        self.is_open = False
+        self._has_ended = True
 
     def __repr__(self) -> str:
         return f"<Session {self.id:#x} {self.address}>"

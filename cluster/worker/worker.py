@@ -13,6 +13,7 @@ from collections import deque
 
 import zmq
 
+from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.lane import Commit, InboundChunk, WorkerLane
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
@@ -36,7 +37,6 @@ __all__ = ["GatewayLostError", "Worker", "WorkerRefusedError"]
 logger = logging.getLogger("cluster.worker")
 
 PUBLISH_AGE_S = 0.001
-PUBLISH_BYTES = 65_536
 
 FAREWELL_S = 0.5
 """Longest wait, at the end, for the gateway to take what was published last."""
@@ -72,7 +72,7 @@ class Worker:
         self._grant = grant
         self._lane = lane
         self._control = control
-        self._outbox = Outbox(grant.lane.max_batch_bytes - 4096)
+        self._outbox = Outbox(grant.lane.max_batch_bytes)
         self._published = Commit(grant.position, grant.index)
         self._dispatcher = Dispatcher(
             app, self._outbox, self._published, grant.max_packet_bytes - 4, self._between_packets
@@ -81,8 +81,8 @@ class Worker:
         self._is_blocked = False
         self._serial_taken = 0
         self._stopping = False
-        # Small enough that any one packet fits behind what is not published yet.
-        self._dispatcher.publish_bytes = min(PUBLISH_BYTES, grant.lane.max_batch_bytes // 4)
+        self._dispatcher.publish_bytes = PUBLISH_BYTES
+        self._dispatcher.redelivered_through = grant.redelivered_through
         self._has_batch = False
         now = time.monotonic()
         self._liveness = Liveness(grant.worker_timeout_s, now)
@@ -169,7 +169,9 @@ class Worker:
         self._publish(is_first=True)  # empty: it tells the gateway that this end is open
         self._begin_batch()
         for session in self._grant.sessions:
-            self._dispatcher.resume(session.id, session.address, session.closing)
+            self._dispatcher.resume(
+                session.id, session.address, session.closing, session.sequence, session.saved
+            )
             self._between_packets()
 
     def _turn(self) -> None:

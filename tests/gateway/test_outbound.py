@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
+from cluster.gateway.outbound_headers import HEADERS_MAX
+from cluster.gateway.succession import Succession
 from cluster.shared.lane import START, LaneViolation, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.records import (
@@ -16,6 +18,8 @@ from cluster.shared.records import (
     OPENED,
     RECORD,
     RECORD_BYTES,
+    SAVE,
+    SAVE_BYTES_MAX,
     SEND,
     make_record,
 )
@@ -27,7 +31,6 @@ class RecordingSession:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.is_connected = True
-        self.ended_by_worker = False
 
     def send_now(self, data: bytes | memoryview) -> bool:
         if self.is_connected:
@@ -49,10 +52,12 @@ class Applying:
         self.worker = self.lane.open_worker()
         self.sessions = {number: RecordingSession() for number in range(1, session_count + 1)}
         self.counters = Counters()
+        self.succession = Succession()
         self.applier = OutboundApplier(
             self.lane,
             self.sessions,  # type: ignore[arg-type]
             self.counters,
+            self.succession,
         )
 
     def start(self, *records: bytes) -> bool:
@@ -111,8 +116,7 @@ def test_a_disconnect_keeps_its_place_among_sends():
         make_record(SEND, 1, b"too late"),
     )
     assert applying.calls(1) == [b"last words", ("disconnect", "kicked")]
-    assert applying.sessions[1].ended_by_worker
-    assert not applying.sessions[2].ended_by_worker
+    assert applying.succession.pending == [(1, None)]
     assert applying.count("replies_to_gone_sessions") == 1
 
 
@@ -205,11 +209,56 @@ def test_a_batch_that_was_abandoned_is_forgotten():
         (RECORD.pack(0xFFFF_FFFF, SEND, 0, 1) + b"x" * 64, "record of 4294967295 bytes"),
         (make_record(OPENED, 1, b""), "unknown kind 1"),
         (make_record(0xFFFF, 1, b""), "unknown kind 65535"),
+        (make_record(DISCONNECT, 1, b"x" * 256), "record of 272 bytes, kind 18"),
+        (make_record(SAVE, 1, b"x" * (SAVE_BYTES_MAX + 1)), "record of 65553 bytes, kind 19"),
     ],
 )
-def test_a_record_that_cannot_be_is_a_violation(records: bytes, told: str):
+@pytest.mark.parametrize("before", [0, 1, HEADERS_MAX, 2 * HEADERS_MAX + 1])
+def test_a_record_that_cannot_be_is_a_violation_and_nothing_is_carried_out(
+    records: bytes, told: str, before: int
+):
+    applying = Applying()
+    good = [
+        make_record(SEND, 1, b"x"),
+        make_record(SAVE, 1, b"x"),
+        make_record(DISCONNECT, 1, b"x"),
+    ]
     with pytest.raises(LaneViolation, match=told):
-        Applying().start(records)
+        applying.start(b"".join(good) * before, records)
+    assert applying.calls(1) == []
+    assert applying.succession.pending == []
+    assert applying.count("sends") == 0
+    assert not applying.applier.is_fanning_out
+
+
+@pytest.mark.parametrize("count", [HEADERS_MAX - 1, HEADERS_MAX, HEADERS_MAX + 1, 3 * HEADERS_MAX])
+def test_a_batch_of_very_many_records_is_carried_out_in_order(count: int):
+    applying = Applying()
+    assert applying.start(b"".join(make_record(SEND, 1, b"%d" % n) for n in range(count)))
+    assert applying.calls(1) == [b"%d" % n for n in range(count)]
+    assert applying.count("sends") == count
+
+
+def test_a_batch_that_changes_after_it_was_checked_is_a_violation():
+    """In shared memory it may."""
+    applying = Applying(FAN_OUT_SLICE)
+    records = [make_record(BROADCAST, 0, b"x")] + [make_record(SEND, 1, b"x")] * HEADERS_MAX
+    changing = bytearray(b"".join(records))
+    assert not applying.applier.start(OutboundBatch(1, 1, START, memoryview(changing)))
+    changing[-(RECORD_BYTES + 1) :] = make_record(OPENED, 1, b"x")
+    with pytest.raises(LaneViolation, match="unknown kind 1"):
+        while not applying.applier.advance():
+            pass
+
+
+def test_a_save_is_noted_with_its_place_among_ends_and_copied_out_of_the_batch():
+    applying = Applying()
+    data = bytearray(make_record(SAVE, 1, b"blob") + make_record(DISCONNECT, 99, b"gone"))
+    assert applying.applier.start(OutboundBatch(1, 1, START, memoryview(data)))
+    data[:] = bytes(len(data))
+    assert applying.succession.pending == [(1, b"blob"), (99, None)]
+    applying.applier.abandon()
+    assert applying.succession.pending == []
 
 
 @given(st.binary(max_size=200))

@@ -1,11 +1,15 @@
 """Workers that die at any moment: every client gets every reply once, in order, and so do all.
 
-Real sessions on a network that splits and delays transfers, lanes and queues so small that they
-are often full, and the worker's own dispatcher and outbox. Everything that happens follows from
-the seed in the test's name.
+And each successor knows exactly what it should of every session: what was saved, how far it is,
+whether it has ended, and which packets a predecessor was given. Real sessions on a network that
+splits and delays transfers, lanes and queues so small that they are often full, and the worker's
+own dispatcher and outbox. Everything that happens follows from the seed in the test's name.
 """
 
 import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -22,31 +26,143 @@ from cluster.worker.session import Session
 from tests.gateway.world import GatewayWorld, packets_in
 from tests.iocp.peers import Peer
 
-ECHO, TO_ALL = 1, 2
-CLIENTS = 5
-PACKETS_EACH = 150
+ECHO, SAVE, TO_ALL, LEAVE, FAIL = range(1, 6)
+"""Answer; answer and save the packet; tell all; leave, saving that; fail, and leave by that."""
+
+STAYING, LEAVING, FAILING, RESET = "staying", "leaving", "failing", "reset"
+CLIENTS = [STAYING] * 4 + [LEAVING, FAILING, RESET]
+PACKETS_EACH = 120
 
 
-class DeadError(Exception):
-    """The worker was killed here."""
+class DeadError(BaseException):
+    """The worker was killed here: no handler's error."""
+
+
+class WrongError(BaseException):
+    """A handler call was not as it must be: this is not the application's error either."""
+
+
+class Client:
+    """Sends its packets in random pieces, and reads or does not."""
+
+    def __init__(self, rng: random.Random, peer: Peer, number: int, session_id: int) -> None:
+        self._rng = rng
+        self.peer = peer
+        self.session_id = session_id
+        self.role = CLIENTS[number]
+        self.packets: list[bytes] = []
+        for count in range(PACKETS_EACH):
+            payload = b"%d.%d." % (number, count) + b"x" * rng.choice([0, 10, 100, 700])
+            to_all = self.role == STAYING and rng.random() < 0.1
+            kind = TO_ALL if to_all else rng.choice([ECHO, ECHO, SAVE])
+            self.packets.append(make_packet(kind, payload))
+        self.end: int | None = None
+        """The number of the packet behind which nothing is handled."""
+        if self.role in (LEAVING, FAILING):
+            self.end = PACKETS_EACH * 2 // 3
+            kind = LEAVE if self.role == LEAVING else FAIL
+            self.packets[self.end - 1] = make_packet(kind, b"%d" % number)
+        handled = self.packets[: self.end]
+        self.echoes = [packet for packet in handled if packet[2] in (ECHO, SAVE)]
+        self.to_all = [packet for packet in handled if packet[2] == TO_ALL]
+        self.unsent = b"".join(self.packets)
+
+    def saved(self, sequence: int) -> bytes | None:
+        """Return what was saved once packet `sequence` was handled for good."""
+        for packet in reversed(self.packets[:sequence]):
+            if packet[2] in (SAVE, LEAVE):
+                return packet[4:]
+        return None
+
+    def step(self) -> None:
+        if self.peer.is_closed:
+            return
+        if self.peer.ended is not None:
+            self.peer.close()
+            return
+        if self.unsent and self._rng.random() < 0.5:
+            size = self._rng.choice([1, 3, 50, 2_000])
+            self.peer.send(self.unsent[:size])
+            self.unsent = self.unsent[size:]
+            if self.role == RESET and len(self.unsent) < 2_000:
+                self.unsent = b""
+                self.peer.reset()
+        elif self._rng.random() < 0.2:
+            if self.peer.reading:
+                self.peer.read_no_more()
+            else:
+                self.peer.read()
+
+
+class Oracle:
+    """What every handler call must find, from the clients' packets and what the lane was sent."""
+
+    def __init__(self) -> None:
+        self.clients: dict[int, Client] = {}
+        self.handled: set[tuple[int, int | str]] = set()
+        """What any incarnation has begun to handle."""
+        self.sent = 0
+        """The last record that a dead incarnation was sent."""
+        self.calls: Counter[str] = Counter()
+
+    def check_packet(self, session: Session, packet_id: int, payload: bytes, position: int) -> None:
+        client = self.clients[session.id]
+        assert client.packets[session.sequence - 1] == make_packet(packet_id, payload)
+        assert client.end is None or session.sequence <= client.end
+        assert session.saved == client.saved(session.sequence - 1)
+        self._check_redelivered(session, session.sequence, position)
+
+    def check_event(self, session: Session, event: str, position: int) -> None:
+        if event == "opened":
+            assert (session.saved, session.sequence) == (None, 0)
+        else:
+            client = self.clients[session.id]
+            # What came behind its end is done without a handler.
+            sequence = min(session.sequence, client.end or session.sequence)
+            assert session.saved == client.saved(sequence)
+        self._check_redelivered(session, event, position)
+
+    def check_resumed(self, session: Session) -> None:
+        client = self.clients[session.id]
+        self.calls["resumed"] += 1
+        assert not session.redelivered
+        assert client.end is None or session.sequence < client.end
+        assert session.saved == client.saved(session.sequence)
+
+    def _check_redelivered(self, session: Session, what: int | str, position: int) -> None:
+        assert session.redelivered == (position <= self.sent), (what, position, self.sent)
+        assert session.redelivered or (session.id, what) not in self.handled
+        self.handled.add((session.id, what))
+        self.calls["redelivered" if session.redelivered else "new"] += 1
 
 
 class MortalWorker:
-    """A worker that publishes, or dies, wherever chance wants it to."""
+    """A worker that publishes, whole or in parts, or dies, wherever chance wants it to."""
 
-    def __init__(self, rng: random.Random, grant: Grant, lane: LocalWorkerLane) -> None:
+    def __init__(
+        self, rng: random.Random, grant: Grant, lane: LocalWorkerLane, oracle: Oracle
+    ) -> None:
         self.app = App()
-        self.app.on_packet(ECHO)(self._echo)
-        self.app.on_packet(TO_ALL)(self._to_all)
+        self.app.on_any(self._packet)
+        self.app.on_connected(lambda session: self._event(session, "opened"))
+        self.app.on_disconnected(lambda session, cause: self._event(session, "closed"))
+        self.app.on_resumed(self._resumed)
         self.app.attach(self)
         self._rng = rng
         self._lane = lane
+        self._oracle = oracle
         self._outbox = Outbox(1 << 20)
         commit = Commit(grant.position, grant.index)
         self._published = commit
+        self._rest: list[bytes] | None = None
+        """What is left of a batch of which a part is published."""
         self._dispatcher = Dispatcher(self.app, self._outbox, commit, 65_531, self._between_packets)
+        self._dispatcher.redelivered_through = grant.redelivered_through
         for session in grant.sessions:
-            self._dispatcher.resume(session.id, session.address, session.closing)
+            oracle.calls["closing"] += session.closing
+            self._dispatcher.resume(
+                session.id, session.address, session.closing, session.sequence, session.saved
+            )
 
     def broadcast(self, packet: bytes) -> None:
         self._outbox.add(BROADCAST, 0, packet)
@@ -54,29 +170,72 @@ class MortalWorker:
     def wake(self) -> None:
         pass
 
-    def _echo(self, session: Session, payload: bytes) -> None:
-        session.send(ECHO, payload)
+    def _maybe_die(self, chance: float) -> None:
+        if self._rng.random() < chance:
+            raise DeadError
 
-    def _to_all(self, session: Session, payload: bytes) -> None:
-        self.app.broadcast(TO_ALL, payload)
+    def _check(self, check: Callable[..., None], *args: Any) -> None:
+        try:
+            check(*args)
+        except AssertionError as error:
+            raise WrongError from error
+
+    def _packet(self, session: Session, packet_id: int, payload: bytes) -> None:
+        position = self._dispatcher.commit.position
+        self._check(self._oracle.check_packet, session, packet_id, payload, position)
+        self._maybe_die(0.01)
+        if packet_id == TO_ALL:
+            self.app.broadcast(TO_ALL, payload)
+        elif packet_id in (ECHO, SAVE):
+            session.send(packet_id, payload)
+        if packet_id in (SAVE, LEAVE):
+            session.save(b"not the last")
+            session.save(payload)
+            assert session.saved == payload
+        if packet_id == LEAVE:
+            session.disconnect("left")
+        if packet_id == FAIL:
+            session.save(b"taken back")
+            session.send(FAIL, b"taken back")
+            raise ValueError("this handler fails")
+        self._maybe_die(0.01)
+
+    def _event(self, session: Session, event: str) -> None:
+        self._check(self._oracle.check_event, session, event, self._dispatcher.commit.position)
+        self._maybe_die(0.02)
+
+    def _resumed(self, session: Session) -> None:
+        self._check(self._oracle.check_resumed, session)
+        if session.saved is not None:
+            session.save(session.saved)
+        self._maybe_die(0.02)
 
     def _between_packets(self) -> None:
-        chance = self._rng.random()
-        if chance < 0.04:
-            raise DeadError
-        if chance < 0.3:
+        self._maybe_die(0.02)
+        if self._rng.random() < 0.3:
             self.publish()
 
     def publish(self) -> bool:
         """Publish if there is anything; False when there is no room."""
+        if self._rest is not None:
+            if not self._lane.publish(self._published, self._rest):
+                return False
+            self._rest = None
         commit = self._dispatcher.commit
         assert commit >= self._published
-        if commit == self._published:
+        if commit == self._published and not self._outbox.entries:
             return True
-        if not self._lane.publish(commit, self._outbox.records()):
+        records = self._outbox.records()
+        parts = len(records) > 1 and self._rng.random() < 0.3
+        size = self._rng.randrange(1, len(records)) if parts else len(records)
+        if not self._lane.publish(commit, records[:size], more=parts):
             return False
         self._published = commit
         self._outbox.clear()
+        if parts:
+            self._rest = records[size:]
+            self._maybe_die(0.1)
+            return self.publish()
         return True
 
     def work(self) -> None:
@@ -85,43 +244,19 @@ class MortalWorker:
         if chunk is not None:
             self._dispatcher.run(chunk)
         elif self._rng.random() < 0.5:
+            self._dispatcher.call(self._save_again)
             self.publish()
 
-
-class Client:
-    """Sends its packets in random pieces, and reads or does not."""
-
-    def __init__(self, rng: random.Random, peer: Peer, number: int) -> None:
-        self._rng = rng
-        self.peer = peer
-        self.echoes: list[bytes] = []
-        self.to_all: list[bytes] = []
-        for count in range(PACKETS_EACH):
-            payload = b"%d.%d." % (number, count) + b"x" * rng.choice([0, 10, 100, 700])
-            if rng.random() < 0.1:
-                self.to_all.append(make_packet(TO_ALL, payload))
-            else:
-                self.echoes.append(make_packet(ECHO, payload))
-        packets = [*self.echoes, *self.to_all]
-        rng.shuffle(packets)
-        self.echoes = [packet for packet in packets if packet in self.echoes]
-        self.unsent = b"".join(packets)
-
-    def step(self) -> None:
-        if self.unsent and self._rng.random() < 0.5:
-            size = self._rng.choice([1, 3, 50, 2_000])
-            self.peer.send(self.unsent[:size])
-            self.unsent = self.unsent[size:]
-        if self._rng.random() < 0.2:
-            if self.peer.reading:
-                self.peer.read_no_more()
-            else:
-                self.peer.read()
+    def _save_again(self) -> None:
+        for session in self._dispatcher.sessions.values():
+            if session.saved is not None:
+                session.save(session.saved)
 
 
 @pytest.mark.parametrize("seed", range(16))
 def test_no_reply_is_lost_repeated_or_reordered(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.gateway.outbound.FAN_OUT_SLICE", 2)
+    monkeypatch.setattr("cluster.gateway.outbound_headers.HEADERS_MAX", 2)
     rng = random.Random(seed)
     faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
     network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
@@ -130,6 +265,7 @@ def test_no_reply_is_lost_repeated_or_reordered(seed: int, monkeypatch: pytest.M
         lane_bytes=4_096,
         send_queue_bytes_max=600_000,
         send_stall_timeout_s=3_600.0,
+        close_timeout_s=3_600.0,
     )
     # Slow from a few packets on, and never so slow that pushes overflow the queue.
     world.shards[0].slow_bytes = 1_500
@@ -140,43 +276,71 @@ def test_no_reply_is_lost_repeated_or_reordered(seed: int, monkeypatch: pytest.M
 
 
 def _live_and_die(rng: random.Random, world: GatewayWorld) -> None:
-    worker = _start_worker(rng, world)
-    clients = [Client(rng, world.connect(), number) for number in range(CLIENTS)]
+    oracle = Oracle()
+    worker: MortalWorker | None = _start_worker(rng, world, oracle)
+    clients = [_connect(rng, world, number, oracle) for number in range(len(CLIENTS))]
     deaths = 0
     steps = 0
-    while not all(_has_everything(client, clients) for client in clients):
+    while not all(_has_everything(client, clients, oracle) for client in clients):
         steps += 1
-        assert steps < 200_000, _what_is_missing(world, clients)
+        assert steps < 30_000, _what_is_missing(world, clients)
         for client in clients:
             client.step()
         try:
+            if worker is None:
+                worker = _start_worker(rng, world, oracle)
             worker.work()
         except DeadError:
+            worker = None
             deaths += 1
+            world.runner.drain()
+            oracle.sent = max(oracle.sent, world.lanes[0].log.sent_position)
             world.kill()
-            worker = _start_worker(rng, world)
         if rng.random() < 0.7:
             world.runner._pump()
         world.turn(0.001)
     for client in clients:
         client.peer.read()
     world.settle()
-    broadcasts = sorted(packet for client in clients for packet in client.to_all)
     for client in clients:
-        received = packets_in(client.peer.received)
-        assert [packet for packet in received if packet in client.echoes] == client.echoes
-        assert sorted(packet for packet in received if packet[2] == TO_ALL) == broadcasts
-        assert len(received) == len(client.echoes) + len(broadcasts)
+        _check_received(client, clients)
     assert deaths > 0
+    assert oracle.calls["redelivered"] > 0
+    assert oracle.calls["new"] > 0
+    assert oracle.calls["resumed"] > 0
     assert world.violations == []
 
 
-def _start_worker(rng: random.Random, world: GatewayWorld) -> MortalWorker:
+def _check_received(client: Client, clients: list[Client]) -> None:
+    if client.role == RESET:
+        return  # it has thrown away what it got
+    received = packets_in(client.peer.received)
+    echoes = [packet for packet in received if packet[2] in (ECHO, SAVE)]
+    assert echoes == client.echoes
+    broadcasts = sorted(packet for packet in received if packet[2] == TO_ALL)
+    assert len(received) == len(echoes) + len(broadcasts)
+    expected = sorted(packet for other in clients for packet in other.to_all)
+    if client.end is None:
+        assert broadcasts == expected
+    else:
+        assert not Counter(broadcasts) - Counter(expected)
+
+
+def _connect(rng: random.Random, world: GatewayWorld, number: int, oracle: Oracle) -> Client:
+    client = Client(rng, world.connect(), number, world.newest().id)
+    oracle.clients[client.session_id] = client
+    return client
+
+
+def _start_worker(rng: random.Random, world: GatewayWorld, oracle: Oracle) -> MortalWorker:
     scripted = world.start_worker()
-    return MortalWorker(rng, scripted.grant, scripted.lane)
+    assert scripted.grant.redelivered_through == oracle.sent
+    return MortalWorker(rng, scripted.grant, scripted.lane, oracle)
 
 
-def _has_everything(client: Client, clients: list[Client]) -> bool:
+def _has_everything(client: Client, clients: list[Client], oracle: Oracle) -> bool:
+    if client.role != STAYING:
+        return (client.session_id, "closed") in oracle.handled
     expected = sum(map(len, client.echoes))
     expected += sum(len(packet) for other in clients for packet in other.to_all)
     return len(client.peer.received) >= expected
@@ -187,6 +351,7 @@ def _what_is_missing(world: GatewayWorld, clients: list[Client]) -> str:
         {
             "unsent": [len(client.unsent) for client in clients],
             "received": [len(client.peer.received) for client in clients],
+            "ended": [client.peer.ended for client in clients],
             "held": world.shards[0].held_count,
             "uncommitted": world.lanes[0].log.uncommitted_bytes,
             "sessions": [

@@ -33,7 +33,7 @@ class FakeSession:
 
     id = 7
     address = "address"
-    ended_by_worker = False
+    next_sequence = 1
 
 
 class Node:

@@ -22,6 +22,7 @@ from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
 from cluster.iocp.packet_framing import iter_packets
+from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
@@ -141,7 +142,8 @@ class GatewayWorld:
     ) -> None:
         self.core = IocpCore(driver=driver)
         self.counters = Counters()
-        self.lanes = [LocalGatewayLane(lane_bytes, max_batch_bytes) for _ in range(shard_count)]
+        batch_bytes = accepted_batch_bytes(max_batch_bytes)
+        self.lanes = [LocalGatewayLane(lane_bytes, batch_bytes) for _ in range(shard_count)]
         self.hub = LocalHub(self.lanes)
         self.shards = [
             Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
@@ -149,7 +151,8 @@ class GatewayWorld:
         ]
         self.table = SessionTable(SessionIds(1, 1), self.shards, self.counters)
         self.appliers = [
-            OutboundApplier(lane, self.table.sessions, self.counters) for lane in self.lanes
+            OutboundApplier(shard.lane, self.table.sessions, self.counters, shard.succession)
+            for shard in self.shards
         ]
         self.sent: list[tuple[bytes, ControlMessage]] = []
         self.reports: list[ShardReport] = []
@@ -257,6 +260,7 @@ class GatewayWorld:
             session.check_invariants()
         for shard in self.shards:
             shard.lane.log.check_invariants()
+            shard.succession.check_invariants()
 
     def run_until(
         self, predicate: Callable[[], Any], what: str = "the condition", timeout_s: float = 10.0

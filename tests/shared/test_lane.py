@@ -146,7 +146,7 @@ class LogMachine(RuleBasedStateMachine):
         super().__init__()
         self.log = InboundLog(200)
         self.records: list[tuple[bytes, int]] = []
-        self.sent = 0
+        self.sent = self.sent_before = 0
         self.freed = 0
 
     @rule(size=st.integers(0, 60), count=st.integers(0, 4))
@@ -182,6 +182,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def succeed(self) -> None:
         assert self.log.rewind() == self.log.committed
+        self.sent_before = max(self.sent_before, self.sent)
         self.sent = self.freed
 
     @invariant()
@@ -189,6 +190,8 @@ class LogMachine(RuleBasedStateMachine):
         self.log.check_invariants()
         assert self.log.position == len(self.records)
         assert self.log.sent_position == self.sent
+        assert self.log.sent_before == self.sent_before
+        assert len(list(self.log.uncommitted)) == len(self.records) - self.freed
         uncommitted_bytes = sum(len(record) for record, _ in self.records[self.freed :])
         assert self.log.uncommitted_bytes == uncommitted_bytes
         assert self.log.is_full == (uncommitted_bytes >= 200)

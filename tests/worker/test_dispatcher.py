@@ -7,7 +7,7 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.records import BROADCAST, DISCONNECT, SEND, make_record
+from cluster.shared.records import BROADCAST, DISCONNECT, SAVE, SEND, make_record
 from cluster.worker import App, OutputTooLarge, Session
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
@@ -357,3 +357,183 @@ def test_a_record_of_an_unknown_kind_is_logged_and_passed_over(caplog: pytest.Lo
     bench.run(make_record(99, 1, b"?"), opened())
     assert "record 1 is of unknown kind 99" in caplog.text
     assert bench.calls == [("connected", 1)]
+
+
+# -- what a predecessor may have done --------------------------------------------------------------
+
+
+def told(bench: Bench) -> list[Any]:
+    """Have the application note what it is told of redelivery; return the notes."""
+    notes: list[Any] = []
+    bench.app.on_connected(lambda session: notes.append(("connected", session.redelivered)))
+    bench.app.on_resumed(lambda session: notes.append(("resumed", session.redelivered)))
+    bench.app.on_disconnected(lambda session, _: notes.append(("closed", session.redelivered)))
+    bench.app.on_any(lambda session, *_: notes.append((session.sequence, session.redelivered)))
+    return notes
+
+
+@pytest.mark.parametrize("one_chunk", [True, False])
+@pytest.mark.parametrize("through", range(4, 11))
+def test_a_handler_is_told_of_records_that_a_predecessor_was_sent(through: int, one_chunk: bool):
+    bench = Bench(Commit(5, 1))
+    notes = told(bench)
+    bench.dispatcher.redelivered_through = through
+    bench.dispatcher.resume(1, ADDRESS, False, sequence=11)
+    records = [
+        packets((1, b""), (1, b""), (1, b""), first_sequence=11),
+        opened(2),
+        packets((1, b""), session=2),
+        closed(1),
+        closed(2),
+    ]
+    if one_chunk:
+        bench.run(*records, position=5)
+    else:
+        for position, record in enumerate(records, 5):
+            bench.run(record, position=position)
+    assert notes == [
+        ("resumed", False),
+        (12, through >= 5),
+        (13, through >= 5),
+        ("connected", through >= 6),
+        (1, through >= 7),
+        ("closed", through >= 8),
+        ("closed", through >= 9),
+    ]
+    assert bench.commit == Commit(10, 0)
+    assert bench.commits == sorted(bench.commits)
+
+
+def test_redelivered_is_told_of_the_session_whose_record_it_is_and_only_meanwhile():
+    bench = Bench(Commit(3, 0))
+    bench.dispatcher.redelivered_through = 3
+    bench.dispatcher.resume(1, ADDRESS, False)
+    bench.dispatcher.resume(2, ADDRESS, False)
+    one, two = (bench.dispatcher.sessions[number] for number in (1, 2))
+    seen: list[Any] = []
+
+    def handler(session: Session, packet_id: int, payload: bytes) -> None:
+        seen.append((one.redelivered, two.redelivered))
+        if payload == b"raise":
+            raise LookupError
+
+    bench.app.on_any(handler)
+    bench.run(packets((1, b"raise")), packets((1, b""), session=2), position=3)
+    bench.dispatcher.call(lambda: seen.append((one.redelivered, two.redelivered)))
+    assert seen == [(True, False), (False, False), (False, False)]
+
+
+def test_a_session_is_not_redelivering_after_a_handler_that_ended_the_call_otherwise():
+    bench = Bench(Commit(3, 0))
+    bench.dispatcher.redelivered_through = 9
+
+    def leave(session: Session, packet_id: int, payload: bytes) -> None:
+        raise SystemExit(5)
+
+    bench.app.on_any(leave)
+    bench.dispatcher.resume(1, ADDRESS, False)
+    with pytest.raises(SystemExit):
+        bench.run(packets((1, b"")), position=3)
+    assert not bench.dispatcher.sessions[1].redelivered
+
+
+def test_a_session_that_is_taken_over_knows_what_was_saved_and_how_far_it_is():
+    bench = Bench(Commit(9, 0))
+    seen: list[Any] = []
+    bench.app.on_resumed(lambda session: seen.append((session.saved, session.sequence)))
+    bench.app.on_disconnected(lambda session, _: seen.append((session.saved, session.sequence)))
+    bench.dispatcher.resume(1, ADDRESS, False, 41, b"state")
+    bench.dispatcher.resume(2, ADDRESS, True, 5, b"of one that is closing")
+    bench.run(closed(1), closed(2), position=9)
+    assert seen == [(b"state", 41), (b"state", 41), (b"of one that is closing", 5)]
+
+
+# -- saving ----------------------------------------------------------------------------------------
+
+
+def test_a_call_that_raises_takes_its_saves_back():
+    bench = Bench()
+    sessions: dict[int, Session] = {}
+    bench.app.on_connected(lambda session: sessions.update({session.id: session}))
+
+    def handler(session: Session, payload: bytes) -> None:
+        session.save(b"kept of " + payload)
+        if payload == b"bad":
+            session.save(b"once more")
+            sessions[2].save(b"of another")
+            session.disconnect()
+            raise LookupError
+
+    bench.app.on_packet(1)(handler)
+    bench.run(opened(1), opened(2), packets((1, b"good")))
+    bench.run(packets((1, b"bad"), first_sequence=2), position=4)
+    assert sessions[1].saved == b"kept of good"
+    assert sessions[2].saved is None
+    assert bench.outbox.entries == [
+        (SAVE, 1, b"kept of good"),
+        (DISCONNECT, 1, b"handler_error"),
+    ]
+    bench.outbox.clear()
+
+    def posted() -> None:
+        sessions[1].save(b"discarded")
+        raise LookupError
+
+    bench.dispatcher.call(posted)
+    assert sessions[1].saved == b"kept of good"
+    assert bench.outbox.entries == bench.outbox.saves_replaced == []
+    bench.dispatcher.call(lambda: sessions[1].save(b"posted"))
+    assert sessions[1].saved == b"posted"
+    assert bench.outbox.entries == [(SAVE, 1, b"posted")]
+
+
+def test_what_is_saved_at_the_end_is_put_out_and_later_nothing():
+    bench = Bench()
+    kept: list[Session] = []
+    bench.app.on_connected(kept.append)
+    bench.app.on_disconnected(lambda session, cause: session.save(b"at the end"))
+    bench.run(opened(), closed())
+    kept[0].save(b"too late")
+    assert bench.outbox.entries == [(SAVE, 1, b"at the end")]
+
+
+# -- large outputs ---------------------------------------------------------------------------------
+
+
+def test_a_call_may_put_out_as_much_as_any_other_whatever_was_put_out_before_it():
+    size = 1_000 - 4 - 16
+    bench = Bench(max_batch_bytes=10_000)
+    refused: list[int] = []
+
+    def handler(session: Session, payload: bytes) -> None:
+        count = 0
+        try:
+            while True:
+                session.send(1, b"x" * size)
+                count += 1
+        except OutputTooLarge:
+            refused.append(count)
+
+    bench.app.on_packet(1)(handler)
+    bench.run(opened(), packets(*[(1, b"")] * 5))
+    assert refused == [10] * 5
+    assert len(bench.outbox.entries) == 50
+
+
+def test_a_call_that_puts_out_too_much_does_not_harm_those_before_it():
+    bench = Bench(max_batch_bytes=10_000)
+
+    def handler(session: Session, payload: bytes) -> None:
+        session.send(1, payload)
+        if payload == b"too much":
+            session.save(b"x" * 9_000)
+            session.send(1, b"x" * 9_000)
+
+    bench.app.on_packet(1)(handler)
+    bench.run(opened(), packets((1, b"a"), (1, b"b"), (1, b"too much"), (1, b"behind")))
+    assert bench.outbox.entries == [
+        (SEND, 1, make_packet(1, b"a")),
+        (SEND, 1, make_packet(1, b"b")),
+        (DISCONNECT, 1, b"handler_error"),
+    ]
+    assert bench.dispatcher.sessions[1].saved is None

@@ -10,6 +10,7 @@ from cluster.shared.records import (
     BROADCAST,
     DISCONNECT,
     RECORD_BYTES,
+    SAVE,
     SEND,
     iter_records,
     make_record,
@@ -55,6 +56,28 @@ def test_the_end_of_a_session_comes_after_what_was_sent_to_it():
     ]
 
 
+def test_of_what_is_saved_for_a_session_only_the_last_is_written():
+    outbox = Outbox(1_000)
+    for kind, session, payload in (
+        (SAVE, 1, b"first"),
+        (SEND, 1, b"a"),
+        (SAVE, 2, b"other"),
+        (BROADCAST, 0, b"all"),
+        (SAVE, 1, b"last"),
+        (DISCONNECT, 1, b"bye"),
+        (SEND, 2, b"b"),
+    ):
+        outbox.add(kind, session, payload)
+    assert outbox.records() == [
+        make_record(SEND, 1, b"a"),
+        make_record(BROADCAST, 0, b"all"),
+        make_record(DISCONNECT, 1, b"bye"),
+        make_record(SEND, 2, b"b"),
+        make_record(SAVE, 1, b"last"),
+        make_record(SAVE, 2, b"other"),
+    ]
+
+
 def test_records_leaves_the_log_as_it_is_until_it_is_cleared():
     outbox = Outbox(1_000)
     outbox.add(SEND, 1, b"a")
@@ -90,6 +113,23 @@ def test_the_bound_is_exact_and_what_does_not_fit_is_not_taken():
     with pytest.raises(OutputTooLarge):
         outbox.add(SEND, 3, b"")
     assert len(outbox.entries) == 2
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 60, 61, 500])
+def test_the_bound_is_that_of_one_call_whatever_was_put_out_before_it(earlier: int):
+    outbox = Outbox(60)
+    for _ in range(earlier):
+        outbox.mark()
+        outbox.add(SEND, 1, b"")
+    before = outbox.num_bytes
+    outbox.mark()
+    outbox.add(SEND, 1, b"x" * (60 - 2 * RECORD_BYTES))
+    outbox.add(SEND, 1, b"")
+    with pytest.raises(OutputTooLarge, match=f"{60 + RECORD_BYTES} bytes of output in one handler"):
+        outbox.add(SEND, 1, b"")
+    assert outbox.num_bytes == before + 60
+    outbox.clear()
+    outbox.add(SEND, 1, b"x" * (60 - RECORD_BYTES))
 
 
 OUTPUTS = st.lists(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
-from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
+from cluster.shared.records import DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
 from cluster.worker import OutputTooLarge, Session
 from cluster.worker.outbox import Outbox
 
@@ -144,3 +144,67 @@ def test_a_session_says_who_it_is():
     session.state = {"any": "object"}
     with pytest.raises(AttributeError):
         session.staet = 1  # type: ignore[attr-defined]
+
+
+# -- saving ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_what_is_saved_can_be_read_back_and_is_put_out(kind: type):
+    session = make_session()
+    assert session.saved is None
+    session.save(kind(b"state"))
+    assert session.saved == b"state"
+    assert type(session.saved) is bytes
+    session.save(b"")
+    assert session.saved == b""
+    assert sent(session) == [(SAVE, ID, b"state"), (SAVE, ID, b"")]
+
+
+def test_a_blob_that_changes_later_stays_as_it_was_saved():
+    session = make_session()
+    blob = bytearray(b"before")
+    session.save(blob)
+    blob[:] = b"after!"
+    assert session.saved == b"before"
+    assert sent(session) == [(SAVE, ID, b"before")]
+
+
+def test_a_blob_has_a_bound():
+    session = make_session()
+    session.save(b"x" * SAVE_BYTES_MAX)
+    with pytest.raises(ValueError, match="a blob of 65537 bytes; a session saves at most 65536"):
+        session.save(b"x" * (SAVE_BYTES_MAX + 1))
+    # Counted in bytes, however large the items of a view are.
+    with pytest.raises(ValueError, match="65540 bytes"):
+        session.save(memoryview(array("I", range(16_385))))
+    assert session.saved == b"x" * SAVE_BYTES_MAX
+    assert len(sent(session)) == 1
+
+
+@pytest.mark.parametrize("blob", ["text", 5, None, ["list"], {"a": 1}])
+def test_a_blob_that_is_not_bytes_is_refused(blob):
+    session = make_session()
+    with pytest.raises(TypeError, match="save takes bytes, not"):
+        session.save(blob)
+    assert session.saved is None
+    assert sent(session) == []
+
+
+def test_a_save_that_is_too_much_output_is_not_made():
+    session = make_session(max_batch_bytes=1_000)
+    session.save(b"fits")
+    with pytest.raises(OutputTooLarge):
+        session.save(b"x" * 1_000)
+    assert session.saved == b"fits"
+    assert len(sent(session)) == 1
+
+
+def test_a_session_that_was_disconnected_can_be_saved_until_it_has_closed():
+    session = make_session()
+    session.disconnect("bye")
+    session.save(b"for on_disconnected")
+    session.end()
+    session.save(b"too late")
+    assert session.saved == b"for on_disconnected"
+    assert sent(session) == [(DISCONNECT, ID, b"bye"), (SAVE, ID, b"for on_disconnected")]

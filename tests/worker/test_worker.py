@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.lane import START, Commit, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import (
@@ -70,6 +71,7 @@ class Bench:
         max_batch_bytes: int = 1 << 20,
         worker_timeout_s: float = 60.0,
         sessions: list[ReplayedSession] | None = None,
+        redelivered_through: int = 0,
         prepare: Callable[[App], None] = lambda app: None,
     ) -> None:
         self.app = App()
@@ -77,7 +79,7 @@ class Bench:
         self.app.on_packet(STOP)(self._stop)
         prepare(self.app)
         lock = threading.RLock()
-        lane = LocalGatewayLane(lane_bytes, max_batch_bytes)
+        lane = LocalGatewayLane(lane_bytes, accepted_batch_bytes(max_batch_bytes))
         self.gateway: LocalGatewayLane = Locked(lane, lock)  # type: ignore[assignment]
         self.gateway.grant(1, b"one")
         self.lane: Any = Locked(lane.open_worker(), lock)
@@ -103,6 +105,7 @@ class Bench:
             position=1,
             index=0,
             sessions=sessions or [],
+            redelivered_through=redelivered_through,
             max_packet_bytes=65_535,
             worker_timeout_s=worker_timeout_s,
         )
@@ -117,6 +120,10 @@ class Bench:
         return made
 
     def _stop(self, session: Session, payload: bytes) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Have the worker stop after what it has in hand."""
         self.tell(Stop(serial_received=ALL))
         self.worker.request_stop()
 
@@ -148,6 +155,15 @@ class Bench:
             for record in iter_records(batch.records)
             if record.kind == RecordKind.SEND
         )
+
+    def others(self) -> list[tuple[int, bytes]]:
+        """Return kind and payload of every record applied so far that is not a send."""
+        return [
+            (record.kind, bytes(record.payload))
+            for batch in self.applied
+            for record in iter_records(batch.records)
+            if record.kind != RecordKind.SEND
+        ]
 
     def tell(self, message: ControlMessage) -> None:
         self.router.send_multipart([b"worker", encode_message(message)])
@@ -359,6 +375,97 @@ def test_nothing_new_is_not_published(make_bench: MakeBench):
     bench.join()
     assert bench.take() == []
     assert bench.error is None
+
+
+@pytest.mark.parametrize("too_much", [0, 1])
+def test_one_call_may_put_out_max_batch_bytes_behind_what_waits_already(
+    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture, too_much: int
+):
+    """The gateway takes such a batch, and what a call before it sent leaves in any case."""
+    bench = make_bench(max_batch_bytes=128 * 1_024)
+    rest = 128 * 1_024 - 2 * 50_000 - 3 * 20 + too_much
+    large = [b"x" * 50_000, b"y" * 50_000, b"z" * rest]
+
+    def send_large(session: Session, payload: bytes) -> None:
+        bench.app.post(bench.finish)
+        for part in large:
+            session.send(7, part)
+
+    bench.app.on_packet(7)(send_large)
+    bench.open_session()
+    bench.send((ECHO, b"before" * 10_000), (7, b""), (ECHO, b"behind"))
+    bench.worker.run()
+    bench.take()
+    output = [make_packet(ECHO, b"before" * 10_000)]
+    if not too_much:
+        output += [make_packet(7, part) for part in large] + [make_packet(ECHO, b"behind")]
+    assert bench.output() == b"".join(output)
+    assert ("OutputTooLarge" in caplog.text) == bool(too_much)
+    ends = [kind for kind, _ in bench.others()]
+    assert ends == [RecordKind.DISCONNECT] * too_much
+    assert bench.applied[-1].commit == Commit(3, 0)
+
+
+def test_what_was_put_out_in_one_batch_keeps_the_order_that_clients_see(
+    make_bench: MakeBench, clock: Clock
+):
+    bench = make_bench()
+
+    def all_at_once(session: Session, payload: bytes) -> None:
+        bench.app.post(bench.finish)
+        session.save(b"one")
+        session.send(7, b"a")
+        bench.app.broadcast(8, b"to all")
+        session.save(b"two")
+        session.send(7, b"b")
+        session.disconnect("bye")
+        session.save(b"three")
+        bench.app.broadcast(8, b"to the others")
+
+    bench.app.on_packet(7)(all_at_once)
+    bench.open_session()
+    bench.send((7, b""))
+    bench.worker.run()
+    bench.take()
+    (batch,) = [batch for batch in bench.applied if batch.records]
+    assert [(record.kind, bytes(record.payload)) for record in iter_records(batch.records)] == [
+        (RecordKind.SEND, make_packet(7, b"a")),
+        (RecordKind.BROADCAST, make_packet(8, b"to all")),
+        (RecordKind.SEND, make_packet(7, b"b")),
+        (RecordKind.DISCONNECT, b"bye"),
+        (RecordKind.BROADCAST, make_packet(8, b"to the others")),
+        (RecordKind.SAVE, b"three"),
+    ]
+    assert batch.commit == Commit(3, 0)
+
+
+def test_a_posted_function_saves_and_commits_no_packet(make_bench: MakeBench):
+    resumed = ReplayedSession(id=9, address=ADDRESS, sequence=4, saved=b"old")
+    kept: list[Session] = []
+    bench = make_bench(sessions=[resumed], prepare=lambda app: app.on_resumed(kept.append))
+    bench.start()
+    wait_until(lambda: kept, what="the session")
+    assert (kept[0].saved, kept[0].sequence) == (b"old", 4)
+    bench.app.post(lambda: kept[0].save(b"new"))
+    wait_until(lambda: bench.take() and bench.others(), what="the save")
+    assert bench.others() == [(RecordKind.SAVE, b"new")]
+    assert {batch.commit for batch in bench.applied} == {START}
+    assert kept[0].saved == b"new"
+
+
+def test_handlers_are_told_what_a_predecessor_was_sent(make_bench: MakeBench, clock: Clock):
+    told: list[bool] = []
+
+    def prepare(app: App) -> None:
+        app.on_connected(lambda session: told.append(session.redelivered))
+        app.on_packet(7)(lambda session, payload: told.append(session.redelivered))
+
+    bench = make_bench(redelivered_through=2, prepare=prepare)
+    bench.open_session()
+    bench.send((7, b""), (7, b""))
+    bench.send((7, b""), (STOP, b""))
+    bench.worker.run()
+    assert told == [True, True, True, False]
 
 
 # -- waiting for room ------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+"""The headers of a batch, looked at as a whole before any of its records is carried out.
+
+A batch may be hostile input, and one that lies in shared memory may change while it is read. So
+each header is read once, and what was checked is what is used; only a batch of very many records
+is read a second time, in slices and with the same checks, so that the headers kept stay bounded.
+"""
+
+from itertools import repeat
+
+from cluster.shared.lane import LaneViolation
+from cluster.shared.records import (
+    BROADCAST,
+    DISCONNECT,
+    RECORD,
+    RECORD_BYTES,
+    SAVE,
+    SAVE_BYTES_MAX,
+    SEND,
+)
+
+__all__ = ["HEADERS_MAX", "Header", "check_headers", "read_headers"]
+
+Header = tuple[int, int, int, int]
+"""length, kind, count, session"""
+
+HEADERS_MAX = 4_096
+"""Headers kept at a time."""
+
+CAUSE_BYTES_MAX = 255
+
+_LENGTH_MAX = {
+    SEND: 0xFFFF_FFFF,
+    BROADCAST: 0xFFFF_FFFF,
+    DISCONNECT: RECORD_BYTES + CAUSE_BYTES_MAX,
+    SAVE: RECORD_BYTES + SAVE_BYTES_MAX,
+}
+"""The largest record of each outbound kind; the batch itself is bounded anyway."""
+
+
+def read_headers(view: memoryview, offset: int) -> tuple[list[Header], int]:
+    """Return at most HEADERS_MAX headers from `offset` on, and where the next one is.
+
+    Raises LaneViolation for a record that cannot be.
+    """
+    unpack = RECORD.unpack_from
+    length_max = _LENGTH_MAX
+    headers: list[Header] = []
+    add = headers.append
+    end = len(view)
+    last = end - RECORD_BYTES
+    length = kind = 0
+    try:
+        for _ in repeat(None, HEADERS_MAX):
+            if offset > last:
+                break
+            header = unpack(view, offset)
+            length, kind, _, _ = header
+            if not RECORD_BYTES <= length <= length_max[kind]:
+                raise LaneViolation(f"an outbound record of {length} bytes, kind {kind}")
+            offset += length
+            add(header)
+    except KeyError:
+        raise LaneViolation(f"an outbound record of unknown kind {kind}") from None
+    if offset > end:
+        raise LaneViolation(
+            f"an outbound record of {length} bytes where {end - offset + length} are left"
+        )
+    if last < offset < end:
+        raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
+    return headers, offset
+
+
+def check_headers(view: memoryview, offset: int) -> None:
+    """Read all headers from `offset` on and keep none; LaneViolation for one that cannot be."""
+    while offset < len(view):
+        offset = read_headers(view, offset)[1]

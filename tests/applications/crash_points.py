@@ -1,0 +1,188 @@
+"""An application whose worker kills itself at a named instant, for tests of succession.
+
+The plan, `CRASH_PLAN`, is a list of instants, one for each life: `before_handler:20` dies at the
+20th packet. Each death appends a line to the file `CRASH_LOG` first, and the number of lines says
+whose turn it is, so that every process that imports this knows, and the test can see that the
+crash was at that instant and no other. `CRASH_BREAK` breaks the commit on purpose, to show that
+whoever checks the answers would notice. Whatever is hooked into is hooked into here: the worker
+itself knows nothing of it.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cluster.shared.lane import Commit
+from cluster.shared.messages import Grant
+from cluster.worker import App, Session, dispatcher, process
+from cluster.worker.worker import Worker
+
+app = App()
+plan = [entry.split(":") for entry in os.environ["CRASH_PLAN"].split(",")]
+log = Path(os.environ["CRASH_LOG"])
+broken = os.environ.get("CRASH_BREAK", "")
+UNCOMMITTED_BATCHES = 60
+"""More than there are packets outstanding: a client has seen some of their output by then."""
+passed: dict[tuple[int, str], int] = {}
+
+
+def deaths() -> int:
+    """Return how many lives have ended as planned."""
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def die(instant: str) -> NoReturn:
+    """Say so, and end as if killed."""
+    with log.open("a") as lines:
+        lines.write(f"{instant} {os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
+def is_due(instant: str) -> bool:
+    """Whether this passage of `instant` is the planned one of the present life."""
+    turn = deaths()
+    if turn >= len(plan) or plan[turn][0] != instant:
+        return False
+    passed[turn, instant] = passed.get((turn, instant), 0) + 1
+    return passed[turn, instant] == int(plan[turn][1])
+
+
+def at(instant: str) -> None:
+    """Die here if it is time to."""
+    if is_due(instant):
+        die(instant)
+
+
+# -- the application -------------------------------------------------------------------------------
+
+
+@app.on_resumed
+def resumed(session: Session) -> None:
+    """Say what is known, and die here or not."""
+    assert broken or int(session.saved or 0) == session.sequence
+    at("in_on_resumed")
+
+
+@app.on_connected
+def connected(session: Session) -> None:
+    """Die here or not."""
+    at("in_on_connected")
+
+
+@app.on_any
+def answer(session: Session, packet_id: int, payload: bytes) -> None:
+    """Answer in two packets, the first of which tells what was saved by the packet before."""
+    at("before_handler")
+    if is_due("farewell") or is_due("after_farewell"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    session.send(packet_id, session.saved or b"0")
+    at("between_outputs")
+    session.save(b"%d" % session.sequence)
+    session.send(packet_id, payload)
+    at("end_of_handler")
+
+
+# -- the hooks -------------------------------------------------------------------------------------
+
+
+class CrashingLane:
+    """The worker's end of its lane, with instants around each publish."""
+
+    def __init__(self, lane: Any) -> None:
+        self._lane = lane
+        self._frozen: Commit | None = None
+        self._left = UNCOMMITTED_BATCHES
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lane, name)
+
+    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+        """Publish, and die before, after, or with a part of it only."""
+        if self._lane.serial_published == 0:
+            at("before_first_publish")
+            done = self._put(commit, records, more)
+            if done:
+                at("after_first_publish")
+            return done
+        if len(records) < 2:
+            return self._put(commit, records, more)
+        at("before_publish")
+        if is_due("after_one_part"):
+            self._part(commit, records[:1])
+            die("after_one_part")
+        if is_due("after_two_parts"):
+            self._part(commit, records[:1])
+            self._part(commit, records[1:])
+            die("after_two_parts")
+        if broken and is_due(broken):
+            records = self._break(commit, records)
+        done = self._put(commit, records, more)
+        if done:
+            at("after_publish")
+        return done
+
+    def _put(self, commit: Commit, records: list[bytes], more: bool) -> bool:
+        if self._frozen is not None:
+            self._left -= 1
+            if self._left == 0:
+                die(broken)
+            commit = self._frozen
+        return bool(self._lane.publish(commit, records, more))
+
+    def _part(self, commit: Commit, records: list[bytes]) -> None:
+        while not self._put(commit, records, True):
+            self._lane.receive()  # it dies anyway; what has come makes room
+
+    def _break(self, commit: Commit, records: list[bytes]) -> list[bytes]:
+        if broken == "output_without_commit":
+            # This batch still commits, and none behind it does.
+            self._frozen = commit
+            return records
+        with log.open("a") as lines:
+            lines.write(f"{broken} {os.getpid()}\n")
+        return [*records, *records] if broken == "outputs_twice" else []
+
+
+def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
+    make_worker = worker.__init__
+    take_over = worker._take_over
+    await_last_words = worker._await_last_words
+    ask = process._ask_for_shard
+    clock = dispatcher.monotonic
+
+    def make_hooked(
+        self: Worker, hooked_app: App, grant: Grant, lane: Any, *others: Any, **named: Any
+    ) -> None:
+        make_worker(self, hooked_app, grant, CrashingLane(lane), *others, **named)
+
+    def take_over_hooked(self: Worker) -> None:
+        take_over(self)
+        at("after_replay")
+
+    def farewell_hooked(self: Worker) -> None:
+        if passed.get((deaths(), "farewell")):
+            die("farewell")
+        await_last_words(self)
+        if passed.get((deaths(), "after_farewell")):
+            die("after_farewell")
+
+    def ask_hooked(*arguments: Any, **named: Any) -> Any:
+        answer = ask(*arguments, **named)
+        if isinstance(answer, Grant):
+            at("after_grant")
+        return answer
+
+    def clock_hooked() -> float:
+        at("after_handler")  # the dispatcher looks at the clock after each call
+        return clock()
+
+    worker.__init__ = make_hooked
+    worker._take_over = take_over_hooked
+    worker._await_last_words = farewell_hooked
+    process._ask_for_shard = ask_hooked
+    dispatcher.monotonic = clock_hooked
+
+
+_hook(Worker, process, dispatcher)
