@@ -14,12 +14,12 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from tests.support import wait_until
 from tests.system.cluster_node import ClusterNode
-from tests.system.conftest import StartNode
+from tests.system.conftest import LANES, StartNode
 from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
-LANE_KINDS = ["zmq"]
+LANE_KINDS = LANES
 """Every kind of lane between processes."""
 
 CLIENTS = 4
