@@ -12,6 +12,7 @@ import msgspec
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "Assign",
     "ControlMessage",
     "Drain",
     "Drained",
@@ -29,6 +30,10 @@ __all__ = [
     "ProtocolVersionError",
     "Refuse",
     "ShardReport",
+    "SpareAlive",
+    "SpareGone",
+    "SpareHello",
+    "SpareReport",
     "SpareStatus",
     "StatusReply",
     "StatusRequest",
@@ -81,6 +86,20 @@ class Hello(_Message, frozen=True, kw_only=True):
     shard: int
     pid: int
     create_time: float
+
+
+class SpareHello(_Message, frozen=True, kw_only=True):
+    """Spare → gateway: a process with its application imported waits for any shard.
+
+    The answer is one day a `Grant`, or `Stop`, or at once `Refuse`.
+    """
+
+    pid: int
+    create_time: float
+
+
+class SpareAlive(_Message, frozen=True, kw_only=True):
+    """Spare → gateway: the answer to each `GatewayAlive`, and its sign of life."""
 
 
 class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +195,10 @@ class GatewayReady(_Message, frozen=True, kw_only=True):
 
 
 class GatewayAlive(_Message, frozen=True, kw_only=True):
-    """Gateway → supervisor, a few times in each `worker_timeout_s`, written by the working loop."""
+    """Gateway → supervisor and spares, a few times in each `worker_timeout_s`.
+
+    Written by the loop that does the work.
+    """
 
 
 class ShardReport(_Message, frozen=True, kw_only=True):
@@ -193,6 +215,13 @@ class ShardReport(_Message, frozen=True, kw_only=True):
     committed: bool
 
 
+class SpareReport(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor: `ready` when a spare waits, `stuck` when it is silent: kill it."""
+
+    pid: int
+    state: Literal["ready", "stuck"]
+
+
 class WorkerReport(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway: the state of a shard's process, as `cluster status` shows it."""
 
@@ -204,6 +233,19 @@ class WorkerReport(_Message, frozen=True, kw_only=True):
 
 class WorkerGone(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway: this process is dead and reaped; its shard is vacant."""
+
+    shard: int
+    pid: int
+
+
+class SpareGone(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: this process, which had no shard, is dead and reaped."""
+
+    pid: int
+
+
+class Assign(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: the vacant shard is for spare `pid`, now or when it says hello."""
 
     shard: int
     pid: int
@@ -283,6 +325,8 @@ class StatusReply(_Message, frozen=True, kw_only=True):
 
 ControlMessage = (
     Hello
+    | SpareHello
+    | SpareAlive
     | Grant
     | Refuse
     | WorkerHeartbeat
@@ -292,8 +336,11 @@ ControlMessage = (
     | GatewayReady
     | GatewayAlive
     | ShardReport
+    | SpareReport
     | WorkerReport
     | WorkerGone
+    | SpareGone
+    | Assign
     | Drain
     | Drained
     | StatusRequest

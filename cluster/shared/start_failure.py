@@ -16,19 +16,22 @@ class _StartFailure(msgspec.Struct, frozen=True):
     text: str
 
 
-def write_start_failure(run_directory: RunDirectory, shard: int, pid: int, text: str) -> None:
-    """Leave the words of process `pid`, a worker of `shard`; raises RunDirectoryError."""
-    run_directory.write_json(_name(shard), _StartFailure(pid, text))
+def write_start_failure(run_directory: RunDirectory, role: str, pid: int, text: str) -> None:
+    """Leave the words of process `pid`, started as `role`; raises RunDirectoryError.
+
+    `role` is `worker-` or `spare-` and a number: of two processes of one role at most one lives.
+    """
+    run_directory.write_json(_name(role), _StartFailure(pid, text))
 
 
-def read_start_failure(run_directory: RunDirectory, shard: int, pid: int) -> str | None:
+def read_start_failure(run_directory: RunDirectory, role: str, pid: int) -> str | None:
     """Return the words of process `pid`, None if it left none that can be read."""
     try:
-        found = run_directory.read_json(_name(shard), _StartFailure)
+        found = run_directory.read_json(_name(role), _StartFailure)
     except RunDirectoryError:
         return None
     return found.text if found is not None and found.pid == pid else None
 
 
-def _name(shard: int) -> str:
-    return f"worker-{shard}-failure.json"
+def _name(role: str) -> str:
+    return f"{role}-failure.json"

@@ -33,7 +33,7 @@ READY_LINE = "ready node=7 listen=[::1]:99 workers=1 driver=readiness lane=zmq\n
 
 CONFIG = Config(
     node=NodeConfig(listen="[::1]:0"),
-    workers=WorkersConfig(count=1),
+    workers=WorkersConfig(count=1, spares=0),
     supervisor=SupervisorConfig(drain_timeout_s=0.1),
 )
 
@@ -139,7 +139,7 @@ def test_what_keeps_workers_from_starting_is_told_once(
         "import os, pathlib; from cluster.shared.run_directory import RunDirectory\n"
         "from cluster.shared.start_failure import write_start_failure\n"
         f"directory = RunDirectory(pathlib.Path({str(tmp_path / 'run')!r}))\n"
-        "write_start_failure(directory, 0, os.getpid(), 'cluster worker: no such app\\n')\n"
+        "write_start_failure(directory, 'worker-0', os.getpid(), 'cluster worker: no such app\\n')\n"
         "raise SystemExit(2)",
     )
     assert supervise_fakes("has the first worker", serves, fails) == 3
@@ -213,7 +213,7 @@ def test_a_gateway_that_always_ends_is_given_up_and_named(
 
 
 QUICK_TO_LOSE = msgspec.structs.replace(
-    CONFIG, workers=WorkersConfig(count=1, worker_timeout_s=0.3)
+    CONFIG, workers=WorkersConfig(count=1, spares=0, worker_timeout_s=0.3)
 )
 
 
