@@ -123,7 +123,6 @@ class Node:
                     self.start_worker(shard)
                 except OSError as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
-        # Only now: a spare that was taken leaves a place that is due.
         for spare in self.spares:
             if _is_due(spare.restart_due, now):
                 try:

@@ -1,6 +1,6 @@
 """A place for a spare, as the supervisor sees it: the processes that wait in it, one by one.
 
-A spare that is given a shard leaves its place, which is due to be filled at once. One that ends
+A spare that is given a shard leaves its place, which is filled a moment later. One that ends
 by itself is succeeded after a pause, by the rules for workers, but is never given up while shards
 are served: the node only takes longer over the next death.
 """
@@ -9,7 +9,11 @@ from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart, RestartPolicy
 from cluster.supervisor.shard import SLOW_START_S
 
-__all__ = ["Spare"]
+__all__ = ["REFILL_AFTER_S", "Spare"]
+
+REFILL_AFTER_S = 0.25
+"""A place that was left is filled after this time. By then its process has taken its shard over,
+also one of many sessions; the imports of the next one would compete with it for processors."""
 
 
 class Spare:
@@ -52,12 +56,12 @@ class Spare:
         return self.child is not None and not self.is_ready
 
     def take(self, now: float) -> Child:
-        """Take out the process, which is given a shard; the next one is due at once."""
+        """Take out the process, which is given a shard; the next one is due in a moment."""
         child = self.child
         assert child is not None, "nobody waits here"
         self._forget()
         self.policy = RestartPolicy()  # it was of use
-        self.restart_due = now
+        self.restart_due = now + REFILL_AFTER_S
         return child
 
     def ended(self, now: float) -> Restart | GiveUp:
