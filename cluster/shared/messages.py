@@ -112,7 +112,7 @@ class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_bytes: int
 
 
-class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """A session that the predecessor had: opened and not closed, as of the commit."""
 
     id: int
