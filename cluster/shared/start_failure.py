@@ -4,6 +4,8 @@ What keeps one worker from starting mostly keeps all of them, and their user wan
 once. So a worker that has a supervisor leaves its words there instead of saying them.
 """
 
+import contextlib
+
 import msgspec
 
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -25,12 +27,19 @@ def write_start_failure(run_directory: RunDirectory, role: str, pid: int, text: 
 
 
 def read_start_failure(run_directory: RunDirectory, role: str, pid: int) -> str | None:
-    """Return the words of process `pid`, None if it left none that can be read."""
+    """Return the words of process `pid`, None if it left none that can be read.
+
+    They are there once: a spare's name is not used again, so its file would stay.
+    """
     try:
         found = run_directory.read_json(_name(role), _StartFailure)
     except RunDirectoryError:
         return None
-    return found.text if found is not None and found.pid == pid else None
+    if found is None or found.pid != pid:
+        return None
+    with contextlib.suppress(RunDirectoryError):  # it may stay
+        run_directory.remove(_name(role))
+    return found.text
 
 
 def _name(role: str) -> str:

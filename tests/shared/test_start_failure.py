@@ -18,6 +18,8 @@ def directory(tmp_path: Path) -> RunDirectory:
 def test_the_words_of_a_process_are_told_with_all_their_lines(directory: RunDirectory):
     write_start_failure(directory, "worker-1", 4711, "Traceback\n\u00e4\n")
     assert read_start_failure(directory, "worker-1", 4711) == "Traceback\n\u00e4\n"
+    assert read_start_failure(directory, "worker-1", 4711) is None
+    assert list(directory.path.iterdir()) == []
 
 
 def test_the_words_of_an_earlier_process_or_another_shard_are_not_told(directory: RunDirectory):
