@@ -249,9 +249,7 @@ def test_a_spare_that_dies_is_replaced_and_no_shard_is_touched(
     assert node.drain() == 0
 
 
-def test_a_spare_that_is_stopped_dead_is_killed_and_replaced(
-    cluster_up: StartNode, tmp_path: Path
-):
+def test_a_spare_that_is_stopped_dead_is_killed_and_replaced(cluster_up: StartNode, tmp_path: Path):
     node = cluster_up(*write_config(tmp_path, "[workers]\ncount = 1\nworker_timeout_s = 0.5\n"))
     before = complete(node)
     [spare] = spare_pids(before)
@@ -280,9 +278,7 @@ def test_a_spare_that_waits_longer_than_the_timeout_is_still_there(
 
 
 @pytest.mark.parametrize("order", ["spare first", "worker first"])
-def test_a_spare_and_a_worker_killed_together_are_both_succeeded(
-    cluster_up: StartNode, order: str
-):
+def test_a_spare_and_a_worker_killed_together_are_both_succeeded(cluster_up: StartNode, order: str):
     node = cluster_up("--workers", "1")
     with under_load(node, 4) as clients:
         for _ in range(3):
