@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.process import process_identity
-from cluster.worker import spare
 from cluster.worker.spare import ask_for_shard, wait_for_shard
 from cluster.worker.worker import GatewayLostError
 
@@ -87,7 +87,8 @@ class Gateway:
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     # The collector of this process is not a spare's to freeze.
-    monkeypatch.setattr(spare.gc, "freeze", lambda: None)
+    collector = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)
+    monkeypatch.setattr("cluster.worker.spare.gc", collector)
     made = Gateway()
     yield made
     made.close()
@@ -147,6 +148,7 @@ def test_what_was_said_while_a_spare_slept_counts(
 ):
     """The machine was suspended, say: time is up, and the grant lies in the socket."""
     times = iter([100.0, 200.0])
-    monkeypatch.setattr(spare.time, "monotonic", lambda: next(times))
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("cluster.worker.spare.time", clock)
     gateway.say(GRANT)
     assert wait_for_shard(gateway.control, 1.0) == GRANT
