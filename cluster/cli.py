@@ -279,6 +279,7 @@ def _print_table(node: "NodeStatus") -> None:
         row = (worker.shard, _shown(worker.pid), worker.state, worker.restarts, worker.lane)
         table.add_row(*map(str, row))
     console.print(table)
+    console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
     for name, number in sorted(node.counters.items()):
         console.print(f"{name} {number}")
 

@@ -17,6 +17,7 @@ from cluster.shared.messages import (
     GatewayStatus,
     NodeStatus,
     ProtocolVersionError,
+    SpareStatus,
     WorkerStatus,
 )
 from cluster.shared.run_directory import RunDirectory, default_run_directory
@@ -32,7 +33,7 @@ STATUS = NodeStatus(
         WorkerStatus(shard=0, pid=4712, state="ready", restarts=0, lane="zmq"),
         WorkerStatus(shard=1, pid=None, state="backoff", restarts=7, lane="zmq"),
     ],
-    spares=[],
+    spares=[SpareStatus(pid=4713)],
     links=[],
     counters={"sends": 123},
 )
@@ -244,7 +245,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
                 "in_hand": None,
             },
         ],
-        "spares": [],
+        "spares": [{"pid": 4713}],
         "links": [],
         "counters": {"sends": 123},
     }
@@ -254,7 +255,15 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
 def test_status_for_people_shows_the_same(read_status: Called):
     done = run("status")
     assert done.exit_code == 0
-    for shown in ("node 3, epoch 5", "4711", "4712", "backoff", "9 sessions", "sends 123"):
+    for shown in (
+        "node 3, epoch 5",
+        "4711",
+        "4712",
+        "backoff",
+        "9 sessions",
+        "spares 4713",
+        "sends 123",
+    ):
         assert shown in done.stdout
 
 

@@ -19,6 +19,7 @@ from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
+from cluster.gateway.spares import Spares
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress, SessionSettings
@@ -30,12 +31,16 @@ from cluster.shared.config import Config
 from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.lane_choice import open_lane_hub
 from cluster.shared.messages import (
+    Assign,
     ControlMessage,
     Drain,
     GatewayReady,
     GatewayStatus,
     Hello,
     NodeStatus,
+    SpareAlive,
+    SpareGone,
+    SpareHello,
     StatusReply,
     StatusRequest,
     SupervisorHello,
@@ -95,6 +100,16 @@ class Gateway(IocpObject):
         endpoints.publish(self._control.endpoint)
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._workers = self._make_workers()
+        self._spares = Spares(
+            config.workers.spares,
+            config.workers.count,
+            config.workers.worker_timeout_s,
+            self._counters,
+            self._control.send,
+            self._supervisor.report,
+            self._workers.hello,
+            core.now,
+        )
         self._lanes = LaneRunner(
             core, self._hub, self._shards, self._appliers, self._workers.committed, self._violated
         )
@@ -194,7 +209,7 @@ class Gateway(IocpObject):
             self._core.dispatch(0)
         if self._phase is DrainPhase.DRAINED:
             deadline = self._core.now() + LAST_WORDS_MS / 1_000
-            while self._workers.stop_all() and self._core.now() < deadline:
+            while self._stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
                 self._control.check()
         self._lanes.close()
@@ -204,6 +219,7 @@ class Gateway(IocpObject):
 
     def _beat(self) -> None:
         self._workers.beat()
+        self._spares.beat()
         self._supervisor.beat()
         self._beat_timer = self._core.call_later(self._beat_interval_s, self._beat)
 
@@ -269,8 +285,13 @@ class Gateway(IocpObject):
                 sessions,
                 records,
             )
-        self._workers.stop_all()
+        self._stop_all()
         self._supervisor.drained()
+
+    def _stop_all(self) -> bool:
+        """Tell workers and spares that all is done; return whether any is still there."""
+        workers, spares = self._workers.stop_all(), self._spares.stop_all()
+        return workers or spares
 
     # -- control plane -----------------------------------------------------------------------------
 
@@ -280,14 +301,24 @@ class Gateway(IocpObject):
                 self._workers.heartbeat(identity, message)
             case Hello():
                 self._workers.hello(identity, message)
+            case SpareAlive():
+                self._spares.alive(identity)
+            case SpareHello():
+                self._spares.hello(identity, message)
             case WorkerGone(shard=index, pid=pid):
+                self._spares.gone(pid)
                 self._workers.gone(index, pid)
+            case SpareGone(pid=pid):
+                self._spares.gone(pid)
+            case Assign(shard=index, pid=pid):
+                self._spares.assign(index, pid)
             case WorkerReport():
                 self._supervisor.worker_report(message)
             case SupervisorHello():
                 self._supervisor.hello(identity)
                 for shard in self._shards:
                     self._workers.tell(shard.index)
+                self._spares.tell_all()
             case StatusRequest():
                 self._control.send(identity, StatusReply(status=self.status()))
             case Drain(timeout_s=timeout_s) if 0 <= timeout_s <= DRAIN_TIMEOUT_MAX_S:
@@ -314,7 +345,7 @@ class Gateway(IocpObject):
                 sessions=len(self._table.sessions),
             ),
             workers=[self._worker_status(shard) for shard in self._shards],
-            spares=[],
+            spares=self._spares.status(),
             links=[],
             counters=dict(sorted(counters.items())),
         )

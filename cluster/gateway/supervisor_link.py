@@ -9,6 +9,7 @@ from cluster.shared.messages import (
     GatewayAlive,
     GatewayReady,
     ShardReport,
+    SpareReport,
     WorkerReport,
     WorkerState,
     WorkerStatus,
@@ -43,8 +44,8 @@ class SupervisorLink:
         """Tell that the gateway works."""
         self._tell(GatewayAlive())
 
-    def report(self, report: ShardReport) -> None:
-        """Tell what became of a shard's life."""
+    def report(self, report: ShardReport | SpareReport) -> None:
+        """Tell what became of a shard's life, or of a spare."""
         self._tell(report)
 
     def drained(self) -> None:

@@ -50,7 +50,8 @@ class NetAddress:
         return NetAddress(str(found[0][4][0]), self.port)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = self.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 _new = object.__new__

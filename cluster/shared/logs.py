@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 
-__all__ = ["configure_logging"]
+__all__ = ["change_role", "configure_logging"]
+
+_handler = logging.StreamHandler(sys.stderr)
 
 
 def configure_logging(role: str, level: int = logging.INFO) -> None:
@@ -16,11 +18,16 @@ def configure_logging(role: str, level: int = logging.INFO) -> None:
     `role` is what the process is, for example `worker 1`. The processes of a node share one
     stderr, so each line says by whom it is.
     """
+    _handler.setStream(sys.stderr)
+    change_role(role)
+    root = logging.getLogger()
+    root.handlers[:] = [_handler]
+    root.setLevel(level)
+
+
+def change_role(role: str) -> None:
+    """Say from now on in each line that this process is `role`; leaves other handlers alone."""
     who = f"{role}[{os.getpid()}]".replace("%", "%%")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
+    _handler.setFormatter(
         logging.Formatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s")
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)

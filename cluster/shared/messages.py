@@ -12,6 +12,7 @@ import msgspec
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "Assign",
     "ControlMessage",
     "Drain",
     "Drained",
@@ -29,6 +30,10 @@ __all__ = [
     "ProtocolVersionError",
     "Refuse",
     "ShardReport",
+    "SpareAlive",
+    "SpareGone",
+    "SpareHello",
+    "SpareReport",
     "SpareStatus",
     "StatusReply",
     "StatusRequest",
@@ -83,6 +88,20 @@ class Hello(_Message, frozen=True, kw_only=True):
     create_time: float
 
 
+class SpareHello(_Message, frozen=True, kw_only=True):
+    """Spare → gateway: a process with its application imported waits for any shard.
+
+    The answer is one day a `Grant`, or `Stop`, or at once `Refuse`.
+    """
+
+    pid: int
+    create_time: float
+
+
+class SpareAlive(_Message, frozen=True, kw_only=True):
+    """Spare → gateway: the answer to each `GatewayAlive`, and its sign of life."""
+
+
 class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
     """How to open the lane of a grant. `identity` is the worker's name on the lane's socket."""
 
@@ -93,7 +112,7 @@ class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_bytes: int
 
 
-class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True):
+class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """A session that the predecessor had: opened and not closed, as of the commit.
 
     `closing` says that its end is committed: what it sent behind that is done without a handler.
@@ -184,7 +203,10 @@ class GatewayReady(_Message, frozen=True, kw_only=True):
 
 
 class GatewayAlive(_Message, frozen=True, kw_only=True):
-    """Gateway → supervisor, a few times in each `worker_timeout_s`, written by the working loop."""
+    """Gateway → supervisor and spares, a few times in each `worker_timeout_s`.
+
+    Written by the loop that does the work.
+    """
 
 
 class ShardReport(_Message, frozen=True, kw_only=True):
@@ -201,6 +223,13 @@ class ShardReport(_Message, frozen=True, kw_only=True):
     committed: bool
 
 
+class SpareReport(_Message, frozen=True, kw_only=True):
+    """Gateway → supervisor: `ready` when a spare waits, `stuck` when it is silent: kill it."""
+
+    pid: int
+    state: Literal["ready", "stuck"]
+
+
 class WorkerReport(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway: the state of a shard's process, as `cluster status` shows it."""
 
@@ -212,6 +241,19 @@ class WorkerReport(_Message, frozen=True, kw_only=True):
 
 class WorkerGone(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway: this process is dead and reaped; its shard is vacant."""
+
+    shard: int
+    pid: int
+
+
+class SpareGone(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: this process, which had no shard, is dead and reaped."""
+
+    pid: int
+
+
+class Assign(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: the vacant shard is for spare `pid`, now or when it says hello."""
 
     shard: int
     pid: int
@@ -291,6 +333,8 @@ class StatusReply(_Message, frozen=True, kw_only=True):
 
 ControlMessage = (
     Hello
+    | SpareHello
+    | SpareAlive
     | Grant
     | Refuse
     | WorkerHeartbeat
@@ -300,8 +344,11 @@ ControlMessage = (
     | GatewayReady
     | GatewayAlive
     | ShardReport
+    | SpareReport
     | WorkerReport
     | WorkerGone
+    | SpareGone
+    | Assign
     | Drain
     | Drained
     | StatusRequest

@@ -4,6 +4,8 @@ What keeps one worker from starting mostly keeps all of them, and their user wan
 once. So a worker that has a supervisor leaves its words there instead of saying them.
 """
 
+import contextlib
+
 import msgspec
 
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -16,19 +18,29 @@ class _StartFailure(msgspec.Struct, frozen=True):
     text: str
 
 
-def write_start_failure(run_directory: RunDirectory, shard: int, pid: int, text: str) -> None:
-    """Leave the words of process `pid`, a worker of `shard`; raises RunDirectoryError."""
-    run_directory.write_json(_name(shard), _StartFailure(pid, text))
+def write_start_failure(run_directory: RunDirectory, role: str, pid: int, text: str) -> None:
+    """Leave the words of process `pid`, started as `role`; raises RunDirectoryError.
+
+    `role` is `worker-` or `spare-` and a number: of two processes of one role at most one lives.
+    """
+    run_directory.write_json(_name(role), _StartFailure(pid, text))
 
 
-def read_start_failure(run_directory: RunDirectory, shard: int, pid: int) -> str | None:
-    """Return the words of process `pid`, None if it left none that can be read."""
+def read_start_failure(run_directory: RunDirectory, role: str, pid: int) -> str | None:
+    """Return the words of process `pid`, None if it left none that can be read.
+
+    They are there once: a spare's name is not used again, so its file would stay.
+    """
     try:
-        found = run_directory.read_json(_name(shard), _StartFailure)
+        found = run_directory.read_json(_name(role), _StartFailure)
     except RunDirectoryError:
         return None
-    return found.text if found is not None and found.pid == pid else None
+    if found is None or found.pid != pid:
+        return None
+    with contextlib.suppress(RunDirectoryError):  # it may stay
+        run_directory.remove(_name(role))
+    return found.text
 
 
-def _name(shard: int) -> str:
-    return f"worker-{shard}-failure.json"
+def _name(role: str) -> str:
+    return f"{role}-failure.json"

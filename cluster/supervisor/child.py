@@ -12,7 +12,14 @@ import sys
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
 
-__all__ = ["CANNOT_START", "LOST_GATEWAY", "Child", "launch_gateway", "launch_worker"]
+__all__ = [
+    "CANNOT_START",
+    "LOST_GATEWAY",
+    "Child",
+    "launch_gateway",
+    "launch_spare",
+    "launch_worker",
+]
 
 CANNOT_START = 2
 """The exit code of a process that found that it cannot start, and has told why."""
@@ -30,6 +37,8 @@ class Child:
     def __init__(self, role: str, process: "subprocess.Popen[bytes]") -> None:
         """Take over `process`; `role` names it in messages, for example `worker 1`."""
         self.role = role
+        self.started_as = role.replace(" ", "-")
+        """What it calls itself; a spare that is given a shard gets another role."""
         self._process = process
 
     @property
@@ -81,6 +90,14 @@ def launch_gateway(run_directory: RunDirectory) -> Child:
 def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
     """Start a worker for `shard` of the node in `run_directory`; raises OSError."""
     return _launch(f"worker {shard}", "cluster.worker", run_directory, "--shard", str(shard))
+
+
+def launch_spare(run_directory: RunDirectory, number: int) -> Child:
+    """Start a process that waits for any shard of the node; raises OSError.
+
+    `number` tells it from all other spares.
+    """
+    return _launch(f"spare {number}", "cluster.worker", run_directory, "--spare", str(number))
 
 
 def _launch(role: str, module: str, run_directory: RunDirectory, *arguments: str) -> Child:

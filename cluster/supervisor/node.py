@@ -1,24 +1,27 @@
 """The processes of a node as one thing: starting them, telling of them, ending them.
 
-The gateway and its workers are of one life: workers know sessions of that gateway only, so they
-start together, and none outlives it. What to do when is decided by the supervisor.
+The gateway, its workers and its spares are of one life: workers know sessions of that gateway
+only, so they start together, and none outlives it. What to do when is decided by the supervisor.
 """
 
 import logging
 import os
 import time
+from collections.abc import Iterable
 
 import msgspec
 
 from cluster.shared.config import Config, parse_listen
+from cluster.shared.messages import Assign
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import read_start_failure
-from cluster.supervisor.child import Child, launch_worker
+from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
 from cluster.supervisor.shard import SLOW_START_S, Shard
+from cluster.supervisor.spare import Spare
 
-__all__ = ["Node"]
+__all__ = ["Node", "choose_spare"]
 
 logger = logging.getLogger("cluster.supervisor")
 
@@ -27,7 +30,10 @@ LAUNCH_RETRY_S = 1.0
 
 
 class Node:
-    """The gateway, the shards, and the record of both. For the supervisor's main thread."""
+    """The gateway, the shards, the spares, and the record of them.
+
+    For the supervisor's main thread.
+    """
 
     def __init__(self, config: Config, run_directory: RunDirectory) -> None:
         """Prepare the node of `config`, whose run directory this process has locked."""
@@ -35,38 +41,67 @@ class Node:
         self._run_directory = run_directory
         self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
         self.shards = [Shard(index) for index in range(config.workers.count)]
+        self.spares = [Spare() for _ in range(config.workers.spares)]
+        self._spares_launched = 0
+        self._refills_spares = True
         self._record_is_old = True
 
     @property
     def children(self) -> list[Child]:
         """Every process that runs, or was not reaped yet."""
-        children = [self.gateway.child, *(shard.child for shard in self.shards)]
+        children = [self.gateway.child, *(place.child for place in self._places)]
         return [child for child in children if child is not None]
 
     @property
+    def _places(self) -> list[Shard | Spare]:
+        return [*self.shards, *self.spares]
+
+    @property
     def is_ready(self) -> bool:
-        """Whether the gateway listens and every shard is served."""
-        return self.gateway.ready is not None and all(
-            shard.state == "ready" for shard in self.shards
+        """Whether the gateway listens, every shard is served, and every spare waits."""
+        return (
+            self.gateway.ready is not None
+            and all(shard.state == "ready" for shard in self.shards)
+            and all(spare.is_ready for spare in self.spares)
         )
 
     def next_due(self) -> float | None:
         """Return when the next process is to be started or spoken to, or None."""
-        dues = [self.gateway.next_due(), *(shard.restart_due for shard in self.shards)]
+        dues = [self.gateway.next_due(), *(place.restart_due for place in self._places)]
         return min((due for due in dues if due is not None), default=None)
 
     # -- starting ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the gateway and, at the same time, all workers; raises OSError."""
+        """Start the gateway and, at the same time, all workers and spares; raises OSError."""
         self.gateway.start(time.monotonic())
         for shard in self.shards:
             self.start_worker(shard)
+        for spare in self.spares:
+            self.start_spare(spare)
 
     def start_worker(self, shard: Shard) -> None:
-        """Start a process for `shard`; raises OSError."""
-        shard.started(launch_worker(self._run_directory, shard.index), time.monotonic())
+        """Give `shard` to a spare, or else start a process for it; raises OSError."""
+        now = time.monotonic()
+        spare = choose_spare(self.spares) if self.gateway.ready is not None else None
+        if spare is None:
+            shard.started(launch_worker(self._run_directory, shard.index), now)
+        else:
+            child = spare.take(now)
+            if not self._refills_spares:
+                spare.restart_due = None
+            # First of all: clients wait for it.
+            self.gateway.tell(Assign(shard=shard.index, pid=child.pid))
+            logger.info("%s (pid %d) is worker %d now", child.role, child.pid, shard.index)
+            child.role = f"worker {shard.index}"
+            shard.started(child, now)
         self.report(shard)
+
+    def start_spare(self, spare: Spare) -> None:
+        """Start a process that waits for a shard; raises OSError."""
+        self._spares_launched += 1
+        spare.started(launch_spare(self._run_directory, self._spares_launched), time.monotonic())
+        self._record_is_old = True
 
     def start_due(self) -> None:
         """Start what is due, and say hello to a gateway that has not answered.
@@ -80,54 +115,67 @@ class Node:
             except OSError as error:
                 self.gateway.restart_due = _launch_again_at(now, "the gateway", error)
                 return
-            for shard in self.shards:
-                shard.restart_due = now
+            for place in self._places:
+                place.restart_due = now
         for shard in self.shards:
             if _is_due(shard.restart_due, now):
                 try:
                     self.start_worker(shard)
                 except OSError as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
+        for spare in self.spares:
+            if _is_due(spare.restart_due, now):
+                try:
+                    self.start_spare(spare)
+                except OSError as error:
+                    spare.restart_due = _launch_again_at(now, "a spare", error)
         self.gateway.say_hello(now)
 
     def tell_slow_starts(self) -> None:
         """Log, once for each life, who takes long to get ready. Slow imports are legal."""
         now = time.monotonic()
-        for shard in self.shards:
-            if not shard.is_slow_to_start(now):
+        for place in self._places:
+            child = place.child
+            if not place.is_slow_to_start(now) or child is None:
                 continue
             if self.gateway.ready is None:
                 reason = "there is no gateway that is ready"
             else:
                 app = self._config.node.app
-                reason = "it has not come to ask the gateway for its shard" + (
+                reason = "it has not come to ask the gateway for a shard" + (
                     f": the import of {app!r} takes long, or never ends" if app else ""
                 )
             logger.warning(
-                "worker %d (pid %s) is not ready after %g s; %s",
-                shard.index,
-                shard.pid,
+                "%s (pid %s) is not ready after %g s; %s",
+                child.role,
+                child.pid,
                 SLOW_START_S,
                 reason,
             )
 
-    def start_failure(self, shard: Shard, worker: Child) -> str | None:
+    def start_failure(self, worker: Child) -> str | None:
         """Return what `worker`, which has ended, left to say why it could not start."""
-        return read_start_failure(self._run_directory, shard.index, worker.pid)
+        return read_start_failure(self._run_directory, worker.started_as, worker.pid)
+
+    def start_no_more_spares(self) -> None:
+        """Keep the spares that are there, and no others: the node is about to end."""
+        self._refills_spares = False
+        for spare in self.spares:
+            spare.restart_due = None
 
     def start_no_more_workers(self) -> None:
         """Forget the successors that are due."""
-        for shard in self.shards:
-            shard.restart_due = None
+        for place in self._places:
+            place.restart_due = None
 
     # -- ending ------------------------------------------------------------------------------------
 
     def kill_workers(self) -> None:
         """End the workers of a gateway that died, which says nothing against them."""
-        for shard in self.shards:
-            if shard.child is not None:
-                shard.child.kill_and_reap()
-                shard.withdraw()
+        for place in self._places:
+            if place.child is not None:
+                place.child.kill_and_reap()
+                place.withdraw()
         self.start_no_more_workers()
         self._record_is_old = True
 
@@ -135,12 +183,9 @@ class Node:
         """Have the workers of a gateway that is drained end, those that it never met included."""
         self.start_no_more_workers()
         for shard in self.shards:
-            if shard.child is None:
-                continue
-            if shard.state == "starting":
-                shard.child.kill()
-            else:
-                shard.child.ask_to_end()
+            _stop(shard.child, is_starting=shard.state == "starting")
+        for spare in self.spares:
+            _stop(spare.child, is_starting=not spare.is_ready)
 
     def close(self) -> None:
         """Kill every process that is left, wait until it is gone, and give everything back."""
@@ -157,6 +202,10 @@ class Node:
         """Tell the gateway, and whoever reads the record, what a shard's process is doing."""
         self._record_is_old = True
         self.gateway.tell(shard.report())
+
+    def report_spares(self) -> None:
+        """Note for whoever reads the record that other spares wait."""
+        self._record_is_old = True
 
     def report_all(self) -> None:
         """Tell a gateway that has just become ready of all shards."""
@@ -177,11 +226,31 @@ class Node:
             return
         self._record_is_old = False
         gateway = self.gateway
-        record = make_node_record(self._config, gateway.pid, gateway.last_ready, self.shards)
+        record = make_node_record(
+            self._config, gateway.pid, gateway.last_ready, self.shards, self.spares
+        )
         try:
             write_node_record(self._run_directory, record)
         except RunDirectoryError as error:
             logger.error("%s", error)
+
+
+def choose_spare(spares: Iterable[Spare]) -> Spare | None:
+    """Return the spare that can take over first, None where nobody waits or starts.
+
+    That is one that is ready, else the one that was started first: a process that is half through
+    its imports is ahead of one that is not there yet.
+    """
+    there = [spare for spare in spares if spare.child is not None]
+    return min(there, key=lambda spare: (not spare.is_ready, spare.started_at), default=None)
+
+
+def _stop(child: Child | None, *, is_starting: bool) -> None:
+    if child is not None:
+        if is_starting:
+            child.kill()
+        else:
+            child.ask_to_end()
 
 
 def _is_due(due: float | None, now: float) -> bool:

@@ -6,9 +6,10 @@ It is read when the gateway cannot be asked: while it starts, restarts, or hangs
 from collections.abc import Iterable
 
 from cluster.shared.config import Config
-from cluster.shared.messages import GatewayReady, GatewayStatus, NodeStatus
+from cluster.shared.messages import GatewayReady, GatewayStatus, NodeStatus, SpareStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.shard import Shard
+from cluster.supervisor.spare import Spare
 
 __all__ = ["make_node_record", "read_node_record", "write_node_record"]
 
@@ -20,6 +21,7 @@ def make_node_record(
     gateway_pid: int | None,
     last_ready: GatewayReady | None,
     shards: Iterable[Shard],
+    spares: Iterable[Spare],
 ) -> NodeStatus:
     """Return the status of the node as far as the supervisor knows it.
 
@@ -32,7 +34,11 @@ def make_node_record(
         epoch=last_ready.epoch if last_ready else 0,
         gateway=GatewayStatus(pid=gateway_pid, driver=driver, sessions=0),
         workers=[shard.status(lane) for shard in shards],
-        spares=[],
+        spares=[
+            SpareStatus(pid=spare.child.pid)
+            for spare in spares
+            if spare.child is not None and spare.is_ready
+        ],
         links=[],
         counters={},
     )

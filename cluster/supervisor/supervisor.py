@@ -22,14 +22,17 @@ from cluster.shared.messages import (
     GatewayReady,
     Refuse,
     ShardReport,
+    SpareGone,
+    SpareReport,
     WorkerGone,
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, Child
 from cluster.supervisor.node import Node
-from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, GiveUp, Restart
+from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, GiveUp, Restart
 from cluster.supervisor.shard import Shard
 from cluster.supervisor.signals import SignalWatch
+from cluster.supervisor.spare import Spare
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -154,10 +157,15 @@ class Supervisor:
                 self._take_message(message)
 
     def _check_exits(self) -> None:
-        # The gateway first: its death explains that of its workers.
+        # The gateway first: its death explains that of its workers. Then the spares: none that is
+        # dead is to be given a shard.
         gateway = self._node.gateway.child
         if gateway is not None and (exit_code := gateway.exit_code()) is not None:
             self._gateway_ended(gateway, exit_code)
+        for spare in self._node.spares:
+            waiting = spare.child
+            if waiting is not None and (exit_code := waiting.exit_code()) is not None:
+                self._spare_ended(spare, waiting, exit_code)
         for shard in self._node.shards:
             worker = shard.child
             if worker is not None and (exit_code := worker.exit_code()) is not None:
@@ -179,6 +187,8 @@ class Supervisor:
                     self._check_ready()
             case ShardReport() if 0 <= message.shard < len(self._node.shards):
                 self._shard_reported(self._node.shards[message.shard], message)
+            case SpareReport():
+                self._spare_reported(message)
             case GatewayAlive():
                 return
             case Drained():
@@ -208,6 +218,20 @@ class Supervisor:
         self._node.report(shard)
         self._check_ready()
 
+    def _spare_reported(self, report: SpareReport) -> None:
+        if report.state == "stuck":
+            for child in self._node.children:
+                # Also one that was given a shard at the same moment.
+                if child.pid == report.pid:
+                    logger.error("%s (pid %d) is stuck; killed", child.role, child.pid)
+                    child.kill()
+            return
+        for spare in self._node.spares:
+            if spare.pid == report.pid:
+                spare.became_ready(time.monotonic())
+                self._node.report_spares()
+                self._check_ready()
+
     def _check_ready(self) -> None:
         ready = self._node.gateway.ready
         if self._phase is Phase.STARTING and ready is not None and self._node.is_ready:
@@ -222,7 +246,7 @@ class Supervisor:
     def _worker_ended(self, shard: Shard, worker: Child, exit_code: int) -> None:
         self._node.gateway.tell(WorkerGone(shard=shard.index, pid=worker.pid))
         if exit_code == CANNOT_START:
-            self._tell_failure(shard, worker)
+            self._tell_failure(worker)
             if self._phase is Phase.STARTING:
                 self._finish(EXIT_CANNOT_START)
                 return
@@ -244,11 +268,35 @@ class Supervisor:
         self._node.report(shard)
         self._check_drained()
 
-    def _tell_failure(self, shard: Shard, worker: Child) -> None:
+    def _spare_ended(self, spare: Spare, child: Child, exit_code: int) -> None:
+        self._node.gateway.tell(SpareGone(pid=child.pid))
+        self._node.report_spares()
+        if exit_code == CANNOT_START:
+            self._tell_failure(child)
+            if self._phase is Phase.STARTING:
+                self._finish(EXIT_CANNOT_START)
+                return
+        now = time.monotonic()
+        if self._phase is Phase.DRAINING:
+            spare.withdraw()
+            self._check_drained()
+        elif exit_code == LOST_GATEWAY and self._node.gateway.has_been_silent(now):
+            logger.warning("%s (pid %d) has lost the gateway", child.role, child.pid)
+            spare.withdraw()
+            spare.restart_due = now + BACKOFF_FIRST_S
+        else:
+            decision = spare.ended(now)
+            if self._phase is Phase.STARTING and isinstance(decision, GiveUp):
+                self._give_up(child, decision)
+            elif isinstance(decision, GiveUp):
+                decision = Restart(BACKOFF_MAX_S)
+            _log_death(child, decision)
+
+    def _tell_failure(self, worker: Child) -> None:
         """Tell why a worker cannot start: once, though the same may be true of all of them."""
         if self._exit_code is not None:
             return  # whoever was first has told
-        told = self._node.start_failure(shard, worker)
+        told = self._node.start_failure(worker)
         if told is None:
             _say(f"{worker.role} ended with exit code {CANNOT_START} and did not say why")
         elif told != self._told_failure:
@@ -283,6 +331,7 @@ class Supervisor:
 
     def _begin_drain(self) -> None:
         self._phase = Phase.DRAINING
+        self._node.start_no_more_spares()
         if self._node.gateway.ready is None:
             logger.info("asked to end while there is no gateway: stopping")
             self._finish(EXIT_DRAINED)

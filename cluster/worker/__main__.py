@@ -1,4 +1,7 @@
-"""`python -m cluster.worker --shard N --run-dir DIR`: what a supervisor starts."""
+"""`python -m cluster.worker --shard N --run-dir DIR`: what a supervisor starts.
+
+With `--spare N` in place of `--shard N` the process waits for whichever shard it is given.
+"""
 
 import argparse
 import sys
@@ -11,18 +14,24 @@ from cluster.worker.process import run_worker
 
 
 def main() -> int:
-    """Run the worker of one shard of the node whose run directory is DIR."""
+    """Run a worker, or a spare, of the node whose run directory is DIR."""
     parser = argparse.ArgumentParser(prog="cluster.worker")
-    parser.add_argument("--shard", type=int, required=True)
+    role = parser.add_mutually_exclusive_group(required=True)
+    role.add_argument("--shard", type=int)
+    role.add_argument("--spare", type=int)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int)
     arguments = parser.parse_args()
     if arguments.parent_pid is not None:
         die_with_parent(arguments.parent_pid)
-    configure_logging(f"worker-{arguments.shard}")
-    directory = RunDirectory(arguments.run_dir)
-    is_supervised = arguments.parent_pid is not None
-    return run_worker(directory, arguments.shard, is_supervised=is_supervised)
+    is_spare = arguments.shard is None
+    configure_logging(f"spare-{arguments.spare}" if is_spare else f"worker-{arguments.shard}")
+    return run_worker(
+        RunDirectory(arguments.run_dir),
+        arguments.shard,
+        is_supervised=arguments.parent_pid is not None,
+        spare_number=arguments.spare or 0,
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ __all__ = ["App", "Runtime"]
 PacketHandler = Callable[[Session, bytes], Any]
 AnyHandler = Callable[[Session, int, bytes], Any]
 SessionHandler = Callable[[Session], Any]
+StartHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -44,6 +45,7 @@ class App:
     def __init__(self) -> None:
         self.packet_handlers: dict[int, PacketHandler] = {}
         self.any_handler: AnyHandler | None = None
+        self.start_handler: StartHandler | None = None
         self.connected_handler: SessionHandler | None = None
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
@@ -70,6 +72,17 @@ class App:
     def on_any(self, handler: _Handler) -> _Handler:
         """Handle the packets whose id has no handler by `f(session, packet_id, payload)`."""
         self.any_handler = _checked(handler, "session", "packet_id", "payload")
+        return handler
+
+    def on_start(self, handler: _Handler) -> _Handler:
+        """Call `f()` once in each worker, when it is given its shard and before anything else.
+
+        Not at the import, and not in a spare that waits: what belongs to the one process that
+        works for a shard is begun here, such as threads, timers and connections. It may broadcast
+        and post, and has to return within `worker_timeout_s`. If it raises, the worker cannot
+        start: nothing that it sent is sent.
+        """
+        self.start_handler = _checked(handler)
         return handler
 
     def on_connected(self, handler: _Handler) -> _Handler:

@@ -1,7 +1,6 @@
 """Runs a worker in this process: application, handshake, signals, exit code."""
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -15,22 +14,20 @@ from cluster.shared.config import Config, ConfigError
 from cluster.shared.endpoints import Endpoint, choose_endpoints
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
-from cluster.shared.messages import (
-    Grant,
-    Hello,
-    ProtocolError,
-    Refuse,
-    Stop,
-    decode_message,
-    encode_message,
-)
-from cluster.shared.process import process_identity
+from cluster.shared.logs import change_role
+from cluster.shared.messages import ProtocolError, Refuse
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import write_start_failure
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.loader import ApplicationError, load_application
-from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
+from cluster.worker.spare import ask_for_shard, wait_for_shard
+from cluster.worker.worker import (
+    GatewayLostError,
+    StartHandlerError,
+    Worker,
+    WorkerRefusedError,
+)
 
 __all__ = ["run_worker"]
 
@@ -53,15 +50,24 @@ class _StopRequested(Exception):
     """A signal came before there was a worker to stop."""
 
 
-def run_worker(directory: RunDirectory, shard: int, *, is_supervised: bool = False) -> int:
+def run_worker(
+    directory: RunDirectory,
+    shard: int | None,
+    *,
+    is_supervised: bool = False,
+    spare_number: int = 0,
+) -> int:
     """Work on `shard` until told to stop; return the exit code of the process.
 
+    Without a shard it is spare `spare_number`, and works on the shard that it is given one day.
+
     0 when the gateway or a signal said stop, 1 when the gateway was lost or fenced this
-    worker, 2 when it cannot start: no configuration, an application that cannot be imported, a
-    shard that is held or does not exist. Why is one line on stderr, after a traceback if the
-    application raised; a worker that `is_supervised` leaves both for its supervisor to tell.
-    Main thread only.
+    worker, 2 when it cannot start: no configuration, an application that cannot be imported or
+    whose `on_start` raised, a shard that is held or does not exist. Why is one line on stderr,
+    after a traceback if the application raised; a worker that `is_supervised` leaves both for its
+    supervisor to tell. Main thread only.
     """
+    role = _role(shard, spare_number)
     stop = _StopSignal()
     try:
         config = _wait_for_config(directory)
@@ -72,23 +78,32 @@ def run_worker(directory: RunDirectory, shard: int, *, is_supervised: bool = Fal
         ConfigError,
         RunDirectoryError,
         ProtocolError,
+        StartHandlerError,
         _ShardRefused,
     ) as error:
-        _tell_failure(directory, shard, error, is_supervised)
+        _tell_failure(directory, role, error, is_supervised)
         return 2
     except _StopRequested:
         return 0
 
 
+def _role(shard: int | None, spare_number: int = 0) -> str:
+    return f"spare-{spare_number}" if shard is None else f"worker-{shard}"
+
+
+def _name(shard: int | None) -> str:
+    return "a spare" if shard is None else f"shard {shard}"
+
+
 def _tell_failure(
-    directory: RunDirectory, shard: int, error: Exception, is_supervised: bool
+    directory: RunDirectory, role: str, error: Exception, is_supervised: bool
 ) -> None:
     text = f"cluster worker: {error}\n"
-    if isinstance(error, ApplicationError) and error.__cause__ is not None:
+    if isinstance(error, ApplicationError | StartHandlerError) and error.__cause__ is not None:
         text = "".join(traceback.format_exception(error.__cause__)) + text
     if is_supervised:
         try:
-            write_start_failure(directory, shard, os.getpid(), text)
+            write_start_failure(directory, role, os.getpid(), text)
             return
         except RunDirectoryError as unwritten:
             logger.warning("%s", unwritten)
@@ -139,29 +154,38 @@ def _wait_for_gateway(directory: RunDirectory, timeout_s: float) -> Endpoint:
     return endpoint
 
 
-def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _StopSignal) -> int:
+def _work(
+    directory: RunDirectory, config: Config, shard: int | None, app: App, stop: _StopSignal
+) -> int:
     try:
         endpoint = _wait_for_gateway(directory, config.workers.worker_timeout_s)
     except GatewayLostError as error:
-        logger.error("shard %d: %s", shard, error)
+        logger.error("%s: %s", _name(shard), error)
         return LOST_GATEWAY
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     control = open_control_socket(context, zmq.DEALER, endpoint.curve)
     control.connect(endpoint.address)
     lane: WorkerLane | None = None
     try:
-        grant = _ask_for_shard(control, shard, config.workers.worker_timeout_s)
+        timeout_s = config.workers.worker_timeout_s
+        if shard is None:
+            grant = wait_for_shard(control, timeout_s)
+        else:
+            grant = ask_for_shard(control, shard, timeout_s)
         if isinstance(grant, Refuse):
             raise _ShardRefused(grant.reason)
         if grant is None:
             return 0
+        if shard is None:
+            shard = grant.shard
+            change_role(_role(shard))
         lane = open_worker_lane(grant, context, endpoint.curve)
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
         worker = Worker(app, grant, lane, control)
         stop.stops(worker)
         worker.run()
     except (GatewayLostError, LaneUnavailableError, LaneViolation, WorkerRefusedError) as error:
-        logger.error("shard %d: %s", shard, error)
+        logger.error("%s: %s", _name(shard), error)
         return LOST_GATEWAY
     finally:
         if lane is not None:
@@ -169,20 +193,3 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
         control.close(linger=0)
         context.term()
     return 0
-
-
-def _ask_for_shard(
-    control: "zmq.Socket[bytes]", shard: int, timeout_s: float
-) -> Grant | Refuse | None:
-    """Say hello and wait for the gateway, which may not be there yet; None when it says stop."""
-    pid, create_time = process_identity(os.getpid())
-    control.send(encode_message(Hello(shard=shard, pid=pid, create_time=create_time)))
-    deadline = time.monotonic() + timeout_s
-    while (left_s := deadline - time.monotonic()) > 0:
-        if control.poll(math.ceil(left_s * 1000), zmq.POLLIN):
-            message = decode_message(control.recv())
-            if isinstance(message, Grant | Refuse):
-                return message
-            if isinstance(message, Stop):
-                return None
-    raise GatewayLostError(f"the gateway has not answered for {timeout_s:g} s")

@@ -149,7 +149,7 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
     make_worker = worker.__init__
     take_over = worker._take_over
     await_last_words = worker._await_last_words
-    ask = process._ask_for_shard
+    ask = process.ask_for_shard
     clock = dispatcher.monotonic
 
     def make_hooked(
@@ -181,7 +181,7 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
     worker.__init__ = make_hooked
     worker._take_over = take_over_hooked
     worker._await_last_words = farewell_hooked
-    process._ask_for_shard = ask_hooked
+    process.ask_for_shard = ask_hooked
     dispatcher.monotonic = clock_hooked
 
 

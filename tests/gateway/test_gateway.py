@@ -1,6 +1,7 @@
 """A whole gateway in a thread: what it answers on its control plane, and how it drains."""
 
 import math
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cluster.iocp import IocpCore, choose_driver
 from cluster.shared.config import Config, GatewayConfig, NodeConfig, WorkersConfig
 from cluster.shared.lane import Commit
 from cluster.shared.messages import (
+    Assign,
     ControlMessage,
     Drain,
     Drained,
@@ -26,6 +28,11 @@ from cluster.shared.messages import (
     NodeStatus,
     Refuse,
     ShardReport,
+    SpareAlive,
+    SpareGone,
+    SpareHello,
+    SpareReport,
+    SpareStatus,
     StatusReply,
     StatusRequest,
     Stop,
@@ -35,6 +42,7 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
+from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.zmq_lane import ZmqWorkerLane
 from cluster.shared.zmq_sockets import open_control_socket
@@ -224,6 +232,37 @@ def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
     assert late.receive() == report
     late.send(WorkerGone(shard=1, pid=1 << 30))
     assert running.peer().status().workers[1].restarts == 2
+
+
+def test_a_spare_waits_is_given_a_shard_and_is_succeeded_by_another(running: Running):
+    supervisor = running.peer()
+    supervisor.send(SupervisorHello(pid=1))
+    assert isinstance(supervisor.receive(), GatewayReady)
+    pid, since = process_identity(os.getpid())
+    spare = running.peer(is_worker=True)
+    spare.send(SpareHello(pid=pid, create_time=since))
+    assert supervisor.receive() == SpareReport(pid=pid, state="ready")
+    spare.send(SpareAlive())
+    assert running.peer().status().spares == [SpareStatus(pid=pid)]
+    supervisor.send(Assign(shard=1, pid=pid))
+    grant = spare.receive()
+    assert isinstance(grant, Grant)
+    assert grant.shard == 1
+    running.open_lane(grant)
+    assert isinstance(supervisor.receive(), ShardReport)
+    status = running.peer().status()
+    assert (status.workers[1].pid, status.spares) == (pid, [])
+    supervisor.send(WorkerGone(shard=1, pid=pid))
+    supervisor.send(SpareGone(pid=pid))
+    supervisor.send(Assign(shard=1, pid=pid))  # of a spare that has not come yet
+    supervisor.send(WorkerGone(shard=1, pid=pid))  # and never will
+    later = running.peer(is_worker=True)
+    assert supervisor.status().workers[1].pid is None
+    later.send(SpareHello(pid=pid, create_time=since))
+    assert supervisor.receive() == SpareReport(pid=pid, state="ready")
+    supervisor.send(Drain(timeout_s=1.0))
+    assert supervisor.receive() == Drained()
+    assert later.receive() == Stop()
 
 
 def test_messages_that_wait_for_a_gateway_are_answered_when_it_is_there(tmp_path: Path):

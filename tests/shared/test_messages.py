@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.shared import messages
 from cluster.shared.messages import (
     PROTOCOL_VERSION,
+    Assign,
     ControlMessage,
     Drain,
     Drained,
@@ -28,6 +29,10 @@ from cluster.shared.messages import (
     Refuse,
     ReplayedSession,
     ShardReport,
+    SpareAlive,
+    SpareGone,
+    SpareHello,
+    SpareReport,
     SpareStatus,
     StatusReply,
     StatusRequest,
@@ -45,6 +50,8 @@ U64_MAX = (1 << 64) - 1
 
 MESSAGES: list[ControlMessage] = [
     Hello(shard=0, pid=4_000_000, create_time=1_700_000_000.25),
+    SpareHello(pid=1, create_time=0.5),
+    SpareAlive(),
     Grant(
         node=1,
         epoch=65_535,
@@ -76,7 +83,10 @@ MESSAGES: list[ControlMessage] = [
     GatewayAlive(),
     ShardReport(shard=0, pid=1, incarnation=2, state="stuck", committed=True),
     WorkerReport(shard=0, pid=None, state="backoff", restarts=4),
+    SpareReport(pid=1, state="ready"),
     WorkerGone(shard=0, pid=1),
+    SpareGone(pid=1),
+    Assign(shard=0, pid=1),
     Drain(timeout_s=0.5),
     Drained(),
     StatusRequest(),

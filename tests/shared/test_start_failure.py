@@ -16,17 +16,20 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def test_the_words_of_a_process_are_told_with_all_their_lines(directory: RunDirectory):
-    write_start_failure(directory, 1, 4711, "Traceback\n\u00e4\n")
-    assert read_start_failure(directory, 1, 4711) == "Traceback\n\u00e4\n"
+    write_start_failure(directory, "worker-1", 4711, "Traceback\n\u00e4\n")
+    assert read_start_failure(directory, "worker-1", 4711) == "Traceback\n\u00e4\n"
+    assert read_start_failure(directory, "worker-1", 4711) is None
+    assert list(directory.path.iterdir()) == []
 
 
 def test_the_words_of_an_earlier_process_or_another_shard_are_not_told(directory: RunDirectory):
-    assert read_start_failure(directory, 0, 4711) is None
-    write_start_failure(directory, 0, 4711, "old")
-    assert read_start_failure(directory, 0, 4712) is None
-    assert read_start_failure(directory, 1, 4711) is None
+    assert read_start_failure(directory, "worker-0", 4711) is None
+    write_start_failure(directory, "worker-0", 4711, "old")
+    assert read_start_failure(directory, "worker-0", 4712) is None
+    assert read_start_failure(directory, "worker-1", 4711) is None
+    assert read_start_failure(directory, "spare-0", 4711) is None
 
 
 def test_words_that_cannot_be_read_are_none(directory: RunDirectory):
     (directory.path / "worker-0-failure.json").write_text("{")
-    assert read_start_failure(directory, 0, 4711) is None
+    assert read_start_failure(directory, "worker-0", 4711) is None

@@ -104,11 +104,11 @@ def test_a_damaged_record_is_an_error_that_names_it(directory: RunDirectory):
 
 
 def test_the_record_shows_what_is_configured_until_a_gateway_was_ready():
-    record = make_node_record(Config(), 4, None, [Shard(0), Shard(1)])
+    record = make_node_record(Config(), 4, None, [Shard(0), Shard(1)], [])
     assert (record.epoch, record.gateway.driver) == (0, "auto")
     assert [worker.lane for worker in record.workers] == ["auto", "auto"]
     ready = GatewayReady(pid=4, node=1, epoch=8, listen="x:1", driver="readiness", lane="zmq")
-    later = make_node_record(Config(), None, ready, [Shard(0)])
+    later = make_node_record(Config(), None, ready, [Shard(0)], [])
     assert (later.epoch, later.gateway) == (
         8,
         GatewayStatus(pid=None, driver="readiness", sessions=0),

@@ -33,7 +33,7 @@ READY_LINE = "ready node=7 listen=[::1]:99 workers=1 driver=readiness lane=zmq\n
 
 CONFIG = Config(
     node=NodeConfig(listen="[::1]:0"),
-    workers=WorkersConfig(count=1),
+    workers=WorkersConfig(count=1, spares=0),
     supervisor=SupervisorConfig(drain_timeout_s=0.1),
 )
 
@@ -46,6 +46,7 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
     """Run a supervisor whose gateway behaves as named.
 
     Its workers are, one after the other, Python with the arguments given; the last ones stay.
+    Its spares are all alike.
     """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 0.5)
@@ -57,7 +58,12 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
         started.append(spawn([sys.executable, *arguments], os.environ))
         return Child(role, started[-1])
 
-    def run(behaviour: str, *workers: tuple[str, ...], config: Config = CONFIG) -> int:
+    def run(
+        behaviour: str,
+        *workers: tuple[str, ...],
+        config: Config = CONFIG,
+        spare: tuple[str, ...] = SLEEPS,
+    ) -> int:
         worker_arguments = itertools.chain(
             workers, itertools.repeat(workers[-1] if workers else SLEEPS)
         )
@@ -71,7 +77,12 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
             return launch(f"worker {shard}", *next(worker_arguments))
 
         monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
+
+        def launch_spare(run_directory: RunDirectory, number: int) -> Child:
+            return launch(f"spare {number}", *spare)
+
         monkeypatch.setattr(node, "launch_worker", launch_worker)
+        monkeypatch.setattr(node, "launch_spare", launch_spare)
         try:
             return supervise(config, RunDirectory(tmp_path / "run"))
         finally:
@@ -139,7 +150,8 @@ def test_what_keeps_workers_from_starting_is_told_once(
         "import os, pathlib; from cluster.shared.run_directory import RunDirectory\n"
         "from cluster.shared.start_failure import write_start_failure\n"
         f"directory = RunDirectory(pathlib.Path({str(tmp_path / 'run')!r}))\n"
-        "write_start_failure(directory, 0, os.getpid(), 'cluster worker: no such app\\n')\n"
+        "text = 'cluster worker: no such app\\n'\n"
+        "write_start_failure(directory, 'worker-0', os.getpid(), text)\n"
         "raise SystemExit(2)",
     )
     assert supervise_fakes("has the first worker", serves, fails) == 3
@@ -213,7 +225,7 @@ def test_a_gateway_that_always_ends_is_given_up_and_named(
 
 
 QUICK_TO_LOSE = msgspec.structs.replace(
-    CONFIG, workers=WorkersConfig(count=1, worker_timeout_s=0.3)
+    CONFIG, workers=WorkersConfig(count=1, spares=0, worker_timeout_s=0.3)
 )
 
 
@@ -264,6 +276,40 @@ def test_workers_that_lose_a_gateway_that_others_hear_are_given_up(
 ):
     assert supervise_fakes("never has workers", LOSES_THE_GATEWAY) == 3
     assert capfd.readouterr().err.startswith("cluster: gave up restarting worker 0: 5 lives in ")
+
+
+ONE_SPARE = msgspec.structs.replace(
+    CONFIG, workers=WorkersConfig(count=1, spares=1, worker_timeout_s=0.3)
+)
+
+
+def test_a_spare_that_always_ends_before_the_node_was_ready_is_given_up_and_named(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    patient = msgspec.structs.replace(ONE_SPARE, workers=WorkersConfig(count=1, spares=1))
+    assert supervise_fakes("never has workers", config=patient, spare=DIES) == 3
+    assert capfd.readouterr().err.startswith("cluster: gave up restarting spare 5: 5 lives in ")
+
+
+def test_a_spare_that_cannot_start_ends_a_node_that_was_never_ready(
+    supervise_fakes: Supervise, capfd: pytest.CaptureFixture[str]
+):
+    cannot = ("-c", "raise SystemExit(2)")
+    assert supervise_fakes("never has workers", config=ONE_SPARE, spare=cannot) == 2
+    told = capfd.readouterr().err
+    assert told == "cluster: spare 1 ended with exit code 2 and did not say why\n"
+
+
+def test_spares_that_end_because_the_gateway_is_silent_are_not_given_up(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    workers = [LOSES_THE_GATEWAY] * 7
+    outcome = supervise_fakes(
+        "never answers", *workers, ENDS_THE_NODE, config=ONE_SPARE, spare=LOSES_THE_GATEWAY
+    )
+    assert outcome == 0
+    told = [line for line in caplog.messages if line.endswith("has lost the gateway")]
+    assert len([line for line in told if line.startswith("spare ")]) >= 5
 
 
 def test_a_node_is_recorded_for_status_and_keeps_its_port(

@@ -117,7 +117,7 @@ def test_every_process_of_a_node_has_a_session_of_its_own(cluster_up: StartNode)
     node = cluster_up("--workers", "1")
     children = psutil.Process(node.pid).children()
     assert {os.getsid(child.pid) for child in children} == {child.pid for child in children}
-    assert len(children) == 2
+    assert len(children) == 3  # gateway, worker, spare
 
 
 def test_a_signal_before_the_node_is_ready_stops_it(cluster_up_unready: StartNode, tmp_path: Path):
@@ -183,10 +183,10 @@ def test_a_drain_that_a_handler_holds_up_ends_when_its_time_is_up(
 # -- deaths ----------------------------------------------------------------------------------------
 
 
-def test_gateway_and_workers_end_with_a_killed_supervisor(cluster_up: StartNode):
+def test_gateway_workers_and_spares_end_with_a_killed_supervisor(cluster_up: StartNode):
     node = cluster_up("--workers", "2")
     pids = [child.pid for child in psutil.Process(node.pid).children()]
-    assert len(pids) == 3
+    assert len(pids) == 4
     node.signal(signal.SIGKILL)
     wait_until(lambda: all(map(has_ended, pids)), timeout_s=2, what="the end of the children")
     node.wait_exit()
@@ -436,7 +436,9 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
         "sessions": 1,
     }
     pids = {child.pid for child in psutil.Process(node.pid).children()}
-    assert {status["gateway"]["pid"], *node.worker_pids()} == pids
+    [spare] = status["spares"]
+    assert spare == {"pid": spare["pid"]}
+    assert {status["gateway"]["pid"], *node.worker_pids(), spare["pid"]} == pids
     for shard, worker in enumerate(status["workers"]):
         assert worker == {
             "shard": shard,

@@ -43,7 +43,7 @@ def test_a_worker_without_a_supervisor_says_why_it_cannot_start(directory: RunDi
     assert said.startswith("Traceback")
     assert said.splitlines()[-1].startswith(LINE)
     assert said.count(LINE) == 1
-    assert read_start_failure(directory, 1, process.pid) is None
+    assert read_start_failure(directory, "worker-1", process.pid) is None
 
 
 def test_a_worker_with_a_supervisor_leaves_its_reason_and_says_nothing(directory: RunDirectory):
@@ -51,7 +51,7 @@ def test_a_worker_with_a_supervisor_leaves_its_reason_and_says_nothing(directory
         said = process.communicate(timeout=30)[1]
     assert process.returncode == 2
     assert said == ""
-    left = read_start_failure(directory, 1, process.pid)
+    left = read_start_failure(directory, "worker-1", process.pid)
     assert left is not None
     assert left.startswith("Traceback")
     assert left.splitlines()[-1].startswith(LINE)

@@ -1,0 +1,78 @@
+"""How a process comes to a shard: it asks for one by number, or waits as a spare for any.
+
+A spare has done everything that takes long, the import of the application above all. It ends as
+a worker does: when the gateway says so, or is not heard for `worker_timeout_s`.
+"""
+
+import gc
+import math
+import os
+import time
+
+import zmq
+
+from cluster.shared.messages import (
+    GatewayAlive,
+    Grant,
+    Hello,
+    Refuse,
+    SpareAlive,
+    SpareHello,
+    Stop,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.process import process_identity
+from cluster.worker.worker import GatewayLostError
+
+__all__ = ["ask_for_shard", "wait_for_shard"]
+
+
+def ask_for_shard(
+    control: "zmq.Socket[bytes]", shard: int, timeout_s: float
+) -> Grant | Refuse | None:
+    """Ask for `shard` and wait for the answer; None when the gateway says stop.
+
+    The gateway may not be there yet: raises GatewayLostError after `timeout_s` seconds.
+    """
+    pid, create_time = process_identity(os.getpid())
+    control.send(encode_message(Hello(shard=shard, pid=pid, create_time=create_time)))
+    return _wait_for_answer(control, timeout_s, None)
+
+
+def wait_for_shard(control: "zmq.Socket[bytes]", timeout_s: float) -> Grant | Refuse | None:
+    """Wait until a shard falls vacant that is given to this process; None when told to stop.
+
+    Raises GatewayLostError when the gateway has said nothing for `timeout_s` seconds.
+    """
+    # What was imported is here to stay. A collection that goes through all of it again would come
+    # while many sessions are taken over, and add half to the time that takes.
+    gc.collect()
+    gc.freeze()
+    pid, create_time = process_identity(os.getpid())
+    control.send(encode_message(SpareHello(pid=pid, create_time=create_time)))
+    return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()))
+
+
+def _wait_for_answer(
+    control: "zmq.Socket[bytes]", timeout_s: float, sign_of_life: bytes | None
+) -> Grant | Refuse | None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        if not control.poll(math.ceil(left_s * 1000), zmq.POLLIN):
+            # Asked once more where time is up: who was itself asleep finds what was said.
+            if left_s == 0.0:
+                raise GatewayLostError(f"the gateway has not answered for {timeout_s:g} s")
+            continue
+        message = decode_message(control.recv())
+        if isinstance(message, Grant | Refuse):
+            return message
+        if isinstance(message, Stop):
+            return None
+        if isinstance(message, GatewayAlive) and sign_of_life is not None:
+            deadline = time.monotonic() + timeout_s
+            try:
+                control.send(sign_of_life, zmq.NOBLOCK)
+            except zmq.Again:
+                continue  # the gateway takes nothing; its silence decides

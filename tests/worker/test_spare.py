@@ -1,0 +1,154 @@
+"""How a process comes to a shard, against a gateway that is one socket."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import zmq
+
+from cluster.shared.messages import (
+    ControlMessage,
+    GatewayAlive,
+    Grant,
+    Hello,
+    LaneOffer,
+    Refuse,
+    SpareAlive,
+    SpareHello,
+    Stop,
+    decode_message,
+    encode_message,
+)
+from cluster.shared.process import process_identity
+from cluster.worker.spare import ask_for_shard, wait_for_shard
+from cluster.worker.worker import GatewayLostError
+
+PID, SINCE = process_identity(os.getpid())
+GRANT = Grant(
+    node=1,
+    epoch=1,
+    nonce=1,
+    shard=3,
+    incarnation=1,
+    lane=LaneOffer(kind="zmq", endpoint="", identity=b"x", bytes=1, max_batch_bytes=1),
+    position=1,
+    index=0,
+    sessions=[],
+    max_packet_bytes=1,
+    worker_timeout_s=1.0,
+)
+
+
+class Gateway:
+    """Both ends of a control connection; the process under test runs in a thread."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket, self.control = (self._context.socket(zmq.PAIR) for _ in range(2))
+        self.socket.bind("inproc://control")
+        self.control.connect("inproc://control")
+        self.result: Any = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, call: Callable[["zmq.Socket[bytes]"], Any]) -> None:
+        def work() -> None:
+            try:
+                self.result = call(self.control)
+            except Exception as error:
+                self.result = error
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def say(self, message: ControlMessage) -> None:
+        self.socket.send(encode_message(message))
+
+    def hear(self) -> ControlMessage:
+        assert self.socket.poll(10_000), "nothing was said"
+        return decode_message(self.socket.recv())
+
+    def outcome(self) -> Any:
+        """Return what the call gave or raised."""
+        assert self._thread is not None
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.result
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+        self.control.close(linger=0)
+        self._context.term()
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    # The collector of this process is not a spare's to freeze.
+    collector = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)
+    monkeypatch.setattr("cluster.worker.spare.gc", collector)
+    made = Gateway()
+    yield made
+    made.close()
+
+
+def test_a_process_asks_for_its_shard_and_is_granted_it(gateway: Gateway):
+    gateway.run(lambda control: ask_for_shard(control, 3, 10.0))
+    assert gateway.hear() == Hello(shard=3, pid=PID, create_time=SINCE)
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [(GRANT, GRANT), (Refuse(reason="no"), Refuse(reason="no")), (Stop(), None)],
+)
+def test_a_spare_waits_for_the_gateways_word(
+    gateway: Gateway, answer: ControlMessage, result: object
+):
+    gateway.run(lambda control: wait_for_shard(control, 10.0))
+    assert gateway.hear() == SpareHello(pid=PID, create_time=SINCE)
+    gateway.say(answer)
+    assert gateway.outcome() == result
+
+
+def test_a_spare_answers_each_sign_of_life_and_stays_longer_than_the_timeout(gateway: Gateway):
+    gateway.run(lambda control: wait_for_shard(control, 2.0))
+    assert isinstance(gateway.hear(), SpareHello)
+    for _ in range(4):
+        time.sleep(0.6)  # less than the timeout, all of them more
+        gateway.say(GatewayAlive())
+        assert gateway.hear() == SpareAlive()
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+
+
+def test_a_spare_that_does_not_hear_its_gateway_any_more_ends(gateway: Gateway):
+    gateway.run(lambda control: wait_for_shard(control, 0.2))
+    assert isinstance(gateway.hear(), SpareHello)
+    gateway.say(GatewayAlive())
+    assert gateway.hear() == SpareAlive()
+    error = gateway.outcome()
+    assert isinstance(error, GatewayLostError)
+    assert "has not answered for 0.2 s" in str(error)
+
+
+def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
+    gateway.run(lambda control: ask_for_shard(control, 3, 0.2))
+    assert isinstance(gateway.hear(), Hello)
+    gateway.say(GatewayAlive())
+    assert isinstance(gateway.outcome(), GatewayLostError)
+    assert gateway.socket.poll(0) == 0
+
+
+def test_what_was_said_while_a_spare_slept_counts(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+):
+    """The machine was suspended, say: time is up, and the grant lies in the socket."""
+    times = iter([100.0, 200.0])
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("cluster.worker.spare.time", clock)
+    gateway.say(GRANT)
+    assert wait_for_shard(gateway.control, 1.0) == GRANT
