@@ -10,6 +10,7 @@ itself knows nothing of it.
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -149,7 +150,6 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
     make_worker = worker.__init__
     take_over = worker._take_over
     await_last_words = worker._await_last_words
-    ask = process.ask_for_shard
     clock = dispatcher.monotonic
 
     def make_hooked(
@@ -168,11 +168,14 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
         if passed.get((deaths(), "after_farewell")):
             die("after_farewell")
 
-    def ask_hooked(*arguments: Any, **named: Any) -> Any:
-        answer = ask(*arguments, **named)
-        if isinstance(answer, Grant):
-            at("after_grant")
-        return answer
+    def hooked(get_grant: Callable[..., Any]) -> Callable[..., Any]:
+        def get(*arguments: Any, **named: Any) -> Any:
+            answer = get_grant(*arguments, **named)
+            if isinstance(answer, Grant):
+                at("after_grant")
+            return answer
+
+        return get
 
     def clock_hooked() -> float:
         at("after_handler")  # the dispatcher looks at the clock after each call
@@ -181,7 +184,8 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
     worker.__init__ = make_hooked
     worker._take_over = take_over_hooked
     worker._await_last_words = farewell_hooked
-    process.ask_for_shard = ask_hooked
+    process.ask_for_shard = hooked(process.ask_for_shard)
+    process.wait_for_shard = hooked(process.wait_for_shard)
     dispatcher.monotonic = clock_hooked
 
 
