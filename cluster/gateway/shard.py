@@ -164,6 +164,10 @@ class Shard:
         if self._held:
             self._take_held()
 
+    def find_replayable(self, session_id: int) -> "GatewaySession | None":
+        """Return a session that a successor would take over, None if it would not."""
+        return self._replayable.get(session_id)
+
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""
         return [

@@ -23,6 +23,7 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
+from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import write_start_failure
@@ -165,7 +166,7 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
             endpoint.curve,
         )
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
-        worker = Worker(app, grant, lane, control)
+        worker = Worker(app, grant, lane, control, _open_note(directory, grant.note))
         stop.stops(worker)
         worker.run()
     except (GatewayLostError, LaneViolation, WorkerRefusedError) as error:
@@ -177,6 +178,17 @@ def _work(directory: RunDirectory, config: Config, shard: int, app: App, stop: _
         control.close(linger=0)
         context.term()
     return 0
+
+
+def _open_note(directory: RunDirectory, name: str | None) -> NoteWriter | None:
+    """Map the note that the gateway made; without it this worker works, and cannot be blamed."""
+    if name is None:
+        return None
+    try:
+        return open_note(directory.path / name)
+    except OSError as error:
+        logger.warning("what is in hand will not be seen: no note %s (%s)", name, error)
+        return None
 
 
 def _ask_for_shard(
