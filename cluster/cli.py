@@ -1,4 +1,4 @@
-"""The command line: `cluster up`, `gateway`, `worker`, `status`, `bots`.
+"""The command line: `cluster up`, `gateway`, `worker`, `status`, `dead-letters`, `bots`.
 
 Parses and calls; what is called is imported by the command that calls it, because the time to
 import the rest would be added to the time until a node is ready. Everything that a user can get
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 if TYPE_CHECKING:
-    from cluster.shared.messages import NodeStatus
+    from cluster.shared.dead_letters import DeadLetter
+    from cluster.shared.messages import InHand, NodeStatus
 
 __all__ = ["app", "main"]
 
@@ -209,6 +210,33 @@ def status(
 
 @app.command()
 @_told_in_one_line
+def dead_letters(
+    run_dir: RunDirOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the lines of the file as they are.")
+    ] = False,
+    payload: Annotated[
+        int | None,
+        typer.Option("--payload", metavar="N", min=1, help="Write the payload of line N, raw."),
+    ] = None,
+) -> int:
+    """List what was set aside in DIR because workers died of it, oldest first."""
+    from cluster.shared.dead_letters import read_dead_letters
+    from cluster.shared.run_directory import RunDirectory, default_run_directory
+
+    run_directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
+    letters = read_dead_letters(run_directory)
+    if payload is not None:
+        return _write_payload([letter for _, letter in letters], payload)
+    for number, (line, letter) in enumerate(letters, start=1):
+        typer.echo(line if as_json else _dead_letter_line(number, letter))
+    if not letters and not as_json:
+        typer.echo(f"cluster: no dead letters in {run_directory.path}", err=True)
+    return 0
+
+
+@app.command()
+@_told_in_one_line
 def bots(
     connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="The node.")],
     sessions: Annotated[
@@ -274,10 +302,10 @@ def _print_table(node: "NodeStatus") -> None:
     console.print(
         f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
     )
-    table = Table("shard", "pid", "state", "restarts", "lane")
+    table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
     for worker in node.workers:
         row = (worker.shard, _shown(worker.pid), worker.state, worker.restarts, worker.lane)
-        table.add_row(*map(str, row))
+        table.add_row(*map(str, row), _in_hand(worker.in_hand))
     console.print(table)
     console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
     for name, number in sorted(node.counters.items()):
@@ -286,6 +314,34 @@ def _print_table(node: "NodeStatus") -> None:
 
 def _shown(pid: int | None) -> str:
     return "-" if pid is None else str(pid)
+
+
+def _in_hand(in_hand: "InHand | None") -> str:
+    if in_hand is None:
+        return "-"
+    what = "an event" if in_hand.sequence is None else f"packet {in_hand.sequence}"
+    which = "" if in_hand.packet_id is None else f" (id {in_hand.packet_id})"
+    return f"{what}{which} of {in_hand.session:#x} for {in_hand.for_s:.1f} s"
+
+
+def _dead_letter_line(number: int, letter: "DeadLetter") -> str:
+    what = letter.kind
+    if letter.payload is not None:
+        what = f"packet {letter.sequence} (id {letter.packet_id}, {len(letter.payload)} bytes)"
+    return (
+        f"{number} {letter.time} shard {letter.shard} session {letter.session:#x} "
+        f"{letter.address} {what}: {letter.deaths} deaths"
+    )
+
+
+def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
+    found = letters[number - 1].payload if number <= len(letters) else None
+    if found is None:
+        has = f"there are {len(letters)} lines" if number > len(letters) else "it is of no packet"
+        typer.echo(f"cluster: --payload {number}: {has}; see cluster dead-letters", err=True)
+        return EXIT_WRONG
+    typer.echo(found, nl=False)
+    return 0
 
 
 def main() -> None:

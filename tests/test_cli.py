@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from cluster import cli
 from cluster.shared.config import Config
+from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
 from cluster.shared.messages import (
     GatewayStatus,
+    InHand,
     NodeStatus,
     ProtocolVersionError,
     SpareStatus,
@@ -272,6 +275,84 @@ def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):
     done = run("status", "--json", "--run-dir", str(tmp_path))
     assert (done.exit_code, done.stdout) == (4, "")
     assert done.stderr == f"cluster: nothing runs in {tmp_path}\n"
+
+
+def test_status_for_people_shows_what_is_in_hand(read_status: Called):
+    packet = InHand(session=0xABC, packet_id=3, sequence=4, for_s=1.25)
+    event = InHand(session=0xDEF, packet_id=None, sequence=None, for_s=7.0)
+    workers = [
+        msgspec.structs.replace(worker, in_hand=in_hand)
+        for worker, in_hand in zip(STATUS.workers, (packet, event), strict=True)
+    ]
+    read_status.result = msgspec.structs.replace(STATUS, workers=workers)
+    shown = " ".join(run("status").stdout.replace("│", " ").split())
+    for word in ("packet 4", "(id 3)", "0xabc", "1.2 s", "an event", "0xdef"):
+        assert word in shown
+
+
+# -- dead letters ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """A run directory with two dead letters."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.create()
+    packet = DeadLetter(
+        time="2026-01-02T03:04:05.678+00:00",
+        node=1,
+        epoch=2,
+        shard=3,
+        session=0xABC,
+        address="127.0.0.1:5",
+        kind="packet",
+        packet_id=6,
+        sequence=7,
+        payload=b"\x00\xff\n",
+        deaths=3,
+    )
+    event = msgspec.structs.replace(
+        packet, kind="opened", packet_id=None, sequence=None, payload=None
+    )
+    lines = [msgspec.json.encode(letter) + b"\n" for letter in (packet, event)]
+    (directory.path / DEAD_LETTERS).write_bytes(b"".join(lines))
+    return directory.path
+
+
+def test_dead_letters_for_people_are_a_line_each(letters: Path):
+    done = run("dead-letters", "--run-dir", str(letters))
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "1 2026-01-02T03:04:05.678+00:00 shard 3 session 0xabc 127.0.0.1:5 "
+        "packet 7 (id 6, 3 bytes): 3 deaths",
+        "2 2026-01-02T03:04:05.678+00:00 shard 3 session 0xabc 127.0.0.1:5 opened: 3 deaths",
+    ]
+
+
+def test_dead_letters_as_json_are_the_lines_of_the_file(letters: Path):
+    done = run("dead-letters", "--json", "--run-dir", str(letters))
+    assert done.exit_code == 0
+    assert done.stdout == (letters / DEAD_LETTERS).read_text()
+
+
+def test_the_payload_of_a_dead_letter_is_written_raw(letters: Path):
+    done = run("dead-letters", "--payload", "1", "--run-dir", str(letters))
+    assert (done.exit_code, done.stdout_bytes) == (0, b"\x00\xff\n")
+    for number, told in (("2", "it is of no packet"), ("3", "there are 2 lines")):
+        done = run("dead-letters", "--payload", number, "--run-dir", str(letters))
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert told in done.stderr
+
+
+def test_no_dead_letters_is_code_0_and_no_run_directory_code_2(letters: Path, tmp_path: Path):
+    (letters / DEAD_LETTERS).unlink()
+    done = run("dead-letters", "--run-dir", str(letters))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"cluster: no dead letters in {letters}\n"
+    assert run("dead-letters", "--json", "--run-dir", str(letters)).output == ""
+    done = run("dead-letters", "--run-dir", str(tmp_path / "nowhere"))
+    assert done.exit_code == 2
+    assert "does not exist" in done.stderr
 
 
 # -- bots ------------------------------------------------------------------------------------------

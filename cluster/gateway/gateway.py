@@ -12,9 +12,12 @@ import zmq
 
 from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
+from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
@@ -99,6 +102,15 @@ class Gateway(IocpObject):
         )
         endpoints.publish(self._control.endpoint)
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
+        self._quarantine = Quarantine(
+            config.node.id,
+            epoch,
+            config.workers.count,
+            config.workers.max_redeliveries,
+            NoteFiles(directory.path),
+            DeadLetterFile(directory.path, self._counters),
+            self._counters,
+        )
         self._workers = self._make_workers()
         self._spares = Spares(
             config.workers.spares,
@@ -147,6 +159,7 @@ class Gateway(IocpObject):
             lambda shard: self._appliers[shard.index].abandon(),
             lambda: self._lanes.drain(),
             self._core.now,
+            self._quarantine,
         )
 
     def _make_service(self) -> GatewayService:
@@ -212,6 +225,7 @@ class Gateway(IocpObject):
             while self._stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
                 self._control.check()
+        self._quarantine.close()
         self._lanes.close()
         self._hub.close()
         self._control.close(LAST_WORDS_MS)
@@ -356,4 +370,5 @@ class Gateway(IocpObject):
             shard.lane.kind,
             self._workers.life(shard.index),
             self._phase is not DrainPhase.SERVING,
+            self._quarantine.in_hand(shard),
         )

@@ -72,7 +72,16 @@ class Succession:
                 self._saved[session_id] = blob
         self.pending.clear()
 
+    def end_now(self, session_id: int) -> None:
+        """The gateway ends a session that no worker can be given back as it was."""
+        if session_id in self._sessions:
+            self._closing.add(session_id)
+
     # -- the successor -----------------------------------------------------------------------------
+
+    def find(self, session_id: int) -> "GatewaySession | None":
+        """Return a session that a successor would take over as open or closing; else None."""
+        return self._sessions.get(session_id)
 
     def replay(self, log: InboundLog) -> list[ReplayedSession]:
         """Return every session whose opening is committed in `log` and whose end is not."""

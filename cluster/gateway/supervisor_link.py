@@ -8,6 +8,7 @@ from cluster.shared.messages import (
     Drained,
     GatewayAlive,
     GatewayReady,
+    InHand,
     ShardReport,
     SpareReport,
     WorkerReport,
@@ -58,7 +59,12 @@ class SupervisorLink:
             self._reports[report.shard] = report
 
     def worker_status(
-        self, shard: int, lane: str, life: WorkerLife | None, is_draining: bool
+        self,
+        shard: int,
+        lane: str,
+        life: WorkerLife | None,
+        is_draining: bool,
+        in_hand: InHand | None = None,
     ) -> WorkerStatus:
         """Put together what the gateway and its supervisor know of a shard."""
         report = self._reports[shard]
@@ -71,7 +77,9 @@ class SupervisorLink:
             state = "starting"
         pid = life.pid if life is not None else (report.pid if report is not None else None)
         restarts = report.restarts if report is not None else 0
-        return WorkerStatus(shard=shard, pid=pid, state=state, restarts=restarts, lane=lane)
+        return WorkerStatus(
+            shard=shard, pid=pid, state=state, restarts=restarts, lane=lane, in_hand=in_hand
+        )
 
     def _tell(self, message: ControlMessage) -> None:
         if self._identity is not None:

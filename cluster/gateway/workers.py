@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.shard import Shard
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.lane import LaneState
@@ -74,11 +75,13 @@ class Workers:
         on_fenced: Callable[[Shard], None],
         drain_lanes: Callable[[], None],
         now: Callable[[], float],
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lanes` applies
-        everything that was published so far.
+        everything that was published so far. Without a `quarantine` workers note nothing, and
+        nothing is ever set aside.
         """
         self._identity = identity
         self._shards = shards
@@ -89,6 +92,7 @@ class Workers:
         self._on_fenced = on_fenced
         self._drain_lanes = drain_lanes
         self._now = now
+        self._quarantine = quarantine
         self._incarnation = 0
         self._lives: list[WorkerLife | None] = [None] * len(shards)
         self._by_identity: dict[bytes, int] = {}
@@ -146,6 +150,7 @@ class Workers:
         )
         self._lives[shard.index] = life
         self._by_identity[control_identity] = shard.index
+        quarantine = self._quarantine
         grant = Grant(
             node=identity.node,
             epoch=identity.epoch,
@@ -165,6 +170,8 @@ class Workers:
             redelivered_through=shard.log.sent_before,
             max_packet_bytes=identity.max_packet_bytes,
             worker_timeout_s=identity.worker_timeout_s,
+            note=quarantine.begin_life(shard, incarnation) if quarantine is not None else None,
+            suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
         )
         if not self._send(control_identity, grant):
             self.fence(shard, "it left before its grant")
@@ -179,21 +186,35 @@ class Workers:
 
     def vacate(self, shard_index: int) -> None:
         """End the life of a process that is dead, after applying what it had published."""
-        if self._lives[shard_index] is None:
+        life = self._lives[shard_index]
+        if life is None:
             return
         self._drain_lanes()
-        if self._lives[shard_index] is not None:  # not fenced for its last words
-            self._end(self._shards[shard_index])
+        # Unless it was fenced for its last words.
+        if self._lives[shard_index] is not None and self._end(self._shards[shard_index]):
+            self._report(
+                ShardReport(
+                    shard=shard_index,
+                    pid=life.pid,
+                    incarnation=life.incarnation,
+                    state="ended",
+                    committed=life.committed_told,
+                    set_aside=True,
+                )
+            )
 
-    def fence(self, shard: Shard, reason: str) -> None:
-        """End a life that cannot be trusted or heard any more, dead or not."""
+    def fence(self, shard: Shard, reason: str, silent_s: float = 0.0) -> None:
+        """End a life that cannot be trusted or heard any more, dead or not.
+
+        It has not worked for `silent_s` seconds.
+        """
         life = self._lives[shard.index]
         if life is None:
             return
         logger.error("shard %d: fenced process %d: %s", shard.index, life.pid, reason)
         self._counters.add("workers_fenced")
         self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
-        self._end(shard)
+        set_aside = self._end(shard)
         self._report(
             ShardReport(
                 shard=shard.index,
@@ -201,10 +222,13 @@ class Workers:
                 incarnation=life.incarnation,
                 state="stuck",
                 committed=life.committed_told,
+                set_aside=set_aside,
+                silent_s=silent_s,
             )
         )
 
-    def _end(self, shard: Shard) -> None:
+    def _end(self, shard: Shard) -> bool:
+        """Take the shard from its life; True if that led to something being set aside."""
         life = self._lives[shard.index]
         assert life is not None
         self._lives[shard.index] = None
@@ -212,6 +236,7 @@ class Workers:
         if shard.lane.state is LaneState.GRANTED:
             shard.lane.revoke()
         self._on_fenced(shard)
+        return self._quarantine is not None and self._quarantine.end_life(shard)
 
     # -- signs of life -----------------------------------------------------------------------------
 
@@ -260,7 +285,7 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
-        if heartbeat.state == "stopping":
+        if heartbeat.state in ("stopping", "settling"):
             self._send_heartbeat(self._shards[shard_index], life)
 
     def beat(self) -> None:
@@ -279,7 +304,7 @@ class Workers:
                 # What it published is whole and counts; a fan-out that was cut short would be
                 # begun again by the successor.
                 self._drain_lanes()
-                self.fence(shard, reason)
+                self.fence(shard, reason, silent_s=life.liveness.timeout_s)
                 continue
             self._send_heartbeat(shard, life)
 

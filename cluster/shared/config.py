@@ -61,7 +61,8 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     worker_timeout_s: Timeout = 10.0
     """A worker that shows no sign of life for so long is stuck."""
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
-    """After so many deaths in a row over one packet it is set aside."""
+    """After so many deaths in a row over one packet it is set aside. Deaths without any progress
+    in between end the node at the fifth within a minute, whatever more is allowed here."""
 
 
 class LaneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -96,6 +96,12 @@ class InboundLog:
         self._unsent.append(record)
         self.uncommitted_bytes += num_bytes
 
+    def entry_at(self, position: int) -> Freed | None:
+        """Return the record at `position` if it is kept and was sent, else None."""
+        if not self._first <= position <= self._sent:
+            return None
+        return self._entries[position - self._first]
+
     @property
     def packets_appended(self) -> int:
         """Packets that were ever appended."""

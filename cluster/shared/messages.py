@@ -39,6 +39,7 @@ __all__ = [
     "StatusRequest",
     "Stop",
     "SupervisorHello",
+    "Suspect",
     "WorkerGone",
     "WorkerHeartbeat",
     "WorkerReport",
@@ -48,14 +49,14 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
 _MAGIC = b"IC"
 
 WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
-LaneState = Literal["idle", "busy", "blocked", "stopping"]
+LaneState = Literal["idle", "busy", "blocked", "settling", "stopping"]
 
 
 class ProtocolError(Exception):
@@ -126,11 +127,25 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     saved: bytes | None = None
 
 
+class Suspect(msgspec.Struct, frozen=True, kw_only=True):
+    """A handler call in which a predecessor died: packet `index` of the record at `position`.
+
+    What comes before it is to be committed before it runs. One that `is_set_aside` is skipped,
+    and its session ended.
+    """
+
+    position: int
+    index: int
+    is_set_aside: bool
+
+
 class Grant(_Message, frozen=True, kw_only=True):
     """Gateway → worker: the shard is yours.
 
     The lane goes on with record `position`, of which the first `index` packets are done. Records
-    up to `redelivered_through` were sent to predecessors, who may have handled them.
+    up to `redelivered_through` were sent to predecessors, who may have handled them. `note` is the
+    file in the run directory where the worker notes what it has in hand, if there is one;
+    `suspects` stand in the order of the lane.
     """
 
     node: int
@@ -145,6 +160,8 @@ class Grant(_Message, frozen=True, kw_only=True):
     redelivered_through: int = 0
     max_packet_bytes: int
     worker_timeout_s: float
+    note: str | None = None
+    suspects: list[Suspect] = []
 
 
 class Refuse(_Message, frozen=True, kw_only=True):
@@ -156,7 +173,8 @@ class Refuse(_Message, frozen=True, kw_only=True):
 class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
-    A worker that is `stopping` waits for its last batch to arrive; it is answered at once.
+    A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
+    at once.
     """
 
     incarnation: int
@@ -212,15 +230,19 @@ class GatewayAlive(_Message, frozen=True, kw_only=True):
 class ShardReport(_Message, frozen=True, kw_only=True):
     """Gateway → supervisor: what became of a shard's life.
 
-    `ready` when the life took over, `stuck` when it was fenced and is to be killed. `committed`
-    is told once for each life, with the first record it commits.
+    `ready` when the life took over, `stuck` when it was fenced and is to be killed, `ended` when
+    it is over. `committed` is told once for each life, with the first record it commits;
+    `set_aside`, when the life's end led to a handler call being set aside. A life that is stuck
+    has not worked for `silent_s`.
     """
 
     shard: int
     pid: int
     incarnation: int
-    state: Literal["ready", "stuck"]
+    state: Literal["ready", "stuck", "ended"]
     committed: bool
+    set_aside: bool = False
+    silent_s: float = 0.0
 
 
 class SpareReport(_Message, frozen=True, kw_only=True):
@@ -284,11 +306,14 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's handler works on, and for how many seconds."""
+    """What a worker's handler works on, and for how many seconds.
+
+    There is no packet when the handler is one of the session's own events.
+    """
 
     session: int
-    packet_id: int
-    sequence: int
+    packet_id: int | None
+    sequence: int | None
     for_s: float
 
 

@@ -49,12 +49,13 @@ class GiveUp:
 class RestartPolicy:
     """The lives of one process, one after the other. Times are seconds of any steady clock."""
 
-    __slots__ = ("_alive", "_failures", "_next_delay_s", "_proven", "_ready_at")
+    __slots__ = ("_alive", "_failures", "_next_delay_s", "_proven", "_ready_at", "_stuck_at")
 
     def __init__(self) -> None:
         self._alive = False
         self._proven = False
         self._ready_at: float | None = None
+        self._stuck_at: float | None = None
         self._failures: deque[float] = deque(maxlen=FAILURES_MAX)
         self._next_delay_s = BACKOFF_FIRST_S
 
@@ -69,11 +70,17 @@ class RestartPolicy:
         self._alive = True
         self._proven = False
         self._ready_at = None
+        self._stuck_at = None
 
     def life_ready(self, now: float) -> None:
         """The process took up its work; only the first time of each life counts."""
         if self._alive and self._ready_at is None:
             self._ready_at = now
+
+    def life_stuck(self, since: float) -> None:
+        """The process has not worked since then: what it takes to find that out proves nothing."""
+        if self._alive and self._stuck_at is None:
+            self._stuck_at = since
 
     def life_proved(self) -> bool:
         """The life committed a record, or led to a poison packet being set aside.
@@ -95,7 +102,8 @@ class RestartPolicy:
         """The process is dead: what now?"""
         assert self._alive, "no life to end"
         self._alive = False
-        steady = self._ready_at is not None and now - self._ready_at >= STEADY_AFTER_S
+        worked_until = now if self._stuck_at is None else self._stuck_at
+        steady = self._ready_at is not None and worked_until - self._ready_at >= STEADY_AFTER_S
         if self._proven or steady:
             self._reset()
             return Restart(0.0)

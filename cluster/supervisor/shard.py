@@ -62,7 +62,7 @@ class Shard:
         return decision
 
     def proved(self, pid: int, now: float) -> bool:
-        """Process `pid` committed a record; False if that is not the shard's latest process.
+        """Process `pid` was of use, see `RestartPolicy`; False if it is not the shard's latest.
 
         If that one has ended in the meantime, its successor is due at once.
         """

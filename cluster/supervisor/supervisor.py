@@ -203,12 +203,15 @@ class Supervisor:
 
     def _shard_reported(self, shard: Shard, report: ShardReport) -> None:
         now = time.monotonic()
-        if report.committed and shard.proved(report.pid, now):
+        if (report.committed or report.set_aside) and shard.proved(report.pid, now):
             self._node.gateway.policy.life_proved()
         worker = shard.child
         if worker is None or worker.pid != report.pid or shard.state == "stuck":
             return
+        if report.state == "ended":
+            return  # which the loop finds by itself
         if report.state == "stuck":
+            shard.policy.life_stuck(now - report.silent_s)
             logger.error("%s (pid %d) is stuck; killed", worker.role, worker.pid)
             shard.state = "stuck"
             worker.kill()

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.note import CALL, INDEX_BITS, NoteWriter
 from cluster.shared.records import (
     CLOSED,
     DISCONNECT,
@@ -40,6 +41,8 @@ class Dispatcher:
         "_app",
         "_between_packets",
         "_max_payload_bytes",
+        "_note",
+        "_note_words",
         "_outbox",
         "_packet_index",
         "_position",
@@ -58,9 +61,11 @@ class Dispatcher:
         commit: Commit,
         max_payload_bytes: int,
         between_packets: Callable[[], None],
+        note: NoteWriter | None = None,
     ) -> None:
         """Go on at `commit`. `between_packets` publishes: it is called after a packet, once it is
-        `publish_at` (monotonic seconds) or `publish_bytes` of output wait."""
+        `publish_at` (monotonic seconds) or `publish_bytes` of output wait, and begins the `note`
+        of what is in hand anew."""
         self.publish_at = 0.0
         self.publish_bytes = 0
         self.redelivered_through = 0
@@ -70,6 +75,8 @@ class Dispatcher:
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
         self._between_packets = between_packets
+        self._note = note if note is not None else NoteWriter()
+        self._note_words = self._note.words
         self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
         self.unhandled_packets = 0
@@ -94,17 +101,23 @@ class Dispatcher:
         if closing:
             session.is_open = False
         elif self._app.resumed_handler is not None:
+            self._note.resuming(session_id)
             self._call(session, None, self._app.resumed_handler, session)
+            self._note.clear()
 
     def run(self, chunk: InboundChunk) -> None:
         """Handle the records of `chunk`, from where the commit is."""
-        if chunk.first_position <= self.redelivered_through and not self._redelivering:
+        if chunk.first_position <= self.redelivered_through:
             self._redeliver(chunk)
-            return
+        else:
+            self._run(chunk)
+
+    def _run(self, chunk: InboundChunk) -> None:
         data = bytes(chunk.records)
         offset, end = 0, len(data)
         position = chunk.first_position
         outbox = self._outbox
+        self._note.begin()
         while offset < end:
             length, kind, _, session_id = RECORD.unpack_from(data, offset)
             start, offset = offset + RECORD_BYTES, offset + length
@@ -121,6 +134,8 @@ class Dispatcher:
             self._packet_index = 0
             if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
                 self._between_packets()
+        # What is left by a handler that ends the process stays: it was in hand.
+        self._note.clear()
 
     def _redeliver(self, chunk: InboundChunk) -> None:
         """Handle `chunk` with its sessions told of the records that were delivered before."""
@@ -131,14 +146,14 @@ class Dispatcher:
             if session is not None:
                 session.redelivered = True
             try:
-                self.run(record)
+                self._run(record)
             finally:
                 self._redelivering = False
                 session = self.sessions.get(session_id, session)
                 if session is not None:
                     session.redelivered = False
         if new is not None:
-            self.run(new)
+            self._run(new)
 
     def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
         session = self.sessions.get(session_id)
@@ -149,6 +164,7 @@ class Dispatcher:
         handlers = self._app.packet_handlers
         any_handler = self._app.any_handler
         outbox, entries = self._outbox, self._outbox.entries
+        note_words, first_call = self._note_words, position << INDEX_BITS
         index = 0
         if self._position == position:
             # A successor goes on inside the record: what is done keeps its place in the commit.
@@ -160,6 +176,7 @@ class Dispatcher:
             packet_id = data[offset + 2] | data[offset + 3] << 8
             if session.is_open:
                 session.sequence = first_sequence + index
+                note_words[CALL] = first_call + index
                 handler = handlers.get(packet_id)
                 entry_count = len(entries)
                 outbox.call_start = num_bytes = outbox.num_bytes
@@ -183,6 +200,7 @@ class Dispatcher:
     def _opened(self, session_id: int, address: str) -> None:
         session = self._make_session(session_id, address)
         if self._app.connected_handler is not None:
+            self._note_words[CALL] = self._position << INDEX_BITS
             self._call(session, None, self._app.connected_handler, session)
 
     def _closed(self, session_id: int, cause: str) -> None:
@@ -190,6 +208,7 @@ class Dispatcher:
         if session is None:
             return
         if self._app.disconnected_handler is not None:
+            self._note_words[CALL] = self._position << INDEX_BITS
             self._call(session, None, self._app.disconnected_handler, session, cause)
         session.end()
 

@@ -16,6 +16,7 @@ from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
 from cluster.shared.logs import change_role
 from cluster.shared.messages import ProtocolError, Refuse
+from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import write_start_failure
 from cluster.shared.zmq_sockets import open_control_socket
@@ -181,7 +182,7 @@ def _work(
             change_role(_role(shard))
         lane = open_worker_lane(grant, context, endpoint.curve)
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
-        worker = Worker(app, grant, lane, control)
+        worker = Worker(app, grant, lane, control, _open_note(directory, grant.note))
         stop.stops(worker)
         worker.run()
     except (GatewayLostError, LaneUnavailableError, LaneViolation, WorkerRefusedError) as error:
@@ -193,3 +194,14 @@ def _work(
         control.close(linger=0)
         context.term()
     return 0
+
+
+def _open_note(directory: RunDirectory, name: str | None) -> NoteWriter | None:
+    """Map the note that the gateway made; without it this worker works, and cannot be blamed."""
+    if name is None:
+        return None
+    try:
+        return open_note(directory.path / name)
+    except OSError as error:
+        logger.warning("what is in hand will not be seen: no note %s (%s)", name, error)
+        return None

@@ -30,8 +30,10 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
+from cluster.shared.note import NoteWriter
 from cluster.shared.records import BROADCAST
 from cluster.worker.app import App
+from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 
@@ -60,6 +62,14 @@ class StartHandlerError(Exception):
     """The application's `on_start` raised; the message, one line, says what, its cause is it."""
 
 
+SETTLE_ASK_S = 0.005
+"""How often the gateway is asked whether it has the last batch, before a suspect runs."""
+
+
+class _StoppedBeforeSuspect(Exception):
+    """Told to stop while what comes before a suspect is on its way; a successor meets it."""
+
+
 class _StoppedWithoutRoom(Exception):
     """Told to stop while the lane takes nothing: a successor will do again what is unpublished."""
 
@@ -86,17 +96,20 @@ class Worker:
         grant: Grant,
         lane: WorkerLane,
         control: "zmq.Socket[bytes]",
+        note: NoteWriter | None = None,
     ) -> None:
-        """Run `app` on a shard that was granted. Lane and control socket stay the caller's."""
+        """Run `app` on a shard that was granted. Lane and control socket stay the caller's.
+
+        What is in hand is told in `note`, if there is one.
+        """
         self._app = app
         self._grant = grant
         self._lane = lane
         self._control = control
         self._outbox = Outbox(grant.lane.max_batch_bytes)
         self._published = Commit(grant.position, grant.index)
-        self._dispatcher = Dispatcher(
-            app, self._outbox, self._published, grant.max_packet_bytes - 4, self._between_packets
-        )
+        self._note = note if note is not None else NoteWriter()
+        self._dispatcher = self._make_dispatcher()
         self._backlog: deque[InboundChunk] = deque()
         self._is_blocked = False
         self._serial_taken = 0
@@ -116,6 +129,20 @@ class Worker:
         self._poller = zmq.Poller()
         for source in (lane.fileno(), self._control_fd, self._wake_fd):
             self._poller.register(source, zmq.POLLIN)
+
+    def _make_dispatcher(self) -> Dispatcher:
+        grant = self._grant
+        common = (
+            self._app,
+            self._outbox,
+            self._published,
+            grant.max_packet_bytes - 4,
+            self._between_packets,
+            self._note,
+        )
+        if grant.suspects:
+            return CarefulDispatcher(*common, grant.suspects, self._settle)
+        return Dispatcher(*common)
 
     # -- what the application uses -----------------------------------------------------------------
 
@@ -167,6 +194,8 @@ class Worker:
             self._publish()
         except _StoppedWithoutRoom:
             logger.info("stopped with output for which the lane has no room")
+        except _StoppedBeforeSuspect:
+            logger.info("stopped before a handler call in which a predecessor died")
 
     def _await_last_words(self) -> None:
         """Stay, for a bounded time, until the gateway has taken what was published last.
@@ -236,8 +265,23 @@ class Worker:
         dispatcher = self._dispatcher
         now = time.monotonic()
         if self._outbox.num_bytes >= dispatcher.publish_bytes or now >= dispatcher.publish_at:
+            self._note.clear()  # what is waited for here is no fault of a packet
             self._publish()
             dispatcher.publish_at = now + PUBLISH_AGE_S
+            self._note.begin()
+
+    def _settle(self) -> None:
+        """Publish, and stay until the gateway has it: what follows may end this process."""
+        self._note.clear()
+        self._publish()
+        while self._serial_taken < self._lane.serial_published:
+            if self._stopping:
+                raise _StoppedBeforeSuspect
+            self._send_heartbeat("settling")
+            self._wait(SETTLE_ASK_S)
+            self._receive_to_backlog()
+            self._take_control()
+        self._note.begin()
 
     def _run_posted(self) -> None:
         for function in self._app.take_posted():

@@ -303,14 +303,15 @@ def test_a_heartbeat_tells_each_worker_how_far_the_gateway_is(node: Node):
     assert node.sent == [(b"worker", expected)]
 
 
-def test_a_worker_that_is_stopping_is_told_at_once_what_has_arrived(node: Node):
+@pytest.mark.parametrize("state", ["stopping", "settling"])
+def test_a_worker_that_waits_for_it_is_told_at_once_what_has_arrived(node: Node, state: str):
     lane = node.start()
     node.sent.clear()
     node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2))
     assert node.sent == []
-    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state="stopping"))
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state=state))
     node.publish(lane)
-    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state="stopping"))
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state=state))
     answers = [message for _, message in node.sent]
     assert [answer.serial_received for answer in answers] == [1, 2]  # type: ignore[union-attr]
     assert all(isinstance(answer, GatewayHeartbeat) for answer in answers)

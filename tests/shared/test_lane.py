@@ -38,6 +38,20 @@ def test_a_new_log_is_empty_and_at_the_start() -> None:
     log.check_invariants()
 
 
+def test_a_record_is_found_by_its_position_while_it_is_kept_and_was_sent() -> None:
+    log = make_log([3, 0, 2], sent=2)
+    assert [entry and entry[1] for entry in map(log.entry_at, range(5))] == [
+        None,
+        "owner 0",
+        "owner 1",
+        None,
+        None,
+    ]
+    log.commit(Commit(2, 0))
+    assert log.entry_at(1) is None
+    assert log.entry_at(2) is not None
+
+
 def test_unsent_is_bounded_in_bytes_but_gives_one_record_at_least() -> None:
     log = make_log([1, 1, 1], sent=0)  # 10, 11 and 12 bytes
     assert [len(record) for record in log.unsent(5)] == [10]

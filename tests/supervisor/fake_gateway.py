@@ -7,6 +7,7 @@ at once. When all are ready it sends SIGTERM to its parent, to begin what is to 
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Literal
 
 import zmq
@@ -19,12 +20,16 @@ from cluster.shared.messages import (
     Refuse,
     ShardReport,
     SupervisorHello,
+    WorkerGone,
     WorkerReport,
     decode_message,
     encode_message,
 )
 
 RECEIVE_TIMEOUT_MS = 30_000
+
+DEATHS = 7
+"""More than a supervisor stands if none of them led to anything."""
 
 
 class FakeGateway:
@@ -71,6 +76,23 @@ class FakeGateway:
                 self._behaviour == "has the first worker" and (restarts or state != "starting")
             ):
                 return None
+            case WorkerReport(state=state, restarts=restarts, pid=pid) if (
+                self._behaviour == "sets something aside at each death" and restarts < DEATHS
+            ):
+                if state == "starting" and pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
+            case WorkerGone(pid=pid) if self._behaviour == "sets something aside at each death":
+                self._send(
+                    ShardReport(
+                        shard=0,
+                        pid=pid,
+                        incarnation=1,
+                        state="ended",
+                        committed=False,
+                        set_aside=True,
+                    )
+                )
             case WorkerReport(state="starting", restarts=0, pid=int(pid)) if (
                 self._behaviour == "fences the first worker"
             ):
@@ -102,7 +124,12 @@ class FakeGateway:
 
     def _drain(self) -> int | None:
         match self._behaviour:
-            case "drains" | "has the second worker" | "fences the first worker":
+            case (
+                "drains"
+                | "has the second worker"
+                | "fences the first worker"
+                | "sets something aside at each death"
+            ):
                 self._send(Drained())
                 return 0
             case "drains silently":

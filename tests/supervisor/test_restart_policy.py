@@ -117,6 +117,38 @@ def test_news_of_a_commit_that_comes_after_the_death_still_counts() -> None:
     assert process.live(USELESS) == Restart(BACKOFF_FIRST_S)
 
 
+def test_a_life_that_was_stuck_is_as_long_as_it_worked() -> None:
+    for worked_s, expected in ((0.0, 0.1), (STEADY_AFTER_S - 0.001, 0.1), (STEADY_AFTER_S, 0.0)):
+        policy = RestartPolicy()
+        policy.life_started()
+        policy.life_ready(10.0)
+        policy.life_stuck(10.0 + worked_s)
+        policy.life_stuck(10.0 + worked_s + 60.0)
+        assert policy.life_ended(10.0 + worked_s + 10.0) == Restart(expected)
+
+
+def test_a_life_is_not_stuck_because_its_predecessor_was() -> None:
+    policy = RestartPolicy()
+    policy.life_started()
+    policy.life_stuck(10.0)
+    policy.life_ended(20.0)
+    policy.life_stuck(20.0)
+    policy.life_started()
+    policy.life_ready(20.0)
+    assert policy.life_ended(20.0 + STEADY_AFTER_S) == Restart(0.0)
+
+
+def test_lives_that_are_stuck_from_the_start_are_given_up() -> None:
+    policy = RestartPolicy()
+    decisions: list[Restart | GiveUp] = []
+    for life in range(FAILURES_MAX):
+        policy.life_started()
+        policy.life_ready(10.0 * life)
+        policy.life_stuck(10.0 * life)
+        decisions.append(policy.life_ended(10.0 * life + 9.0))
+    assert decisions[-1] == GiveUp(FAILURES_MAX, 40.0)
+
+
 def test_ready_told_twice_counts_from_the_first_time() -> None:
     policy = RestartPolicy()
     policy.life_started()

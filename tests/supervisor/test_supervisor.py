@@ -17,6 +17,7 @@ from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor import gateway_keeper, node, shard, supervisor
 from cluster.supervisor.child import Child
 from cluster.supervisor.supervisor import supervise
+from tests.supervisor.fake_gateway import DEATHS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -215,6 +216,13 @@ def test_a_stuck_worker_is_killed_and_succeeded(
     assert "worker 0 (pid " in caplog.text
     assert "is stuck; killed" in caplog.text
     assert "signal 9 (SIGKILL); successor at once" in caplog.text  # it had committed a record
+
+
+def test_deaths_that_led_to_something_being_set_aside_are_not_counted(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("sets something aside at each death") == 0
+    assert caplog.text.count("signal 15 (SIGTERM); successor in 0.1 s") == DEATHS
 
 
 def test_a_gateway_that_always_ends_is_given_up_and_named(

@@ -27,6 +27,7 @@ from cluster.shared.messages import (
     ReplayedSession,
     StatusRequest,
     Stop,
+    Suspect,
     WorkerHeartbeat,
     decode_message,
     encode_message,
@@ -72,6 +73,7 @@ class Bench:
         worker_timeout_s: float = 60.0,
         sessions: list[ReplayedSession] | None = None,
         redelivered_through: int = 0,
+        suspects: list[Suspect] | None = None,
         prepare: Callable[[App], None] = lambda app: None,
     ) -> None:
         self.app = App()
@@ -108,6 +110,7 @@ class Bench:
             redelivered_through=redelivered_through,
             max_packet_bytes=65_535,
             worker_timeout_s=worker_timeout_s,
+            suspects=suspects or [],
         )
         self.worker = Worker(self.app, grant, self.lane, control)
         self.thread: threading.Thread | None = None
@@ -522,6 +525,65 @@ def test_a_worker_without_room_takes_in_what_comes_and_tells_of_it(make_bench: M
     wait_until(lambda: tells(11), what="the news of what came")
     assert bench.lane.serial_published == serial
     assert bench.error is None
+
+
+# -- suspects --------------------------------------------------------------------------------------
+
+
+def _with_a_suspect(
+    make_bench: MakeBench, timeout_s: float = 60.0
+) -> tuple[Bench, Callable[[], bool]]:
+    """Return a worker whose third record is a suspect, and whether it has asked three times
+    for the gateway to have what comes before."""
+    suspect = Suspect(position=3, index=0, is_set_aside=False)
+    bench = make_bench(suspects=[suspect], worker_timeout_s=timeout_s)
+    bench.open_session()
+    bench.send((ECHO, b"before"))
+    bench.send((ECHO, b"suspect"))
+    bench.start()
+    asked: list[WorkerHeartbeat] = []
+
+    def has_asked() -> bool:
+        bench.take()
+        asked.extend(beat for beat in bench.heartbeats() if beat.state == "settling")
+        return len(asked) >= 3
+
+    return bench, has_asked
+
+
+def test_a_suspect_waits_until_the_gateway_has_what_comes_before(make_bench: MakeBench):
+    bench, has_asked = _with_a_suspect(make_bench)
+    wait_until(has_asked, what="the question for what was published")
+    assert bench.output() == make_packet(ECHO, b"before")
+    assert bench.gateway.log.committed == Commit(3, 0)
+
+    def is_through() -> bool:
+        bench.take()
+        bench.tell(_heartbeat(bench, serial_received=bench.gateway.serial_applied))
+        return bench.output() == make_packet(ECHO, b"before") + make_packet(ECHO, b"suspect")
+
+    wait_until(is_through, what="the suspect's output")
+    assert bench.error is None
+
+
+def test_a_worker_that_is_told_to_stop_leaves_the_suspect_to_its_successor(make_bench: MakeBench):
+    bench, has_asked = _with_a_suspect(make_bench)
+    wait_until(has_asked, what="the question for what was published")
+    bench.worker.request_stop()
+    bench.join()
+    bench.take()
+    assert bench.error is None
+    assert bench.output() == make_packet(ECHO, b"before")
+
+
+def test_a_worker_that_waits_before_a_suspect_notices_that_the_gateway_is_lost(
+    make_bench: MakeBench,
+):
+    bench, has_asked = _with_a_suspect(make_bench, timeout_s=0.2)
+    wait_until(has_asked, what="the question for what was published")
+    wait_until(lambda: bench.error, what="the end of the worker")
+    assert isinstance(bench.error, GatewayLostError)
+    assert bench.output() == make_packet(ECHO, b"before")
 
 
 def _heartbeat(bench: Bench, serial_received: int, position_sent: int = 0) -> GatewayHeartbeat:

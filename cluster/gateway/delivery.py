@@ -1,0 +1,61 @@
+"""What a handler call is about, as the gateway knows it: from its own log, without the worker."""
+
+from typing import NamedTuple
+
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.shard import Shard
+from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
+from cluster.shared.lane import Commit
+from cluster.shared.note import HandlerCall
+from cluster.shared.records import (
+    CLOSED,
+    OPENED,
+    PACKETS,
+    PACKETS_OVERHEAD,
+    RECORD_BYTES,
+    SEQUENCE,
+)
+
+__all__ = ["Delivery", "find_delivery"]
+
+_KINDS = {OPENED: "opened", CLOSED: "closed"}
+
+
+class Delivery(NamedTuple):
+    """What one handler call is, or was to be, called with."""
+
+    kind: str
+    """packet, opened, closed, resumed"""
+    session: GatewaySession
+    packet_id: int | None = None
+    """None if it is not of a packet, as the sequence and the payload are."""
+    sequence: int | None = None
+    payload: bytes | None = None
+
+
+def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
+    """Return what `call` is about; None if it is done, or never was.
+
+    `call` comes from a worker, which may be broken in any way.
+    """
+    if call.is_resumption:
+        session = shard.succession.find(call.session)
+        return None if session is None else Delivery("resumed", session)
+    if Commit(call.position, call.packet_index) < shard.log.committed:
+        return None
+    entry = shard.log.entry_at(call.position)
+    if entry is None:
+        return None
+    kind, session, _, packet_count, record = entry
+    if kind != PACKETS:
+        name = _KINDS.get(kind)
+        return Delivery(name, session) if name is not None and call.packet_index == 0 else None
+    if call.packet_index >= packet_count:
+        return None
+    offset = PACKETS_OVERHEAD
+    for _ in range(call.packet_index):
+        offset += HEADER.unpack_from(record, offset)[0]
+    size, packet_id = HEADER.unpack_from(record, offset)
+    first_sequence = SEQUENCE.unpack_from(record, RECORD_BYTES)[0]
+    payload = record[offset + HEADER_BYTES : offset + size]
+    return Delivery("packet", session, packet_id, first_sequence + call.packet_index, payload)

@@ -1,0 +1,160 @@
+"""Finds the handler calls that kill workers, and has them set aside.
+
+Wires what decides (`DeathCount`) to the notes of the workers, the shards' logs, and the dead
+letters. A packet is skipped, and its session ended, by the successor, which commits that; a
+session whose `on_resumed` kills is ended here, since no record asks for that call.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.dead_letter_file import DeadLetterFile
+from cluster.gateway.delivery import Delivery, find_delivery
+from cluster.gateway.note_files import NoteFiles
+from cluster.gateway.poison import DeathCount
+from cluster.gateway.shard import Shard
+from cluster.shared.causes import Cause
+from cluster.shared.dead_letters import DeadLetter
+from cluster.shared.lane import Commit
+from cluster.shared.messages import InHand, Suspect
+from cluster.shared.note import HandlerCall, NoteReader
+
+__all__ = ["Quarantine"]
+
+logger = logging.getLogger("cluster.gateway")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Quarantine:
+    """The suspects of all shards. For the dispatching thread."""
+
+    __slots__ = (
+        "_counters",
+        "_counts",
+        "_epoch",
+        "_files",
+        "_letters",
+        "_max_redeliveries",
+        "_node",
+        "_notes",
+        "_wall_clock",
+    )
+
+    def __init__(
+        self,
+        node: int,
+        epoch: int,
+        shard_count: int,
+        max_redeliveries: int,
+        files: NoteFiles,
+        letters: DeadLetterFile,
+        counters: Counters,
+        wall_clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        """Set aside what was in hand at `max_redeliveries` deaths in a row."""
+        self._node = node
+        self._epoch = epoch
+        self._max_redeliveries = max_redeliveries
+        self._files = files
+        self._letters = letters
+        self._counters = counters
+        self._wall_clock = wall_clock
+        self._counts = [DeathCount(max_redeliveries) for _ in range(shard_count)]
+        self._notes: list[tuple[str, NoteReader] | None] = [None] * shard_count
+
+    def begin_life(self, shard: Shard, incarnation: int) -> str | None:
+        """Make the note of a life that is to be granted; return its name, None without one."""
+        note = self._files.create(shard.index, incarnation)
+        if note is None:
+            self._counters.add("notes_missing")
+            return None
+        self._notes[shard.index] = note
+        return note[0]
+
+    def suspects(self, shard: Shard, commit: Commit) -> list[Suspect]:
+        """Return what a life that goes on at `commit` has to be careful with."""
+        return [
+            Suspect(position=call.position, index=call.packet_index, is_set_aside=is_set_aside)
+            for call, is_set_aside in self._counts[shard.index].suspects(commit)
+        ]
+
+    def end_life(self, shard: Shard) -> bool:
+        """Count the end of a life, whose batches are all applied, and let go of its note.
+
+        True if it led to something being set aside. An end in good order has nothing in hand.
+        """
+        in_hand = self._read(shard)
+        note, self._notes[shard.index] = self._notes[shard.index], None
+        if note is not None:
+            self._files.remove(*note)
+        call = None if in_hand is None else in_hand[0]
+        is_poison = self._counts[shard.index].died(call)
+        if in_hand is not None and is_poison:
+            self._set_aside(shard, in_hand[1])
+        return is_poison
+
+    def in_hand(self, shard: Shard) -> InHand | None:
+        """Return what the shard's worker works on, without its help."""
+        in_hand = self._read(shard)
+        if in_hand is None:
+            return None
+        _, delivery, for_s = in_hand
+        return InHand(
+            session=delivery.session.id,
+            packet_id=delivery.packet_id,
+            sequence=delivery.sequence,
+            for_s=round(for_s, 3),
+        )
+
+    def close(self) -> None:
+        """Remove the notes: the gateway has come to its end, and so have the workers."""
+        for index, note in enumerate(self._notes):
+            if note is not None:
+                self._files.remove(*note)
+                self._notes[index] = None
+
+    def _read(self, shard: Shard) -> tuple[HandlerCall, Delivery, float] | None:
+        note = self._notes[shard.index]
+        noted = None if note is None else note[1].read()
+        if noted is None:
+            return None
+        delivery = find_delivery(shard, noted[0])
+        return None if delivery is None else (noted[0], delivery, noted[1])
+
+    def _set_aside(self, shard: Shard, delivery: Delivery) -> None:
+        session = delivery.session
+        what = delivery.kind
+        if delivery.packet_id is not None:
+            what = f"packet {delivery.sequence} (id {delivery.packet_id})"
+        logger.error(
+            "shard %d: %s of session %#x (%s) is set aside: %d workers in a row died of it",
+            shard.index,
+            what,
+            session.id,
+            session.address,
+            self._max_redeliveries,
+        )
+        self._counters.add("dead_letters")
+        self._letters.append(
+            DeadLetter(
+                time=self._wall_clock().isoformat(timespec="milliseconds"),
+                node=self._node,
+                epoch=self._epoch,
+                shard=shard.index,
+                session=session.id,
+                address=str(session.address),
+                kind=delivery.kind,
+                packet_id=delivery.packet_id,
+                sequence=delivery.sequence,
+                payload=delivery.payload,
+                deaths=self._max_redeliveries,
+            )
+        )
+        if delivery.kind == "resumed":
+            shard.succession.end_now(session.id)  # a successor takes it over as one that closes
+            session.disconnect(Cause.POISON)

@@ -1,0 +1,124 @@
+"""The dispatcher of a worker some of whose predecessors died in a handler call.
+
+Before such a suspect runs, everything that comes before it is committed, so that it is never run
+again because of the suspect. A suspect that was set aside is not run: its session ends, with the
+cause `poison`, and that is committed before anything else is done. After the last suspect this is
+a dispatcher like any other.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from cluster.iocp.packet_framing import HEADER
+from cluster.shared.causes import Cause
+from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.messages import Suspect
+from cluster.shared.note import NoteWriter
+from cluster.shared.records import (
+    CLOSED,
+    OPENED,
+    PACKETS,
+    PACKETS_OVERHEAD,
+    RECORD,
+    RECORD_BYTES,
+)
+from cluster.worker.app import App
+from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.outbox import Outbox
+
+__all__ = ["CarefulDispatcher"]
+
+logger = logging.getLogger("cluster.worker")
+
+
+class CarefulDispatcher(Dispatcher):
+    """Runs the handlers of one incarnation that was told of suspects. For the loop's thread."""
+
+    __slots__ = ("_settle", "_suspects")
+
+    def __init__(
+        self,
+        app: App,
+        outbox: Outbox,
+        commit: Commit,
+        max_payload_bytes: int,
+        between_packets: Callable[[], None],
+        note: NoteWriter | None,
+        suspects: Sequence[Suspect],
+        settle: Callable[[], None],
+    ) -> None:
+        """Meet `suspects`, in the order of the lane; `settle` returns when all is committed."""
+        super().__init__(app, outbox, commit, max_payload_bytes, between_packets, note)
+        self._suspects = deque(suspects)
+        self._settle = settle
+
+    def _run(self, chunk: InboundChunk) -> None:
+        if not self._suspects:
+            super()._run(chunk)
+            return
+        data = bytes(chunk.records)
+        offset = begin = 0
+        first = position = chunk.first_position
+        while offset < len(data):
+            length: int = RECORD.unpack_from(data, offset)[0]
+            if self._suspects and self._suspects[0].position == position:
+                if begin < offset:
+                    super()._run(InboundChunk(first, data[begin:offset]))
+                self._meet(data[offset : offset + length], position)
+                begin, first = offset + length, position + 1
+            offset += length
+            position += 1
+        if begin < len(data):
+            super()._run(InboundChunk(first, data[begin:]))
+
+    def _meet(self, record: bytes, position: int) -> None:
+        """Handle the record at `position`, which has suspects."""
+        kind, _, session_id = RECORD.unpack_from(record)[1:]
+        ends_session = False
+        while self._suspects and self._suspects[0].position == position:
+            suspect = self._suspects.popleft()
+            if kind == PACKETS:
+                self._packets_before(record, session_id, suspect.index)
+            self._settle()
+            if suspect.is_set_aside:
+                ends_session = True
+                self._set_aside(kind, session_id, record)
+                if kind == PACKETS:
+                    self._packet_index = suspect.index + 1
+        if kind == PACKETS:
+            self._packets(session_id, record, RECORD_BYTES, len(record), position)
+        elif kind == OPENED and not ends_session:
+            self._opened(session_id, record[RECORD_BYTES:].decode())
+        elif kind == CLOSED and not ends_session:
+            self._closed(session_id, record[RECORD_BYTES:].decode())
+        self._position = position + 1
+        self._packet_index = 0
+        self._settle()
+
+    def _packets_before(self, record: bytes, session_id: int, count: int) -> None:
+        """Handle the first `count` packets, but for those that are done."""
+        end = PACKETS_OVERHEAD
+        for _ in range(count):
+            end += HEADER.unpack_from(record, end)[0]
+        if self._packet_index < count:
+            self._packets(session_id, record, RECORD_BYTES, end, self._position)
+            self._packet_index = count
+
+    def _set_aside(self, kind: int, session_id: int, record: bytes) -> None:
+        """End the session whose handler call is skipped."""
+        if kind == OPENED:
+            self._make_session(session_id, record[RECORD_BYTES:].decode())
+        session = self.sessions.get(session_id)
+        if session is None:
+            return
+        if kind == CLOSED:
+            del self.sessions[session_id]
+        logger.error(
+            "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
+            "workers died of it",
+            session.id,
+            session.address,
+        )
+        session.disconnect(Cause.POISON)
+        session.is_open = False
