@@ -86,7 +86,9 @@ CALLS = [HandlerCall(position, index) for position in (1, 2) for index in (0, 1)
 
 
 @given(st.integers(1, 4), st.lists(st.sampled_from([None, RESUMED, *CALLS]), max_size=40))
-def test_a_call_is_set_aside_once_after_deaths_in_a_row(limit: int, calls: list[HandlerCall]):
+def test_a_call_is_set_aside_once_after_deaths_in_a_row(
+    limit: int, calls: list[HandlerCall | None]
+):
     count = DeathCount(limit)
     in_a_row: list[HandlerCall] = []
     aside: list[HandlerCall] = []
@@ -99,7 +101,7 @@ def test_a_call_is_set_aside_once_after_deaths_in_a_row(limit: int, calls: list[
             in_a_row = [*in_a_row, call] if in_a_row[-1:] == [call] else [call]
         expected = call is not None and call not in aside and len(in_a_row) == limit
         assert verdict == expected
-        if verdict:
+        if verdict and call is not None:
             in_a_row = []
             if not call.is_resumption:
                 aside.append(call)

@@ -27,10 +27,6 @@ QUICK = """
 worker_timeout_s = 1.0
 max_redeliveries = 2
 """
-NEVER_SET_ASIDE = """
-[workers]
-max_redeliveries = 1000
-"""
 
 
 class Bench:
@@ -86,8 +82,13 @@ class Bench:
         )
         for other in self.others:
             other.finish()
-        status = self.node.status()
-        assert status["workers"][0]["in_hand"] is None
+        self.node.wait_status(
+            lambda status: (
+                status["counters"]["uncommitted_bytes"] == 0
+                and status["workers"][0]["in_hand"] is None
+            ),
+            "nothing in hand",
+        )
         assert self.node.drain() == 0
         assert not list(self.node.run_dir.glob("note-*"))
 
@@ -162,7 +163,6 @@ def test_a_handler_that_hangs_is_seen_in_the_status_and_set_aside(
             victim.receive()
     status = bench.wait_set_aside()
     assert status["workers"][0]["restarts"] == 2
-    assert status["counters"]["workers_fenced"] == 2
     assert bench.calls()["hang", session, 2] == 2
     (letter,) = bench.letters()
     assert (letter["packet_id"], letter["sequence"], letter["deaths"]) == (HANG, 2, 2)
@@ -257,15 +257,3 @@ def test_a_killed_worker_with_nothing_in_hand_is_held_against_nobody(
     assert "dead_letters" not in bench.node.status()["counters"]
     assert bench.letters() == []
     assert bench.node.drain() == 0
-
-
-def test_what_is_not_set_aside_before_the_fifth_death_ends_the_node(
-    cluster_up: StartNode, tmp_path: Path
-) -> None:
-    bench = Bench(cluster_up, tmp_path, NEVER_SET_ASIDE)
-    for other in bench.others:
-        other.finish()
-    with PacketClient(bench.node.port) as victim:
-        victim.send(DIE, b"")
-        assert bench.node.wait_exit() == 3
-    assert "gave up restarting worker 0: 5 lives" in bench.node.told_reason()

@@ -337,7 +337,9 @@ def test_a_shard_that_always_dies_ends_the_node_with_code_3(cluster_up: StartNod
         "def answer(session, packet_id, payload):", "def answer(session, payload=b'die'):"
     )
     apps = write_app(tmp_path / "apps", source)
-    node = cluster_up("--app", "the_app:app", "--workers", "1", cwd=apps)
+    config = tmp_path / "never.toml"  # else it is set aside before the fifth death
+    config.write_text("[workers]\nmax_redeliveries = 1000\n")
+    node = cluster_up("--app", "the_app:app", "--workers", "1", "--config", str(config), cwd=apps)
     with PacketClient(node.port) as client:
         client.receive_end()
     assert node.wait_exit() == 3
