@@ -58,6 +58,7 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     count: Annotated[int, Meta(ge=1, le=256)] = 2
     spares: Annotated[int, Meta(ge=0, le=64)] = 1
+    """Processes that have imported the application and wait for a shard to fall vacant."""
     worker_timeout_s: Timeout = 10.0
     """A worker that shows no sign of life for so long is stuck."""
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
