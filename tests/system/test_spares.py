@@ -378,7 +378,9 @@ def test_an_application_that_kills_every_worker_is_given_up_though_there_are_spa
         "import os\nfrom cluster.worker import App\napp = App()\n"
         "@app.on_connected\ndef die(session):\n    os._exit(9)\n"
     )
-    config = write_config(tmp_path, "[workers]\ncount = 1\nspares = 2\n")
+    # Never set aside: that would be the end of the matter.
+    workers = "[workers]\ncount = 1\nspares = 2\nmax_redeliveries = 1000\n"
+    config = write_config(tmp_path, workers)
     node = cluster_up("--app", "the_app:app", *config, cwd=tmp_path)
     with PacketClient(node.port) as client:
         client.receive_end()

@@ -204,7 +204,8 @@ def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
     for number, client in enumerate(clients):
         assert client.receive() == (number, b"is anybody there?")
         client.socket.close()
-    assert node.status()["workers"][0]["restarts"] == 1, node.stderr
+    # The supervisor tells a moment later than the successor has answered.
+    node.wait_status(lambda status: status["workers"][0]["restarts"] == 1, "the restart")
 
 
 def test_clients_that_come_and_go_while_a_worker_hangs_are_held_off_when_its_lane_is_full(
