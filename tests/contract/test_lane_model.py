@@ -10,8 +10,11 @@ import random
 
 import pytest
 
-from cluster.shared.lane import GatewayLane
-from tests.contract.lane_harness import LaneHarness, lane_fixture
+from cluster.shared.lane import Commit, GatewayLane, LaneViolation, OutboundBatch
+from cluster.shared.lane_inbound import InboundLog
+from cluster.shared.lane_outbound import OutboundSequence
+from cluster.shared.local_lane import LocalWorkerLane
+from tests.contract.lane_harness import LaneHarness, LocalHarness, lane_fixture
 from tests.contract.lane_model import Gateway, Worker
 
 lanes = lane_fixture()
@@ -27,6 +30,50 @@ ORDINARY_STEPS = (
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_packet_is_done_once_whoever_dies(lanes: LaneHarness, seed: int) -> None:
+    _live_and_die(lanes, seed)
+
+
+@pytest.mark.parametrize("switched_off", ["fencing", "commit"])
+def test_the_model_notices_when_it_is_not_so(
+    monkeypatch: pytest.MonkeyPatch, switched_off: str
+) -> None:
+    """Without the fence a predecessor goes on; without the commit its successor repeats."""
+    if switched_off == "fencing":
+        take = OutboundSequence.take
+
+        def take_anything(self: OutboundSequence, batch: OutboundBatch) -> OutboundBatch | None:
+            self.incarnation, self.serial = batch.incarnation, batch.serial - 1
+            return take(self, batch)
+
+        monkeypatch.setattr(OutboundSequence, "take", take_anything)
+        # Whatever is set, a worker that was fenced stays one that is not.
+        monkeypatch.setattr(
+            LocalWorkerLane, "_fenced", property(lambda _: False, lambda *_: None), False
+        )
+        monkeypatch.setattr(InboundLog, "check", lambda *_: None)
+    else:
+        rewind = InboundLog.rewind
+
+        def rewind_too_far(self: InboundLog) -> Commit:
+            position, _ = rewind(self)
+            return Commit(position, 0)  # what was done of the record is done again
+
+        monkeypatch.setattr(InboundLog, "rewind", rewind_too_far)
+        monkeypatch.setattr(InboundLog, "check", lambda *_: None)
+
+    noticed = 0
+    for seed in range(12):
+        lanes = LocalHarness()
+        try:
+            _live_and_die(lanes, seed)
+        except (AssertionError, LaneViolation, IndexError, ValueError):
+            noticed += 1
+        finally:
+            lanes.close()
+    assert noticed >= 3, noticed
+
+
+def _live_and_die(lanes: LaneHarness, seed: int) -> None:
     rng = random.Random(seed)
     lane = lanes.open_lane(CAPACITY_BYTES, MAX_BATCH_BYTES)
     gateway = Gateway(lane, rng)
