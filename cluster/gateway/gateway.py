@@ -157,7 +157,7 @@ class Gateway(IocpObject):
             self._control.send,
             self._supervisor.report,
             lambda shard: self._appliers[shard.index].abandon(),
-            lambda: self._lanes.drain(),
+            lambda shard: self._lanes.drain(shard),
             self._core.now,
             self._quarantine,
         )
@@ -207,6 +207,7 @@ class Gateway(IocpObject):
             lanes.flush()
             control.check()
             lanes.flush()  # what the control plane brought: a death applies what was published
+            control.check()
             service.resume_accepting()
             if self._drain_requested:
                 self._advance_drain()
@@ -224,9 +225,12 @@ class Gateway(IocpObject):
             deadline = self._core.now() + LAST_WORDS_MS / 1_000
             while self._stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
+                self._lanes.receive()
                 self._control.check()
         self._quarantine.close()
         self._lanes.close()
+        for shard in self._shards:
+            shard.lane.close()
         self._hub.close()
         self._control.close(LAST_WORDS_MS)
         self._context.term()

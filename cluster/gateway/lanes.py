@@ -16,6 +16,16 @@ logger = logging.getLogger("cluster.gateway")
 MESSAGES_PER_TURN = 64
 """Messages that are taken in one turn, and batches of one lane that are applied."""
 
+BYTES_PER_TURN = 1 << 20
+"""Of batches of one lane that are applied in one turn, the last one going over it."""
+
+PUMPS_FOR_THE_DEAD = 256
+"""Turns after which everything that a dead worker had sent has been taken off the socket: more
+than both of its queues hold."""
+
+BATCH_BYTES = 64
+"""What a batch counts for beside its records."""
+
 FLUSH_RETRY_S = 0.005
 
 
@@ -33,8 +43,10 @@ class _Watch(IocpObject):
         self._arm()
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        self._ready(self._fd)
-        self._arm()
+        try:
+            self._ready(self._fd)
+        finally:
+            self._arm()
 
     def close(self) -> None:
         self._core.driver.cancel(self._event)
@@ -108,18 +120,20 @@ class LaneRunner(IocpObject):
             if not self._retry and any(shard.needs_flush for shard in self._shards):
                 self._come_back()
 
-    def drain(self) -> None:
-        """Take and apply everything that workers have published and that has arrived.
+    def drain(self, shard: Shard) -> None:
+        """Take and apply everything that the worker of `shard` has published up to now.
 
-        Fan-outs are brought to their end: what a dead worker published counts as a whole.
+        A fan-out is brought to its end: what a dead worker published counts as a whole. What one
+        that lives publishes meanwhile, and what other workers do, waits for its turn.
         """
-        while self._pump() or any(shard.lane.has_received for shard in self._shards):
-            for shard, applier in zip(self._shards, self._appliers, strict=True):
-                while applier.is_fanning_out:
-                    self._run(shard, applier)
-        for shard, applier in zip(self._shards, self._appliers, strict=True):
-            while applier.is_fanning_out:
-                self._run(shard, applier)
+        for _ in range(PUMPS_FOR_THE_DEAD):
+            if not self._hub.pump(MESSAGES_PER_TURN):
+                break
+        applier, lane = self._appliers[shard.index], shard.lane
+        # No more can lie there: of batches beyond the capacity there is never more than one.
+        left = 2 * lane.log.capacity_bytes
+        while applier.is_fanning_out or (left > 0 and lane.has_received):
+            left -= self._run(shard, applier)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         for shard, applier in zip(self._shards, self._appliers, strict=True):
@@ -139,9 +153,11 @@ class LaneRunner(IocpObject):
                 self._run(shard, applier)
         return more
 
-    def _run(self, shard: Shard, applier: OutboundApplier) -> None:
-        """Apply what has come on one lane, until its turn is over."""
+    def _run(self, shard: Shard, applier: OutboundApplier) -> int:
+        """Apply what has come on one lane, until its turn is over; return how many bytes."""
         lane = shard.lane
+        num_bytes = 0
+        violation = None
         try:
             for _ in range(MESSAGES_PER_TURN):
                 if applier.is_fanning_out:
@@ -152,17 +168,23 @@ class LaneRunner(IocpObject):
                     finished = batch is not None and applier.start(batch)
                 if batch is None or not finished:
                     break
+                num_bytes += len(batch.records) + BATCH_BYTES
                 shard.committed(lane.apply(batch))
                 self._on_commit(shard)
+                if num_bytes >= BYTES_PER_TURN:
+                    break
         except (LaneViolation, RecordError) as error:
+            violation = str(error)
+        if violation is not None:
             applier.abandon()
-            self._on_violation(shard, str(error))
-            return
+            self._on_violation(shard, violation)
+            return num_bytes
         if lane.needs_flush or lane.log.has_unsent:
             shard.needs_flush = True
         shard.resume_sessions()
         if applier.is_fanning_out or lane.has_received:
             self._come_back()
+        return num_bytes
 
     def _come_back(self) -> None:
         """Have `dispatch` called in the next batch of completions."""

@@ -73,13 +73,13 @@ class Workers:
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[ShardReport], None],
         on_fenced: Callable[[Shard], None],
-        drain_lanes: Callable[[], None],
+        drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
         quarantine: Quarantine | None = None,
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
-        `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lanes` applies
+        `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far. Without a `quarantine` workers note nothing, and
         nothing is ever set aside.
         """
@@ -90,7 +90,7 @@ class Workers:
         self._send = send
         self._report = report
         self._on_fenced = on_fenced
-        self._drain_lanes = drain_lanes
+        self._drain_lane = drain_lane
         self._now = now
         self._quarantine = quarantine
         self._incarnation = 0
@@ -112,10 +112,12 @@ class Workers:
         self.vacate(hello.shard)
         self._grant(control_identity, hello)
 
-    def _refuse(self, control_identity: bytes, pid: int, reason: str) -> None:
+    def _refuse(
+        self, control_identity: bytes, pid: int, reason: str, is_temporary: bool = False
+    ) -> None:
         logger.warning("refused process %d: %s", pid, reason)
         self._counters.add("workers_refused")
-        self._send(control_identity, Refuse(reason=reason))
+        self._send(control_identity, Refuse(reason=reason, is_temporary=is_temporary))
 
     def _refusal(self, hello: Hello) -> str | None:
         if not 0 <= hello.shard < len(self._shards):
@@ -137,7 +139,8 @@ class Workers:
         try:
             commit = shard.lane.grant(incarnation, lane_identity)
         except OSError as error:
-            self._refuse(control_identity, hello.pid, f"there is no lane for it: {error.strerror}")
+            reason = f"there is no lane for it: {error.strerror}"
+            self._refuse(control_identity, hello.pid, reason, is_temporary=True)
             return
         liveness = Liveness(identity.worker_timeout_s, self._now())
         life = WorkerLife(
@@ -189,7 +192,7 @@ class Workers:
         life = self._lives[shard_index]
         if life is None:
             return
-        self._drain_lanes()
+        self._drain_lane(self._shards[shard_index])
         # Unless it was fenced for its last words.
         if self._lives[shard_index] is not None and self._end(self._shards[shard_index]):
             self._report(
@@ -303,7 +306,7 @@ class Workers:
             if reason is not None:
                 # What it published is whole and counts; a fan-out that was cut short would be
                 # begun again by the successor.
-                self._drain_lanes()
+                self._drain_lane(shard)
                 self.fence(shard, reason, silent_s=life.liveness.timeout_s)
                 continue
             self._send_heartbeat(shard, life)

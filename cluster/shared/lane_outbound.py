@@ -8,7 +8,10 @@ from collections import deque
 
 from cluster.shared.lane import LaneViolation, OutboundBatch
 
-__all__ = ["OutboundSequence", "OutboundWindow"]
+__all__ = ["PARTS_MAX", "OutboundSequence", "OutboundWindow"]
+
+PARTS_MAX = 4_096
+"""Parts of one batch: their bytes are bounded, and what each costs beside them is not nothing."""
 
 
 class OutboundSequence:
@@ -73,6 +76,8 @@ class OutboundSequence:
             if not batch.records:
                 # Any number of these would fit into the bound.
                 raise LaneViolation("a part of a batch that holds nothing")
+            if len(self._parts) >= PARTS_MAX:
+                raise LaneViolation(f"a batch of more than {PARTS_MAX} parts")
             self._parts.append(bytes(batch.records))
             self.serial_applied = batch.serial
             return None

@@ -165,9 +165,14 @@ class Grant(_Message, frozen=True, kw_only=True):
 
 
 class Refuse(_Message, frozen=True, kw_only=True):
-    """Gateway → worker or supervisor: no, and why; the peer ends with exit code 2."""
+    """Gateway → worker or supervisor: no, and why; the peer ends with exit code 2.
+
+    A refusal that `is_temporary` is for want of memory or descriptors: exit code 75, and a worker
+    may ask again a moment later.
+    """
 
     reason: str
+    is_temporary: bool = False
 
 
 class WorkerHeartbeat(_Message, frozen=True, kw_only=True):

@@ -80,12 +80,14 @@ class MessageReceiver:
         reader = self._reader
         while (view := reader.read()) is not None:
             message = bytes(view)
+            view.release()  # or the memory could not be closed while an error is handled
             if not reader.is_fragment and not self._fragments:
                 return message
+            if reader.is_fragment and len(message) != reader.message_bytes_max:
+                # Smaller ones would make any number of pieces of what is bounded in bytes.
+                raise RingViolation(f"a fragment of {len(message)} bytes")
             self._fragments.append(message)
             self._num_bytes += len(message)
-            if not message:
-                raise RingViolation("a fragment that holds nothing")
             if self._num_bytes > self._message_bytes_max:
                 raise RingViolation(
                     f"a message of more than {self._message_bytes_max} bytes, in fragments"

@@ -6,9 +6,11 @@ waits for a peer: whoever has not said its name stays in a list of bounded lengt
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 __all__ = ["Handover", "HandoverRefusedError", "receive_descriptors"]
@@ -16,6 +18,8 @@ __all__ = ["Handover", "HandoverRefusedError", "receive_descriptors"]
 _PENDING_MAX = 64
 _NAME_BYTES_MAX = 256
 _ACCEPTS_PER_TURN = 16
+_PAUSE_S = 0.1
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class HandoverRefusedError(Exception):
@@ -35,6 +39,7 @@ class Handover:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._poller = select.epoll()
         self._pending: dict[int, socket.socket] = {}
+        self._paused_until = 0.0
         try:
             self._listener.bind(path)
             self._listener.listen(_PENDING_MAX)
@@ -50,11 +55,20 @@ class Handover:
 
     def serve(self) -> None:
         """Serve everybody who has come and spoken."""
-        for fd, _ in self._poller.poll(0):
-            if fd == self._listener.fileno():
-                self._accept()
-            else:
-                self._answer(self._pending.pop(fd))
+        ready = [fd for fd, _ in self._poller.poll(0)]
+        # Who has spoken goes first: nobody has to make room for others before that.
+        for fd in ready:
+            peer = self._pending.pop(fd, None)
+            if peer is not None:
+                self._answer(peer)
+        if self._listener.fileno() in ready:
+            self._accept()
+
+    def go_on(self) -> None:
+        """Accept again, if that was put off for want of descriptors and it is time to."""
+        if self._paused_until and time.monotonic() >= self._paused_until:
+            self._paused_until = 0.0
+            self._poller.modify(self._listener, select.EPOLLIN)
 
     def close(self) -> None:
         """Close everything; the path stays for whoever keeps the directory. Idempotent."""
@@ -68,8 +82,14 @@ class Handover:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 peer, _ = self._listener.accept()
-            except OSError:
-                return  # nobody is left, or there is no descriptor for it: it stays in the backlog
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    # They stay in the backlog, and would be announced again at once.
+                    self._paused_until = time.monotonic() + _PAUSE_S
+                    self._poller.modify(self._listener, 0)
+                return
             peer.setblocking(False)
             while len(self._pending) >= _PENDING_MAX:
                 self._pending.pop(next(iter(self._pending))).close()

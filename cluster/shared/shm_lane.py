@@ -117,7 +117,8 @@ class ShmLaneHub:
         return lane
 
     def pump(self, messages_max: int) -> bool:
-        """Do nothing: what workers publish is in the lanes already."""
+        """What workers publish is in the lanes already; workers that come may be waited for."""
+        self._handover.go_on()
         return False
 
     def close(self) -> None:
@@ -166,7 +167,8 @@ class ShmGatewayLane(KeptLane):
         self._identity = b""
         self._is_open = False
         self._end: _GatewayEnd | None = None
-        self._violation: RingViolation | None = None
+        self._violation: str | None = None
+        self._full_at: int | None = None
         # Made here, so that memory that is missing shows when the node starts.
         self._next_segment: Segment | None = Segment.create(capacity_bytes)
 
@@ -194,10 +196,14 @@ class ShmGatewayLane(KeptLane):
         try:
             return self._flush(log, end)
         except RingViolation as error:
-            self._violation = error  # `receive` will tell
+            self._violation = str(error)  # `receive` will tell
             return False
 
     def _flush(self, log: InboundLog, end: _GatewayEnd) -> bool:
+        if self._full_at is not None:
+            if end.writer.look() == self._full_at:
+                return False  # without gathering again what will not fit
+            self._full_at = None
         if end.sender.has_rest and not end.sender.push():
             return False
         records_max = end.writer.message_bytes_max - INBOUND.size
@@ -207,6 +213,7 @@ class ShmGatewayLane(KeptLane):
                 self._sequence.incarnation, log.sent_position + 1, 0, len(records)
             )
             if not end.sender.send(b"".join((header, *records))):
+                self._full_at = end.writer.freed
                 return False
             log.mark_sent(len(records))
         return not end.sender.has_rest
@@ -233,7 +240,7 @@ class ShmGatewayLane(KeptLane):
             self._hub.dropped_batches += self._count_unread()
             self._drop_end()
             self._sequence.revoke()
-            self._violation = None
+            self._violation = self._full_at = None
             self._is_open = False
             self._identity = b""
             self._state = LaneState.VACANT
@@ -242,20 +249,24 @@ class ShmGatewayLane(KeptLane):
         end = self._end
         if end is None:
             return None
-        try:
-            if self._violation is not None:
-                raise self._violation
-            while (message := end.receiver.receive()) is not None:
-                batch = self._sequence.take(decode_batch(message))
-                # The worker's first batch proves that its end is there to be sent to.
-                self._is_open = True
-                if batch is not None:
-                    self._log.check(batch.commit)
-                    return batch
-                self._free(end)
-        except RingViolation as error:
-            raise LaneViolation(str(error)) from None
-        return None
+        violation = self._violation
+        while violation is None:
+            try:
+                message = end.receiver.receive()
+            except RingViolation as error:
+                violation = str(error)
+                break
+            if message is None:
+                return None
+            batch = self._sequence.take(decode_batch(message))
+            # The worker's first batch proves that its end is there to be sent to.
+            self._is_open = True
+            if batch is not None:
+                self._log.check(batch.commit)
+                return batch
+            self._free(end)
+        # Not while the other error is handled: it holds on to the memory that is closed now.
+        raise LaneViolation(violation)
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:
         self._sequence.applied(batch)

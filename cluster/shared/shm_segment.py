@@ -5,6 +5,7 @@ made: what is missing shows there, as an error, and not as a signal in the middl
 size is sealed, so that nobody who has the descriptor can take memory away from under the other.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -57,7 +58,8 @@ class Segment:
         if self.fd >= 0:
             self.inbound.release()
             self.outbound.release()
-            self._mapped.close()
+            with contextlib.suppress(BufferError):
+                self._mapped.close()  # else when nothing looks at it any more
             os.close(self.fd)
             self.fd = -1
 

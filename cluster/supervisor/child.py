@@ -15,6 +15,7 @@ from cluster.shared.run_directory import RunDirectory
 __all__ = [
     "CANNOT_START",
     "LOST_GATEWAY",
+    "TRY_AGAIN",
     "Child",
     "launch_gateway",
     "launch_spare",
@@ -26,6 +27,9 @@ CANNOT_START = 2
 
 LOST_GATEWAY = 1
 """The exit code of a worker that lost its gateway; others may mean something else by it."""
+
+TRY_AGAIN = 75
+"""The exit code of a worker for which the gateway had no memory or no descriptors at the time."""
 
 _REAP_TIMEOUT_S = 10.0
 """A killed process is gone within milliseconds, unless the system holds it in a device call."""

@@ -27,7 +27,7 @@ from cluster.shared.messages import (
     WorkerGone,
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, Child
+from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
 from cluster.supervisor.node import Node
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, GiveUp, Restart
 from cluster.supervisor.shard import Shard
@@ -48,6 +48,9 @@ DRAIN_GRACE_S = 2.0
 
 GATEWAY_GONE_WAIT_S = 3.0
 """A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
+
+TRY_AGAIN_S = 0.5
+"""Pause before a worker asks again a gateway that was out of memory or descriptors."""
 
 STOP_NEWS_S = 0.5
 """A worker that ends in a drain with exit code 0 was told to by the gateway, which tells us so
@@ -263,6 +266,11 @@ class Supervisor:
             logger.warning("%s (pid %d) has lost the gateway", worker.role, worker.pid)
             shard.withdraw()
             shard.restart_due = now + BACKOFF_FIRST_S
+        elif exit_code == TRY_AGAIN and self._phase is not Phase.STARTING:
+            # No fault of the worker's, and what is short may be there again soon.
+            logger.warning("%s (pid %d) found no lane; trying again", worker.role, worker.pid)
+            shard.withdraw()
+            shard.restart_due = now + TRY_AGAIN_S
         else:
             decision = shard.ended(now)
             _log_death(worker, decision)

@@ -41,6 +41,7 @@ FIND_INTERVAL_S = 0.02
 """Where its place is not known before, the gateway is looked for so often."""
 
 LOST_GATEWAY = 1
+TRY_AGAIN = 75
 
 
 class _ShardRefused(Exception):
@@ -64,9 +65,10 @@ def run_worker(
 
     0 when the gateway or a signal said stop, 1 when the gateway was lost or fenced this
     worker, 2 when it cannot start: no configuration, an application that cannot be imported or
-    whose `on_start` raised, a shard that is held or does not exist. Why is one line on stderr,
-    after a traceback if the application raised; a worker that `is_supervised` leaves both for its
-    supervisor to tell. Main thread only.
+    whose `on_start` raised, a shard that is held or does not exist; 75 when the gateway has no
+    memory or descriptors for its lane now. Why is one line on stderr, after a traceback if the
+    application raised; a worker that `is_supervised` leaves both for its supervisor to tell. Main
+    thread only.
     """
     role = _role(shard, spare_number)
     stop = _StopSignal()
@@ -173,6 +175,9 @@ def _work(
             grant = wait_for_shard(control, timeout_s)
         else:
             grant = ask_for_shard(control, shard, timeout_s)
+        if isinstance(grant, Refuse) and grant.is_temporary:
+            logger.warning("%s: %s", _name(shard), grant.reason)
+            return TRY_AGAIN
         if isinstance(grant, Refuse):
             raise _ShardRefused(grant.reason)
         if grant is None:

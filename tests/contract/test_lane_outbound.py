@@ -130,6 +130,18 @@ def test_parts_may_be_more_than_the_window_holds(lanes: LaneHarness) -> None:
     assert lanes.apply_next(lane)[0] == [bytes([number]) * 3_000 for number in range(80)]
 
 
+def test_parts_without_number_are_a_violation(
+    lanes: LaneHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.shared.lane_outbound.PARTS_MAX", 10)
+    lane = lanes.open_lane()
+    worker = lanes.start_worker(lane)
+    for _ in range(11):
+        lanes.publish(worker, START, b"x", more=True)
+    with pytest.raises(LaneViolation, match="10 parts"):
+        lanes.receive_batch(lane)
+
+
 # -- bounds ----------------------------------------------------------------------------------------
 
 

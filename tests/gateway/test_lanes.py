@@ -5,7 +5,7 @@ import pytest
 from cluster.gateway.outbound import FAN_OUT_SLICE
 from cluster.iocp import Cause
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.lane import Commit
+from cluster.shared.lane import Commit, OutboundBatch
 from cluster.shared.records import BROADCAST, OPENED, PACKETS, SEND, make_record
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.world import GatewayWorld, packets_in
@@ -181,3 +181,34 @@ def test_many_batches_at_once_are_applied_in_order(gateway: MakeGateway):
         assert worker.publish(make_record(SEND, session_id, packet))
     world.run_until(lambda: peer.received == b"".join(packets), "everything")
     assert world.lanes[0].serial_applied == 501
+
+
+def test_a_drain_ends_though_a_worker_goes_on_publishing(
+    gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+):
+    """What a living worker publishes while it is drained waits for its turn."""
+    world = gateway()
+    worker = world.start_worker()
+    session = world.connect()
+    world.wait_for(worker, OPENED)
+    lane = world.lanes[0]
+    receive = lane.receive
+    record = make_record(SEND, world.newest().id, make_packet(1, bytes(10_000)))
+    published = 0
+
+    def receive_and_publish_on() -> OutboundBatch | None:
+        nonlocal published
+        batch = receive()
+        published += 1
+        assert published < 10_000, "there is no end to it"
+        worker.publish(record)
+        return batch
+
+    worker.publish(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(lane, "receive", receive_and_publish_on)
+        world.runner.drain(world.shards[0])
+    assert published > lane.log.capacity_bytes // 20_000
+    assert lane.has_received
+    world.run_until(lambda: not lane.has_received, "the rest, in its turn")
+    assert not session.ended

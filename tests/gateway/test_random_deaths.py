@@ -293,7 +293,7 @@ def _live_and_die(rng: random.Random, world: GatewayWorld) -> None:
         except DeadError:
             worker = None
             deaths += 1
-            world.runner.drain()
+            world.runner.drain(world.shards[0])
             oracle.sent = max(oracle.sent, world.lanes[0].log.sent_position)
             world.kill()
         if rng.random() < 0.7:

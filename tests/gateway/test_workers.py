@@ -68,7 +68,7 @@ class Node:
         self.sent.append((identity, message))
         return identity not in self.unreachable
 
-    def _drain(self) -> None:
+    def _drain(self, shard: Shard) -> None:
         self.drained += 1
 
     def hello(

@@ -164,7 +164,7 @@ class GatewayWorld:
             self._send,
             self.reports.append,
             lambda shard: self.appliers[shard.index].abandon(),
-            lambda: self.runner.drain(),
+            lambda shard: self.runner.drain(shard),
             self.core.now,
         )
         self.violations: list[tuple[int, str]] = []

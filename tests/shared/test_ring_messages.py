@@ -126,10 +126,10 @@ def test_fragments_beyond_the_bound_are_a_violation():
             pair.sender.push()
 
 
-def test_fragments_that_hold_nothing_are_a_violation():
-    """No bound on bytes would ever end a sequence of them."""
+def test_small_fragments_are_a_violation():
+    """No bound on bytes would make their number a small one."""
     pair = Pair()
     pair.writer.append(b"", is_fragment=True)
     pair.writer.publish()
-    with pytest.raises(RingViolation, match="nothing"):
+    with pytest.raises(RingViolation, match="0 bytes"):
         pair.receiver.receive()

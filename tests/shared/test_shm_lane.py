@@ -4,6 +4,7 @@ import fcntl
 import mmap
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from cluster.shared.lane import START, LaneState, LaneViolation
 from cluster.shared.lane_choice import choose_lane
+from cluster.shared.lane_inbound import InboundLog
 from tests.support import wait_until
 
 if sys.platform != "linux" or choose_lane("auto") != "shm":
@@ -331,3 +333,121 @@ def test_a_segment_is_mapped_whole_or_not_at_all():
         Segment(fd, CAPACITY)
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
+
+
+# -- what a review found ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", ["an empty fragment", "a short fragment", "a good and a bad one"])
+def test_a_lane_can_be_revoked_while_its_violation_is_handled(hub: ShmLaneHub, bad: str):
+    """The error must not hold on to memory that is closed now."""
+    lane = hub.open_lane(CAPACITY, CAPACITY)
+    worker = open_worker(hub, lane)
+    writer = worker._writer
+    if bad == "an empty fragment":
+        writer.append(b"", is_fragment=True)
+    elif bad == "a short fragment":
+        writer.append(b"x" * 100, is_fragment=True)
+    else:
+        writer.append(bytes(writer.message_bytes_max), is_fragment=True)
+        writer.append(b"x", is_fragment=True)
+    writer.publish()
+    try:
+        lane.receive()
+    except LaneViolation:
+        lane.revoke()
+    assert lane.state is LaneState.VACANT
+    worker.close()
+    lane.close()
+
+
+def test_a_flush_that_found_no_room_gathers_nothing_until_there_is_some(hub: ShmLaneHub):
+    lane = hub.open_lane(CAPACITY, CAPACITY)
+    worker = open_worker(hub, lane)
+    assert worker.publish(START, [])
+    batch = lane.receive()
+    assert batch is not None
+    lane.apply(batch)
+    while True:
+        lane.append(1, 1, b"x" * 100)
+        if not lane.flush():
+            break
+    sent = lane.log.sent_position
+    gathered = []
+    unsent = lane.log.unsent
+
+    def count(log: InboundLog, bytes_max: int) -> list[bytes]:
+        gathered.append(log)
+        return unsent(bytes_max)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InboundLog, "unsent", count)
+        for _ in range(100):
+            assert not lane.flush()
+        assert gathered == []
+        while worker.receive() is not None:
+            pass
+        assert lane.flush()
+    assert gathered
+    assert lane.log.sent_position == sent + 1
+    worker.close()
+    lane.close()
+
+
+def test_who_speaks_when_the_handover_is_full_is_answered(path: str):
+    """The oldest of the silent makes room for a new one, unless it has spoken by then."""
+    reader, writer = os.pipe()
+    handover = Handover(path, lambda name: (reader, writer) if name == b"oldest" else ())
+    peers = []
+    for _ in range(64):
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        peer.connect(path)
+        peers.append(peer)
+        handover.serve()
+    late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    late.connect(path)
+    peers[0].send(b"oldest")
+    handover.serve()
+    _, descriptors, _, _ = socket.recv_fds(peers[0], 1, 2)
+    assert len(descriptors) == 2
+    for fd in (reader, writer, *descriptors):
+        os.close(fd)
+    for peer in (*peers, late):
+        peer.close()
+    handover.close()
+
+
+def test_a_handover_without_descriptors_does_not_spin(path: str):
+    handover = Handover(path, lambda name: ())
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    peer.connect(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        handover.serve()
+        assert select.select([handover.fileno()], [], [], 0) == ([], [], [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    def is_served() -> bool:
+        handover.go_on()
+        return bool(select.select([handover.fileno()], [], [], 0)[0])
+
+    wait_until(is_served, what="another try")
+    handover.serve()
+    peer.send(b"nobody")
+
+    def is_refused() -> bool:
+        handover.serve()
+        return _has_ended(peer)
+
+    wait_until(is_refused, what="an answer")
+    peer.close()
+    handover.close()
+
+
+def _has_ended(peer: socket.socket) -> bool:
+    try:
+        return peer.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
