@@ -24,7 +24,9 @@ The time is that of the chunk or the publish that the call follows, whichever is
 begins more than a publish's age after it does not happen, and a packet costs one store.
 """
 
+import errno
 import mmap
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -142,12 +144,12 @@ def create_note(path: Path) -> NoteReader:
 
     Raises OSError, and leaves nothing, where there is no room for it.
     """
-    with path.open("x+b") as file:
+    with path.open("x+b", buffering=0) as file:
         try:
             # Written and not only reserved: a page that a full disk cannot give would kill the
             # worker that touches it.
-            file.write(bytes(NOTE_BYTES))
-            file.flush()
+            if file.write(bytes(NOTE_BYTES)) != NOTE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             memory = mmap.mmap(file.fileno(), NOTE_BYTES)
         except (OSError, ValueError):
             file.close()

@@ -49,6 +49,9 @@ DRAIN_GRACE_S = 2.0
 GATEWAY_GONE_WAIT_S = 3.0
 """A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
 
+VERDICT_WAIT_S = 0.5
+"""Before a shard is given up: the gateway tells in this time whether the death was of use."""
+
 TRY_AGAIN_S = 0.5
 """Pause before a worker asks again a gateway that was out of memory or descriptors."""
 
@@ -110,6 +113,8 @@ class Supervisor:
         self._drained = False
         self._drain_deadline = float("inf")
         self._gave_up = False
+        self._give_ups: dict[int, tuple[Child, GiveUp, float]] = {}
+        """Shards that will be given up when the time is there, unless the gateway objects."""
         self._told_failure = ""
         self._wake_max_s = WAKE_MAX_S if signals.tells_deaths else WAKE_FOR_DEATHS_S
 
@@ -125,6 +130,7 @@ class Supervisor:
             self._check_signals()
             self._check_messages()
             self._check_exits()
+            self._check_give_ups()
             node.gateway.kill_if_silent(time.monotonic())
             if time.monotonic() >= self._drain_deadline:
                 self._drain_is_late()
@@ -136,6 +142,7 @@ class Supervisor:
     def _wait(self) -> None:
         due = self._node.next_due()
         first = min(self._drain_deadline, float("inf") if due is None else due)
+        first = min([first, *(due for _, _, due in self._give_ups.values())])
         timeout_s = min(max(0.0, first - time.monotonic()), self._wake_max_s)
         poller = zmq.Poller()
         poller.register(self._signals.fileno(), zmq.POLLIN)
@@ -208,6 +215,8 @@ class Supervisor:
         now = time.monotonic()
         if (report.committed or report.set_aside) and shard.proved(report.pid, now):
             self._node.gateway.policy.life_proved()
+            if self._give_ups.pop(shard.index, None) is not None:
+                shard.restart_due = now
         worker = shard.child
         if worker is None or worker.pid != report.pid or shard.state == "stuck":
             return
@@ -274,7 +283,10 @@ class Supervisor:
         else:
             decision = shard.ended(now)
             _log_death(worker, decision)
-            if isinstance(decision, GiveUp):
+            if isinstance(decision, GiveUp) and self._phase is Phase.SERVING:
+                # The gateway may be about to say that this death had a packet set aside.
+                self._give_ups[shard.index] = (worker, decision, now + VERDICT_WAIT_S)
+            elif isinstance(decision, GiveUp):
                 self._give_up(worker, decision)
         self._node.report(shard)
         self._check_drained()
@@ -323,11 +335,20 @@ class Supervisor:
         if self._phase is Phase.STARTING and exit_code == CANNOT_START:
             self._finish(EXIT_CANNOT_START)
             return
+        self._drained = False  # if it has drained, nobody had asked for that here
+        self._give_ups.clear()
         decision = self._node.gateway.ended(time.monotonic())
         _log_death(gateway, decision)
         if isinstance(decision, GiveUp):
             self._give_up(gateway, decision)
         self._node.kill_workers()
+
+    def _check_give_ups(self) -> None:
+        now = time.monotonic()
+        for shard, (child, decision, due) in list(self._give_ups.items()):
+            if now >= due:
+                del self._give_ups[shard]
+                self._give_up(child, decision)
 
     def _give_up(self, child: Child, decision: GiveUp) -> None:
         _say(

@@ -220,6 +220,7 @@ class Worker:
         self._start()
         self._publish(is_first=True)  # empty: it tells the gateway that this end is open
         self._begin_batch()
+        self._between_packets()  # what `on_start` has put out is not counted with another call
         with _no_collections():
             for session in self._grant.sessions:
                 self._dispatcher.resume(
@@ -284,7 +285,10 @@ class Worker:
         self._note.begin()
 
     def _run_posted(self) -> None:
-        for function in self._app.take_posted():
+        posted = self._app.take_posted()
+        if posted and self._dispatcher.commit != self._published:
+            self._publish()  # what is done stays done, whatever a posted function does
+        for function in posted:
             self._begin_batch()
             self._dispatcher.call(function)
             self._between_packets()

@@ -120,9 +120,9 @@ def test_a_note_is_made_once_with_all_its_room(path: Path):
 def test_a_full_disk_is_an_error_that_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch):
     really_open = Path.open
 
-    def open_on_a_full_disk(self: Path, mode: str) -> object:
+    def open_on_a_full_disk(self: Path, mode: str, buffering: int = -1) -> object:
         self.touch()
-        return really_open(Path("/dev/full"), "r+b", buffering=0)
+        return really_open(Path("/dev/full"), "r+b", buffering)
 
     monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     with pytest.raises(OSError) as raised:

@@ -257,3 +257,35 @@ def test_a_killed_worker_with_nothing_in_hand_is_held_against_nobody(
     assert "dead_letters" not in bench.node.status()["counters"]
     assert bench.letters() == []
     assert bench.node.drain() == 0
+
+
+def test_the_death_that_has_a_packet_set_aside_is_not_the_one_that_ends_the_node(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    """Two useless lives and three that die of a packet are five, and the last one was of use."""
+    app = "tests.applications.deadly:app"
+    node = cluster_up("--app", app, "--workers", "1", env={"DEADLY": str(tmp_path)})
+    seen: set[int] = set()
+
+    def ready_pid() -> int:
+        status = node.wait_status(
+            lambda status: (
+                status["workers"][0]["state"] == "ready" and status["workers"][0]["pid"] not in seen
+            ),
+            "a worker that is new",
+        )
+        pid: int = status["workers"][0]["pid"]
+        seen.add(pid)
+        return pid
+
+    with PacketClient(node.port) as client:
+        assert client.ask(WHO, b"")[0] == WHO
+        for _ in range(3):  # the first of these had committed something
+            os.kill(ready_pid(), signal.SIGKILL)
+        ready_pid()
+        client.send(DIE, b"")
+        client.receive_end()
+    with PacketClient(node.port) as client:
+        assert client.ask(ECHO, b"alive") == (ECHO, b"alive")
+    assert node.status()["counters"]["dead_letters"] == 1
+    assert node.drain() == 0

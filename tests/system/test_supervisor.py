@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -296,6 +297,32 @@ def test_a_gateway_that_is_stopped_dead_is_a_new_epoch_on_the_same_port(
     assert "no successor" not in node.stderr
     assert node.drain() == 0
     assert node.stdout.count("ready") == 1
+
+
+def test_a_gateway_that_was_asked_to_end_by_another_is_succeeded_in_every_way(
+    cluster_up: StartNode,
+):
+    """It drains, and its successor's workers are succeeded like those before."""
+    node = cluster_up("--workers", "1")
+    before = node.status()
+    os.kill(before["gateway"]["pid"], signal.SIGTERM)
+
+    def serves(status: Any, lives: int) -> bool:
+        (worker,) = status["workers"]
+        return bool(
+            status["epoch"] == before["epoch"] + 1
+            and worker["state"] == "ready"
+            and worker["restarts"] >= lives
+        )
+
+    node.wait_status(lambda status: serves(status, 1), "the next epoch")
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        for lives in range(2, 4):
+            os.kill(node.worker_pids()[0], signal.SIGKILL)
+            assert client.ask(2, b"y") == (2, b"y")
+            node.wait_status(lambda status, lives=lives: serves(status, lives), "a successor")
+    assert node.drain() == 0
 
 
 def test_a_supervisor_that_slept_does_not_take_its_gateway_for_dead(
