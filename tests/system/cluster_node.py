@@ -144,6 +144,16 @@ class ClusterNode:
         assert [worker["state"] for worker in workers] == ["ready"] * len(workers)
         return [worker["pid"] for worker in workers]
 
+    def wait_restarts(self, *restarts: int) -> Any:
+        """Return the first status with these restarts of the workers, in the order of shards.
+
+        A spare serves before the supervisor has told the gateway of the restart.
+        """
+        return self.wait_status(
+            lambda status: [worker["restarts"] for worker in status["workers"]] == list(restarts),
+            f"the restarts {restarts}",
+        )
+
     def wait_status(self, predicate: Any, what: str, timeout_s: float = 20.0) -> Any:
         """Return the first status for which `predicate` holds."""
         seen: list[Any] = []
