@@ -18,6 +18,7 @@ from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
@@ -92,7 +93,8 @@ class Gateway(IocpObject):
         self._hub = open_lane_hub(config.lane.kind, socket_path, self._context, lane_endpoint)
         self._shards = [self._make_shard(index) for index in range(config.workers.count)]
         ids = SessionIds(config.node.id, epoch)
-        self._table = SessionTable(ids, self._shards, self._counters)
+        routing = make_routing(config.gateway.routing, config.workers.count)
+        self._table = SessionTable(ids, self._shards, routing, self._counters)
         self._appliers = [
             OutboundApplier(shard.lane, self._table.sessions, self._counters, shard.succession)
             for shard in self._shards

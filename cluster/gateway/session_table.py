@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.routing import FewestSessions
+from cluster.gateway.routing import Routing
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.shard import Shard
@@ -21,10 +21,13 @@ class SessionTable:
 
     __slots__ = ("_ids", "_routing", "_shards", "counters", "sessions")
 
-    def __init__(self, ids: SessionIds, shards: Sequence[Shard], counters: Counters) -> None:
+    def __init__(
+        self, ids: SessionIds, shards: Sequence[Shard], routing: Routing, counters: Counters
+    ) -> None:
+        """Give each session one of `shards`, the one that `routing` chooses."""
         self._ids = ids
         self._shards = shards
-        self._routing = FewestSessions(len(shards))
+        self._routing = routing
         self.counters = counters
         self.sessions: dict[int, GatewaySession] = {}
 

@@ -20,6 +20,7 @@ GIB = 1024 * MIB
 
 DriverChoice = Literal["auto", "iocp", "io_uring", "readiness"]
 LaneChoice = Literal["auto", "shm", "zmq"]
+RoutingChoice = Literal["fewest_sessions", "round_robin"]
 Timeout = Annotated[float, Meta(gt=0, le=86_400)]
 """Seconds, at most a day."""
 
@@ -47,6 +48,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     accepts_outstanding_max: Annotated[int, Meta(ge=1, le=4_096)] = 128
     max_packet_bytes: Annotated[int, Meta(ge=4, le=65_535)] = 65_535
     """Of a whole packet, its header of 4 bytes included."""
+    routing: RoutingChoice = "fewest_sessions"
+    """Which shard a new session goes to, of those that have a worker and room."""
     send_queue_bytes_max: Annotated[int, Meta(ge=4, le=GIB)] = MIB
     """What may wait for one session; the largest packet must fit."""
     send_stall_timeout_s: Timeout = 30.0

@@ -17,6 +17,18 @@ def test_sessions_are_spread_over_the_shards_that_have_workers(gateway: MakeGate
     assert [session.shard.index for session in world.table.sessions.values()][4:] == [0, 0]
 
 
+def test_by_turns_sessions_go_to_each_shard_whatever_the_others_have(gateway: MakeGateway):
+    world = gateway(shard_count=2, routing="round_robin")
+    for shard in range(2):
+        world.start_worker(shard)
+    peers = [world.connect() for _ in range(3)]
+    peers[1].reset()
+    world.run_until(lambda: len(world.table.sessions) == 2, "the end of the second")
+    for _ in range(2):
+        world.connect()
+    assert [session.shard.index for session in world.table.sessions.values()] == [0, 0, 1, 0]
+
+
 def test_a_session_stays_with_its_shard_whoever_serves_that(gateway: MakeGateway):
     world = gateway(shard_count=2)
     for shard in range(2):

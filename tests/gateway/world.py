@@ -13,6 +13,7 @@ from typing import Any
 from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
@@ -23,6 +24,7 @@ from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
 from cluster.iocp.packet_framing import iter_packets
 from cluster.shared.batch_bytes import accepted_batch_bytes
+from cluster.shared.config import RoutingChoice
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
@@ -132,6 +134,7 @@ class GatewayWorld:
         driver: Driver,
         *,
         shard_count: int = 1,
+        routing: RoutingChoice = "fewest_sessions",
         lane_bytes: int = 1 << 20,
         max_batch_bytes: int = 16 << 20,
         max_packet_bytes: int = 65_535,
@@ -149,7 +152,9 @@ class GatewayWorld:
             Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
             for index, lane in enumerate(self.lanes)
         ]
-        self.table = SessionTable(SessionIds(1, 1), self.shards, self.counters)
+        self.table = SessionTable(
+            SessionIds(1, 1), self.shards, make_routing(routing, shard_count), self.counters
+        )
         self.appliers = [
             OutboundApplier(shard.lane, self.table.sessions, self.counters, shard.succession)
             for shard in self.shards

@@ -64,6 +64,7 @@ def test_without_file_and_flags_everything_has_its_documented_default() -> None:
             send_queue_bytes_max=MIB,
             send_stall_timeout_s=30,
             close_timeout_s=5,
+            routing="fewest_sessions",
         ),
         workers=WorkersConfig(count=2, spares=1, worker_timeout_s=10, max_redeliveries=3),
         lane=LaneConfig(kind="auto", bytes=4 * MIB, max_batch_bytes=16 * MIB),
@@ -295,7 +296,11 @@ def test_a_timeout_may_be_any_number_of_seconds_up_to_a_day(
 
 @pytest.mark.parametrize(
     ("key", "allowed"),
-    [("gateway.driver", "auto, io_uring, iocp, readiness"), ("lane.kind", "auto, shm, zmq")],
+    [
+        ("gateway.driver", "auto, io_uring, iocp, readiness"),
+        ("gateway.routing", "fewest_sessions, round_robin"),
+        ("lane.kind", "auto, shm, zmq"),
+    ],
 )
 @pytest.mark.parametrize("value", ['"epoll"', '""', "1", '["auto"]'])
 def test_a_choice_is_told_with_the_choices(
