@@ -8,6 +8,7 @@ from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.lane import Commit
 from cluster.shared.note import HandlerCall
 from cluster.shared.records import (
+    BOUND,
     CLOSED,
     OPENED,
     PACKETS,
@@ -18,14 +19,14 @@ from cluster.shared.records import (
 
 __all__ = ["Delivery", "find_delivery"]
 
-_KINDS = {OPENED: "opened", CLOSED: "closed"}
+_KINDS = {OPENED: "opened", CLOSED: "closed", BOUND: "bound"}
 
 
 class Delivery(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
-    """packet, opened, closed, resumed"""
+    """packet, opened, closed, bound, resumed"""
     session: GatewaySession
     packet_id: int | None = None
     """None if it is not of a packet, as the sequence and the payload are."""

@@ -96,7 +96,13 @@ class Gateway(IocpObject):
         routing = make_routing(config.gateway.routing, config.workers.count)
         self._table = SessionTable(ids, self._shards, routing, self._counters)
         self._appliers = [
-            OutboundApplier(shard.lane, self._table.sessions, self._counters, shard.succession)
+            OutboundApplier(
+                shard.lane,
+                self._table.sessions,
+                self._table.users,
+                self._counters,
+                shard.succession,
+            )
             for shard in self._shards
         ]
         self._control = ControlPlane(

@@ -12,8 +12,10 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.succession import Succession
+from cluster.gateway.user_requests import UserRequests
+from cluster.gateway.users import UserTable
 from cluster.shared.lane import GatewayLane, OutboundBatch
-from cluster.shared.records import BROADCAST, RECORD_BYTES, SAVE, SEND
+from cluster.shared.records import BROADCAST, DISCONNECT, RECORD_BYTES, SAVE, SEND
 
 __all__ = ["OutboundApplier"]
 
@@ -36,23 +38,27 @@ class OutboundApplier:
         "_succession",
         "_targets",
         "_to_all",
+        "_user_requests",
     )
 
     def __init__(
         self,
         lane: GatewayLane,
         sessions: dict[int, GatewaySession],
+        users: UserTable[GatewaySession],
         counters: Counters,
         succession: Succession,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
-        What a successor is to know goes to `succession`.
+        Which of the `users` each one is changes as the worker asks. What a successor is to know
+        goes to `succession`.
         """
         self._lane = lane
         self._sessions = sessions
         self._counters = counters
         self._succession = succession
+        self._user_requests = UserRequests(sessions, users, counters, succession)
         self._batch: OutboundBatch | None = None
         self._headers: Iterator[Header] = iter(())
         self._headers_end = 0
@@ -74,7 +80,8 @@ class OutboundApplier:
     def start(self, batch: OutboundBatch) -> bool:
         """Carry out `batch`; False when it was not finished in one go.
 
-        Raises LaneViolation when any record of it cannot be; then nothing was carried out.
+        Raises LaneViolation when any record of it cannot be; then nothing was carried out. Raises
+        RecordError for a payload that cannot be read, and stops there.
         """
         assert self._batch is None
         records = batch.records
@@ -91,7 +98,8 @@ class OutboundApplier:
     def advance(self) -> bool:
         """Go on with the batch in hand; True when it is done.
 
-        Raises LaneViolation if the batch was changed after it was started.
+        Raises LaneViolation if the batch was changed after it was started, RecordError for a
+        payload that cannot be read.
         """
         batch = self._batch
         assert batch is not None
@@ -138,8 +146,10 @@ class OutboundApplier:
                         return False
                 elif kind == SAVE:
                     self._succession.save(session_id, bytes(payload))
-                else:
+                elif kind == DISCONNECT:
                     self._disconnect(session_id, payload)
+                else:
+                    self._user_requests.carry_out(kind, session_id, bytes(payload))
         finally:
             self._offset = offset
             counters.sends += sends

@@ -9,6 +9,7 @@ from itertools import repeat
 
 from cluster.shared.lane import LaneViolation
 from cluster.shared.records import (
+    BIND,
     BROADCAST,
     DISCONNECT,
     RECORD,
@@ -16,7 +17,10 @@ from cluster.shared.records import (
     SAVE,
     SAVE_BYTES_MAX,
     SEND,
+    SEND_TO,
+    UNBIND,
 )
+from cluster.shared.user_records import BIND_BYTES_MAX, UNBIND_BYTES
 
 __all__ = ["HEADERS_MAX", "Header", "check_headers", "read_headers"]
 
@@ -33,6 +37,9 @@ _LENGTH_MAX = {
     BROADCAST: 0xFFFF_FFFF,
     DISCONNECT: RECORD_BYTES + CAUSE_BYTES_MAX,
     SAVE: RECORD_BYTES + SAVE_BYTES_MAX,
+    BIND: RECORD_BYTES + BIND_BYTES_MAX,
+    UNBIND: RECORD_BYTES + UNBIND_BYTES,
+    SEND_TO: 0xFFFF_FFFF,
 }
 """The largest record of each outbound kind; the batch itself is bounded anyway."""
 

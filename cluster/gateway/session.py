@@ -30,6 +30,7 @@ class GatewaySession(Session):
         "next_sequence",
         "shard",
         "uncommitted_bytes",
+        "user",
     )
 
     recyclable = True
@@ -49,6 +50,7 @@ class GatewaySession(Session):
         self.held_packets: tuple[bytes, int] | None = None
         self.is_slow = False
         self.closed_appended = False
+        self.user: str | None = None
 
     def on_connected(self) -> None:
         self._table.open(self)
@@ -96,6 +98,11 @@ class GatewaySession(Session):
 
     def on_disconnected(self, cause: str) -> None:
         self._table.forget(self, cause)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the client has not ended its side and nobody has begun to end this one."""
+        return self.is_connected and not self.closed_appended
 
     @property
     def backlog_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The sessions of this node by id, and which shard each one has."""
+"""The sessions of this node by id and by user, and which shard each one has."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from cluster.gateway.routing import Routing
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.shard import Shard
+from cluster.gateway.users import UserTable
 from cluster.shared.causes import Cause
 from cluster.shared.lane import LaneState
 
@@ -19,7 +20,7 @@ _CAUSES = frozenset(Cause)
 class SessionTable:
     """Opens and forgets sessions. For the dispatching thread."""
 
-    __slots__ = ("_ids", "_routing", "_shards", "counters", "sessions")
+    __slots__ = ("_ids", "_routing", "_shards", "counters", "sessions", "users")
 
     def __init__(
         self, ids: SessionIds, shards: Sequence[Shard], routing: Routing, counters: Counters
@@ -30,6 +31,7 @@ class SessionTable:
         self._routing = routing
         self.counters = counters
         self.sessions: dict[int, GatewaySession] = {}
+        self.users: UserTable[GatewaySession] = UserTable()
 
     @property
     def is_full(self) -> bool:
@@ -59,13 +61,16 @@ class SessionTable:
         """Take out a session whose connection has ended, and tell its worker the cause."""
         if self.sessions.pop(session.id, None) is None:
             return  # there was no id left for it
+        self.users.release(session)
         self._routing.release(session.shard.index)
         self.counters.add("sessions_closed")
         self.counters.add(f"closed_{cause}" if cause in _CAUSES else "closed_application")
         session.shard.append_closed(session, cause)
 
     def check_invariants(self) -> None:
-        """Raise AssertionError unless every session is counted once, at its shard."""
+        """Raise AssertionError unless each session is counted once, and users have theirs."""
+        self.users.check_invariants()
+        assert len(self.users) == sum(s.user is not None for s in self.sessions.values())
         assert sum(self._routing.counts) == len(self.sessions)
         for index, shard in enumerate(self._shards):
             mine = [session for session in self.sessions.values() if session.shard is shard]

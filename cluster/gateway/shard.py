@@ -13,7 +13,8 @@ from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Freed, GatewayLane
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import CLOSED, OPENED, PACKETS, PACKETS_OVERHEAD
+from cluster.shared.records import BOUND, CLOSED, OPENED, PACKETS, PACKETS_OVERHEAD, RECORD_BYTES
+from cluster.shared.user_records import read_bound
 
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession
@@ -25,6 +26,7 @@ class Shard:
     """One shard. For the dispatching thread."""
 
     __slots__ = (
+        "_answers",
         "_counters",
         "_held",
         "_reconsider",
@@ -60,6 +62,8 @@ class Shard:
         self._counters = counters
         self._held: dict[GatewaySession, None] = {}  # in order of arrival
         self._reconsider: list[GatewaySession] = []
+        self._answers: dict[GatewaySession, bytes | None] = {}
+        """Sessions that have a `bound` record in the lane, and the next one, which waits."""
         self.succession = Succession()
         """What the shard's next worker will be told of its sessions."""
 
@@ -87,6 +91,21 @@ class Shard:
         session.closed_appended = True
         self._release_held(session)
         self.lane.append(CLOSED, session.id, cause.encode(), 0, session)
+        self.needs_flush = True
+
+    def append_bound(self, session: "GatewaySession", answer: bytes) -> None:
+        """Tell the worker the answer to a bind, unless it hears of the session's end already.
+
+        A session has at most one such record in the lane, so that binds, which nothing holds
+        back, do not fill it. Meanwhile the last answer waits, in place of any before it.
+        """
+        if session.closed_appended:
+            return
+        if session in self._answers:
+            self._answers[session] = answer
+            return
+        self._answers[session] = None
+        self.lane.append(BOUND, session.id, answer, 0, session)
         self.needs_flush = True
 
     def append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
@@ -152,7 +171,7 @@ class Shard:
 
     def committed(self, freed: list[Freed]) -> None:
         """The worker has done, for good, what these records asked for."""
-        for kind, session, num_bytes, _, _ in freed:
+        for kind, session, num_bytes, _, record in freed:
             if kind == PACKETS:
                 session.uncommitted_bytes -= num_bytes - PACKETS_OVERHEAD
                 if session.is_slow:
@@ -163,10 +182,18 @@ class Shard:
                 self.succession.closed(session)
                 # The client had ended its side: all replies are queued now, so end ours.
                 session.disconnect(Cause.EOF)
+            elif kind == BOUND:
+                self._bound_committed(session, record)
         if self.succession.pending:
             self.succession.commit()
         if self._held:
             self._take_held()
+
+    def _bound_committed(self, session: "GatewaySession", record: bytes) -> None:
+        self.succession.bound(session.id, read_bound(record[RECORD_BYTES:]))
+        waiting = self._answers.pop(session)
+        if waiting is not None:
+            self.append_bound(session, waiting)
 
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""

@@ -1,21 +1,34 @@
 """What a worker's successor is told of the sessions: which there are, and how far each one is.
 
 Everything here is as of the commit. Opened and closed come with the inbound records that a commit
-frees; a save or an end that a worker has published waits until the batch with it is committed,
-and is forgotten if that never happens. What is known of a session goes with it, and lies here
-under its id, which is never used again, so nothing can reach another session. No I/O, no clock.
+frees, and so do answers to binds; a save, an end, a bind or an unbind that a worker has published
+waits until the batch with it is committed, and is forgotten if that never happens. What is known of
+a session goes with it, and lies here under its id, which is never used again, so nothing can reach
+another session. No I/O, no clock.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import PACKETS
+from cluster.shared.records import BIND, DISCONNECT, PACKETS, SAVE, UNBIND
+from cluster.shared.user_records import BindResult, Bound
 
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession
 
 __all__ = ["Succession"]
+
+
+class _Login:
+    """Who a session is, as its workers know it, and how far their requests are."""
+
+    __slots__ = ("request", "unbind_request", "user")
+
+    def __init__(self) -> None:
+        self.user: str | None = None
+        self.request = 0
+        self.unbind_request = 0
 
 
 class Succession:
@@ -25,24 +38,33 @@ class Succession:
     larger than a batch.
     """
 
-    __slots__ = ("_closing", "_saved", "_sessions", "pending")
+    __slots__ = ("_closing", "_logins", "_saved", "_sessions", "pending")
 
     def __init__(self) -> None:
         self._sessions: dict[int, GatewaySession] = {}
         self._saved: dict[int, bytes] = {}
         self._closing: set[int] = set()
-        self.pending: list[tuple[int, bytes | None]] = []
-        """What the batch in hand changes: a session and its blob, or None for its end."""
+        self._logins: dict[int, _Login] = {}
+        self.pending: list[tuple[int, int, Any]] = []
+        """What the batch in hand changes: the kind of its record, the session, what it says."""
 
     # -- the batch in hand -------------------------------------------------------------------------
 
     def save(self, session_id: int, blob: bytes) -> None:
         """Know `blob` of a session once the batch in hand is committed."""
-        self.pending.append((session_id, blob))
+        self.pending.append((SAVE, session_id, blob))
 
     def end(self, session_id: int) -> None:
         """Know that the worker has ended a session once the batch in hand is committed."""
-        self.pending.append((session_id, None))
+        self.pending.append((DISCONNECT, session_id, None))
+
+    def bind_asked(self, session_id: int, request: int) -> None:
+        """Know the number of a bind once the batch in hand is committed."""
+        self.pending.append((BIND, session_id, request))
+
+    def unbind_asked(self, session_id: int, request: int) -> None:
+        """Know a session as nobody, and answers to binds before `request` as void, from then on."""
+        self.pending.append((UNBIND, session_id, request))
 
     def abandon(self) -> None:
         """The batch in hand will not be committed."""
@@ -60,17 +82,37 @@ class Succession:
         self._sessions.pop(session_id, None)
         self._saved.pop(session_id, None)
         self._closing.discard(session_id)
+        self._logins.pop(session_id, None)
+
+    def bound(self, session_id: int, bound: Bound) -> None:
+        """A worker has handled, for good, the answer to a bind."""
+        login = self._logins.get(session_id)
+        if (
+            login is not None
+            and bound.result is BindResult.BOUND
+            and bound.request > login.unbind_request
+        ):
+            login.user = bound.user
 
     def commit(self) -> None:
         """The batch in hand is committed, and what it opened and closed has been told."""
-        for session_id, blob in self.pending:
+        for kind, session_id, value in self.pending:
             if session_id not in self._sessions:
                 continue
-            if blob is None:
+            if kind == SAVE:
+                self._saved[session_id] = value
+            elif kind == DISCONNECT:
                 self._closing.add(session_id)
             else:
-                self._saved[session_id] = blob
+                self._asked(kind, session_id, value)
         self.pending.clear()
+
+    def _asked(self, kind: int, session_id: int, request: int) -> None:
+        login = self._logins.setdefault(session_id, _Login())
+        login.request = request
+        if kind == UNBIND:
+            login.unbind_request = request
+            login.user = None
 
     def end_now(self, session_id: int) -> None:
         """The gateway ends a session that no worker can be given back as it was."""
@@ -86,21 +128,30 @@ class Succession:
     def replay(self, log: InboundLog) -> list[ReplayedSession]:
         """Return every session whose opening is committed in `log` and whose end is not."""
         left = _packets_left(log)
-        return [
-            ReplayedSession(
-                id=session_id,
-                address=str(session.address),
-                closing=session_id in self._closing,
-                sequence=session.next_sequence - 1 - left.get(session_id, 0),
-                saved=self._saved.get(session_id),
+        nobody = _Login()
+        find_login = self._logins.get
+        replayed = []
+        for session_id, session in self._sessions.items():
+            login = find_login(session_id, nobody)
+            replayed.append(
+                ReplayedSession(
+                    id=session_id,
+                    address=str(session.address),
+                    closing=session_id in self._closing,
+                    sequence=session.next_sequence - 1 - left.get(session_id, 0),
+                    saved=self._saved.get(session_id),
+                    user=login.user,
+                    bind_request=login.request,
+                    unbind_request=login.unbind_request,
+                )
             )
-            for session_id, session in self._sessions.items()
-        ]
+        return replayed
 
     def check_invariants(self) -> None:
         """Raise AssertionError if anything is known of a session that is not there."""
         assert self._saved.keys() <= self._sessions.keys()
         assert self._closing <= self._sessions.keys()
+        assert self._logins.keys() <= self._sessions.keys()
         assert all(session.id == number for number, session in self._sessions.items())
 
 

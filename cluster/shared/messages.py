@@ -49,7 +49,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
@@ -117,7 +117,9 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     """A session that the predecessor had: opened and not closed, as of the commit.
 
     `closing` says that its end is committed: what it sent behind that is done without a handler.
-    `sequence` is the number of its last packet that is done, `saved` what was saved last.
+    `sequence` is the number of its last packet that is done, `saved` what was saved last. `user` is
+    who it is, by the answers that are done; `bind_request` the number of its last bind or unbind,
+    `unbind_request` that of its last unbind: answers to binds before that are void.
     """
 
     id: int
@@ -125,6 +127,9 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     closing: bool = False
     sequence: int = 0
     saved: bytes | None = None
+    user: str | None = None
+    bind_request: int = 0
+    unbind_request: int = 0
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):

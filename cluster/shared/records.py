@@ -12,6 +12,8 @@ from struct import Struct
 from typing import NamedTuple
 
 __all__ = [
+    "BIND",
+    "BOUND",
     "BROADCAST",
     "CLOSED",
     "DISCONNECT",
@@ -23,8 +25,10 @@ __all__ = [
     "SAVE",
     "SAVE_BYTES_MAX",
     "SEND",
+    "SEND_TO",
     "SEQUENCE",
     "SEQUENCE_BYTES",
+    "UNBIND",
     "Record",
     "RecordError",
     "RecordKind",
@@ -58,6 +62,8 @@ class RecordKind(IntEnum):
     """Inbound: a sequence number, then complete packets as they were received."""
     CLOSED = 3
     """Inbound: a session has ended, or will once this is committed; the payload is the cause."""
+    BOUND = 4
+    """Inbound: the answer to a `bind` of the session (`user_records`)."""
     SEND = 16
     """Outbound: complete packets for one session."""
     BROADCAST = 17
@@ -66,16 +72,26 @@ class RecordKind(IntEnum):
     """Outbound: end a session in good order; the payload is the cause."""
     SAVE = 19
     """Outbound: what a successor is to know of a session; replaces what was saved before."""
+    BIND = 23
+    """Outbound: the session is to be a user (`user_records`); answered by a `bound`."""
+    UNBIND = 24
+    """Outbound: the session is no user any more."""
+    SEND_TO = 25
+    """Outbound: complete packets for the session of a user, whichever shard has it."""
 
 
 # Plain integers for the paths that look at every record.
 OPENED = int(RecordKind.OPENED)
 PACKETS = int(RecordKind.PACKETS)
 CLOSED = int(RecordKind.CLOSED)
+BOUND = int(RecordKind.BOUND)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
 SAVE = int(RecordKind.SAVE)
+BIND = int(RecordKind.BIND)
+UNBIND = int(RecordKind.UNBIND)
+SEND_TO = int(RecordKind.SEND_TO)
 
 SAVE_BYTES_MAX = 65_536
 """The largest payload of a `save` record: the gateway keeps one for each session."""

@@ -3,8 +3,10 @@
 Applications import what they need from here: `from cluster.worker import App, Session`.
 """
 
+from cluster.shared.user_records import BindResult
 from cluster.worker.app import App
+from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.session import Session
 
-__all__ = ["App", "OutputTooLarge", "Session"]
+__all__ = ["App", "BindResult", "Binding", "OutputTooLarge", "Session"]

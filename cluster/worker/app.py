@@ -8,9 +8,11 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.names import encode_name
+from cluster.shared.user_records import BindResult, SecondLogin
 from cluster.worker.session import Session
 
 __all__ = ["App", "Runtime"]
@@ -20,6 +22,7 @@ AnyHandler = Callable[[Session, int, bytes], Any]
 SessionHandler = Callable[[Session], Any]
 StartHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
+BoundHandler = Callable[[Session, BindResult], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -34,6 +37,10 @@ class Runtime(Protocol):
         """Send one packet to every session of the node."""
         ...
 
+    def send_to(self, user: bytes, packet: bytes) -> None:
+        """Send one packet to a user of the node."""
+        ...
+
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""
         ...
@@ -42,13 +49,23 @@ class Runtime(Protocol):
 class App:
     """An application. Make one in a module and run it with `cluster up --app MODULE:NAME`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, second_login: Literal["replace", "reject"] = "replace") -> None:
+        """Make an application without handlers.
+
+        `second_login` says what becomes of a `session.bind` to a user that another session is
+        bound to: that one is ended with the cause `replaced`, or this bind is rejected. Raises
+        ValueError for anything else.
+        """
+        if second_login not in ("replace", "reject"):
+            raise ValueError(f"second_login={second_login!r}; choose one of replace, reject")
+        self.second_login = SecondLogin[second_login.upper()]
         self.packet_handlers: dict[int, PacketHandler] = {}
         self.any_handler: AnyHandler | None = None
         self.start_handler: StartHandler | None = None
         self.connected_handler: SessionHandler | None = None
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
+        self.bound_handler: BoundHandler | None = None
         self._runtime: Runtime | None = None
         self._posted: deque[Callable[[], Any]] = deque()
         self._posted_lock = threading.Lock()
@@ -100,6 +117,15 @@ class App:
         self.disconnected_handler = _checked(handler, "session", "cause")
         return handler
 
+    def on_bound(self, handler: _Handler) -> _Handler:
+        """Call `f(session, result)` with the answer to a `session.bind`: a `BindResult`.
+
+        `session.user` is who the session is then. Not called for a session that has ended, or for a
+        bind that `session.unbind` has made void.
+        """
+        self.bound_handler = _checked(handler, "session", "result")
+        return handler
+
     # -- running -----------------------------------------------------------------------------------
 
     def broadcast(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
@@ -111,6 +137,20 @@ class App:
         if self._runtime is None:
             raise RuntimeError("broadcast works in a running worker only; start one by cluster up")
         self._runtime.broadcast(make_packet(packet_id, payload))
+
+    def send_to(
+        self, user_id: str, packet_id: int, payload: bytes | bytearray | memoryview = b""
+    ) -> None:
+        """Send one packet to the session that is bound to `user_id`, whichever shard has it.
+
+        It goes out with what this handler call commits. A user whom no session is bound to gets
+        nothing, which is counted (`sends_to_absent_users`). For handlers and the loop's thread.
+        Raises TypeError and ValueError for what is no user id, ValueError for a packet id or a
+        payload that does not fit a packet.
+        """
+        if self._runtime is None:
+            raise RuntimeError("send_to works in a running worker only; start one by cluster up")
+        self._runtime.send_to(encode_name(user_id, "user id"), make_packet(packet_id, payload))
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.

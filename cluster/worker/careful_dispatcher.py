@@ -16,6 +16,7 @@ from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import Suspect
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
+    BOUND,
     CLOSED,
     OPENED,
     PACKETS,
@@ -92,6 +93,8 @@ class CarefulDispatcher(Dispatcher):
             self._opened(session_id, record[RECORD_BYTES:].decode())
         elif kind == CLOSED and not ends_session:
             self._closed(session_id, record[RECORD_BYTES:].decode())
+        elif kind == BOUND:  # what it says counts also where the handler is skipped
+            self._bound(session_id, record[RECORD_BYTES:])
         self._position = position + 1
         self._packet_index = 0
         self._settle()

@@ -12,8 +12,11 @@ from typing import Any
 
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import CALL, INDEX_BITS, NoteWriter
 from cluster.shared.records import (
+    BIND,
+    BOUND,
     CLOSED,
     DISCONNECT,
     OPENED,
@@ -21,10 +24,14 @@ from cluster.shared.records import (
     RECORD,
     RECORD_BYTES,
     SAVE,
+    SEND,
     SEQUENCE,
     SEQUENCE_BYTES,
+    UNBIND,
 )
+from cluster.shared.user_records import read_bind, read_bound
 from cluster.worker.app import App
+from cluster.worker.login import resumed_login
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
@@ -86,22 +93,16 @@ class Dispatcher:
         """How far the handlers are: what the next publish may commit."""
         return Commit(self._position, self._packet_index)
 
-    def resume(
-        self,
-        session_id: int,
-        address: str,
-        closing: bool,
-        sequence: int = 0,
-        saved: bytes | None = None,
-    ) -> None:
+    def resume(self, replayed: ReplayedSession) -> None:
         """Take over a session of the predecessor, with what is known of it as of the commit."""
-        session = self._make_session(session_id, address)
-        session.sequence = sequence
-        session.saved = saved
-        if closing:
+        session = self._make_session(replayed.id, replayed.address)
+        session.sequence = replayed.sequence
+        session.saved = replayed.saved
+        session.login = resumed_login(replayed)
+        if replayed.closing:
             session.is_open = False
         elif self._app.resumed_handler is not None:
-            self._note.resuming(session_id)
+            self._note.resuming(replayed.id)
             self._call(session, None, self._app.resumed_handler, session)
             self._note.clear()
 
@@ -127,6 +128,8 @@ class Dispatcher:
                 self._opened(session_id, data[start:offset].decode())
             elif kind == CLOSED:
                 self._closed(session_id, data[start:offset].decode())
+            elif kind == BOUND:
+                self._bound(session_id, data[start:offset])
             else:
                 logger.error("inbound record %d is of unknown kind %d", position, kind)
             position += 1
@@ -212,8 +215,21 @@ class Dispatcher:
             self._call(session, None, self._app.disconnected_handler, session, cause)
         session.end()
 
+    def _bound(self, session_id: int, answer: bytes) -> None:
+        session = self.sessions.get(session_id)
+        if session is None or session.login is None:
+            return
+        bound = read_bound(answer)
+        counts = session.login.heard(bound)
+        handler = self._app.bound_handler
+        if counts and session.is_open and handler is not None:
+            self._note_words[CALL] = self._position << INDEX_BITS
+            self._call(session, None, handler, session, bound.result)
+
     def _make_session(self, session_id: int, address: str) -> Session:
-        session = Session(session_id, address, self._outbox, self._max_payload_bytes)
+        session = Session(
+            session_id, address, self._outbox, self._max_payload_bytes, self._app.second_login
+        )
         session.redelivered = self._redelivering
         self.sessions[session_id] = session
         return session
@@ -238,16 +254,23 @@ class Dispatcher:
             self._raised(session, packet_id, error)
 
     def _take_back(self, mark: Mark) -> None:
-        """Undo a call that raised: what it sent and saved, and that it ended sessions."""
+        """Undo a call that raised: what it sent and saved, and what it made of sessions."""
         outbox = self._outbox
-        for kind, session_id, _ in reversed(outbox.take_back(mark)):
+        for kind, session_id, payload in reversed(outbox.take_back(mark)):
+            if kind == SEND:
+                continue
             session = self.sessions.get(session_id)
+            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND) else None
+            if session is None:
+                continue
             if kind == SAVE:
-                replaced = outbox.saves_replaced.pop()
-                if session is not None:
-                    session.saved = replaced
-            elif kind == DISCONNECT and session is not None:
+                session.saved = replaced
+            elif kind == DISCONNECT:
                 session.is_open = True
+            elif session.login is not None and kind == BIND:
+                session.login.take_back_bind(read_bind(payload).request)
+            elif session.login is not None and kind == UNBIND:
+                session.login.take_back_unbind(replaced)
 
     def _raised(self, session: Session, packet_id: int | None, error: Exception) -> None:
         what = "an event" if packet_id is None else f"packet id {packet_id}"

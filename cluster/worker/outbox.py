@@ -7,11 +7,16 @@ saved for a session only the last is written: it counts as of the commit of the 
 it it stands.
 """
 
-from cluster.shared.records import BROADCAST, RECORD, RECORD_BYTES, SAVE, SEND
+from typing import Any
+
+from cluster.shared.records import BIND, BROADCAST, RECORD, RECORD_BYTES, SAVE, SEND, SEND_TO
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
 
 Mark = tuple[int, int]
+
+_FOR_OTHERS = frozenset({BROADCAST, SEND_TO, BIND})
+"""Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
 
 
 class OutputTooLarge(Exception):
@@ -27,7 +32,7 @@ class Outbox:
         "entries",
         "max_batch_bytes",
         "num_bytes",
-        "saves_replaced",
+        "replaced",
     )
 
     def __init__(self, max_batch_bytes: int) -> None:
@@ -38,8 +43,8 @@ class Outbox:
         self.num_bytes = 0
         self.call_start = 0
         """How many bytes there were when the handler call that runs now began."""
-        self.saves_replaced: list[bytes | None] = []
-        """For each save among the entries, what it took the place of."""
+        self.replaced: list[Any] = []
+        """For each save and unbind among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
@@ -97,7 +102,7 @@ class Outbox:
             if kind == SAVE:
                 saves[session] = payload
                 continue
-            if kind == BROADCAST:
+            if kind in _FOR_OTHERS:
                 _close_all(records, joined)
             elif session in joined:
                 _close_all(records, {session: joined.pop(session)})
@@ -110,7 +115,7 @@ class Outbox:
     def clear(self) -> None:
         """Forget everything: it has been published."""
         self.entries.clear()
-        self.saves_replaced.clear()
+        self.replaced.clear()
         self.num_bytes = self.call_start = 0
         self._has_others = False
 

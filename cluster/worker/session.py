@@ -5,7 +5,18 @@ from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.causes import Cause
-from cluster.shared.records import DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
+from cluster.shared.names import encode_name
+from cluster.shared.records import (
+    BIND,
+    DISCONNECT,
+    RECORD_BYTES,
+    SAVE,
+    SAVE_BYTES_MAX,
+    SEND,
+    UNBIND,
+)
+from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
+from cluster.worker.login import Binding, Login
 from cluster.worker.outbox import Outbox
 
 __all__ = ["Session"]
@@ -26,9 +37,11 @@ class Session:
         "_has_ended",
         "_max_payload_bytes",
         "_outbox",
+        "_second_login",
         "address",
         "id",
         "is_open",
+        "login",
         "redelivered",
         "saved",
         "sequence",
@@ -36,7 +49,12 @@ class Session:
     )
 
     def __init__(
-        self, session_id: int, address: str, outbox: Outbox, max_payload_bytes: int
+        self,
+        session_id: int,
+        address: str,
+        outbox: Outbox,
+        max_payload_bytes: int,
+        second_login: SecondLogin = SecondLogin.REPLACE,
     ) -> None:
         self.id = session_id
         self.address = address
@@ -53,7 +71,10 @@ class Session:
         self.saved: bytes | None = None
         """What `save` was given last, by this worker or, with its commit, by one before it."""
         self.state: Any = None
+        self.login: Login | None = None
+        """Who it is and what of that is not answered yet; the worker's own."""
         self._has_ended = False
+        self._second_login = second_login
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
 
@@ -100,6 +121,61 @@ class Session:
             self._outbox.add(DISCONNECT, self.id, text)
             self.is_open = False
 
+    def kick(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Tell the client by one last packet, and end the session with the cause `kicked`.
+
+        Raises what `send` raises; then the session goes on. Nothing happens to one that has ended.
+        """
+        self.send(packet_id, payload)
+        self.disconnect(Cause.KICKED)
+
+    @property
+    def user(self) -> str | None:
+        """The user that this session is bound to, as of the packet that is being handled.
+
+        It is set when the answer to a `bind` is handled, ahead of `on_bound`, and None at once
+        after `unbind`. It stays when another session takes the user over
+        (`second_login="replace"`), so that `on_disconnected` knows whose session has ended.
+        """
+        return None if self.login is None else self.login.user
+
+    def bind(self, user_id: str) -> Binding:
+        """Ask for this session to be `user_id`, a str of 1 to 255 bytes of UTF-8.
+
+        It takes effect with what this handler call commits, and at its place in it. The answer goes
+        to `on_bound`, and to who awaits what is returned: `bound`, also if it was that user
+        already; `rejected` if another session is, under `App(second_login="reject")`, or if this
+        one is ending: then it is what it was before. What it was bound to before is free
+        again. Of binds that follow one another before there is an answer only the first and the
+        last are sure to have one of their own.
+
+        Raises TypeError and ValueError for what is no user id, OutputTooLarge like `send`. With a
+        session that has ended it does nothing, and is rejected.
+        """
+        user = encode_name(user_id, "user id")
+        login = self.login
+        if login is None:
+            login = self.login = Login()
+        request = login.request + 1
+        if not self.is_open:
+            binding = Binding(user_id, request)
+            binding.resolve(BindResult.REJECTED)
+            return binding
+        self._outbox.add(BIND, self.id, pack_bind(self._second_login, request, user))
+        return login.bind(user_id, request)
+
+    def unbind(self) -> None:
+        """Be no user any more, and none that was asked for: what `bind` has not got yet is void.
+
+        `user` is None at once; for all others it counts with what this handler call commits.
+        Raises OutputTooLarge like `send`. Nothing happens to a session that is nobody or has ended.
+        """
+        login = self.login
+        if login is not None and self.is_open:
+            request = login.request + 1
+            self._outbox.add(UNBIND, self.id, pack_unbind(request))
+            self._outbox.replaced.append(login.unbind(request))
+
     def save(self, blob: bytes | bytearray | memoryview) -> None:
         """Have the worker that takes this session over know `blob`, as its `session.saved`.
 
@@ -122,13 +198,15 @@ class Session:
             )
         if not self._has_ended:
             self._outbox.add(SAVE, self.id, data)
-            self._outbox.saves_replaced.append(self.saved)
+            self._outbox.replaced.append(self.saved)
             self.saved = data
 
     def end(self) -> None:
         """Take nothing more: its `on_disconnected` has run. Done by the worker."""
         self.is_open = False
         self._has_ended = True
+        if self.login is not None:
+            self.login.end()
 
     def __repr__(self) -> str:
         return f"<Session {self.id:#x} {self.address}>"

@@ -31,7 +31,8 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.note import NoteWriter
-from cluster.shared.records import BROADCAST
+from cluster.shared.records import BROADCAST, SEND_TO
+from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
@@ -148,12 +149,20 @@ class Worker:
 
     def broadcast(self, packet: bytes) -> None:
         """Send one packet to every session of the node (`App.broadcast`)."""
+        self._check_packet(packet)
+        self._outbox.add(BROADCAST, 0, packet)
+
+    def send_to(self, user: bytes, packet: bytes) -> None:
+        """Send one packet to a user of the node (`App.send_to`)."""
+        self._check_packet(packet)
+        self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def _check_packet(self, packet: bytes) -> None:
         if len(packet) > self._grant.max_packet_bytes:
             raise ValueError(
                 f"a packet of {len(packet)} bytes; gateway.max_packet_bytes allows "
                 f"{self._grant.max_packet_bytes}"
             )
-        self._outbox.add(BROADCAST, 0, packet)
 
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""
@@ -223,9 +232,7 @@ class Worker:
         self._between_packets()  # what `on_start` has put out is not counted with another call
         with _no_collections():
             for session in self._grant.sessions:
-                self._dispatcher.resume(
-                    session.id, session.address, session.closing, session.sequence, session.saved
-                )
+                self._dispatcher.resume(session)
                 if self._outbox.entries or time.monotonic() >= self._dispatcher.publish_at:
                     self._between_packets()
 

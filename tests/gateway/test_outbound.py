@@ -10,6 +10,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
 from cluster.gateway.outbound_headers import HEADERS_MAX
 from cluster.gateway.succession import Succession
+from cluster.gateway.users import UserTable
 from cluster.shared.lane import START, LaneViolation, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.records import (
@@ -21,6 +22,7 @@ from cluster.shared.records import (
     SAVE,
     SAVE_BYTES_MAX,
     SEND,
+    RecordError,
     make_record,
 )
 
@@ -56,6 +58,7 @@ class Applying:
         self.applier = OutboundApplier(
             self.lane,
             self.sessions,  # type: ignore[arg-type]
+            UserTable(),
             self.counters,
             self.succession,
         )
@@ -116,7 +119,7 @@ def test_a_disconnect_keeps_its_place_among_sends():
         make_record(SEND, 1, b"too late"),
     )
     assert applying.calls(1) == [b"last words", ("disconnect", "kicked")]
-    assert applying.succession.pending == [(1, None)]
+    assert applying.succession.pending == [(DISCONNECT, 1, None)]
     assert applying.count("replies_to_gone_sessions") == 1
 
 
@@ -256,7 +259,7 @@ def test_a_save_is_noted_with_its_place_among_ends_and_copied_out_of_the_batch()
     data = bytearray(make_record(SAVE, 1, b"blob") + make_record(DISCONNECT, 99, b"gone"))
     assert applying.applier.start(OutboundBatch(1, 1, START, memoryview(data)))
     data[:] = bytes(len(data))
-    assert applying.succession.pending == [(1, b"blob"), (99, None)]
+    assert applying.succession.pending == [(SAVE, 1, b"blob"), (DISCONNECT, 99, None)]
     applying.applier.abandon()
     assert applying.succession.pending == []
 
@@ -267,6 +270,6 @@ def test_random_bytes_are_a_violation_or_records_and_never_a_loop(data: bytes):
     batch = OutboundBatch(1, 1, START, data)
     try:
         assert applying.applier.start(batch)
-    except LaneViolation:
+    except (LaneViolation, RecordError):
         applying.applier.abandon()
     assert not applying.applier.is_fanning_out

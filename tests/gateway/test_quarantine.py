@@ -15,7 +15,7 @@ from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, InHand, ShardReport, Suspect
 from cluster.shared.note import CALL, INDEX_BITS, NoteWriter, open_note
-from cluster.shared.records import CLOSED, OPENED
+from cluster.shared.records import BOUND, CLOSED, OPENED
 from cluster.shared.run_directory import RunDirectory
 from tests.gateway.test_workers import DEAD_PID, TIMEOUT_S, Node
 
@@ -263,7 +263,9 @@ def test_what_is_set_aside_is_a_dead_letter(ward: Ward):
     )
 
 
-@pytest.mark.parametrize(("kind", "name"), [(OPENED, "opened"), (CLOSED, "closed")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(OPENED, "opened"), (CLOSED, "closed"), (BOUND, "bound")]
+)
 def test_events_are_set_aside_as_well(tmp_path: Path, kind: int, name: str):
     ward = Ward(tmp_path / "run", 1)
     ward.lanes[0].append(kind, 7, b"eof", 0, ward.session)

@@ -18,7 +18,8 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
 from cluster.shared.messages import Grant
-from cluster.shared.records import BROADCAST
+from cluster.shared.records import BROADCAST, SEND_TO
+from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
@@ -160,12 +161,13 @@ class MortalWorker:
         self._dispatcher.redelivered_through = grant.redelivered_through
         for session in grant.sessions:
             oracle.calls["closing"] += session.closing
-            self._dispatcher.resume(
-                session.id, session.address, session.closing, session.sequence, session.saved
-            )
+            self._dispatcher.resume(session)
 
     def broadcast(self, packet: bytes) -> None:
         self._outbox.add(BROADCAST, 0, packet)
+
+    def send_to(self, user: bytes, packet: bytes) -> None:
+        self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
 
     def wake(self) -> None:
         pass

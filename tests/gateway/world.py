@@ -156,7 +156,13 @@ class GatewayWorld:
             SessionIds(1, 1), self.shards, make_routing(routing, shard_count), self.counters
         )
         self.appliers = [
-            OutboundApplier(shard.lane, self.table.sessions, self.counters, shard.succession)
+            OutboundApplier(
+                shard.lane,
+                self.table.sessions,
+                self.table.users,
+                self.counters,
+                shard.succession,
+            )
             for shard in self.shards
         ]
         self.sent: list[tuple[bytes, ControlMessage]] = []

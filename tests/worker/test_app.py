@@ -96,10 +96,14 @@ def test_a_broadcast_needs_a_running_worker():
 class Runtime:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.sent_to: list[tuple[bytes, bytes]] = []
         self.wakes = 0
 
     def broadcast(self, packet: bytes) -> None:
         self.sent.append(packet)
+
+    def send_to(self, user: bytes, packet: bytes) -> None:
+        self.sent_to.append((user, packet))
 
     def wake(self) -> None:
         self.wakes += 1
@@ -114,6 +118,31 @@ def test_a_broadcast_is_one_packet():
         with pytest.raises(ValueError, match=r"packet|payload"):
             app.broadcast(packet_id, payload)
     assert len(runtime.sent) == 1
+
+
+def test_a_send_to_is_one_packet_for_one_user():
+    app, runtime = App(), Runtime()
+    with pytest.raises(RuntimeError, match="running worker"):
+        app.send_to("ann", 7, b"abc")
+    app.attach(runtime)
+    app.send_to("ann", 7, b"abc")
+    assert runtime.sent_to == [(b"ann", b"\x07\x00\x07\x00abc")]
+    for user, packet_id, payload in (("", 1, b""), ("ann", 65_536, b""), ("ann", 1, b"x" * 65_532)):
+        with pytest.raises(ValueError, match=r"user id|packet|payload"):
+            app.send_to(user, packet_id, payload)
+    assert len(runtime.sent_to) == 1
+
+
+@pytest.mark.parametrize("policy", ["replace", "reject"])
+def test_what_becomes_of_a_second_login_is_one_of_two(policy):
+    assert App(second_login=policy).second_login.name.lower() == policy
+    assert App().second_login.name == "REPLACE"
+
+
+@pytest.mark.parametrize("policy", ["kick", "", None, ["replace"]])
+def test_another_policy_for_a_second_login_is_refused(policy):
+    with pytest.raises(ValueError, match=r"second_login=.*; choose one of replace, reject"):
+        App(second_login=policy)
 
 
 def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():

@@ -6,8 +6,9 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import Suspect
-from cluster.shared.records import DISCONNECT, SEND
+from cluster.shared.messages import ReplayedSession, Suspect
+from cluster.shared.records import BOUND, DISCONNECT, SEND, make_record
+from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.outbox import Outbox
@@ -23,6 +24,9 @@ class Bench:
         app = App()
         app.on_connected(lambda session: self.log.append(("connected", session.id)))
         app.on_disconnected(lambda session, cause: self.log.append(("end", session.id, cause)))
+        app.on_bound(
+            lambda session, result: self.log.append(("bound", session.id, result, session.user))
+        )
         app.on_any(self._any)
         self.dispatcher = CarefulDispatcher(
             app,
@@ -39,7 +43,10 @@ class Bench:
 
     def _any(self, session: Session, packet_id: int, payload: bytes) -> None:
         self.log.append((session.id, session.sequence, payload))
-        session.send(packet_id, payload)
+        if packet_id == BIND:
+            session.bind("ann")
+        else:
+            session.send(packet_id, payload)
 
     def _settle(self) -> None:
         self.log.append(self.dispatcher.commit)
@@ -52,6 +59,8 @@ class Bench:
         return [each for each in self.log if isinstance(each, Commit)]
 
 
+BIND = 2
+BOUND_RECORD = make_record(BOUND, 1, pack_bound(Bound(BindResult.BOUND, 1, "ann")))
 ABC = packets((1, b"a"), (1, b"b"), (1, b"c"))
 
 
@@ -103,7 +112,7 @@ def test_the_end_of_a_session_leaves_with_the_commit_that_skips_its_packet(index
 
 def test_a_suspect_at_the_very_commit_is_met_there():
     bench = Bench((7, 2, False), commit=Commit(7, 2))
-    bench.dispatcher.resume(1, ADDRESS, closing=False)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
     bench.run(ABC, position=7)
     assert bench.log == [Commit(7, 2), (1, 3, b"c"), Commit(8, 0)]
 
@@ -164,3 +173,23 @@ def test_a_suspect_may_come_in_a_later_chunk():
     bench.run(closed(1), position=4)
     assert bench.log[-1] == ("end", 1, "eof")
     assert len(bench.commits()) == 2
+
+
+def test_on_bound_that_is_a_suspect_runs_with_everything_before_it_committed():
+    bench = Bench((3, 0, False))
+    bench.run(opened(1), packets((BIND, b"")), BOUND_RECORD, packets((1, b"b"), first_sequence=2))
+    assert bench.log == [
+        ("connected", 1),
+        (1, 1, b""),
+        Commit(3, 0),
+        ("bound", 1, "bound", "ann"),
+        Commit(4, 0),
+        (1, 2, b"b"),
+    ]
+
+
+def test_on_bound_that_is_set_aside_is_skipped_and_its_session_ended_as_that_user():
+    bench = Bench((3, 0, True))
+    bench.run(opened(1), packets((BIND, b"")), BOUND_RECORD, packets((1, b"b"), first_sequence=2))
+    assert bench.log == [("connected", 1), (1, 1, b""), Commit(3, 0), Commit(4, 0)]
+    assert bench.dispatcher.sessions[1].user == "ann"

@@ -7,7 +7,9 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.records import BROADCAST, DISCONNECT, SAVE, SEND, make_record
+from cluster.shared.messages import ReplayedSession
+from cluster.shared.records import BROADCAST, DISCONNECT, SAVE, SEND, SEND_TO, make_record
+from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
@@ -36,6 +38,9 @@ class Bench:
 
     def broadcast(self, packet: bytes) -> None:
         self.outbox.add(BROADCAST, 0, packet)
+
+    def send_to(self, user: bytes, packet: bytes) -> None:
+        self.outbox.add(SEND_TO, 0, pack_send_to(user, packet))
 
     def wake(self) -> None:
         pass
@@ -95,7 +100,7 @@ def test_a_packet_that_nobody_handles_is_counted_and_done():
 
 def test_an_application_without_handlers_is_fine():
     dispatcher = Dispatcher(App(), Outbox(1_000), START, 100, lambda: None)
-    dispatcher.resume(5, ADDRESS, False)
+    dispatcher.resume(ReplayedSession(id=5, address=ADDRESS))
     dispatcher.run(chunk(opened(), packets((1, b"x")), closed(), closed(5)))
     assert dispatcher.commit == Commit(5, 0)
     assert dispatcher.sessions == {}
@@ -141,7 +146,7 @@ def test_during_a_call_its_packet_is_not_done():
 def test_a_successor_does_not_do_again_what_is_done(done: int):
     payloads = [bytes([n]) * n for n in range(4)]
     bench = Bench(Commit(5, done))
-    bench.dispatcher.resume(1, ADDRESS, False)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
     record = packets(*[(9, payload) for payload in payloads], first_sequence=11)
     bench.run(record, packets((9, b"next"), first_sequence=15), position=5)
     assert bench.calls == [
@@ -180,8 +185,8 @@ def test_after_its_disconnect_a_session_has_no_calls_but_the_last():
 
 def test_a_session_that_was_taken_over_while_closing_has_no_call_but_the_last():
     bench = Bench(Commit(9, 0))
-    bench.dispatcher.resume(1, ADDRESS, closing=True)
-    bench.dispatcher.resume(2, ADDRESS, closing=False)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS, closing=True))
+    bench.dispatcher.resume(ReplayedSession(id=2, address=ADDRESS))
     bench.run(packets((1, b"x")), packets((1, b"y"), session=2), closed(1), position=9)
     assert bench.calls == [("resumed", 2), (2, 1, 1, b"y"), ("disconnected", 1, "eof")]
 
@@ -242,7 +247,7 @@ def test_an_event_handler_that_raises_ends_its_session(
     if event == "connected":
         bench.run(opened())
     else:
-        bench.dispatcher.resume(1, ADDRESS, False)
+        bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
     assert bench.outbox.entries == [(DISCONNECT, 1, b"handler_error")]
     assert "nobody there" in caplog.text
 
@@ -378,7 +383,7 @@ def test_a_handler_is_told_of_records_that_a_predecessor_was_sent(through: int, 
     bench = Bench(Commit(5, 1))
     notes = told(bench)
     bench.dispatcher.redelivered_through = through
-    bench.dispatcher.resume(1, ADDRESS, False, sequence=11)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS, sequence=11))
     records = [
         packets((1, b""), (1, b""), (1, b""), first_sequence=11),
         opened(2),
@@ -407,8 +412,8 @@ def test_a_handler_is_told_of_records_that_a_predecessor_was_sent(through: int, 
 def test_redelivered_is_told_of_the_session_whose_record_it_is_and_only_meanwhile():
     bench = Bench(Commit(3, 0))
     bench.dispatcher.redelivered_through = 3
-    bench.dispatcher.resume(1, ADDRESS, False)
-    bench.dispatcher.resume(2, ADDRESS, False)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
+    bench.dispatcher.resume(ReplayedSession(id=2, address=ADDRESS))
     one, two = (bench.dispatcher.sessions[number] for number in (1, 2))
     seen: list[Any] = []
 
@@ -431,7 +436,7 @@ def test_a_session_is_not_redelivering_after_a_handler_that_ended_the_call_other
         raise SystemExit(5)
 
     bench.app.on_any(leave)
-    bench.dispatcher.resume(1, ADDRESS, False)
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
     with pytest.raises(SystemExit):
         bench.run(packets((1, b"")), position=3)
     assert not bench.dispatcher.sessions[1].redelivered
@@ -442,8 +447,12 @@ def test_a_session_that_is_taken_over_knows_what_was_saved_and_how_far_it_is():
     seen: list[Any] = []
     bench.app.on_resumed(lambda session: seen.append((session.saved, session.sequence)))
     bench.app.on_disconnected(lambda session, _: seen.append((session.saved, session.sequence)))
-    bench.dispatcher.resume(1, ADDRESS, False, 41, b"state")
-    bench.dispatcher.resume(2, ADDRESS, True, 5, b"of one that is closing")
+    bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS, sequence=41, saved=b"state"))
+    bench.dispatcher.resume(
+        ReplayedSession(
+            id=2, address=ADDRESS, closing=True, sequence=5, saved=b"of one that is closing"
+        )
+    )
     bench.run(closed(1), closed(2), position=9)
     assert seen == [(b"state", 41), (b"state", 41), (b"of one that is closing", 5)]
 
@@ -481,7 +490,7 @@ def test_a_call_that_raises_takes_its_saves_back():
 
     bench.dispatcher.call(posted)
     assert sessions[1].saved == b"kept of good"
-    assert bench.outbox.entries == bench.outbox.saves_replaced == []
+    assert bench.outbox.entries == bench.outbox.replaced == []
     bench.dispatcher.call(lambda: sessions[1].save(b"posted"))
     assert sessions[1].saved == b"posted"
     assert bench.outbox.entries == [(SAVE, 1, b"posted")]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.shared.lane import START, Commit
+from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import HandlerCall, create_note, open_note
 from cluster.worker import App
 from cluster.worker.dispatcher import Dispatcher
@@ -68,7 +69,7 @@ def test_each_call_is_noted_while_it_runs(noted: Noted):
 
 def test_a_successor_notes_the_same_calls_as_its_predecessor(tmp_path: Path):
     noted = Noted(tmp_path / "note", Commit(7, 2))
-    noted.dispatcher.resume(5, ADDRESS, closing=False)
+    noted.dispatcher.resume(ReplayedSession(id=5, address=ADDRESS))
     assert noted.in_hand() is None
     noted.run(packets((1, b"a"), (1, b"b"), (1, b"c"), session=5), position=7)
     assert noted.seen == [HandlerCall(0, 0, 5), HandlerCall(7, 2)]

@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.shared.records import (
+    BIND,
     BROADCAST,
     DISCONNECT,
     RECORD_BYTES,
     SAVE,
     SEND,
+    SEND_TO,
+    UNBIND,
     iter_records,
     make_record,
 )
@@ -41,6 +44,29 @@ def test_a_broadcast_comes_after_what_was_sent_before_it_and_before_the_rest():
         make_record(BROADCAST, 0, b"to all"),
         make_record(SEND, 1, b"b"),
     ]
+
+
+@pytest.mark.parametrize("kind", [SEND_TO, BIND])
+def test_what_may_reach_or_end_any_session_comes_after_what_was_sent_before_it(kind: int):
+    outbox = Outbox(1_000)
+    outbox.add(SEND, 1, b"a")
+    outbox.add(SEND, 2, b"b")
+    outbox.add(kind, 3, b"for somebody")
+    outbox.add(SEND, 1, b"c")
+    assert outbox.records() == [
+        make_record(SEND, 1, b"a"),
+        make_record(SEND, 2, b"b"),
+        make_record(kind, 3, b"for somebody"),
+        make_record(SEND, 1, b"c"),
+    ]
+
+
+def test_an_unbind_keeps_its_place_among_what_is_sent_to_users():
+    outbox = Outbox(1_000)
+    for kind, session in ((SEND_TO, 0), (UNBIND, 1), (SEND_TO, 0)):
+        outbox.add(kind, session, b"x")
+    kinds = [record.kind for record in iter_records(b"".join(outbox.records()))]
+    assert kinds == [SEND_TO, UNBIND, SEND_TO]
 
 
 def test_the_end_of_a_session_comes_after_what_was_sent_to_it():

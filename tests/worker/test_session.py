@@ -208,3 +208,23 @@ def test_a_session_that_was_disconnected_can_be_saved_until_it_has_closed():
     session.save(b"too late")
     assert session.saved == b"for on_disconnected"
     assert sent(session) == [(DISCONNECT, ID, b"bye"), (SAVE, ID, b"for on_disconnected")]
+
+
+def test_who_is_kicked_is_told_first():
+    session = make_session()
+    session.send(1, b"before")
+    session.kick(2, b"why")
+    session.kick(3, b"once is enough")
+    assert sent(session) == [
+        (SEND, ID, make_packet(1, b"before")),
+        (SEND, ID, make_packet(2, b"why")),
+        (DISCONNECT, ID, b"kicked"),
+    ]
+
+
+def test_a_kick_that_cannot_be_told_is_none():
+    session = make_session()
+    with pytest.raises(ValueError, match="packet id"):
+        session.kick(-1)
+    assert session.is_open
+    assert sent(session) == []
