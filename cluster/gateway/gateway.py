@@ -7,6 +7,7 @@ each batch of completions the lanes are flushed once.
 import logging
 import os
 import secrets
+from collections.abc import Callable
 
 import zmq
 
@@ -15,6 +16,9 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.links.handshake import LinkIdentity
+from cluster.gateway.links.links import Links
+from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
@@ -31,7 +35,7 @@ from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
 from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.causes import Cause
-from cluster.shared.config import Config
+from cluster.shared.config import Config, parse_node
 from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.lane_choice import open_lane_hub
 from cluster.shared.messages import (
@@ -55,7 +59,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.run_directory import RunDirectory
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "ListenError"]
 
 logger = logging.getLogger("cluster.gateway")
 
@@ -67,14 +71,31 @@ LAST_WORDS_MS = 500
 connection that ends under IMMEDIATE takes with it what its peer has not read yet."""
 
 
+class ListenError(Exception):
+    """An address cannot be listened at; the message is one line with the key and the remedy."""
+
+    def __init__(self, key: str, address: str, error: OSError) -> None:
+        flag = "--listen or " if key == "node.listen" else ""
+        super().__init__(
+            f"cannot listen at {address}: {error.strerror}; choose another address with {flag}{key}"
+        )
+
+
 class Gateway(IocpObject):
     """One life of a gateway. `serve` runs it; `request_drain` may come from a signal handler."""
 
-    def __init__(self, config: Config, directory: RunDirectory, core: IocpCore, epoch: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        core: IocpCore,
+        epoch: int,
+        links_secret: bytes | None = None,
+    ) -> None:
         """Bind everything for `config`, and tell where.
 
-        Raises OSError, zmq.ZMQError or RunDirectoryError when that cannot be. `core` and
-        `directory` stay the caller's.
+        `links_secret` is needed where `config` has `links.listen`. Raises OSError, zmq.ZMQError
+        or RunDirectoryError when that cannot be. `core` and `directory` stay the caller's.
         """
         self.handle = None
         self._config = config
@@ -95,6 +116,7 @@ class Gateway(IocpObject):
         ids = SessionIds(config.node.id, epoch)
         routing = make_routing(config.gateway.routing, config.workers.count)
         self._table = SessionTable(ids, self._shards, routing, self._counters)
+        self._traffic = NodeTraffic(core, self._table, self._counters)
         self._appliers = [
             OutboundApplier(
                 shard.lane,
@@ -102,6 +124,7 @@ class Gateway(IocpObject):
                 self._table.users,
                 self._counters,
                 shard.succession,
+                self._traffic.broadcast,
             )
             for shard in self._shards
         ]
@@ -119,7 +142,10 @@ class Gateway(IocpObject):
             DeadLetterFile(directory.path, self._counters),
             self._counters,
         )
-        self._workers = self._make_workers()
+        life = secrets.randbits(64)
+        self._workers = self._make_workers(life)
+        self._links = None if links_secret is None else self._make_links(life, links_secret)
+        self._traffic.links = self._links
         self._spares = Spares(
             config.workers.spares,
             config.workers.count,
@@ -147,12 +173,27 @@ class Gateway(IocpObject):
             gateway.send_queue_bytes_max,
         )
 
-    def _make_workers(self) -> Workers:
+    def _make_links(self, life: int, secret: bytes) -> Links:
+        links = self._config.links
+        assert links.listen is not None
+        nodes = [parse_node(node) for node in links.nodes]
+        return Links(
+            LinkIdentity(self._config.node.id, life, links.cluster, secret),
+            NetAddress.parse(links.listen),
+            [(node, NetAddress(host, port)) for node, host, port in nodes],
+            self._core,
+            self._counters,
+            self._traffic,
+            timeout_s=links.timeout_s,
+            retained_bytes_max=links.retained_bytes_max,
+        )
+
+    def _make_workers(self, life: int) -> Workers:
         config = self._config
         identity = NodeIdentity(
             config.node.id,
             self._epoch,
-            secrets.randbits(64),
+            life,
             config.gateway.max_packet_bytes,
             config.lane.max_batch_bytes,
             config.workers.worker_timeout_s,
@@ -189,8 +230,12 @@ class Gateway(IocpObject):
     # -- serving -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen; raises OSError when the address cannot be had."""
-        self._service.start()
+        """Listen; raises ListenError when an address cannot be had."""
+        self._listen("node.listen", self._config.node.listen, self._service.start)
+        if self._links is not None:
+            listen = self._config.links.listen
+            self._listen("links.listen", str(listen), self._links.start)
+            logger.info("links of node %d at %s", self._config.node.id, self._links.address)
         self._beat()
         ready = GatewayReady(
             pid=os.getpid(),
@@ -203,10 +248,17 @@ class Gateway(IocpObject):
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
 
+    @staticmethod
+    def _listen(key: str, address: str, start: Callable[[], object]) -> None:
+        try:
+            start()
+        except OSError as error:
+            raise ListenError(key, address, error) from error
+
     def serve(self) -> None:
         """Dispatch until a drain is through."""
         core, lanes, shards, control = self._core, self._lanes, self._shards, self._control
-        service = self._service
+        service, links = self._service, self._links
         while self._phase is not DrainPhase.DRAINED:
             core.dispatch(None)
             lanes.receive()
@@ -217,6 +269,8 @@ class Gateway(IocpObject):
             lanes.flush()  # what the control plane brought: a death applies what was published
             control.check()
             service.resume_accepting()
+            if links is not None:
+                links.flush()
             if self._drain_requested:
                 self._advance_drain()
 
@@ -225,6 +279,8 @@ class Gateway(IocpObject):
         if self._beat_timer is not None:
             self._beat_timer.cancel()
         self._service.close_service(Cause.DRAIN)
+        if self._links is not None:
+            self._links.close()
         for session in list(self._table.sessions.values()):
             session.abort(Cause.DRAIN)
         for _ in range(len(self._table.sessions) // 64 + 8):
@@ -372,7 +428,7 @@ class Gateway(IocpObject):
             ),
             workers=[self._worker_status(shard) for shard in self._shards],
             spares=self._spares.status(),
-            links=[],
+            links=[] if self._links is None else self._links.status(),
             counters=dict(sorted(counters.items())),
         )
 

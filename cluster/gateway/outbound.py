@@ -6,7 +6,7 @@ slices, so that a fan-out to thousands holds up only its own lane. A batch count
 when its last record is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
@@ -38,6 +38,7 @@ class OutboundApplier:
         "_succession",
         "_targets",
         "_to_all",
+        "_to_nodes",
         "_user_requests",
     )
 
@@ -48,12 +49,14 @@ class OutboundApplier:
         users: UserTable[GatewaySession],
         counters: Counters,
         succession: Succession,
+        to_nodes: Callable[[bytes], object] = lambda packets: None,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
         Which of the `users` each one is changes as the worker asks. What a successor is to know
-        goes to `succession`.
+        goes to `succession`, what other nodes are to broadcast to `to_nodes`.
         """
+        self._to_nodes = to_nodes
         self._lane = lane
         self._sessions = sessions
         self._counters = counters
@@ -165,6 +168,7 @@ class OutboundApplier:
 
     def _start_fan_out(self, data: bytes) -> None:
         self._counters.add("broadcasts")
+        self._to_nodes(data)
         self._to_all = data
         self._targets = iter(list(self._sessions.values()))
 

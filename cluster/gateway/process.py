@@ -3,12 +3,14 @@
 import logging
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import msgspec
 import zmq
 
-from cluster.gateway.gateway import Gateway
+from cluster.gateway.gateway import Gateway, ListenError
+from cluster.gateway.links.secret import SecretError, read_secret
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
@@ -43,6 +45,10 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
 
 def _serve(directory: RunDirectory, config: Config) -> int:
     try:
+        secret = _read_secret(config)
+    except SecretError as error:
+        return _refuse(str(error))
+    try:
         core = IocpCore(driver=choose_driver(config.gateway.driver))
     except DriverUnavailableError as error:
         return _refuse(f"gateway.driver: {error}")
@@ -55,7 +61,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     directory.remove_stale_sockets()
     epoch = directory.next_epoch()
     try:
-        gateway = Gateway(config, directory, core, epoch)
+        gateway = Gateway(config, directory, core, epoch, secret)
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
     except OSError as error:
@@ -66,11 +72,8 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         )
     try:
         gateway.start()
-    except OSError as error:
-        return _refuse(
-            f"cannot listen at {config.node.listen}: {error.strerror}; "
-            "choose another address with --listen or node.listen"
-        )
+    except ListenError as error:
+        return _refuse(str(error))
     _drain_on_signals(gateway)
     try:
         gateway.serve()
@@ -79,6 +82,14 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         core.close()
     logger.info("drained")
     return 0
+
+
+def _read_secret(config: Config) -> bytes | None:
+    """Return the secret of the cluster, or None for a node that stands alone; SecretError."""
+    if config.links.listen is None:
+        return None
+    assert config.links.secret_file is not None, "the configuration was checked"
+    return read_secret(Path(config.links.secret_file))
 
 
 class _SignalHandler:

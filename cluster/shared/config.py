@@ -87,6 +87,23 @@ class SupervisorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_timeout_s: Timeout = 10.0
 
 
+class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[links]`: the other nodes of the cluster. Without `listen` this node stands alone."""
+
+    cluster: str = "cluster"
+    """The name of the cluster; a node of another one is refused."""
+    listen: str | None = None
+    """The private address, for other nodes only."""
+    secret_file: str | None = None
+    """The file that holds what all nodes know and nobody else; at least 16 bytes."""
+    nodes: list[str] = []
+    """`ID@HOST:PORT` of each node's private address; this node's own entry counts for nothing."""
+    timeout_s: Timeout = 10.0
+    """A node that is not heard for so long is taken for lost, and called again."""
+    retained_bytes_max: Annotated[int, Meta(ge=MIB, le=GIB)] = 16 * MIB
+    """What may wait for one node; more is refused to whoever sends it."""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration of a node. Immutable, so any thread may read it."""
 
@@ -95,6 +112,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: WorkersConfig = WorkersConfig()
     lane: LaneConfig = LaneConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
+    links: LinksConfig = LinksConfig()
 
 
 def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:
@@ -149,6 +167,21 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def parse_node(text: str) -> tuple[int, str, int]:
+    """Split `ID@HOST:PORT` into the id of a node, host and port.
+
+    Raises `ValueError` with what is allowed.
+    """
+    number, separator, address = text.partition("@")
+    if not (separator and _NODE.fullmatch(number) and 1 <= int(number) <= 65_535):
+        raise ValueError("ID@HOST:PORT with an id from 1 to 65535, for example 2@10.0.0.2:7800")
+    host, port = parse_listen(address)
+    if port == 0:
+        raise ValueError("ID@HOST:PORT with a port from 1 to 65535, where that node listens")
+    return int(number), host, port
+
+
+_NODE = re.compile(r"[0-9]{1,5}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _DIGITS_AND_DOTS = re.compile(r"[0-9.]+")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")

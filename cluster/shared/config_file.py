@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from cluster.shared.config import MIB, Config, ConfigError, parse_listen
+from cluster.shared.config import MIB, Config, ConfigError, parse_listen, parse_node
 
 FILE_BYTES_MAX = MIB
 """A configuration is a page of text; anything this long is some other file."""
@@ -144,11 +144,13 @@ class _Schema:
         if not _fits(fields[field], setting.value):
             raise setting.error(_describe(fields[field]))
         text_check = _TEXT_CHECKS.get(setting.key)
-        if text_check is not None and isinstance(setting.value, str):
-            try:
-                text_check(setting.value)
-            except ValueError as error:
-                raise setting.error(str(error)) from None
+        if text_check is not None and setting.value is not None:
+            texts = setting.value if isinstance(setting.value, list) else [setting.value]
+            for text in texts:
+                try:
+                    text_check(str(text))
+                except ValueError as error:
+                    raise setting._replace(value=text).error(str(error)) from None
 
 
 def _fields(struct: inspect.Type) -> tuple[inspect.Field, ...]:
@@ -169,6 +171,8 @@ def _fits(kind: inspect.Type, value: object) -> bool:
             return isinstance(value, str) and value in values
         case inspect.StrType():
             return isinstance(value, str)
+        case inspect.ListType(item_type=item):
+            return isinstance(value, list) and all(_fits(item, each) for each in value)
         case inspect.UnionType(types=types):
             return any(_fits(each, value) for each in types)
         case inspect.NoneType():
@@ -188,6 +192,8 @@ def _describe(kind: inspect.Type) -> str:
             return " or ".join(_describe(t) for t in types if not isinstance(t, inspect.NoneType))
         case inspect.StrType():
             return "a string"
+        case inspect.ListType(item_type=item):
+            return f"a list, each of it {_describe(item)}"
     raise NotImplementedError(f"no words for configuration fields of type {kind}")
 
 
@@ -207,12 +213,29 @@ def _check_run_dir(text: str) -> None:
         raise ValueError("the path of a directory")
 
 
+def _check_file(text: str) -> None:
+    if not text or "\0" in text:
+        raise ValueError("the path of a file")
+
+
+def _check_cluster(text: str) -> None:
+    if not 0 < len(text.encode("utf-8", "replace")) <= 64:
+        raise ValueError("a name of 1 to 64 bytes")
+
+
 _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "node.listen": parse_listen,
     "node.app": _check_app,
     "node.run_dir": _check_run_dir,
+    "links.cluster": _check_cluster,
+    "links.listen": parse_listen,
+    "links.secret_file": _check_file,
+    "links.nodes": parse_node,
 }
-"""What a string must look like, by key. Each raises `ValueError` with what is allowed."""
+"""What a string, or each of a list, must look like, by key.
+
+Each raises `ValueError` with what is allowed.
+"""
 
 
 def _check_across_keys(config: Config, settings: Mapping[str, _Setting]) -> None:
@@ -231,6 +254,28 @@ def _check_across_keys(config: Config, settings: Mapping[str, _Setting]) -> None
     if config.gateway.send_queue_bytes_max < packet_bytes:
         raise settings["gateway.send_queue_bytes_max"].error(
             f"at least one packet of gateway.max_packet_bytes = {packet_bytes}"
+        )
+
+    _check_links(config, settings)
+
+
+def _check_links(config: Config, settings: Mapping[str, _Setting]) -> None:
+    links = config.links
+    numbers = [parse_node(node)[0] for node in links.nodes]
+    if len(set(numbers)) < len(numbers):
+        raise settings["links.nodes"].error("each node once")
+    if links.listen is None:
+        for key in ("links.secret_file", "links.nodes"):
+            if key in settings:
+                raise settings[key].error("links.listen beside it, this node's private address")
+        return
+    if links.secret_file is None:
+        raise settings["links.listen"].error(
+            "links.secret_file beside it, a file with the secret of the cluster"
+        )
+    if not set(numbers) - {config.node.id}:
+        raise settings["links.listen"].error(
+            "links.nodes beside it, the ID@HOST:PORT of at least one other node"
         )
 
 

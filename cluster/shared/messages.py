@@ -25,6 +25,8 @@ __all__ = [
     "InHand",
     "LaneOffer",
     "LaneState",
+    "LinkState",
+    "LinkStatus",
     "NodeStatus",
     "ProtocolError",
     "ProtocolVersionError",
@@ -57,6 +59,7 @@ _MAGIC = b"IC"
 
 WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
 LaneState = Literal["idle", "busy", "blocked", "settling", "stopping"]
+LinkState = Literal["linked", "connecting", "backoff", "awaited"]
 
 
 class ProtocolError(Exception):
@@ -344,6 +347,23 @@ class SpareStatus(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
 
 
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The link with another node.
+
+    `awaited`: that node has the smaller id and calls. `waiting_records` and `waiting_bytes` are
+    what it has not acknowledged. `failures` counts calls since there was a link last, and
+    `reason` says why the last one came to nothing, or why the link was lost.
+    """
+
+    node: int
+    address: str
+    state: LinkState
+    waiting_records: int
+    waiting_bytes: int
+    failures: int
+    reason: str
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What `cluster status --json` prints."""
 
@@ -352,7 +372,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     gateway: GatewayStatus
     workers: list[WorkerStatus]
     spares: list[SpareStatus]
-    links: list[str]
+    links: list[LinkStatus]
     counters: dict[str, int]
 
 

@@ -129,7 +129,7 @@ class App:
     # -- running -----------------------------------------------------------------------------------
 
     def broadcast(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
-        """Send one packet to every session of the node, those of other shards included.
+        """Send one packet to every session of the node and of those that it is linked with.
 
         It is written once, whatever the number of receivers. For handlers and the loop's
         thread. Raises ValueError for an id or a payload that does not fit a packet.

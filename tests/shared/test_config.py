@@ -19,6 +19,7 @@ from cluster.shared.config import (
     ConfigError,
     GatewayConfig,
     LaneConfig,
+    LinksConfig,
     NodeConfig,
     SupervisorConfig,
     WorkersConfig,
@@ -26,6 +27,7 @@ from cluster.shared.config import (
     encode_config,
     load_config,
     parse_listen,
+    parse_node,
 )
 from cluster.shared.config_file import FILE_BYTES_MAX
 
@@ -194,7 +196,7 @@ def test_toml_that_the_parser_cannot_stand_is_still_a_config_error(
 def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[gatway]\nmax_sessions = 5").endswith(
         "cluster.toml: gatway = {max_sessions = 5}: expected one of the sections "
-        "node, gateway, workers, lane, supervisor; did you mean gateway?"
+        "node, gateway, workers, lane, supervisor, links; did you mean gateway?"
     )
 
 
@@ -547,3 +549,51 @@ def test_any_bytes_give_a_configuration_or_a_config_error(tmp_path: Path, conten
     path = tmp_path / "cluster.toml"
     path.write_bytes(content)
     check_gives_config_or_config_error(path, {})
+
+
+# Links between nodes
+
+LINKS = """
+[node]
+id = 1
+[links]
+listen = "127.0.0.1:7800"
+secret_file = "/etc/secret"
+nodes = ["1@127.0.0.1:7800", "2@[::1]:7801", "3@games.example:7802"]
+"""
+
+
+def test_links_are_off_by_default_and_read_from_the_file(tmp_path: Path) -> None:
+    assert Config().links == LinksConfig()
+    assert Config().links.listen is None
+    links = load(tmp_path, LINKS).links
+    assert [parse_node(node) for node in links.nodes] == [
+        (1, "127.0.0.1", 7800),
+        (2, "::1", 7801),
+        (3, "games.example", 7802),
+    ]
+    assert links.cluster == "cluster"
+    assert decode_config(encode_config(load(tmp_path, LINKS))).links == links
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ('nodes = ["127.0.0.1:7800"]', "expected ID@HOST:PORT with an id from 1 to 65535"),
+        ('nodes = ["0@127.0.0.1:7800"]', "expected ID@HOST:PORT with an id from 1 to 65535"),
+        ('nodes = ["2@127.0.0.1:0"]', "expected ID@HOST:PORT with a port from 1 to 65535"),
+        ('nodes = ["2@::1:5"]', "expected HOST:PORT with an IPv6 address in brackets"),
+        ("nodes = [2]", "expected a list, each of it a string"),
+        ('nodes = "2@127.0.0.1:7800"', "expected a list, each of it a string"),
+        ('nodes = ["2@a:1", "2@b:1"]', "expected each node once"),
+        ('nodes = ["2@a:1"]', "expected links.listen beside it"),
+        ('secret_file = "/x"', "expected links.listen beside it"),
+        ('listen = "a:1"', "expected links.secret_file beside it"),
+        ('listen = "a:1"\nsecret_file = "/x"', "expected links.nodes beside it"),
+        ('listen = "a:1"\nsecret_file = "/x"\nnodes = ["1@a:1"]', "expected links.nodes beside"),
+        ('cluster = ""', "expected a name of 1 to 64 bytes"),
+        ('secret_file = ""', "expected the path of a file"),
+    ],
+)
+def test_links_that_cannot_be_are_told(tmp_path: Path, text: str, end: str) -> None:
+    assert end in error_of(tmp_path, f"[links]\n{text}\n")

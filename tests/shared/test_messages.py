@@ -23,6 +23,7 @@ from cluster.shared.messages import (
     Hello,
     InHand,
     LaneOffer,
+    LinkStatus,
     NodeStatus,
     ProtocolError,
     ProtocolVersionError,
@@ -121,7 +122,17 @@ MESSAGES: list[ControlMessage] = [
                 ),
             ],
             spares=[SpareStatus(pid=5)],
-            links=["node 2"],
+            links=[
+                LinkStatus(
+                    node=2,
+                    address="10.0.0.2:7800",
+                    state="backoff",
+                    waiting_records=1,
+                    waiting_bytes=70,
+                    failures=3,
+                    reason="cannot connect to 10.0.0.2:7800: refused",
+                )
+            ],
             counters={"sessions_opened": 1 << 40, "ünïcode": 0},
         )
     ),

@@ -40,7 +40,7 @@ def test_the_configuration_of_the_readme_is_the_default_one() -> None:
     shown = tomllib.loads(_block("toml", "## Configuration"))
     defaults = msgspec.to_builtins(Config())
     for section, keys in defaults.items():
-        # `app` and `run_dir` have no default that could be shown.
-        expected = {key: value for key, value in keys.items() if value is not None}
+        # `app`, `run_dir` and the addresses of links have no default that could be shown.
+        expected = {key: value for key, value in keys.items() if value not in (None, [])}
         assert shown[section] == expected
     assert shown.keys() == defaults.keys()

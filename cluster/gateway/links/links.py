@@ -1,0 +1,471 @@
+"""The links of a node: who is called, who may call, and what goes over the connections.
+
+One session with each peer counts, the newest that has proved itself: an older one is half-open,
+because a node calls again only when it has lost its connection. A lost one is called for again,
+for ever, with a pause that grows and has chance in it.
+"""
+
+import ipaddress
+import logging
+import random
+from collections.abc import Iterable
+from threading import Thread
+from typing import NamedTuple, Protocol
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.links.frames import (
+    ALIVE,
+    FRAME_BYTES,
+    RECORD,
+    RECORD_BYTES_MAX,
+    RESUME,
+    make_frame,
+    make_progress_frame,
+    read_progress,
+)
+from cluster.gateway.links.handshake import Handshake, LinkIdentity, LinkRefusal, Peer
+from cluster.gateway.links.link_log import LinkLog, LinkViolation, Progress
+from cluster.gateway.links.node_session import NodeSession
+from cluster.iocp import (
+    ClientService,
+    EventType,
+    IocpCore,
+    IocpEvent,
+    IocpObject,
+    NetAddress,
+    ServerService,
+    SessionSettings,
+)
+from cluster.iocp.timers import Timer
+from cluster.shared.causes import Cause
+from cluster.shared.messages import LinkState, LinkStatus
+
+__all__ = ["Delivery", "LinkUser", "Links", "NodeAddress"]
+
+logger = logging.getLogger("cluster.gateway")
+
+UNPROVED_MAX = 64
+"""Callers that may be in their handshake at a time; one more takes the place of the oldest."""
+
+QUEUED_BYTES_MAX = 1 << 18
+"""Bytes that are given to a connection before it has sent what it had."""
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+
+BEATS_PER_TIMEOUT = 4
+REFUSALS_LOGGED_EVERY_S = 10.0
+
+NodeAddress = tuple[int, NetAddress]
+"""A node's id and the address of its private listener."""
+
+
+class Delivery(NamedTuple):
+    """Which record of which life of which node something came by."""
+
+    node: int
+    life: int
+    position: int
+
+
+class LinkUser(Protocol):
+    """Whoever gives records to the links and is given those of others. No call may raise."""
+
+    def delivered(self, delivery: Delivery, payload: bytes) -> None:
+        """Take a record, once and in order; `Links.settle` it when its effect is for good."""
+        ...
+
+    def settled(self, node: int, payloads: list[bytes]) -> None:
+        """`node` has settled these records."""
+        ...
+
+    def undelivered(self, node: int, payloads: list[bytes]) -> None:
+        """`node` began another life: nobody knows whether these had their effect."""
+        ...
+
+
+class _Link:
+    """What there is of one peer."""
+
+    __slots__ = (
+        "address",
+        "failures",
+        "log",
+        "node",
+        "reason",
+        "service",
+        "session",
+        "timer",
+        "told",
+    )
+
+    def __init__(self, node: int, address: NetAddress, retained_bytes_max: int) -> None:
+        self.node = node
+        self.address = address
+        self.log = LinkLog(retained_bytes_max)
+        self.session: NodeSession | None = None
+        """The one that counts."""
+        self.told = Progress(0, 0)
+        """What the peer was told last of how far this side is."""
+        self.service: ClientService | None = None
+        """Of the present attempt to call; sessions hold theirs weakly."""
+        self.timer: Timer | None = None
+        self.failures = 0
+        self.reason = ""
+        """Why there is no session; empty while there is one, or none was tried yet."""
+
+
+class Links(IocpObject):
+    """All links of a node. For the dispatching thread."""
+
+    def __init__(
+        self,
+        identity: LinkIdentity,
+        listen: NetAddress,
+        nodes: Iterable[NodeAddress],
+        core: IocpCore,
+        counters: Counters,
+        user: LinkUser,
+        *,
+        timeout_s: float,
+        retained_bytes_max: int,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Link this node with those of `nodes`; the entry of its own id counts for nothing.
+
+        `user` is told what comes of records. A peer that is not heard for `timeout_s` is taken for
+        lost, and called again.
+        """
+        self.handle = None
+        self.core = core
+        self._identity = identity
+        self._counters = counters
+        self._user = user
+        self._timeout_s = timeout_s
+        self._random = rng or random.Random()
+        self._links = {
+            node: _Link(node, address, retained_bytes_max)
+            for node, address in sorted(nodes, key=lambda entry: entry[0])
+            if node != identity.node
+        }
+        self._callers = frozenset(node for node in self._links if node < identity.node)
+        self._settings = SessionSettings(
+            close_timeout_s=1.0,
+            send_queue_bytes_max=8 << 20,
+            send_stall_timeout_s=timeout_s,
+            recv_buffer_bytes_max=2 << 20,
+        )
+        self._service = ServerService(
+            listen,
+            core,
+            lambda: NodeSession(self, None),
+            UNPROVED_MAX + 2 * len(self._links) + 1,
+            self._settings,
+            accepts_outstanding_max=16,
+        )
+        self._unproved: dict[NodeSession, None] = {}  # in order of arrival
+        self._found: list[tuple[_Link, NetAddress | str]] = []
+        self._to_flush: dict[_Link, None] = {}
+        self._beat_timer: Timer | None = None
+        self._logged_at = -REFUSALS_LOGGED_EVERY_S
+        self._refusals_unlogged = 0
+        self._closed = False
+
+    @property
+    def address(self) -> NetAddress:
+        """Where this node listens for others; known after `start`."""
+        return self._service.listener.local_address
+
+    def start(self) -> None:
+        """Listen, and call the nodes with a greater id; raises OSError for the address."""
+        self._service.start()
+        for link in self._links.values():
+            if link.node not in self._callers:
+                self._call(link)
+        self._beat()
+
+    def close(self) -> None:
+        """End all connections. Idempotent."""
+        self._closed = True
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        self._service.close_service(Cause.DRAIN)
+        for link in self._links.values():
+            if link.timer is not None:
+                link.timer.cancel()
+            if link.service is not None:
+                link.service.close_service(Cause.DRAIN)
+
+    # -- what goes over the links ------------------------------------------------------------------
+
+    def send(self, node: int, payload: bytes) -> bool:
+        """Have `node` be given `payload`, once and in order; False when its log is full.
+
+        Raises KeyError for a node that is not in the list, ValueError for more than
+        `RECORD_BYTES_MAX`. What the node had not settled when it began another life goes to
+        `LinkUser.undelivered`, and is counted (`links_undelivered`).
+        """
+        if len(payload) > RECORD_BYTES_MAX:
+            raise ValueError(f"a record of {len(payload)} bytes; a link takes {RECORD_BYTES_MAX}")
+        link = self._links[node]
+        if not link.log.append(payload):
+            self._counters.add("links_full")
+            return False
+        self._to_flush[link] = None
+        return True
+
+    def send_all(self, payload: bytes) -> None:
+        """Have every other node be given `payload`; what finds a log full is counted."""
+        for node in self._links:
+            self.send(node, payload)
+
+    def settle(self, delivery: Delivery) -> None:
+        """What was delivered has had its effect, for good: its sender may forget it."""
+        link = self._links[delivery.node]
+        link.log.settle(delivery.life, delivery.position)
+        self._to_flush[link] = None
+
+    def flush(self) -> None:
+        """Give the connections what waits for them. Call it after each batch of completions."""
+        if self._to_flush:
+            links, self._to_flush = self._to_flush, {}
+            for link in links:
+                session = link.session
+                if session is not None and session.is_resumed:
+                    self._flush(link, session)
+
+    def _flush(self, link: _Link, session: NodeSession) -> None:
+        progress = link.log.progress
+        if progress != link.told:
+            self._tell(link, session, progress)
+        # Outside of the session's callbacks, so what was queued counts at once.
+        while session.queued_bytes < QUEUED_BYTES_MAX and session.is_connected:
+            record = link.log.next_unsent()
+            if record is None:
+                return
+            position, payload = record
+            session.send(make_frame(RECORD, position, payload))
+
+    def _tell(self, link: _Link, session: NodeSession, progress: Progress) -> None:
+        link.told = progress
+        session.send(make_progress_frame(ALIVE, progress))
+
+    # -- what sessions tell ------------------------------------------------------------------------
+
+    def handshake(self, dialled: int | None) -> Handshake:
+        """Return one side of a new handshake."""
+        return Handshake(self._identity, dialled, self._callers)
+
+    def knocked(self, session: NodeSession) -> None:
+        """Somebody has connected to the private listener."""
+        self._unproved[session] = None
+        if len(self._unproved) > UNPROVED_MAX:
+            oldest = next(iter(self._unproved))
+            del self._unproved[oldest]
+            oldest.refuse(LinkRefusal.CROWDED, f"{UNPROVED_MAX} others knocked since")
+
+    def proved(self, session: NodeSession, peer: Peer) -> None:
+        """The peer knows the secret: this is the session that counts from now on."""
+        self._unproved.pop(session, None)
+        link = self._links[peer.node]
+        older, link.session = link.session, session
+        if older is not None:
+            self._counters.add("links_replaced")
+            older.abort(Cause.REPLACED)
+        undelivered = link.log.meet(peer.life)
+        if undelivered:
+            self._counters.add("links_undelivered", len(undelivered))
+            logger.warning(
+                "node %d has begun another life: records whose outcome nobody knows: %d",
+                peer.node,
+                len(undelivered),
+            )
+            self._user.undelivered(peer.node, undelivered)
+        logger.info("linked with node %d at %s", peer.node, session.address)
+        link.failures = 0
+        link.reason = ""
+        link.told = link.log.progress
+        session.send(make_progress_frame(RESUME, link.told))
+
+    def take_frames(self, session: NodeSession, frames: list[tuple[int, int, bytes]]) -> None:
+        """Take what a proved peer has sent; raises LinkViolation."""
+        link = self._link_of(session)
+        peer = session.peer
+        if link is None or peer is None:
+            return  # another session has taken its place: what comes here comes there again
+        log = link.log
+        for kind, position, payload in frames:
+            if not session.is_resumed:
+                if kind != RESUME:
+                    raise LinkViolation("its first frame does not say how far it is")
+                settled = log.resume(read_progress(position, payload))
+                self._user.settled(link.node, settled)
+                session.is_resumed = True
+            elif kind == RECORD:
+                log.take(position)
+                self._user.delivered(Delivery(link.node, peer.life, position), payload)
+            elif kind == ALIVE:
+                settled = log.acknowledge(read_progress(position, payload))
+                if settled:
+                    self._user.settled(link.node, settled)
+            else:
+                raise LinkViolation("it says for a second time how far it is")
+        self._to_flush[link] = None
+
+    def sent(self, session: NodeSession) -> None:
+        """The connection has room for more."""
+        link = self._link_of(session)
+        if link is not None:
+            self._to_flush[link] = None
+
+    def violated(self, session: NodeSession, reason: str) -> None:
+        """A proved peer broke the protocol: that connection ends, and is called for again."""
+        self._counters.add("links_violations")
+        logger.error("%s broke the links' protocol: %s", session.peer, reason)
+        session.reason = f"it broke the links' protocol: {reason}"
+        session.abort(Cause.LOCAL)
+
+    def refused(self, session: NodeSession, refusal: LinkRefusal, reason: str) -> None:
+        """Count a peer that was not let in; the log hears of a few."""
+        self._counters.add(f"links_refused_{refusal}")
+        now = self.core.now()
+        if now - self._logged_at < REFUSALS_LOGGED_EVERY_S:
+            self._refusals_unlogged += 1
+            return
+        logger.warning(
+            "no link with %s: %s (refused since the last such line: %d)",
+            session.address,
+            reason,
+            self._refusals_unlogged,
+        )
+        self._logged_at = now
+        self._refusals_unlogged = 0
+
+    def ended(self, session: NodeSession, cause: str) -> None:
+        """A connection has ended, or could not be made."""
+        self._unproved.pop(session, None)
+        link = self._link_of(session)
+        if link is not None:
+            link.session = None
+            link.reason = session.reason or f"the connection ended: {cause}"
+            self._counters.add("links_lost")
+            logger.warning("the link with node %d is lost: %s", link.node, link.reason)
+        elif session.dialled is not None:
+            link = self._links[session.dialled]
+            link.reason = session.reason or _why_not(session, link.address, cause)
+        if session.dialled is not None and link is not None and link.session is None:
+            self._call_later(link)
+
+    def _link_of(self, session: NodeSession) -> _Link | None:
+        """Return the link whose session this is; None when another has taken its place."""
+        peer = session.peer
+        if peer is None:
+            return None
+        link = self._links[peer.node]
+        return link if link.session is session else None
+
+    # -- calling -----------------------------------------------------------------------------------
+
+    def _call_later(self, link: _Link) -> None:
+        if self._closed or link.timer is not None:
+            return
+        pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(link.failures, 16))
+        link.failures += 1
+        # Nodes that lost the same peer at the same time do not come back at the same time.
+        pause *= self._random.uniform(0.5, 1.0)
+        link.timer = self.core.call_later(pause, lambda: self._call(link))
+
+    def _call(self, link: _Link) -> None:
+        link.timer = None
+        if self._closed:
+            return
+        if _is_numeric(link.address.host):
+            self._connect(link, link.address)
+        else:
+            Thread(target=self._look_up, args=(link,), daemon=True).start()
+
+    def _look_up(self, link: _Link) -> None:
+        """Find the address of a name, which may take long, in a thread of its own."""
+        found: NetAddress | str
+        try:
+            found = link.address.resolve()
+        except OSError as error:
+            found = f"{link.address} is not known: {error}"
+        self._found.append((link, found))
+        event = IocpEvent(EventType.POST)
+        event.owner = self
+        self.core.post(event)
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        """Go on with the names that were looked up."""
+        found, self._found = self._found, []
+        for link, address in found:
+            if isinstance(address, str):
+                link.reason = address
+                self._call_later(link)
+            else:
+                self._connect(link, address)
+
+    def _connect(self, link: _Link, address: NetAddress) -> None:
+        if self._closed:
+            return
+        link.service = ClientService(
+            address, self.core, lambda: NodeSession(self, link.node), 1, self._settings
+        )
+        if not link.service.start():
+            link.reason = "no socket is left to call with"
+            self._call_later(link)
+
+    # -- signs of life -----------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        now = self.core.now()
+        for link in self._links.values():
+            session = link.session
+            if session is None:
+                continue
+            if now - session.heard_at > self._timeout_s:
+                session.abort(Cause.TIMEOUT)
+            elif session.is_resumed and session.queued_bytes < QUEUED_BYTES_MAX + FRAME_BYTES:
+                self._tell(link, session, link.log.progress)
+        self._beat_timer = self.core.call_later(self._timeout_s / BEATS_PER_TIMEOUT, self._beat)
+
+    def status(self) -> list[LinkStatus]:
+        """Return the state of each link, in the order of nodes."""
+        return [
+            LinkStatus(
+                node=link.node,
+                address=str(link.address),
+                state=self._state_of(link),
+                waiting_records=link.log.retained_count,
+                waiting_bytes=link.log.retained_bytes,
+                failures=link.failures,
+                reason=link.reason,
+            )
+            for link in self._links.values()
+        ]
+
+    def _state_of(self, link: _Link) -> LinkState:
+        if link.session is not None and link.session.is_resumed:
+            return "linked"
+        if link.node in self._callers:
+            return "awaited"
+        return "backoff" if link.timer is not None else "connecting"
+
+
+def _why_not(session: NodeSession, address: NetAddress, cause: str) -> str:
+    """Say why a call that this side did not end came to nothing."""
+    if not session.was_greeted:
+        return f"cannot connect to {address}: {cause}"
+    return (
+        f"{address} ended the handshake ({cause}): its secret, cluster, list of nodes or version "
+        "is another one, and its log says which"
+    )
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

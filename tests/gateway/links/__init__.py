@@ -1,0 +1,1 @@
+"""Links between nodes: handshake, log, and nodes on a network in memory and on real sockets."""
