@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import BIND, DISCONNECT, PACKETS, SAVE, UNBIND
-from cluster.shared.user_records import BindResult, Bound
+from cluster.shared.user_records import Bound
 
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession
@@ -87,11 +87,7 @@ class Succession:
     def bound(self, session_id: int, bound: Bound) -> None:
         """A worker has handled, for good, the answer to a bind."""
         login = self._logins.get(session_id)
-        if (
-            login is not None
-            and bound.result is BindResult.BOUND
-            and bound.request > login.unbind_request
-        ):
+        if login is not None and bound.request > login.unbind_request:
             login.user = bound.user
 
     def commit(self) -> None:

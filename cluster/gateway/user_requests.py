@@ -55,14 +55,14 @@ class UserRequests:
         policy, request, user = read_bind(payload)
         self._succession.bind_asked(session_id, request)
         session = self._sessions.get(session_id)
-        if session is None:
-            return  # its end is in the log, and is the answer
+        if session is None or not session.is_present:
+            return  # its end is in the log, or will be, and is the answer
         result, replaced = self._users.bind(session, user, policy)
         if replaced is not None:
             replaced.disconnect(Cause.REPLACED)
         if result is BindResult.REJECTED:
             self._counters.add("binds_rejected")
-        session.shard.append_bound(session, pack_bound(Bound(result, request, user)))
+        session.shard.append_bound(session, pack_bound(Bound(result, request, session.user)))
 
     def _unbind(self, session_id: int, payload: bytes) -> None:
         # Noted also when the connection is gone: a successor hears of its end.

@@ -2,12 +2,13 @@
 
     bind     u8 policy, u32 request, user
     unbind   u32 request
-    bound    u8 result, u32 request, user
+    bound    u8 result, u32 request, user or nothing
     send_to  u8 length of the user, user, packets
 
-A user is 1 to 255 bytes of UTF-8. `request` numbers a session's binds and unbinds from 1, also
-across the lives of its workers: the answer to a bind has the bind's, so that one which came before
-an unbind is known for what it is.
+A user is 1 to 255 bytes of UTF-8. That of an answer is who the session is then, whatever the
+result, because an answer may stand for those before it. `request` numbers a session's binds and
+unbinds from 1, also across the lives of its workers: the answer to a bind has the bind's, so that
+one which came before an unbind is known for what it is.
 """
 
 from enum import IntEnum, StrEnum
@@ -71,11 +72,11 @@ class Bind(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The answer to the bind with the same `request`."""
+    """The answer to the bind with the same `request`, and who the session is then."""
 
     result: BindResult
     request: int
-    user: str
+    user: str | None
 
 
 def pack_bind(policy: SecondLogin, request: int, user: bytes) -> bytes:
@@ -108,13 +109,13 @@ def read_unbind(payload: bytes) -> int:
 
 def pack_bound(bound: Bound) -> bytes:
     """Return the payload of a `bound` record."""
-    return _BIND.pack(_RESULTS.index(bound.result), bound.request) + bound.user.encode()
+    return _BIND.pack(_RESULTS.index(bound.result), bound.request) + (bound.user or "").encode()
 
 
 def read_bound(payload: bytes) -> Bound:
     """Return what a `bound` record says; it comes from the gateway, which is trusted."""
     result, request = _BIND.unpack_from(payload)
-    return Bound(_RESULTS[result], request, payload[_BIND.size :].decode())
+    return Bound(_RESULTS[result], request, payload[_BIND.size :].decode() or None)
 
 
 def pack_send_to(user: bytes, packets: bytes) -> bytes:

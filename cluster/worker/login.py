@@ -99,14 +99,15 @@ class Login:
     def heard(self, bound: Bound) -> bool:
         """Take an answer; return whether it counts, so that the application is to hear of it."""
         counts = bound.request > self.unbind_request
-        if counts and bound.result is BindResult.BOUND:
+        if counts:
             self.user = bound.user
         answered = [binding for binding in self._bindings if binding.request <= bound.request]
         self._bindings = [binding for binding in self._bindings if binding.request > bound.request]
         for binding in answered:
-            # Of several that were asked for in a row only the last may have an answer of its own.
-            is_meant = counts and binding.user == bound.user
-            binding.resolve(bound.result if is_meant else BindResult.REJECTED)
+            # Of several that were asked for in a row only the last may have an answer of its own;
+            # all are bound that asked for who the session is then.
+            is_bound = counts and binding.user == bound.user
+            binding.resolve(BindResult.BOUND if is_bound else BindResult.REJECTED)
         return counts
 
     def end(self) -> None:

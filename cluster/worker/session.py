@@ -144,10 +144,10 @@ class Session:
 
         It takes effect with what this handler call commits, and at its place in it. The answer goes
         to `on_bound`, and to who awaits what is returned: `bound`, also if it was that user
-        already; `rejected` if another session is, under `App(second_login="reject")`, or if this
-        one is ending: then it is what it was before. What it was bound to before is free
-        again. Of binds that follow one another before there is an answer only the first and the
-        last are sure to have one of their own.
+        already; `rejected` if another session is, under `App(second_login="reject")`: then it is
+        who it was before. What it was bound to before is free again. Of binds that follow one
+        another before there is an answer only the first and the last are sure to have one of their
+        own. A session that is ending has no answer but its end; who awaits is `rejected` by that.
 
         Raises TypeError and ValueError for what is no user id, OutputTooLarge like `send`. With a
         session that has ended it does nothing, and is rejected.

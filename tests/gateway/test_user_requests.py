@@ -163,7 +163,6 @@ def test_the_older_sessions_late_words_do_not_evict_the_newer(two: Two):
     two.do(0, bind(two.ids[0], "ann"))
     two.do(1, bind(two.ids[1], "ann"))
     two.do(0, bind(two.ids[0], "ann", 2))
-    assert answers(two.workers[0]) == [Bound(YES, 1, "ann"), Bound(NO, 2, "ann")]
     two.do(0, unbind(two.ids[0], 3), bind(two.ids[0], "ann", 4))
     two.do(0, make_record(DISCONNECT, two.ids[0], b"late"))
     two.peers[0].close()
@@ -174,7 +173,8 @@ def test_the_older_sessions_late_words_do_not_evict_the_newer(two: Two):
     assert newer.user == "ann"
     assert world.table.users.find("ann") is newer
     assert not two.peers[1].ended
-    # Behind the end of a session nothing comes of it.
+    # The end is the answer.
+    assert answers(two.workers[0]) == [Bound(YES, 1, "ann")]
     assert two.workers[0].kinds()[-1] == CLOSED
 
 
@@ -183,7 +183,7 @@ def test_a_second_login_that_is_rejected_leaves_the_older_one_alone(two: Two):
     two.do(0, bind(two.ids[0], "ann", policy=REJECT))
     two.do(1, bind(two.ids[1], "bob", policy=REJECT))
     two.do(1, bind(two.ids[1], "ann", 2, REJECT))
-    assert answers(two.workers[1]) == [Bound(YES, 1, "bob"), Bound(NO, 2, "ann")]
+    assert answers(two.workers[1]) == [Bound(YES, 1, "bob"), Bound(NO, 2, "bob")]
     assert (two.user_of(0), two.user_of(1)) == ("ann", "bob")
     assert world.count("binds_rejected") == 1
     two.do(0, send_to("ann", b"still here"))
@@ -259,6 +259,19 @@ def test_a_flood_of_binds_leaves_one_answer_in_the_lane_and_one_that_waits(memor
     assert world.lanes[0].log.is_committed
     two.do(0, bind(one, "again", 5_000))
     assert answers(worker)[2:] == [Bound(YES, 5_000, "again")]
+
+
+def test_an_answer_that_stands_for_others_says_who_the_session_is(memory_two: Two):
+    two = memory_two
+    one = two.ids[0]
+    two.do(1, bind(two.ids[1], "bob"))
+    users = enumerate(("ann", "eve", "bob"), 1)
+    two.do(0, *[bind(one, user, number, REJECT) for number, user in users])
+    two.do(0)
+    assert answers(two.workers[0]) == [Bound(YES, 1, "ann"), Bound(NO, 3, "eve")]
+    two.do(0)
+    (told,) = successor(two).grant.sessions
+    assert told.user == two.user_of(0) == "eve"
 
 
 def test_an_answer_that_waits_is_not_told_behind_the_end(memory_two: Two):
@@ -374,7 +387,7 @@ def test_a_user_stays_bound_while_its_shard_has_no_worker(two: Two):
     two.do(0, bind(two.ids[0], "ann", policy=REJECT))
     world.kill(0)
     two.do(1, bind(two.ids[1], "ann", policy=REJECT), send_to("ann", make_packet(1, b"hello")))
-    assert answers(two.workers[1]) == [Bound(NO, 1, "ann")]
+    assert answers(two.workers[1]) == [Bound(NO, 1, None)]
     world.wait_received(two.peers[0], 9)
     two.do(1, bind(two.ids[1], "ann", 2, REPLACE))
     world.wait_ended(two.peers[0])

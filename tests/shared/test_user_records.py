@@ -69,8 +69,8 @@ def test_a_bind_reads_back(policy: SecondLogin, request: int, user: str):
     assert len(payload) <= BIND_BYTES_MAX
 
 
-@given(result=st.sampled_from(BindResult), request=REQUESTS, user=NAMES)
-def test_an_answer_reads_back(result: BindResult, request: int, user: str):
+@given(result=st.sampled_from(BindResult), request=REQUESTS, user=st.none() | NAMES)
+def test_an_answer_reads_back(result: BindResult, request: int, user: str | None):
     bound = Bound(result, request, user)
     assert read_bound(pack_bound(bound)) == bound
     assert read_bound(pack_bound(bound)).result is result

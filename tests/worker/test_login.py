@@ -18,7 +18,9 @@ from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 YES, NO = BindResult
 
 
-def answer(request: int, user: str = "ann", result: BindResult = YES, session: int = 1) -> bytes:
+def answer(
+    request: int, user: str | None = "ann", result: BindResult = YES, session: int = 1
+) -> bytes:
     """Return the record of the answer to a bind."""
     return make_record(BOUND, session, pack_bound(Bound(result, request, user)))
 
@@ -90,7 +92,7 @@ def test_a_rejected_session_is_who_it_was():
     bench.run(answer(1))
     bench.do("bind:bob")
     assert bench.asked() == [Bind(SecondLogin.REJECT, 1, "ann"), Bind(SecondLogin.REJECT, 2, "bob")]
-    bench.run(answer(2, "bob", NO))
+    bench.run(answer(2, "ann", NO))
     assert bench.told[-2:] == [("bind", "ann"), (NO, "ann")]
     assert [binding.result for binding in bench.bindings] == [YES, NO]
 
@@ -127,6 +129,15 @@ def test_of_binds_in_a_row_one_without_an_answer_of_its_own_hears_of_the_next():
     bench.run(answer(1), answer(4, "eve"))
     assert bench.told[4:] == [(YES, "ann"), (YES, "eve")]
     assert [binding.result for binding in bench.bindings] == [YES, NO, YES, YES]
+
+
+def test_an_answer_says_who_the_session_is_also_if_it_stands_for_others():
+    bench = Bench()
+    bench.run(opened())
+    bench.do("bind:ann", "bind:bob", "bind:eve")
+    bench.run(answer(3, "bob", NO))
+    assert bench.told[3:] == [(NO, "bob")]
+    assert [binding.result for binding in bench.bindings] == [NO, YES, NO]
 
 
 def test_what_a_call_that_raises_asked_for_was_never_asked_for():
@@ -216,7 +227,7 @@ def test_a_predecessors_answer_is_none_to_a_new_bind():
     bench = Bench(commit=Commit(9, 0))
     bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS, bind_request=1))
     bench.do("bind:ann")
-    bench.run(answer(1, "ann", NO))
+    bench.run(answer(1, None, NO))
     assert bench.bindings[0].result is None
     bench.run(answer(2, "ann"))
     assert bench.bindings[0].result is YES
@@ -295,7 +306,7 @@ def test_a_wait_that_was_cancelled_harms_nobody():
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.sleep(0)
-        login.heard(Bound(NO, 1, "ann"))
+        login.heard(Bound(NO, 1, None))
         assert cancelled.cancelled()
         return await kept
 
