@@ -5,6 +5,7 @@ import the rest would be added to the time until a node is ready. Everything tha
 wrong ends in one line on stderr and exit code 2.
 """
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 if TYPE_CHECKING:
+    from cluster.shared.config import Config
     from cluster.shared.dead_letters import DeadLetter
     from cluster.shared.messages import InHand, NodeStatus
 
@@ -128,6 +130,12 @@ def up(
     driver: DriverOption = None,
     lane: LaneOption = None,
     run_dir: RunDirOption = None,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            "--nodes", metavar="N", min=1, help="Run N linked nodes here, for development."
+        ),
+    ] = 1,
 ) -> int:
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
     from cluster.shared.config import load_config
@@ -138,8 +146,21 @@ def up(
     configure_logging("supervisor")
     flags = _flags(listen, workers, app, driver, lane, run_dir)
     resolved = load_config(config, flags)
-    path = resolved.node.run_dir
-    return supervise(resolved, RunDirectory(Path(path) if path else default_run_directory()))
+    path = Path(resolved.node.run_dir) if resolved.node.run_dir else default_run_directory()
+    if nodes > 1:
+        return _up_nodes(resolved, path, nodes)
+    return supervise(resolved, RunDirectory(path))
+
+
+def _up_nodes(config: "Config", path: Path, nodes: int) -> int:
+    from cluster.shared.config import ConfigError
+    from cluster.supervisor.fleet import NODES_MAX, supervise_nodes
+
+    if os.name != "posix":
+        raise ConfigError(f"--nodes = {nodes}: not on this system; run `cluster up` for each node")
+    if nodes > NODES_MAX:
+        raise ConfigError(f"--nodes = {nodes}: expected 1 to {NODES_MAX}")
+    return supervise_nodes(config, path, nodes)
 
 
 @app.command()
@@ -197,7 +218,9 @@ def status(
     run_directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
     node = read_status(run_directory)
     if node is None:
-        typer.echo(f"cluster: nothing runs in {run_directory.path}", err=True)
+        nodes = sorted(path.name for path in run_directory.path.glob("node-*"))
+        hint = f"; nodes have run in its folders {', '.join(nodes)}" if nodes else ""
+        typer.echo(f"cluster: nothing runs in {run_directory.path}{hint}", err=True)
         return EXIT_NOTHING_RUNS
     if as_json:
         import msgspec
@@ -308,6 +331,13 @@ def _print_table(node: "NodeStatus") -> None:
         table.add_row(*map(str, row), _in_hand(worker.in_hand))
     console.print(table)
     console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
+    for link in node.links:
+        waiting = f", {link.waiting_records} records wait" if link.waiting_records else ""
+        why = f": {link.reason}" if link.reason else ""
+        console.print(
+            f"link to node {link.node} at {link.address}: {link.state}{waiting}{why}",
+            soft_wrap=True,
+        )
     for name, number in sorted(node.counters.items()):
         console.print(f"{name} {number}")
 

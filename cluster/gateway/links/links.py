@@ -348,8 +348,10 @@ class Links(IocpObject):
         if link is not None:
             link.session = None
             link.reason = session.reason or f"the connection ended: {cause}"
-            self._counters.add("links_lost")
-            logger.warning("the link with node %d is lost: %s", link.node, link.reason)
+            if not self._closed:
+                self._counters.add("links_lost")
+                level = logging.INFO if cause == Cause.EOF else logging.WARNING
+                logger.log(level, "the link with node %d is lost: %s", link.node, link.reason)
         elif session.dialled is not None:
             link = self._links[session.dialled]
             link.reason = session.reason or _why_not(session, link.address, cause)

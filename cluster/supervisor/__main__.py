@@ -1,0 +1,32 @@
+"""`python -m cluster.supervisor --run-dir DIR`: one node of `cluster up --nodes N`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.shared.config import ConfigError
+from cluster.shared.logs import configure_logging
+from cluster.shared.process import die_with_parent
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.supervisor.supervisor import supervise
+
+
+def main() -> int:
+    """Run the node whose configuration a parent wrote into DIR."""
+    parser = argparse.ArgumentParser(prog="cluster.supervisor")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_pid)
+    directory = RunDirectory(arguments.run_dir)
+    try:
+        config = directory.read_config()
+        configure_logging(f"supervisor-{config.node.id}")
+        return supervise(config, directory)
+    except (ConfigError, RunDirectoryError, OSError) as error:
+        sys.stderr.write(f"cluster: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

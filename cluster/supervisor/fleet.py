@@ -1,0 +1,233 @@
+"""Several nodes on one machine as one cluster, for development: `cluster up --nodes N`.
+
+Each node has a supervisor of its own, a child of this process, and a folder of the run directory.
+They are told their private addresses and a secret that is made here. Their ready lines come when
+all links stand. A node that ends is not started again: the others go on, as they would if its
+machine was lost.
+"""
+
+import logging
+import os
+import secrets
+import select
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+import msgspec
+
+from cluster.shared.config import Config, ConfigError, parse_listen
+from cluster.shared.messages import ProtocolError
+from cluster.shared.process import spawn
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.supervisor.child import Child
+from cluster.supervisor.signals import SignalWatch
+from cluster.supervisor.status import read_status
+
+__all__ = ["NODES_MAX", "plan_nodes", "supervise_nodes"]
+
+logger = logging.getLogger("cluster.supervisor")
+
+NODES_MAX = 16
+"""Each node is four processes or more."""
+
+_PRIVATE_HOST = "127.0.0.1"
+_STATUS_TIMEOUT_S = 0.3
+_TURN_S = 0.05
+_TELL_UNLINKED_S = 10.0
+_END_GRACE_S = 5.0
+"""Past the time that the nodes have to drain, until they are killed."""
+
+
+def plan_nodes(
+    config: Config, directory: Path, private_ports: Sequence[int], secret_file: Path
+) -> list[tuple[Config, Path]]:
+    """Return the configuration and the run directory of each node.
+
+    Ids and client ports go on from those of `config`; with port 0 each node takes a free one.
+    Raises ConfigError for a configuration that says itself what is decided here.
+    """
+    if config.links.listen is not None:
+        raise ConfigError("--nodes: decides links.listen by itself; leave it out, or run each node")
+    count = len(private_ports)
+    if config.node.id + count - 1 > 65_535:
+        raise ConfigError(f"--nodes = {count}: node.id = {config.node.id} leaves too few ids")
+    host, port = parse_listen(config.node.listen)
+    if port and port + count - 1 > 65_535:
+        raise ConfigError(f"--nodes = {count}: node.listen = {config.node.listen} leaves no ports")
+    shown_host = f"[{host}]" if ":" in host else host
+    nodes = [
+        f"{config.node.id + index}@{_PRIVATE_HOST}:{private}"
+        for index, private in enumerate(private_ports)
+    ]
+    plans = []
+    for index, private in enumerate(private_ports):
+        run_directory = directory / f"node-{config.node.id + index}"
+        node = msgspec.structs.replace(
+            config.node,
+            id=config.node.id + index,
+            listen=f"{shown_host}:{port + index if port else 0}",
+            run_dir=str(run_directory),
+        )
+        links = msgspec.structs.replace(
+            config.links,
+            listen=f"{_PRIVATE_HOST}:{private}",
+            secret_file=str(secret_file),
+            nodes=nodes,
+        )
+        plans.append((msgspec.structs.replace(config, node=node, links=links), run_directory))
+    return plans
+
+
+def supervise_nodes(config: Config, directory: Path, count: int) -> int:
+    """Run `count` nodes until a signal drains them or all have ended; return the exit code.
+
+    0 when all have drained, else the first other code of a node, in the order of ids; 128 and the
+    signal's number after a second signal. Raises ConfigError, RunDirectoryError and OSError when
+    nothing was started. For the main thread.
+    """
+    base = RunDirectory(directory)
+    base.create()
+    with ExitStack() as stack:
+        stack.enter_context(base.lock("nodes"))
+        signals = stack.enter_context(SignalWatch())
+        ports = stack.enter_context(_private_ports(count))
+        secret = directory / "secret"
+        secret.unlink(missing_ok=True)
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_hex(32) + "\n")
+        plans = plan_nodes(config, directory, ports, secret)
+        fleet = _Fleet(signals, config.supervisor.drain_timeout_s + _END_GRACE_S)
+        try:
+            for node, path in plans:
+                run_directory = RunDirectory(path)
+                run_directory.create()
+                run_directory.lock("supervisor").release()  # before its config is replaced
+                run_directory.write_config(node)
+                fleet.start(node.node.id, run_directory)
+            return fleet.run()
+        finally:
+            fleet.close()
+
+
+@contextmanager
+def _private_ports(count: int) -> Iterator[list[int]]:
+    """Keep `count` free ports of the loopback address for the nodes, which bind them again.
+
+    A socket that is bound and does not listen refuses nobody's bind with the same option, and
+    keeps the system from giving the port to others.
+    """
+    with ExitStack() as stack:
+        holders = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for holder in holders:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((_PRIVATE_HOST, 0))
+        yield [holder.getsockname()[1] for holder in holders]
+
+
+class _Member:
+    """One node of the fleet."""
+
+    def __init__(self, node: int, run_directory: RunDirectory) -> None:
+        process = spawn(
+            [
+                *(sys.executable, "-m", "cluster.supervisor"),
+                *("--run-dir", str(run_directory.path), "--parent-pid", str(os.getpid())),
+            ],
+            os.environ,
+            stdout=-1,
+        )
+        assert process.stdout is not None
+        self.node = node
+        self.run_directory = run_directory
+        self.child = Child(f"node {node}", process)
+        self.exit_code: int | None = None
+        self.ready_line = ""
+        self._reader = Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stdout: IO[bytes]) -> None:
+        with stdout:
+            for line in stdout:
+                self.ready_line = line.decode()
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether all its links stand, as far as it says so now."""
+        try:
+            status = read_status(self.run_directory, _STATUS_TIMEOUT_S)
+        except (RunDirectoryError, ProtocolError):
+            return False
+        return status is not None and all(link.state == "linked" for link in status.links)
+
+    def close(self) -> None:
+        if self.exit_code is None:
+            self.child.kill_and_reap()
+        self._reader.join(1.0)
+
+
+class _Fleet:
+    """The nodes from their start to their end."""
+
+    def __init__(self, signals: SignalWatch, end_timeout_s: float) -> None:
+        self._signals = signals
+        self._end_timeout_s = end_timeout_s
+        self._members: list[_Member] = []
+        self._end_deadline = float("inf")
+
+    def start(self, node: int, run_directory: RunDirectory) -> None:
+        """Start a node whose configuration is in `run_directory`; raises OSError."""
+        self._members.append(_Member(node, run_directory))
+
+    def run(self) -> int:
+        """Stay until every node has ended; return the exit code."""
+        is_ready = False
+        told_at = time.monotonic()
+        while any(member.exit_code is None for member in self._members):
+            select.select([self._signals.fileno()], [], [], _TURN_S)
+            self._signals.clear()
+            if self._signals.stop_count > 1 or time.monotonic() > self._end_deadline:
+                return 128 + self._signals.last_stop_signal
+            if self._signals.stop_count:
+                self._end_all()
+            self._check_exits(is_ready)
+            if not is_ready and all(member.ready_line for member in self._members):
+                waiting = [member for member in self._members if not member.is_linked]
+                if not waiting:
+                    is_ready = True
+                    sys.stdout.write("".join(member.ready_line for member in self._members))
+                    sys.stdout.flush()
+                elif time.monotonic() - told_at > _TELL_UNLINKED_S:
+                    told_at = time.monotonic()
+                    names = ", ".join(str(member.node) for member in waiting)
+                    logger.warning("the links of these nodes do not stand yet: %s", names)
+        codes = [member.exit_code or 0 for member in self._members]
+        return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+    def _check_exits(self, is_ready: bool) -> None:
+        for member in self._members:
+            if member.exit_code is None:
+                member.exit_code = member.child.exit_code()
+                if member.exit_code is None:
+                    continue
+                if self._end_deadline == float("inf"):
+                    logger.error("%s ended: %s", member.child.role, member.child.describe_exit())
+                    if not is_ready:
+                        self._end_all()
+
+    def _end_all(self) -> None:
+        if self._end_deadline == float("inf"):
+            self._end_deadline = time.monotonic() + self._end_timeout_s
+            for member in self._members:
+                if member.exit_code is None:
+                    member.child.ask_to_end()
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for member in self._members:
+            member.close()

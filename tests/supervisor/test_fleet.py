@@ -1,0 +1,53 @@
+"""What the nodes of `cluster up --nodes N` are told; their processes have a system test."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.shared.config import Config, ConfigError, LinksConfig, NodeConfig, WorkersConfig
+from cluster.supervisor.fleet import plan_nodes
+
+
+def test_each_node_gets_an_id_an_address_and_a_folder_and_the_rest_is_the_same():
+    config = Config(
+        node=NodeConfig(id=5, listen="[::1]:9000", app="a:b"),
+        workers=WorkersConfig(count=3),
+        links=LinksConfig(cluster="game", timeout_s=3.0),
+    )
+    plans = plan_nodes(config, Path("/base"), [41, 42], Path("/base/secret"))
+    for index, (node, run_directory) in enumerate(plans):
+        assert run_directory == Path(f"/base/node-{5 + index}")
+        assert node.node == NodeConfig(
+            id=5 + index, listen=f"[::1]:{9000 + index}", app="a:b", run_dir=str(run_directory)
+        )
+        assert node.links == LinksConfig(
+            cluster="game",
+            timeout_s=3.0,
+            listen=f"127.0.0.1:{41 + index}",
+            secret_file="/base/secret",
+            nodes=["5@127.0.0.1:41", "6@127.0.0.1:42"],
+        )
+        assert (node.workers, node.gateway, node.lane) == (
+            config.workers,
+            config.gateway,
+            config.lane,
+        )
+
+
+def test_port_0_is_a_free_one_for_each():
+    config = Config(node=NodeConfig(listen="127.0.0.1:0"))
+    plans = plan_nodes(config, Path("/base"), [41, 42, 43], Path("/secret"))
+    assert [node.node.listen for node, _ in plans] == ["127.0.0.1:0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        (Config(node=NodeConfig(id=65_534)), "node.id"),
+        (Config(node=NodeConfig(listen="127.0.0.1:65534")), "node.listen"),
+        (Config(links=LinksConfig(listen="127.0.0.1:1")), "links.listen"),
+    ],
+)
+def test_what_leaves_no_room_is_told(config: Config, key: str):
+    with pytest.raises(ConfigError, match=key):
+        plan_nodes(config, Path("/base"), [41, 42, 43], Path("/secret"))

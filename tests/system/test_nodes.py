@@ -1,0 +1,85 @@
+"""`cluster up --nodes N`: several linked nodes on one machine, from one command."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from tests.applications.playground import GREETING, TO_ALL
+from tests.support import wait_until
+from tests.system.cluster_node import (
+    READY_LINE,
+    ROOT,
+    cluster_command,
+    cluster_environment,
+    run_cluster,
+)
+from tests.system.packet_client import PacketClient
+
+ARGUMENTS = [
+    *("up", "--nodes", "2", "--workers", "1", "--listen", "127.0.0.1:0"),
+    *("--app", "tests.applications.playground:app"),
+]
+
+
+def up(tmp_path: Path, *more: str) -> "subprocess.Popen[str]":
+    with (tmp_path / "stderr").open("wb") as stderr:
+        return subprocess.Popen(
+            cluster_command(*ARGUMENTS, "--run-dir", str(tmp_path / "run"), *more),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env=cluster_environment(),
+        )
+
+
+def test_nodes_come_up_linked_are_one_for_broadcasts_and_drain(tmp_path: Path):
+    with up(tmp_path) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            matches = [READY_LINE.fullmatch(line) for line in lines]
+            assert all(matches), (lines, (tmp_path / "stderr").read_text())
+            assert [match["node"] for match in matches if match] == ["1", "2"]
+            first, second = [int(match["port"]) for match in matches if match]
+            with PacketClient(first) as one, PacketClient(second) as two:
+                for client in (one, two):
+                    assert client.receive()[0] == GREETING
+                one.send(TO_ALL, b"to everybody")
+                for client in (one, two):
+                    assert client.receive() == (TO_ALL, b"to everybody")
+            status = run_cluster("status", "--run-dir", str(tmp_path / "run" / "node-2"))
+            assert status.returncode == 0, status.stderr
+            assert "link to node 1" in status.stdout
+            above = run_cluster("status", "--run-dir", str(tmp_path / "run"))
+            assert above.returncode == 4
+            assert "node-1, node-2" in above.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()
+
+
+def test_nothing_outlives_a_kill_of_the_one_that_started_the_nodes(tmp_path: Path):
+    with up(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 8  # two supervisors, each with a gateway, a worker and a spare
+        os.kill(process.pid, signal.SIGKILL)
+        wait_until(
+            lambda: not [child for child in family if child.is_running()], what="the end of all"
+        )
+
+
+def test_a_node_that_cannot_start_ends_all_with_its_code_and_line(tmp_path: Path):
+    with up(tmp_path, "--app", "no_such_module:app") as process:
+        assert process.wait(30) == 2
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    assert "no_such_module" in (tmp_path / "stderr").read_text()
