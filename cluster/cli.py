@@ -62,6 +62,9 @@ ListenOption = Annotated[
     str | None,
     typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0: any free."),
 ]
+NodeIdOption = Annotated[
+    int | None, typer.Option("--node-id", metavar="N", help="The node's number in its cluster.")
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", metavar="N", help="Number of worker processes.")
 ]
@@ -130,6 +133,7 @@ def up(
     driver: DriverOption = None,
     lane: LaneOption = None,
     run_dir: RunDirOption = None,
+    node_id: NodeIdOption = None,
     nodes: Annotated[
         int,
         typer.Option(
@@ -144,7 +148,7 @@ def up(
     from cluster.supervisor.supervisor import supervise
 
     configure_logging("supervisor")
-    flags = _flags(listen, workers, app, driver, lane, run_dir)
+    flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
     path = Path(resolved.node.run_dir) if resolved.node.run_dir else default_run_directory()
     if nodes > 1:
@@ -173,6 +177,7 @@ def gateway(
     app: AppOption = None,
     driver: DriverOption = None,
     lane: LaneOption = None,
+    node_id: NodeIdOption = None,
 ) -> int:
     """Run the gateway alone, for a supervisor of your own; it configures the node's workers."""
     from cluster.gateway.process import run_gateway
@@ -181,7 +186,7 @@ def gateway(
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("gateway")
-    flags = _flags(listen, workers, app, driver, lane, run_dir)
+    flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
     run_directory = RunDirectory(Path(run_dir))
     run_directory.create()
@@ -302,6 +307,7 @@ def _flags(
     driver: Driver | None,
     lane: Lane | None,
     run_dir: str | None,
+    node_id: int | None,
 ) -> dict[str, object]:
     """Return the flags by the key of the configuration that each one sets."""
     return {
@@ -311,6 +317,7 @@ def _flags(
         "gateway.driver": driver,
         "lane.kind": lane,
         "node.run_dir": run_dir,
+        "node.id": node_id,
     }
 
 

@@ -30,6 +30,7 @@ _SHOWN_CHARACTERS_MAX = 80
 _SHOWN_DEPTH_MAX = 3
 
 _FLAGS: Mapping[str, str] = {
+    "node.id": "--node-id",
     "node.run_dir": "--run-dir",
     "workers.count": "--workers",
     "lane.kind": "--lane",

@@ -17,7 +17,8 @@ class SecretError(Exception):
 def read_secret(path: Path) -> bytes:
     """Return what the file at `path` holds, without the white space around it.
 
-    Raises SecretError if it cannot be read, is too short or long, or belongs to everybody.
+    Its group may read it, as containers need that do not run as its owner. Raises SecretError if
+    it cannot be read, is too short or long, or others may read or write it.
     """
     try:
         with path.open("rb") as file:
@@ -29,10 +30,10 @@ def read_secret(path: Path) -> bytes:
             f"links.secret_file = {path}: cannot be read ({reason}); make one by "
             f"head -c 32 /dev/urandom | base64 > {path}, and give each node a copy"
         ) from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO):
         raise SecretError(
-            f"links.secret_file = {path}: others may read it (mode {stat.S_IMODE(mode):o}); "
-            f"chmod 600 {path}"
+            f"links.secret_file = {path}: others may read or write it (mode "
+            f"{stat.S_IMODE(mode):o}); chmod 600 {path}"
         )
     secret = data.strip()
     if not SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX:

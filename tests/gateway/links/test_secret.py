@@ -15,8 +15,9 @@ def write(tmp_path: Path, data: bytes, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_white_space_around_a_secret_does_not_count(tmp_path: Path):
-    assert read_secret(write(tmp_path, b" 0123456789abcdef\r\n")) == b"0123456789abcdef"
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o440])
+def test_the_white_space_around_a_secret_does_not_count(tmp_path: Path, mode: int):
+    assert read_secret(write(tmp_path, b" 0123456789abcdef\r\n", mode)) == b"0123456789abcdef"
 
 
 @pytest.mark.parametrize("data", [b"", b"short\n", b" " * 100, b"x" * 5_000])
@@ -33,7 +34,7 @@ def test_a_secret_that_cannot_be_read_is_told_with_the_command_that_makes_one(tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
-@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620])
+@pytest.mark.parametrize("mode", [0o604, 0o620, 0o644])
 def test_a_secret_that_belongs_to_others_too_is_refused(tmp_path: Path, mode: int):
     with pytest.raises(SecretError, match="chmod 600"):
         read_secret(write(tmp_path, b"0123456789abcdef", mode))

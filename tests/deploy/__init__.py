@@ -1,0 +1,1 @@
+"""What stands in `deploy/`: read as its users read it, and run as processes."""
