@@ -1,0 +1,209 @@
+"""What serves the clients of a node, wired: sessions, shards, lanes, and the lives of workers.
+
+It has no process and no control plane: control messages leave through a function, and whoever
+owns it turns it. So one wiring serves a gateway process, and a node inside one process that
+applications are tested on.
+"""
+
+import logging
+from collections.abc import Callable
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.outbound import OutboundApplier
+from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.routing import make_routing
+from cluster.gateway.service import GatewayService
+from cluster.gateway.session_ids import SessionIds
+from cluster.gateway.session_table import SessionTable
+from cluster.gateway.shard import Shard
+from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.iocp import IocpCore, NetAddress, SessionSettings
+from cluster.shared.batch_bytes import accepted_batch_bytes
+from cluster.shared.causes import Cause
+from cluster.shared.config import Config
+from cluster.shared.lane import LaneHub
+from cluster.shared.messages import ControlMessage, ShardReport
+
+__all__ = ["GatewayCore"]
+
+logger = logging.getLogger("cluster.gateway")
+
+
+class GatewayCore:
+    """The sessions of a node and the lanes of its shards. For the dispatching thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        epoch: int,
+        life: int,
+        core: IocpCore,
+        hub: LaneHub,
+        send: Callable[[bytes, ControlMessage], bool],
+        report: Callable[[ShardReport], None],
+        counters: Counters,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        """Make the lanes in `hub`; OSError when there is no memory for them.
+
+        `life` is a random number of 64 bits that tells this life of the gateway from all others.
+        Workers are answered by `send`, the supervisor is told by `report`; `quarantine` as for
+        `Workers`. `core` and `hub` stay the caller's.
+        """
+        self._config = config
+        self._epoch = epoch
+        self._core = core
+        self._hub = hub
+        self._counters = counters
+        self._drain_deadline = 0.0
+        self.phase = DrainPhase.SERVING
+        self.shards = [self._make_shard(index) for index in range(config.workers.count)]
+        self.table = SessionTable(
+            SessionIds(config.node.id, epoch),
+            self.shards,
+            make_routing(config.gateway.routing, config.workers.count),
+            counters,
+        )
+        self.traffic = NodeTraffic(core, self.table, counters)
+        self._appliers = [
+            OutboundApplier(
+                shard.lane,
+                self.table.sessions,
+                self.table.users,
+                counters,
+                shard.succession,
+                self.traffic.broadcast,
+            )
+            for shard in self.shards
+        ]
+        self.workers = self._make_workers(life, send, report, quarantine)
+        self.lanes = LaneRunner(
+            core, hub, self.shards, self._appliers, self.workers.committed, self._violated
+        )
+        self.service = self._make_service()
+
+    def _make_shard(self, index: int) -> Shard:
+        gateway, lane = self._config.gateway, self._config.lane
+        return Shard(
+            index,
+            self._hub.open_lane(lane.bytes, accepted_batch_bytes(lane.max_batch_bytes)),
+            self._counters,
+            gateway.max_packet_bytes,
+            gateway.send_queue_bytes_max,
+        )
+
+    def _make_workers(
+        self,
+        life: int,
+        send: Callable[[bytes, ControlMessage], bool],
+        report: Callable[[ShardReport], None],
+        quarantine: Quarantine | None,
+    ) -> Workers:
+        config = self._config
+        identity = NodeIdentity(
+            config.node.id,
+            self._epoch,
+            life,
+            config.gateway.max_packet_bytes,
+            config.lane.max_batch_bytes,
+            config.workers.worker_timeout_s,
+        )
+        return Workers(
+            identity,
+            self.shards,
+            self._hub.endpoint,
+            self._counters,
+            send,
+            report,
+            lambda shard: self._appliers[shard.index].abandon(),
+            lambda shard: self.lanes.drain(shard),
+            self._core.now,
+            quarantine,
+        )
+
+    def _make_service(self) -> GatewayService:
+        gateway = self._config.gateway
+        return GatewayService(
+            self.table,
+            NetAddress.parse(self._config.node.listen),
+            self._core,
+            None,
+            gateway.max_sessions,
+            SessionSettings(
+                close_timeout_s=gateway.close_timeout_s,
+                send_queue_bytes_max=gateway.send_queue_bytes_max,
+                send_stall_timeout_s=gateway.send_stall_timeout_s,
+            ),
+            gateway.accepts_outstanding_max,
+        )
+
+    def _violated(self, shard: Shard, reason: str) -> None:
+        self._counters.add("lane_violations")
+        self.workers.fence(shard, reason)
+
+    # -- serving -----------------------------------------------------------------------------------
+
+    def turn(self, timeout_s: float | None) -> int:
+        """Take one batch of completions, and what workers have published, and pass it all on.
+
+        Waits up to `timeout_s` seconds for a completion, None: for ever. Returns how many
+        completions there were.
+        """
+        count = self._core.dispatch(timeout_s)
+        self.lanes.receive()
+        for shard in self.shards:
+            shard.resume_sessions()
+        self.lanes.flush()
+        return count
+
+    def close(self) -> None:
+        """Reset the sessions that are left, and accept nobody."""
+        self.service.close_service(Cause.DRAIN)
+        for session in list(self.table.sessions.values()):
+            session.abort(Cause.DRAIN)
+        for _ in range(len(self.table.sessions) // 64 + 8):
+            self._core.dispatch(0)
+
+    def close_lanes(self) -> None:
+        """Give the lanes back; the hub stays the caller's."""
+        self.lanes.close()
+        for shard in self.shards:
+            shard.lane.close()
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    def advance_drain(self, timeout_s: float) -> bool:
+        """Go on with the drain, which begins with the first call; return whether it has ended.
+
+        It may take `timeout_s` seconds from its begin. To be called after each turn.
+        """
+        if self.phase is DrainPhase.SERVING:
+            self._begin_drain(timeout_s)
+        while (phase := self._next_phase()) is not self.phase:
+            self.phase = phase
+            if phase is DrainPhase.CLOSING:
+                for session in list(self.table.sessions.values()):
+                    session.disconnect(Cause.DRAIN)
+        return self.phase is DrainPhase.DRAINED
+
+    def _next_phase(self) -> DrainPhase:
+        return next_drain_phase(
+            self.phase,
+            is_committed=all(shard.is_idle for shard in self.shards),
+            session_count=len(self.table.sessions),
+            is_late=self._core.now() >= self._drain_deadline,
+        )
+
+    def _begin_drain(self, timeout_s: float) -> None:
+        logger.info("draining, at most %g s", timeout_s)
+        self.phase = DrainPhase.FINISHING
+        self._drain_deadline = self._core.now() + timeout_s
+        self._core.call_later(timeout_s, lambda: None)  # to notice the deadline
+        self.service.stop_accepting()
+        for shard in self.shards:
+            shard.is_draining = True
+        for session in self.table.sessions.values():
+            session.pause_recv()
