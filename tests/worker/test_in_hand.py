@@ -9,6 +9,8 @@ import pytest
 from cluster.shared.lane import START, Commit
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import HandlerCall, create_note, open_note
+from cluster.shared.records import BOUND, make_record
+from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
@@ -26,6 +28,7 @@ class Noted:
         self.app.on_connected(lambda session: self._look())
         self.app.on_resumed(lambda session: self._look())
         self.app.on_disconnected(lambda session, cause: self._look())
+        self.app.on_bound(lambda session, result: self._look())
         self.app.on_any(lambda session, packet_id, payload: self._look())
         self.dispatcher = Dispatcher(
             self.app, Outbox(1 << 20), commit, 65_531, self._between, self.writer
@@ -65,6 +68,13 @@ def test_each_call_is_noted_while_it_runs(noted: Noted):
         HandlerCall(3, 0),
         HandlerCall(4, 0),
     ]
+
+
+def test_an_answer_to_a_bind_is_noted_while_its_handler_runs(noted: Noted):
+    noted.app.on_packet(9)(lambda session, payload: session.bind("ann"))
+    bound = make_record(BOUND, 1, pack_bound(Bound(BindResult.BOUND, 1, "ann")))
+    noted.run(opened(1), packets((9, b"")), bound, packets((1, b"a")))
+    assert noted.seen == [HandlerCall(1, 0), HandlerCall(3, 0), HandlerCall(4, 0)]
 
 
 def test_a_successor_notes_the_same_calls_as_its_predecessor(tmp_path: Path):
