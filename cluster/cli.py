@@ -78,6 +78,15 @@ RunDirOption = Annotated[
     str | None,
     typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet."),
 ]
+ReloadDirOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reload-dir",
+        metavar="DIR",
+        help="With --reload: watch DIR and what is below it, and nothing else; may be repeated. "
+        "Without: the current directory, and where the application's module is.",
+    ),
+]
 RequiredRunDir = Annotated[
     str, typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet.")
 ]
@@ -140,6 +149,14 @@ def up(
             "--nodes", metavar="N", min=1, help="Run N linked nodes here, for development."
         ),
     ] = 1,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload",
+            help="Replace the workers when Python files change; clients stay connected.",
+        ),
+    ] = False,
+    reload_dir: ReloadDirOption = None,
 ) -> int:
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
     from cluster.shared.config import load_config
@@ -151,12 +168,13 @@ def up(
     flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
     path = Path(resolved.node.run_dir) if resolved.node.run_dir else default_run_directory()
+    watched = _watched_directories(resolved.node.app, reload, reload_dir or [])
     if nodes > 1:
-        return _up_nodes(resolved, path, nodes)
-    return supervise(resolved, RunDirectory(path))
+        return _up_nodes(resolved, path, nodes, watched)
+    return supervise(resolved, RunDirectory(path), watched)
 
 
-def _up_nodes(config: "Config", path: Path, nodes: int) -> int:
+def _up_nodes(config: "Config", path: Path, nodes: int, watched: list[Path]) -> int:
     from cluster.shared.config import ConfigError
     from cluster.supervisor.fleet import NODES_MAX, supervise_nodes
 
@@ -164,7 +182,7 @@ def _up_nodes(config: "Config", path: Path, nodes: int) -> int:
         raise ConfigError(f"--nodes = {nodes}: not on this system; run `cluster up` for each node")
     if nodes > NODES_MAX:
         raise ConfigError(f"--nodes = {nodes}: expected 1 to {NODES_MAX}")
-    return supervise_nodes(config, path, nodes)
+    return supervise_nodes(config, path, nodes, watched)
 
 
 @app.command()
@@ -319,6 +337,21 @@ def _flags(
         "node.run_dir": run_dir,
         "node.id": node_id,
     }
+
+
+def _watched_directories(app: str | None, reload: bool, asked_for: list[Path]) -> list[Path]:
+    """Return what `up` is to watch; nothing without --reload."""
+    from cluster.shared.config import ConfigError
+
+    if not reload:
+        if asked_for:
+            raise ConfigError(
+                f"--reload-dir: {str(asked_for[0])!r}: pass --reload as well, or leave it out"
+            )
+        return []
+    from cluster.supervisor.reload_directories import choose_reload_directories
+
+    return choose_reload_directories(app, asked_for)
 
 
 def _print_table(node: "NodeStatus") -> None:

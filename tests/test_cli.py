@@ -94,8 +94,9 @@ def test_up_takes_its_exit_code_from_the_supervisor(supervise: Called):
     supervise.result = 3
     done = run("up")
     assert (done.exit_code, done.output) == (3, "")
-    config, run_directory = supervise.arguments
+    config, run_directory, watched = supervise.arguments
     assert config == Config()
+    assert watched == []
     assert run_directory.path == default_run_directory()
 
 
@@ -105,7 +106,7 @@ def test_every_flag_of_up_sets_its_key(supervise: Called, tmp_path: Path):
         *("--driver", "readiness", "--lane", "zmq", "--run-dir", str(tmp_path)),
     )
     assert done.exit_code == 0, done.output
-    config, run_directory = supervise.arguments
+    config, run_directory, _ = supervise.arguments
     assert (config.node.listen, config.workers.count) == ("[::1]:99", 5)
     assert (config.node.app, config.gateway.driver, config.lane.kind) == (
         "shop.main:app",
@@ -120,7 +121,7 @@ def test_a_flag_beats_the_file_and_the_file_the_default(supervise: Called, tmp_p
     run_dir = str(tmp_path / "run")
     file.write_text(f"[node]\nrun_dir = {json.dumps(run_dir)}\n[workers]\ncount = 4\nspares = 3\n")
     assert run("up", "--config", str(file), "--workers", "9").exit_code == 0
-    config, run_directory = supervise.arguments
+    config, run_directory, _ = supervise.arguments
     assert (config.workers.count, config.workers.spares) == (9, 3)
     assert str(run_directory.path) == run_dir
 
@@ -140,6 +141,35 @@ def test_a_wrong_value_is_one_line_and_code_2(supervise: Called, arguments: list
     assert done.stderr.startswith(told)
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+    assert supervise.arguments == ()
+
+
+def test_reload_names_the_directories_to_watch(
+    supervise: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("up", "--reload").exit_code == 0
+    assert supervise.arguments[2] == [tmp_path]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert run("up", "--reload", "--reload-dir", "one", "--reload-dir", "two").exit_code == 0
+    assert supervise.arguments[2] == [tmp_path / "one", tmp_path / "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--reload", "--reload-dir", "nowhere"], "--reload-dir: 'nowhere': expected an existing"),
+        (["--reload-dir", "."], "--reload-dir: '.': pass --reload as well, or leave it out"),
+    ],
+)
+def test_what_cannot_be_watched_is_one_line_and_code_2(
+    supervise: Called, arguments: list[str], told: str
+):
+    done = run("up", *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"cluster: {told}")
+    assert done.stderr.count("\n") == 1
     assert supervise.arguments == ()
 
 

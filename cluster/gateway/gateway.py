@@ -33,10 +33,12 @@ from cluster.shared.messages import (
     Assign,
     ControlMessage,
     Drain,
+    EndWorker,
     GatewayReady,
     GatewayStatus,
     Hello,
     NodeStatus,
+    Reloaded,
     SpareAlive,
     SpareGone,
     SpareHello,
@@ -275,9 +277,13 @@ class Gateway(IocpObject):
                 self._spares.alive(identity)
             case SpareHello():
                 self._spares.hello(identity, message)
-            case WorkerGone(shard=index, pid=pid):
+            case WorkerGone(shard=index, pid=pid, was_replaced=was_replaced):
                 self._spares.gone(pid)
-                self._workers.gone(index, pid)
+                self._workers.gone(index, pid, was_replaced)
+            case EndWorker(shard=index, pid=pid):
+                self._workers.ask_to_end(index, pid)
+            case Reloaded(succeeded=succeeded):
+                self._counters.add("reloads" if succeeded else "reloads_failed")
             case SpareGone(pid=pid):
                 self._spares.gone(pid)
             case Assign(shard=index, pid=pid):
@@ -286,6 +292,7 @@ class Gateway(IocpObject):
                 self._supervisor.worker_report(message)
             case SupervisorHello():
                 self._supervisor.hello(identity)
+                self._spares.allow_candidates(message.candidates_max)
                 for shard in self._serving.shards:
                     self._workers.tell(shard.index)
                 self._spares.tell_all()

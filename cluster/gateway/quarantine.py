@@ -83,15 +83,18 @@ class Quarantine:
             for call, is_set_aside in self._counts[shard.index].suspects(commit)
         ]
 
-    def end_life(self, shard: Shard) -> bool:
+    def end_life(self, shard: Shard, was_replaced: bool = False) -> bool:
         """Count the end of a life, whose batches are all applied, and let go of its note.
 
-        True if it led to something being set aside. An end in good order has nothing in hand.
+        True if it led to something being set aside. An end in good order has nothing in hand;
+        that of a life that `was_replaced` says nothing about what it had.
         """
         in_hand = self._read(shard)
         note, self._notes[shard.index] = self._notes[shard.index], None
         if note is not None:
             self._files.remove(*note)
+        if was_replaced:
+            return False
         call = None if in_hand is None else in_hand[0]
         is_poison = self._counts[shard.index].died(call)
         if in_hand is not None and is_poison:

@@ -66,6 +66,7 @@ class Spares:
         self._report = report
         self._grant = grant
         self._now = now
+        self._candidates_max = 0
         self._waiting: dict[int, _Spare] = {}  # by pid, in order of arrival
         self._assigned: list[int | None] = [None] * shard_count
         """For each shard the process that is to have it and has not come yet."""
@@ -76,6 +77,10 @@ class Spares:
 
     # -- what they and the supervisor say ----------------------------------------------------------
 
+    def allow_candidates(self, candidates_max: int) -> None:
+        """Let so many processes wait beside the spares: the supervisor means to replace workers."""
+        self._candidates_max = candidates_max
+
     def hello(self, control_identity: bytes, hello: SpareHello) -> None:
         """A spare is there: grant what is meant for it, else let it wait."""
         if hello.pid in self._assigned:
@@ -83,9 +88,9 @@ class Spares:
             self._assigned[shard] = None
             self._hand_over(shard, control_identity, hello.pid, hello.create_time)
             return
-        if len(self._waiting) >= self._spares_max:
+        if self._is_full:
             self._forget_dead()
-        if len(self._waiting) >= self._spares_max:
+        if self._is_full:
             reason = (
                 f"this node keeps {self._spares_max} spares (workers.spares), and all are there"
             )
@@ -96,6 +101,10 @@ class Spares:
         liveness = Liveness(self._timeout_s, self._now())
         self._waiting[hello.pid] = _Spare(control_identity, hello, liveness)
         self._tell(hello.pid)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._spares_max + self._candidates_max
 
     def alive(self, control_identity: bytes) -> None:
         """Take a spare's sign of life. That of one which was given a shard may come late."""

@@ -181,20 +181,35 @@ class Workers:
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def gone(self, shard_index: int, pid: int) -> None:
-        """The supervisor says that a process is dead; its shard is vacant from now on."""
-        life = self._lives[shard_index] if 0 <= shard_index < len(self._lives) else None
-        if life is not None and life.pid == pid:
-            self.vacate(shard_index)
+    def ask_to_end(self, shard_index: int, pid: int) -> None:
+        """The supervisor wants a worker to end in good order, because another is to succeed it."""
+        life = self._life_of(shard_index, pid)
+        if life is not None:
+            lane = self._shards[shard_index].lane
+            self._send(life.control_identity, Stop(serial_received=lane.serial_applied))
 
-    def vacate(self, shard_index: int) -> None:
+    def gone(self, shard_index: int, pid: int, was_replaced: bool = False) -> None:
+        """The supervisor says that a process is dead; its shard is vacant from now on.
+
+        If it `was_replaced`, nothing that it had in hand is blamed for that.
+        """
+        if self._life_of(shard_index, pid) is not None:
+            self.vacate(shard_index, was_replaced)
+
+    def _life_of(self, shard_index: int, pid: int) -> WorkerLife | None:
+        life = self._lives[shard_index] if 0 <= shard_index < len(self._lives) else None
+        return life if life is not None and life.pid == pid else None
+
+    def vacate(self, shard_index: int, was_replaced: bool = False) -> None:
         """End the life of a process that is dead, after applying what it had published."""
         life = self._lives[shard_index]
         if life is None:
             return
         self._drain_lane(self._shards[shard_index])
         # Unless it was fenced for its last words.
-        if self._lives[shard_index] is not None and self._end(self._shards[shard_index]):
+        if self._lives[shard_index] is None:
+            return
+        if self._end(self._shards[shard_index], was_replaced):
             self._report(
                 ShardReport(
                     shard=shard_index,
@@ -230,7 +245,7 @@ class Workers:
             )
         )
 
-    def _end(self, shard: Shard) -> bool:
+    def _end(self, shard: Shard, was_replaced: bool = False) -> bool:
         """Take the shard from its life; True if that led to something being set aside."""
         life = self._lives[shard.index]
         assert life is not None
@@ -239,7 +254,7 @@ class Workers:
         if shard.lane.state is LaneState.GRANTED:
             shard.lane.revoke()
         self._on_fenced(shard)
-        return self._quarantine is not None and self._quarantine.end_life(shard)
+        return self._quarantine is not None and self._quarantine.end_life(shard, was_replaced)
 
     # -- signs of life -----------------------------------------------------------------------------
 

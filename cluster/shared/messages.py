@@ -16,6 +16,7 @@ __all__ = [
     "ControlMessage",
     "Drain",
     "Drained",
+    "EndWorker",
     "GatewayAlive",
     "GatewayHeartbeat",
     "GatewayReady",
@@ -31,6 +32,7 @@ __all__ = [
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
+    "Reloaded",
     "ShardReport",
     "SpareAlive",
     "SpareGone",
@@ -205,7 +207,9 @@ class GatewayHeartbeat(_Message, frozen=True, kw_only=True):
 
 
 class Stop(_Message, frozen=True, kw_only=True):
-    """Gateway → worker: all is committed and flushed, exit with code 0.
+    """Gateway → worker: end in good order, with exit code 0.
+
+    All is committed and flushed, or another process is to go on with the shard.
 
     `serial_received` is the worker's last batch that has arrived.
     """
@@ -220,6 +224,8 @@ class SupervisorHello(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway, repeated until answered: tell me what happens from now on."""
 
     pid: int
+    candidates_max: int = 0
+    """Processes that may wait beside the spares, while they are about to replace workers."""
 
 
 class GatewayReady(_Message, frozen=True, kw_only=True):
@@ -274,11 +280,22 @@ class WorkerReport(_Message, frozen=True, kw_only=True):
     restarts: int
 
 
-class WorkerGone(_Message, frozen=True, kw_only=True):
-    """Supervisor → gateway: this process is dead and reaped; its shard is vacant."""
+class EndWorker(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: have this worker end in good order; another is to have its shard."""
 
     shard: int
     pid: int
+
+
+class WorkerGone(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: this process is dead and reaped; its shard is vacant.
+
+    One that `was_replaced` had been asked to end: what it had in hand is not to blame.
+    """
+
+    shard: int
+    pid: int
+    was_replaced: bool = False
 
 
 class SpareGone(_Message, frozen=True, kw_only=True):
@@ -292,6 +309,12 @@ class Assign(_Message, frozen=True, kw_only=True):
 
     shard: int
     pid: int
+
+
+class Reloaded(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: every worker runs the application as it is now, or none can."""
+
+    succeeded: bool
 
 
 class Drain(_Message, frozen=True, kw_only=True):
@@ -401,9 +424,11 @@ ControlMessage = (
     | ShardReport
     | SpareReport
     | WorkerReport
+    | EndWorker
     | WorkerGone
     | SpareGone
     | Assign
+    | Reloaded
     | Drain
     | Drained
     | StatusRequest

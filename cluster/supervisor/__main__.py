@@ -16,13 +16,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="cluster.supervisor")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--reload-dir", type=Path, action="append", default=[])
     arguments = parser.parse_args()
     die_with_parent(arguments.parent_pid)
     directory = RunDirectory(arguments.run_dir)
     try:
         config = directory.read_config()
         configure_logging(f"supervisor-{config.node.id}")
-        return supervise(config, directory)
+        return supervise(config, directory, arguments.reload_dir)
     except (ConfigError, RunDirectoryError, OSError) as error:
         sys.stderr.write(f"cluster: {error}\n")
         return 2

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
@@ -43,6 +44,8 @@ class Child:
         self.role = role
         self.started_as = role.replace(" ", "-")
         """What it calls itself; a spare that is given a shard gets another role."""
+        self.version = 0
+        """Which version of the application it imports, see `Versions`."""
         self._process = process
 
     @property
@@ -91,20 +94,31 @@ def launch_gateway(run_directory: RunDirectory) -> Child:
     return _launch("gateway", "cluster.gateway", run_directory)
 
 
-def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
-    """Start a worker for `shard` of the node in `run_directory`; raises OSError."""
-    return _launch(f"worker {shard}", "cluster.worker", run_directory, "--shard", str(shard))
+def launch_worker(run_directory: RunDirectory, shard: int, python: Sequence[str] = ()) -> Child:
+    """Start a worker for `shard` of the node in `run_directory`; raises OSError.
+
+    `python` are options of the interpreter.
+    """
+    arguments = ("--shard", str(shard))
+    return _launch(f"worker {shard}", "cluster.worker", run_directory, arguments, python)
 
 
-def launch_spare(run_directory: RunDirectory, number: int) -> Child:
+def launch_spare(run_directory: RunDirectory, number: int, python: Sequence[str] = ()) -> Child:
     """Start a process that waits for any shard of the node; raises OSError.
 
-    `number` tells it from all other spares.
+    `number` tells it from all other spares; `python` are options of the interpreter.
     """
-    return _launch(f"spare {number}", "cluster.worker", run_directory, "--spare", str(number))
+    arguments = ("--spare", str(number))
+    return _launch(f"spare {number}", "cluster.worker", run_directory, arguments, python)
 
 
-def _launch(role: str, module: str, run_directory: RunDirectory, *arguments: str) -> Child:
+def _launch(
+    role: str,
+    module: str,
+    run_directory: RunDirectory,
+    arguments: Sequence[str] = (),
+    python: Sequence[str] = (),
+) -> Child:
     common = ["--run-dir", str(run_directory.path), "--parent-pid", str(os.getpid())]
-    process = spawn([sys.executable, "-m", module, *arguments, *common], os.environ)
+    process = spawn([sys.executable, *python, "-m", module, *arguments, *common], os.environ)
     return Child(role, process)

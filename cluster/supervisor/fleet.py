@@ -84,8 +84,12 @@ def plan_nodes(
     return plans
 
 
-def supervise_nodes(config: Config, directory: Path, count: int) -> int:
+def supervise_nodes(
+    config: Config, directory: Path, count: int, reload_directories: Sequence[Path] = ()
+) -> int:
     """Run `count` nodes until a signal drains them or all have ended; return the exit code.
+
+    Each replaces its workers when Python files in `reload_directories` change, if there are any.
 
     0 when all have drained, else the first other code of a node, in the order of ids; 128 and the
     signal's number after a second signal. Raises ConfigError, RunDirectoryError and OSError when
@@ -102,7 +106,8 @@ def supervise_nodes(config: Config, directory: Path, count: int) -> int:
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_hex(32) + "\n")
         plans = plan_nodes(config, directory, ports, secret)
-        fleet = _Fleet(signals, config.supervisor.drain_timeout_s + _END_GRACE_S)
+        end_timeout_s = config.supervisor.drain_timeout_s + _END_GRACE_S
+        fleet = _Fleet(signals, end_timeout_s, reload_directories)
         try:
             for node, path in plans:
                 run_directory = RunDirectory(path)
@@ -133,11 +138,14 @@ def _private_ports(count: int) -> Iterator[list[int]]:
 class _Member:
     """One node of the fleet."""
 
-    def __init__(self, node: int, run_directory: RunDirectory) -> None:
+    def __init__(
+        self, node: int, run_directory: RunDirectory, reload_directories: Sequence[Path]
+    ) -> None:
         process = spawn(
             [
                 *(sys.executable, "-m", "cluster.supervisor"),
                 *("--run-dir", str(run_directory.path), "--parent-pid", str(os.getpid())),
+                *(f"--reload-dir={path}" for path in reload_directories),
             ],
             os.environ,
             stdout=-1,
@@ -174,15 +182,18 @@ class _Member:
 class _Fleet:
     """The nodes from their start to their end."""
 
-    def __init__(self, signals: SignalWatch, end_timeout_s: float) -> None:
+    def __init__(
+        self, signals: SignalWatch, end_timeout_s: float, reload_directories: Sequence[Path]
+    ) -> None:
         self._signals = signals
+        self._reload_directories = reload_directories
         self._end_timeout_s = end_timeout_s
         self._members: list[_Member] = []
         self._end_deadline = float("inf")
 
     def start(self, node: int, run_directory: RunDirectory) -> None:
         """Start a node whose configuration is in `run_directory`; raises OSError."""
-        self._members.append(_Member(node, run_directory))
+        self._members.append(_Member(node, run_directory, self._reload_directories))
 
     def run(self) -> int:
         """Stay until every node has ended; return the exit code."""

@@ -47,7 +47,9 @@ class GatewayKeeper:
         self._heard_at = 0.0
         self._silent_due: float | None = None
         self._looks_silent = False
-        self._hello = SupervisorHello(pid=own_pid)
+        self._own_pid = own_pid
+        self.candidates_max = 0
+        """Processes that a gateway, at its start, is told to let wait beside its spares."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hello_due: float | None = None
         self.policy = RestartPolicy()
@@ -149,7 +151,9 @@ class GatewayKeeper:
         if self.link is not None and self._hello_due is not None and now >= self._hello_due:
             self._hello_due = now + HELLO_INTERVAL_S
             if self._connect(self.link):
-                self.link.send(self._hello)
+                self.link.send(
+                    SupervisorHello(pid=self._own_pid, candidates_max=self.candidates_max)
+                )
             else:
                 self._hello_due = now + FIND_INTERVAL_S
 

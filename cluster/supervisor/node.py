@@ -7,14 +7,14 @@ only, so they start together, and none outlives it. What to do when is decided b
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from cluster.shared.config import Config, parse_listen
-from cluster.shared.messages import Assign
+from cluster.shared.messages import Assign, EndWorker
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.shared.start_failure import read_start_failure
+from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
@@ -42,6 +42,14 @@ class Node:
         self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
         self.shards = [Shard(index) for index in range(config.workers.count)]
         self.spares = [Spare() for _ in range(config.workers.spares)]
+        self.candidates: list[Spare] = []
+        """Those that wait beside the spares, until each has taken the shard of a worker."""
+        self.version = 0
+        """Which version of the application the processes import that are started from now on."""
+        self.python_options: Sequence[str] = ()
+        """Options of the interpreter for workers and spares."""
+        self.holds_spares = False
+        """Whether places that spares have left stay empty for now."""
         self._spares_launched = 0
         self._refills_spares = True
         self._record_is_old = True
@@ -53,8 +61,13 @@ class Node:
         return [child for child in children if child is not None]
 
     @property
+    def waiting(self) -> list[Spare]:
+        """Every place where a process waits for a shard, or is to."""
+        return [*self.spares, *self.candidates]
+
+    @property
     def _places(self) -> list[Shard | Spare]:
-        return [*self.shards, *self.spares]
+        return [*self.shards, *self.waiting]
 
     @property
     def is_ready(self) -> bool:
@@ -67,8 +80,14 @@ class Node:
 
     def next_due(self) -> float | None:
         """Return when the next process is to be started or spoken to, or None."""
-        dues = [self.gateway.next_due(), *(place.restart_due for place in self._places)]
+        places: list[Shard | Spare] = [*self.shards, *self._fillable]
+        dues = [self.gateway.next_due(), *(place.restart_due for place in places)]
+        dues += [shard.end_due for shard in self.shards]
         return min((due for due in dues if due is not None), default=None)
+
+    @property
+    def _fillable(self) -> list[Spare]:
+        return self.candidates if self.holds_spares else self.waiting
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -83,12 +102,16 @@ class Node:
     def start_worker(self, shard: Shard) -> None:
         """Give `shard` to a spare, or else start a process for it; raises OSError."""
         now = time.monotonic()
-        spare = choose_spare(self.spares) if self.gateway.ready is not None else None
+        spare = choose_spare(self.waiting) if self.gateway.ready is not None else None
         if spare is None:
-            shard.started(launch_worker(self._run_directory, shard.index), now)
+            child = launch_worker(self._run_directory, shard.index, self.python_options)
+            child.version = self.version
+            shard.started(child, now)
         else:
             child = spare.take(now)
-            if not self._refills_spares:
+            if spare in self.candidates:
+                self.candidates.remove(spare)
+            elif not self._refills_spares:
                 spare.restart_due = None
             # First of all: clients wait for it.
             self.gateway.tell(Assign(shard=shard.index, pid=child.pid))
@@ -100,8 +123,25 @@ class Node:
     def start_spare(self, spare: Spare) -> None:
         """Start a process that waits for a shard; raises OSError."""
         self._spares_launched += 1
-        spare.started(launch_spare(self._run_directory, self._spares_launched), time.monotonic())
+        child = launch_spare(self._run_directory, self._spares_launched, self.python_options)
+        child.version = self.version
+        spare.started(child, time.monotonic())
         self._record_is_old = True
+
+    def start_candidate(self) -> None:
+        """Start a process that waits beside the spares, until it replaces a worker.
+
+        If that cannot be for want of processes or memory, it is due again soon.
+        """
+        candidate = Spare()
+        self.candidates.append(candidate)
+        self._start_waiting(candidate)
+
+    def _start_waiting(self, spare: Spare) -> None:
+        try:
+            self.start_spare(spare)
+        except OSError as error:
+            spare.restart_due = _launch_again_at(time.monotonic(), "a spare", error)
 
     def start_due(self) -> None:
         """Start what is due, and say hello to a gateway that has not answered.
@@ -123,12 +163,9 @@ class Node:
                     self.start_worker(shard)
                 except OSError as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
-        for spare in self.spares:
+        for spare in self._fillable:
             if _is_due(spare.restart_due, now):
-                try:
-                    self.start_spare(spare)
-                except OSError as error:
-                    spare.restart_due = _launch_again_at(now, "a spare", error)
+                self._start_waiting(spare)
         self.gateway.say_hello(now)
 
     def tell_slow_starts(self) -> None:
@@ -153,20 +190,62 @@ class Node:
                 reason,
             )
 
-    def start_failure(self, worker: Child) -> str | None:
+    def start_failure(self, worker: Child) -> StartFailure | None:
         """Return what `worker`, which has ended, left to say why it could not start."""
         return read_start_failure(self._run_directory, worker.started_as, worker.pid)
 
     def start_no_more_spares(self) -> None:
         """Keep the spares that are there, and no others: the node is about to end."""
         self._refills_spares = False
-        for spare in self.spares:
+        for spare in self.waiting:
             spare.restart_due = None
 
     def start_no_more_workers(self) -> None:
         """Forget the successors that are due."""
         for place in self._places:
             place.restart_due = None
+
+    def forgive(self, now: float) -> None:
+        """Forget the failures of all processes but the gateway; have start now what is due."""
+        for place in self._places:
+            place.policy.forgive()
+            if place.restart_due is not None:
+                place.restart_due = now
+
+    # -- replacing ---------------------------------------------------------------------------------
+
+    def end_worker(self, shard: Shard, due: float) -> None:
+        """Have the worker of `shard` end in good order until `due`; its successor waits."""
+        child = shard.child
+        assert child is not None, "nobody is there to end"
+        shard.asked_to_end(due)
+        self.gateway.tell(EndWorker(shard=shard.index, pid=child.pid))
+
+    def kill_overdue(self) -> None:
+        """Kill the workers that have not ended when they were asked to."""
+        now = time.monotonic()
+        for shard in self.shards:
+            child = shard.child
+            if child is not None and shard.kill_if_overdue(now):
+                logger.warning(
+                    "%s (pid %d) has not ended in time for its successor; killed",
+                    child.role,
+                    child.pid,
+                )
+
+    def retire(self, spare: Spare) -> None:
+        """End a process that waits: it is to have no shard. Its place is filled when it is gone."""
+        spare.retire()
+        if spare.child is None and spare in self.candidates:
+            self.candidates.remove(spare)
+
+    def retired(self, spare: Spare) -> None:
+        """A process that was retired is reaped."""
+        spare.withdraw()
+        if spare in self.candidates:
+            self.candidates.remove(spare)
+        elif self._refills_spares:
+            spare.restart_due = time.monotonic()
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -176,6 +255,7 @@ class Node:
             if place.child is not None:
                 place.child.kill_and_reap()
                 place.withdraw()
+        self.candidates.clear()
         self.start_no_more_workers()
         self._record_is_old = True
 
@@ -184,7 +264,7 @@ class Node:
         self.start_no_more_workers()
         for shard in self.shards:
             _stop(shard.child, is_starting=shard.state == "starting")
-        for spare in self.spares:
+        for spare in self.waiting:
             _stop(spare.child, is_starting=not spare.is_ready)
 
     def close(self) -> None:
@@ -227,7 +307,7 @@ class Node:
         self._record_is_old = False
         gateway = self.gateway
         record = make_node_record(
-            self._config, gateway.pid, gateway.last_ready, self.shards, self.spares
+            self._config, gateway.pid, gateway.last_ready, self.shards, self.waiting
         )
         try:
             write_node_record(self._run_directory, record)
@@ -238,11 +318,16 @@ class Node:
 def choose_spare(spares: Iterable[Spare]) -> Spare | None:
     """Return the spare that can take over first, None where nobody waits or starts.
 
-    That is one that is ready, else the one that was started first: a process that is half through
-    its imports is ahead of one that is not there yet.
+    That is one that is ready, of these one with the latest version of the application, else the
+    one that was started first: a process that is half through its imports is ahead of one that is
+    not there yet.
     """
-    there = [spare for spare in spares if spare.child is not None]
-    return min(there, key=lambda spare: (not spare.is_ready, spare.started_at), default=None)
+    there = [spare for spare in spares if spare.child is not None and not spare.is_retired]
+    return min(there, key=_rank, default=None)
+
+
+def _rank(spare: Spare) -> tuple[bool, int, float]:
+    return not spare.is_ready, -(spare.version or 0), spare.started_at
 
 
 def _stop(child: Child | None, *, is_starting: bool) -> None:

@@ -94,6 +94,10 @@ class RestartPolicy:
         self._reset()
         return True
 
+    def forgive(self) -> None:
+        """Forget the lives that were of no use: what they died of is no longer there."""
+        self._reset()
+
     def life_withdrawn(self) -> None:
         """The process was ended for a reason that is not its own; that life says nothing."""
         self._alive = False

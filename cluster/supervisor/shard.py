@@ -27,6 +27,10 @@ class Shard:
         """Processes that were started after the first one."""
         self.restart_due: float | None = None
         """When the next process is to be started, if one is."""
+        self.end_due: float | None = None
+        """Until when the process is to have ended, if it was asked to; then it is killed."""
+        self._is_overdue = False
+        self._was_replaced = False
         self._last_pid: int | None = None
         self._slow_at: float | None = None
 
@@ -35,14 +39,25 @@ class Shard:
         """The pid of the process, None while there is none."""
         return None if self.child is None else self.child.pid
 
+    @property
+    def version(self) -> int | None:
+        """The version that the process runs, None while there is none."""
+        return None if self.child is None else self.child.version
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process was asked to end, so that another has its shard."""
+        return self.child is not None and (self.end_due is not None or self._is_overdue)
+
     def started(self, child: Child, now: float = 0.0) -> None:
         """`child` is the shard's process now."""
         self.child = child
         self._slow_at = now + SLOW_START_S
         self.state = "starting"
         self.restart_due = None
-        if self._last_pid is not None:
+        if self._last_pid is not None and not self._was_replaced:
             self.restarts += 1
+        self._was_replaced = False
         self._last_pid = child.pid
         self.policy.life_started()
 
@@ -55,8 +70,7 @@ class Shard:
 
     def ended(self, now: float) -> Restart | GiveUp:
         """The process is dead and reaped; return what follows, which is noted as well."""
-        self.child = None
-        self.state = "backoff"
+        self._forget()
         decision = self.policy.life_ended(now)
         self.restart_due = now + decision.delay_s if isinstance(decision, Restart) else None
         return decision
@@ -79,9 +93,41 @@ class Shard:
 
     def withdraw(self) -> None:
         """The process was ended for a reason that is not its own, and is reaped."""
+        self._forget()
+        self.policy.life_withdrawn()
+
+    # -- another process is to have the shard ------------------------------------------------------
+
+    def asked_to_end(self, due: float) -> None:
+        """The process is to end in good order until `due`."""
+        self.end_due = due
+
+    def kill_if_overdue(self, now: float) -> bool:
+        """Kill a process that has not ended when it was asked to; return whether that was so."""
+        if self.child is None or self.end_due is None or now < self.end_due:
+            return False
+        self.end_due = None
+        self._is_overdue = True
+        self.child.kill()
+        return True
+
+    def ends_as_asked(self, exit_code: int) -> bool:
+        """Whether the process, which is reaped, ended because it was asked to."""
+        return self.is_ending and (exit_code == 0 or self._is_overdue)
+
+    def replaced(self, now: float) -> None:
+        """The process ended because it was asked to; its successor, due at once, is no restart."""
+        self.withdraw()
+        self._was_replaced = True
+        self.restart_due = now
+
+    def _forget(self) -> None:
         self.child = None
         self.state = "backoff"
-        self.policy.life_withdrawn()
+        self.end_due = None
+        self._is_overdue = False
+
+    # -- telling -----------------------------------------------------------------------------------
 
     def report(self) -> WorkerReport:
         """Return what the gateway is to know."""

@@ -27,12 +27,19 @@ class Spare:
         self.restart_due: float | None = None
         """When the next process is to be started, if one is."""
         self.started_at = 0.0
+        self.is_retired = False
+        """Whether the process was killed because it is to have no shard any more."""
         self._slow_at: float | None = None
 
     @property
     def pid(self) -> int | None:
         """The pid of the process, None while there is none."""
         return None if self.child is None else self.child.pid
+
+    @property
+    def version(self) -> int | None:
+        """The version that the process imports, None while there is none."""
+        return None if self.child is None else self.child.version
 
     def started(self, child: Child, now: float) -> None:
         """`child` is going to wait."""
@@ -75,6 +82,12 @@ class Spare:
         self.restart_due = now + delay_s
         return decision
 
+    def retire(self) -> None:
+        """End the process; its place is filled again when it is reaped, if somebody says so."""
+        if self.child is not None:
+            self.is_retired = True
+            self.child.kill()
+
     def withdraw(self) -> None:
         """The process was ended for a reason that is not its own, and is reaped."""
         self._forget()
@@ -83,3 +96,4 @@ class Spare:
     def _forget(self) -> None:
         self.child = None
         self.is_ready = False
+        self.is_retired = False

@@ -8,7 +8,10 @@ way the loop ends, no child is left behind.
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import Enum
+from pathlib import Path
 
 import zmq
 
@@ -28,7 +31,9 @@ from cluster.shared.messages import (
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.file_watch import FileWatch
 from cluster.supervisor.node import Node
+from cluster.supervisor.reload import Reload
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, GiveUp, Restart
 from cluster.supervisor.shard import Shard
 from cluster.supervisor.signals import SignalWatch
@@ -77,8 +82,12 @@ class Phase(Enum):
     """It was asked to end."""
 
 
-def supervise(config: Config, run_directory: RunDirectory) -> int:
+def supervise(
+    config: Config, run_directory: RunDirectory, reload_directories: Sequence[Path] = ()
+) -> int:
     """Run a node until it is drained or cannot go on; return the exit code of the process.
+
+    With `reload_directories` its workers are replaced when Python files there change.
 
     0 after a drain, and when the end was asked for before there was a gateway; also when the time
     to drain was up and the gateway cut off what was left, which it logs with the number of
@@ -89,24 +98,37 @@ def supervise(config: Config, run_directory: RunDirectory) -> int:
     can be made. For the main thread, whose signal handlers are replaced until this returns.
     """
     run_directory.create()
-    with run_directory.lock("supervisor"), SignalWatch() as signals:
+    drain_timeout_s = config.supervisor.drain_timeout_s
+    with ExitStack() as stack:
+        stack.enter_context(run_directory.lock("supervisor"))
+        signals = stack.enter_context(SignalWatch())
         run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()
         run_directory.write_config(config)
+        stack.callback(_tidy, run_directory)
         node = Node(config, run_directory)
-        try:
-            return Supervisor(node, signals, config.supervisor.drain_timeout_s).run()
-        finally:
-            node.close()
-            _tidy(run_directory)
+        stack.callback(node.close)
+        reload = None
+        if reload_directories:
+            watch = FileWatch(reload_directories)
+            stack.callback(watch.close)
+            reload = Reload(node, watch, drain_timeout_s, _write)
+        return Supervisor(node, signals, drain_timeout_s, reload).run()
 
 
 class Supervisor:
     """What happens to a node, from its start to its end. `run` it once."""
 
-    def __init__(self, node: Node, signals: SignalWatch, drain_timeout_s: float) -> None:
-        """Prepare to run `node`, which stays the caller's to close."""
+    def __init__(
+        self,
+        node: Node,
+        signals: SignalWatch,
+        drain_timeout_s: float,
+        reload: Reload | None = None,
+    ) -> None:
+        """Prepare to run `node`, which stays the caller's to close, and to `reload` it."""
         self._node = node
         self._signals = signals
+        self._reload = reload
         self._drain_timeout_s = drain_timeout_s
         self._phase = Phase.STARTING
         self._exit_code: int | None = None
@@ -123,6 +145,8 @@ class Supervisor:
         node = self._node
         node.write_record()  # in place of what an earlier supervisor may have left
         node.start()
+        if self._reload is not None:
+            self._reload.watch.start()
         while self._exit_code is None:
             node.write_record()
             self._wait()
@@ -131,7 +155,10 @@ class Supervisor:
             self._check_messages()
             self._check_exits()
             self._check_give_ups()
+            if self._reload is not None:
+                self._check_files(self._reload)
             node.gateway.kill_if_silent(time.monotonic())
+            node.kill_overdue()
             if time.monotonic() >= self._drain_deadline:
                 self._drain_is_late()
             if self._exit_code is None:
@@ -148,6 +175,8 @@ class Supervisor:
         poller.register(self._signals.fileno(), zmq.POLLIN)
         if self._node.gateway.link is not None:
             poller.register(self._node.gateway.link.socket, zmq.POLLIN)
+        if self._reload is not None:
+            poller.register(self._reload.watch.fileno(), zmq.POLLIN)
         # Rounded up, or the loop would spin through the last millisecond.
         poller.poll(int(timeout_s * 1_000) + 1)
 
@@ -172,7 +201,7 @@ class Supervisor:
         gateway = self._node.gateway.child
         if gateway is not None and (exit_code := gateway.exit_code()) is not None:
             self._gateway_ended(gateway, exit_code)
-        for spare in self._node.spares:
+        for spare in self._node.waiting:
             waiting = spare.child
             if waiting is not None and (exit_code := waiting.exit_code()) is not None:
                 self._spare_ended(spare, waiting, exit_code)
@@ -180,6 +209,22 @@ class Supervisor:
             worker = shard.child
             if worker is not None and (exit_code := worker.exit_code()) is not None:
                 self._worker_ended(shard, worker, exit_code)
+
+    def _check_files(self, reload: Reload) -> None:
+        if reload.take_changes():
+            # What a worker died of too often may be mended.
+            for index in self._give_ups:
+                self._node.shards[index].restart_due = time.monotonic()
+            self._give_ups.clear()
+        if self._phase is Phase.STARTING:
+            failure = reload.watch.failure
+            if failure is not None:
+                _say(f"--reload: the files cannot be watched ({failure}): pass other --reload-dir")
+                self._finish(EXIT_CANNOT_START)
+            else:
+                self._check_ready()
+        elif self._phase is Phase.SERVING and self._node.gateway.ready is not None:
+            reload.step()
 
     def _finish(self, exit_code: int) -> None:
         """Leave the loop after this turn; the first reason to is the one that counts."""
@@ -230,6 +275,8 @@ class Supervisor:
         else:
             shard.policy.life_ready(now)
             shard.state = "draining" if self._phase is Phase.DRAINING else "ready"
+            if self._reload is not None:
+                self._reload.worker_is_ready(worker)
         self._node.report(shard)
         self._check_ready()
 
@@ -241,15 +288,19 @@ class Supervisor:
                     logger.error("%s (pid %d) is stuck; killed", child.role, child.pid)
                     child.kill()
             return
-        for spare in self._node.spares:
-            if spare.pid == report.pid:
+        for spare in self._node.waiting:
+            if spare.child is not None and spare.pid == report.pid:
                 spare.became_ready(time.monotonic())
+                if self._reload is not None:
+                    self._reload.spare_is_ready(spare.child)
                 self._node.report_spares()
                 self._check_ready()
 
     def _check_ready(self) -> None:
         ready = self._node.gateway.ready
-        if self._phase is Phase.STARTING and ready is not None and self._node.is_ready:
+        is_watching = self._reload is None or self._reload.watch.is_watching
+        is_ready = is_watching and self._node.is_ready
+        if self._phase is Phase.STARTING and ready is not None and is_ready:
             self._phase = Phase.SERVING
             _print_ready_line(
                 f"ready node={ready.node} listen={ready.listen} "
@@ -259,8 +310,14 @@ class Supervisor:
     # -- deaths ------------------------------------------------------------------------------------
 
     def _worker_ended(self, shard: Shard, worker: Child, exit_code: int) -> None:
-        self._node.gateway.tell(WorkerGone(shard=shard.index, pid=worker.pid))
-        if exit_code == CANNOT_START:
+        was_replaced = shard.ends_as_asked(exit_code)
+        self._node.gateway.tell(
+            WorkerGone(shard=shard.index, pid=worker.pid, was_replaced=was_replaced)
+        )
+        is_version_at_fault = shard.state == "starting" and self._is_version_at_fault(
+            worker, exit_code
+        )
+        if exit_code == CANNOT_START and not is_version_at_fault:
             self._tell_failure(worker)
             if self._phase is Phase.STARTING:
                 self._finish(EXIT_CANNOT_START)
@@ -268,6 +325,8 @@ class Supervisor:
         now = time.monotonic()
         if self._drained:
             shard.stopped()
+        elif was_replaced:
+            shard.replaced(now)
         elif self._phase is Phase.DRAINING and exit_code == 0:
             shard.stopped()
             shard.restart_due = now + STOP_NEWS_S
@@ -282,6 +341,8 @@ class Supervisor:
             shard.restart_due = now + TRY_AGAIN_S
         else:
             decision = shard.ended(now)
+            if is_version_at_fault and self._reload is not None:
+                decision = self._reload.try_again(shard, decision)
             _log_death(worker, decision)
             if isinstance(decision, GiveUp) and self._phase is Phase.SERVING:
                 # The gateway may be about to say that this death had a packet set aside.
@@ -291,9 +352,24 @@ class Supervisor:
         self._node.report(shard)
         self._check_drained()
 
+    def _is_version_at_fault(self, child: Child, exit_code: int) -> bool:
+        """Whether a process that was never ready ended because of a change of its files."""
+        if self._reload is None or self._phase is Phase.STARTING:
+            return False
+        return self._reload.is_at_fault(child, exit_code)
+
     def _spare_ended(self, spare: Spare, child: Child, exit_code: int) -> None:
         self._node.gateway.tell(SpareGone(pid=child.pid))
         self._node.report_spares()
+        if spare.is_retired:
+            self._node.retired(spare)
+            self._check_drained()
+            return
+        is_starting = self._phase is Phase.SERVING and not spare.is_ready
+        if is_starting and self._is_version_at_fault(child, exit_code):
+            spare.ended(time.monotonic())
+            logger.warning("%s (pid %d): %s", child.role, child.pid, child.describe_exit())
+            return
         if exit_code == CANNOT_START:
             self._tell_failure(child)
             if self._phase is Phase.STARTING:
@@ -322,9 +398,9 @@ class Supervisor:
         told = self._node.start_failure(worker)
         if told is None:
             _say(f"{worker.role} ended with exit code {CANNOT_START} and did not say why")
-        elif told != self._told_failure:
-            self._told_failure = told
-            _write(told)
+        elif told.text != self._told_failure:
+            self._told_failure = told.text
+            _write(told.text)
 
     def _gateway_ended(self, gateway: Child, exit_code: int) -> None:
         self._check_messages()  # its last words

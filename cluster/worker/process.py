@@ -8,6 +8,7 @@ import time
 import traceback
 from types import FrameType
 
+import msgspec
 import zmq
 
 from cluster.shared.config import Config, ConfigError
@@ -18,7 +19,7 @@ from cluster.shared.logs import change_role
 from cluster.shared.messages import ProtocolError, Refuse
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.shared.start_failure import write_start_failure
+from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.loader import ApplicationError, load_application
@@ -101,16 +102,34 @@ def _name(shard: int | None) -> str:
 def _tell_failure(
     directory: RunDirectory, role: str, error: Exception, is_supervised: bool
 ) -> None:
-    text = f"cluster worker: {error}\n"
-    if isinstance(error, ApplicationError | StartHandlerError) and error.__cause__ is not None:
-        text = "".join(traceback.format_exception(error.__cause__)) + text
+    failure = StartFailure(os.getpid(), f"cluster worker: {error}", summary=str(error))
+    cause = error.__cause__
+    if isinstance(error, ApplicationError | StartHandlerError) and cause is not None:
+        failure = msgspec.structs.replace(
+            failure,
+            traceback="".join(traceback.format_exception(cause)),
+            summary=_what_and_where(cause),
+        )
     if is_supervised:
         try:
-            write_start_failure(directory, role, os.getpid(), text)
+            write_start_failure(directory, role, failure)
             return
         except RunDirectoryError as unwritten:
             logger.warning("%s", unwritten)
-    sys.stderr.write(text)
+    sys.stderr.write(failure.text)
+
+
+def _what_and_where(error: BaseException) -> str:
+    """Return in one line what was raised, and in which line of which file."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen ")
+    ]
+    return f"{what} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else what
 
 
 class _StopSignal:

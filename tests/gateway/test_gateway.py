@@ -20,6 +20,7 @@ from cluster.shared.messages import (
     ControlMessage,
     Drain,
     Drained,
+    EndWorker,
     GatewayAlive,
     GatewayHeartbeat,
     GatewayReady,
@@ -27,6 +28,7 @@ from cluster.shared.messages import (
     Hello,
     NodeStatus,
     Refuse,
+    Reloaded,
     ShardReport,
     SpareAlive,
     SpareGone,
@@ -354,3 +356,26 @@ def test_a_node_has_as_many_shards_as_configured(tmp_path: Path):
         assert [worker.shard for worker in running.peer().status().workers] == [0, 1, 2, 3, 4]
     finally:
         running.close()
+
+
+def test_a_supervisor_replaces_a_worker_by_a_candidate_and_counts_reloads(running: Running):
+    supervisor = running.peer()
+    supervisor.send(SupervisorHello(pid=1, candidates_max=1))
+    assert isinstance(supervisor.receive(), GatewayReady)
+    worker = running.peer(is_worker=True)
+    worker.send(Hello(shard=0, pid=1 << 30, create_time=1.0))
+    assert isinstance(worker.receive(), Grant)
+    candidates = [running.peer(is_worker=True) for _ in range(CONFIG.workers.spares + 1)]
+    pid, since = process_identity(os.getpid())
+    for number, candidate in enumerate(candidates):
+        candidate.send(SpareHello(pid=pid + number, create_time=since))
+        assert supervisor.receive() == SpareReport(pid=pid + number, state="ready")
+    supervisor.send(EndWorker(shard=0, pid=1 << 30))
+    assert isinstance(worker.receive(), Stop)
+    supervisor.send(WorkerGone(shard=0, pid=1 << 30, was_replaced=True))
+    supervisor.send(Assign(shard=0, pid=pid))
+    assert isinstance(candidates[0].receive(), Grant)
+    for succeeded in (False, True, True):
+        supervisor.send(Reloaded(succeeded=succeeded))
+    counters = supervisor.status().counters
+    assert (counters["reloads"], counters["reloads_failed"]) == (2, 1)

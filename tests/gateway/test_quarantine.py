@@ -325,3 +325,20 @@ def test_ends_in_good_order_count_for_nothing(ward: Ward):
         note.clear()
         ward.end()
     assert ward.live()[0].suspects == []
+
+
+def test_a_life_that_was_replaced_is_no_death_whatever_it_had_in_hand(ward: Ward):
+    ward.die(2)
+    ward.die(2)  # one more, and it is set aside
+    for _ in range(3):
+        grant, _, note = ward.live()
+        assert grant.suspects == [Suspect(position=2, index=0, is_set_aside=False)]
+        note.begin()
+        note.words[CALL] = 2 << INDEX_BITS
+        life = ward.workers.life(0)
+        assert life is not None
+        ward.workers.gone(0, life.pid, was_replaced=True)
+        assert ward.notes() == []
+    assert ward.letters() == []
+    ward.die(2)
+    assert len(ward.letters()) == 1

@@ -138,6 +138,16 @@ def test_more_spares_than_configured_are_refused(world: World):
     assert world.count("workers_refused") == 1
 
 
+def test_candidates_may_wait_beside_the_spares_when_the_supervisor_says_so():
+    world = World(spares_max=0)
+    world.spares.allow_candidates(1)
+    world.hello()
+    assert world.waiting() == [PID]
+    world.hello(b"other", OTHER_PID, OTHER_SINCE)
+    assert world.waiting() == [PID]
+    assert world.count("workers_refused") == 1
+
+
 def test_the_dead_take_no_place(world: World):
     world = World(spares_max=1)
     world.hello(b"dead", DEAD_PID)

@@ -258,6 +258,20 @@ def test_a_dead_process_leaves_its_shard_vacant_and_nobody_is_told(node: Node):
     assert node.drained == 1
 
 
+def test_a_worker_is_asked_to_end_by_name_and_keeps_its_shard_until_it_is_gone(node: Node):
+    node.start()
+    node.sent.clear()
+    for shard, pid in ((0, LIVING_PID + 1), (1, LIVING_PID), (-1, LIVING_PID), (99, LIVING_PID)):
+        node.workers.ask_to_end(shard, pid)
+    assert node.sent == []
+    node.workers.ask_to_end(0, LIVING_PID)
+    [(_, message)] = node.sent
+    assert message == Stop(serial_received=node.lanes[0].serial_applied)
+    life = node.workers.life(0)
+    assert life is not None
+    assert life.pid == LIVING_PID
+
+
 def test_a_fenced_life_is_refused_and_reported_stuck(node: Node):
     lane = node.start()
     node.workers.fence(node.shards[0], "for a reason")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.shared.run_directory import RunDirectory
-from cluster.shared.start_failure import read_start_failure, write_start_failure
+from cluster.shared.start_failure import StartFailure, read_start_failure, write_start_failure
 
 
 @pytest.fixture
@@ -16,15 +16,19 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def test_the_words_of_a_process_are_told_with_all_their_lines(directory: RunDirectory):
-    write_start_failure(directory, "worker-1", 4711, "Traceback\n\u00e4\n")
-    assert read_start_failure(directory, "worker-1", 4711) == "Traceback\n\u00e4\n"
+    failure = StartFailure(
+        4711, "cluster worker: \u00e4", "Traceback\n  \u00e4\n", "\u00e4 (f, line 1)"
+    )
+    write_start_failure(directory, "worker-1", failure)
+    assert read_start_failure(directory, "worker-1", 4711) == failure
+    assert failure.text == "Traceback\n  \u00e4\ncluster worker: \u00e4\n"
     assert read_start_failure(directory, "worker-1", 4711) is None
     assert list(directory.path.iterdir()) == []
 
 
 def test_the_words_of_an_earlier_process_or_another_shard_are_not_told(directory: RunDirectory):
     assert read_start_failure(directory, "worker-0", 4711) is None
-    write_start_failure(directory, "worker-0", 4711, "old")
+    write_start_failure(directory, "worker-0", StartFailure(4711, "old"))
     assert read_start_failure(directory, "worker-0", 4712) is None
     assert read_start_failure(directory, "worker-1", 4711) is None
     assert read_start_failure(directory, "spare-0", 4711) is None

@@ -196,3 +196,14 @@ def test_delays_and_giving_up_keep_the_rule_for_any_lives(lives: list[Life]) -> 
             return
         assert decision == Restart(delay_s)
         delay_s = min(2 * delay_s, BACKOFF_MAX_S)
+
+
+def test_what_is_forgiven_counts_no_more():
+    policy = RestartPolicy()
+    for _ in range(FAILURES_MAX - 1):
+        policy.life_started()
+        policy.life_ended(100.0)
+    policy.forgive()
+    policy.check_invariants()
+    policy.life_started()
+    assert policy.life_ended(100.0) == Restart(BACKOFF_FIRST_S)

@@ -9,6 +9,7 @@ import pytest
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import Restart
 from cluster.supervisor.shard import SLOW_START_S, Shard
+from tests.supervisor.fake_child import fake_child, process_of
 
 
 @pytest.fixture
@@ -100,3 +101,45 @@ def test_the_end_of_a_child_is_told_in_words(children: list[Child]):
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as process:
         process.wait()
         assert Child("gateway", process).describe_exit() == "exit code 7"
+
+
+def test_a_process_that_ends_as_it_was_asked_to_has_a_successor_at_once_and_did_not_die():
+    shard = Shard(0)
+    shard.started(fake_child(3))
+    assert (shard.version, shard.is_ending) == (3, False)
+    shard.asked_to_end(105.0)
+    assert shard.is_ending
+    assert not shard.kill_if_overdue(104.9)
+    assert shard.ends_as_asked(0)
+    assert not shard.ends_as_asked(-9)
+    shard.replaced(101.0)
+    assert (shard.version, shard.is_ending, shard.restart_due) == (None, False, 101.0)
+    assert shard.policy.failures == 0
+    shard.started(fake_child(4))
+    assert (shard.version, shard.is_ending, shard.restarts) == (4, False, 0)
+    shard.ended(102.0)
+    shard.started(fake_child(4))
+    assert shard.restarts == 1
+
+
+def test_a_process_that_does_not_end_as_it_was_asked_to_is_killed_once_and_did_not_die():
+    shard = Shard(0)
+    shard.started(fake_child())
+    process = process_of(shard.child)
+    shard.asked_to_end(105.0)
+    assert shard.kill_if_overdue(105.0)
+    assert process.was_killed
+    assert not shard.kill_if_overdue(106.0)
+    assert shard.is_ending
+    assert shard.ends_as_asked(-9)
+
+
+def test_a_process_that_nobody_asked_to_end_was_not_replaced():
+    shard = Shard(0)
+    shard.started(fake_child())
+    assert not shard.ends_as_asked(0)
+    shard.asked_to_end(105.0)
+    shard.ended(101.0)  # it died first
+    shard.started(fake_child())
+    assert not shard.is_ending
+    assert not shard.kill_if_overdue(106.0)

@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -74,12 +74,16 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
             endpoint = run_directory.control_endpoint()
             return launch("gateway", script, behaviour, endpoint, str(os.getpid()))
 
-        def launch_worker(run_directory: RunDirectory, shard: int) -> Child:
+        def launch_worker(
+            run_directory: RunDirectory, shard: int, python: Sequence[str] = ()
+        ) -> Child:
             return launch(f"worker {shard}", *next(worker_arguments))
 
         monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
 
-        def launch_spare(run_directory: RunDirectory, number: int) -> Child:
+        def launch_spare(
+            run_directory: RunDirectory, number: int, python: Sequence[str] = ()
+        ) -> Child:
             return launch(f"spare {number}", *spare)
 
         monkeypatch.setattr(node, "launch_worker", launch_worker)
@@ -149,10 +153,10 @@ def test_what_keeps_workers_from_starting_is_told_once(
     fails = (
         "-c",
         "import os, pathlib; from cluster.shared.run_directory import RunDirectory\n"
-        "from cluster.shared.start_failure import write_start_failure\n"
+        "from cluster.shared.start_failure import StartFailure, write_start_failure\n"
         f"directory = RunDirectory(pathlib.Path({str(tmp_path / 'run')!r}))\n"
-        "text = 'cluster worker: no such app\\n'\n"
-        "write_start_failure(directory, 'worker-0', os.getpid(), text)\n"
+        "failure = StartFailure(os.getpid(), 'cluster worker: no such app')\n"
+        "write_start_failure(directory, 'worker-0', failure)\n"
         "raise SystemExit(2)",
     )
     assert supervise_fakes("has the first worker", serves, fails) == 3

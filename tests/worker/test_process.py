@@ -53,8 +53,34 @@ def test_a_worker_with_a_supervisor_leaves_its_reason_and_says_nothing(directory
     assert said == ""
     left = read_start_failure(directory, "worker-1", process.pid)
     assert left is not None
-    assert left.startswith("Traceback")
-    assert left.splitlines()[-1].startswith(LINE)
+    assert left.traceback.startswith("Traceback")
+    assert left.line.startswith(LINE)
+    assert left.summary == (
+        f"ZeroDivisionError: division by zero ({directory.path.parent / 'broken.py'}, line 1)"
+    )
+    assert left.text.startswith("Traceback")
+    assert left.text.splitlines()[-1] == left.line
+
+
+@pytest.mark.parametrize(
+    ("source", "summary"),
+    [
+        ("\nx = (\n", "SyntaxError: '(' was never closed ({file}, line 2)"),
+        ("\ndef f():\n    import nowhere\n\nf()\n", "No module named 'nowhere' ({file}, line 3)"),
+        ("app = 1\n", "'app' in module 'broken' is int, not a cluster.worker.App"),
+    ],
+)
+def test_the_summary_of_a_failure_names_file_and_line(
+    directory: RunDirectory, source: str, summary: str
+):
+    file = directory.path.parent / "broken.py"
+    file.write_text(source)
+    with start(directory, "--parent-pid", str(os.getpid())) as process:
+        process.communicate(timeout=30)
+    left = read_start_failure(directory, "worker-1", process.pid)
+    assert left is not None
+    assert left.summary.endswith(summary.replace("{file}", str(file)))
+    assert len(left.summary.splitlines()) == 1
 
 
 def test_a_worker_that_cannot_leave_its_reason_says_it(directory: RunDirectory):

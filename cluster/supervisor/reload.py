@@ -1,0 +1,183 @@
+"""`cluster up --reload`: has the workers of a node run what the application's files say now.
+
+Joins what decides (`Versions`, `next_steps`) to the node and the watch of its files. Nothing of it
+counts as a death: a worker that is replaced was asked to end, and one that cannot start is tried
+again for as long as the node runs. See docs/decisions/0017-reload.md.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.shared import messages
+from cluster.shared.start_failure import StartFailure
+from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.file_watch import FileWatch
+from cluster.supervisor.node import Node
+from cluster.supervisor.replacement import (
+    CANDIDATES_MAX,
+    ReplaceWorker,
+    Retire,
+    StartCandidate,
+    next_steps,
+)
+from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart
+from cluster.supervisor.shard import Shard
+from cluster.supervisor.spare import Spare
+from cluster.supervisor.versions import Verdict, Versions
+
+__all__ = ["PYTHON_OPTIONS", "Reload"]
+
+logger = logging.getLogger("cluster.supervisor")
+
+PYTHON_OPTIONS = ("-B",)
+"""Compiled modules are known by the second and the size of their source: of two changes within a
+second that leave the size, the second would not be seen. So workers write none."""
+
+_NAMES_MAX = 3
+"""Changed files that are named in the log."""
+
+
+class Reload:
+    """The versions of a node's application. For the supervisor's main thread."""
+
+    def __init__(
+        self, node: Node, watch: FileWatch, end_within_s: float, write: Callable[[str], None]
+    ) -> None:
+        """Reload `node` when `watch`, which stays the caller's, has news.
+
+        A worker gets `end_within_s` seconds to end in good order, then it is killed;
+        `write` tells a person. The gateways of the node that start from now on let candidates wait.
+        """
+        self.versions = Versions()
+        self.watch = watch
+        self._node = node
+        self._end_within_s = end_within_s
+        self._write = write
+        self._is_under_way = False
+        self._began_at = 0.0
+        self._told_vacant = False
+        node.gateway.candidates_max = CANDIDATES_MAX
+        node.python_options = PYTHON_OPTIONS
+
+    # -- what has happened -------------------------------------------------------------------------
+
+    def take_changes(self) -> bool:
+        """Make a version of what has changed; False if nothing has."""
+        changed = self.watch.take()
+        if not changed:
+            return False
+        version = self._node.version = self.versions.changed()
+        logger.info("reload: version %d: %s", version, _names(changed))
+        self._is_under_way = True
+        self._began_at = time.monotonic()
+        self._told_vacant = False
+        # Whatever processes died of, or could not start for, may be mended.
+        self._node.forgive(time.monotonic())
+        return True
+
+    def spare_is_ready(self, child: Child) -> None:
+        """A process waits: it has imported its version."""
+        self.versions.imported(child.version)
+
+    def worker_is_ready(self, child: Child) -> None:
+        """A worker has started."""
+        if self.versions.served(child.version) and child.version > 0:
+            logger.info("reload: version %d starts", child.version)
+
+    def is_at_fault(self, child: Child, exit_code: int) -> bool:
+        """Return whether a process that ended before it was ready did so because of its version.
+
+        The first time that is told, with what the process left to say.
+        """
+        gateway = self._node.gateway
+        if exit_code == TRY_AGAIN or (
+            exit_code == LOST_GATEWAY and gateway.has_been_silent(time.monotonic())
+        ):
+            return False
+        if child.version != self.versions.latest or self.versions.verdict is Verdict.SERVES:
+            return False
+        failure = self._node.start_failure(child) if exit_code == CANNOT_START else None
+        if self.versions.failed(child.version):
+            self._tell(child, failure)
+            gateway.tell(messages.Reloaded(succeeded=False))
+        return True
+
+    def try_again(self, shard: Shard, decision: Restart | GiveUp) -> Restart:
+        """Return what follows, now that the process of `shard` could not start its version.
+
+        That is a spare of an earlier version, else the version again: never the node's end.
+        """
+        now = time.monotonic()
+        if any(_is_earlier(spare, self.versions.latest) for spare in self._node.waiting):
+            shard.restart_due = now
+            return Restart(0.0)
+        if isinstance(decision, GiveUp):
+            shard.restart_due = now + BACKOFF_MAX_S
+            decision = Restart(BACKOFF_MAX_S)
+        self._tell_vacant(shard, decision.delay_s)
+        return decision
+
+    def _tell_vacant(self, shard: Shard, delay_s: float) -> None:
+        if self._told_vacant:
+            return
+        self._told_vacant = True
+        self._write(
+            f"cluster: reload: worker {shard.index} has no process, and none of an earlier version "
+            f"waits: its clients wait for a version that starts; trying again in {delay_s:g} s, "
+            "and at each change\n"
+        )
+
+    def _tell(self, child: Child, failure: StartFailure | None) -> None:
+        if failure is not None:
+            reason = failure.summary
+            self._write(failure.traceback)
+        else:
+            reason = f"{child.role} ended with {child.describe_exit()} before it was ready"
+        self._write(
+            f"cluster: reload: version {child.version} does not start: {reason}; "
+            "what runs goes on, and the next change is tried\n"
+        )
+
+    # -- what follows ------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Do what is to be done now, in a node that was ready and whose gateway is."""
+        node = self._node
+        now = time.monotonic()
+        for step in next_steps(self.versions, node.shards, node.spares, node.candidates):
+            match step:
+                case StartCandidate():
+                    node.start_candidate()
+                case Retire(spare=spare):
+                    node.retire(spare)
+                case ReplaceWorker(shard=shard):
+                    node.end_worker(shard, now + self._end_within_s)
+        # What would fill the place of a spare is not known to be of use.
+        node.holds_spares = self.versions.verdict is not Verdict.SERVES
+        self._check_done(now)
+
+    def _check_done(self, now: float) -> None:
+        if not self._is_under_way or any(
+            shard.state != "ready" or shard.version != self.versions.latest
+            for shard in self._node.shards
+        ):
+            return
+        self._is_under_way = False
+        logger.info(
+            "reload: all workers run version %d, after %.2f s",
+            self.versions.latest,
+            now - self._began_at,
+        )
+        self._node.gateway.tell(messages.Reloaded(succeeded=True))
+
+
+def _is_earlier(spare: Spare, latest: int) -> bool:
+    return spare.version is not None and spare.version < latest and not spare.is_retired
+
+
+def _names(changed: Sequence[str]) -> str:
+    names = [Path(path).name for path in changed[:_NAMES_MAX]]
+    more = len(changed) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "") + " changed"
