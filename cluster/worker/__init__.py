@@ -5,8 +5,9 @@ Applications import what they need from here: `from cluster.worker import App, S
 
 from cluster.shared.user_records import BindResult
 from cluster.worker.app import App
+from cluster.worker.app_timers import TimerHandle
 from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.session import Session
 
-__all__ = ["App", "BindResult", "Binding", "OutputTooLarge", "Session"]
+__all__ = ["App", "BindResult", "Binding", "OutputTooLarge", "Session", "TimerHandle"]

@@ -5,6 +5,7 @@ anywhere. Handlers run in one thread, one at a time.
 """
 
 import inspect
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.names import encode_name
 from cluster.shared.user_records import BindResult, SecondLogin
+from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated, TimerHandle
 from cluster.worker.session import Session
 
 __all__ = ["App", "Runtime"]
@@ -41,6 +43,12 @@ class Runtime(Protocol):
         """Send one packet to a user of the node."""
         ...
 
+    def call_later(
+        self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> TimerHandle:
+        """Call a function of the application on the loop when `seconds` have passed."""
+        ...
+
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""
         ...
@@ -66,6 +74,8 @@ class App:
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
         self.bound_handler: BoundHandler | None = None
+        self.repeated: list[Repeated] = []
+        """What `every` was given."""
         self._runtime: Runtime | None = None
         self._posted: deque[Callable[[], Any]] = deque()
         self._posted_lock = threading.Lock()
@@ -126,6 +136,27 @@ class App:
         self.bound_handler = _checked(handler, "session", "result")
         return handler
 
+    def every(self, seconds: float) -> Callable[[_Handler], _Handler]:
+        """Call `f()` every `seconds` seconds in each worker, until that ends.
+
+        The n-th call is due n intervals after the worker's start, behind `on_start`: it does not
+        drift. Calls that are missed while a handler holds the loop are skipped, not made up for.
+        What a call sends goes out with no packet's commit. One that raises is logged, and what it
+        sent is not sent; the next one comes all the same. A function may have several intervals.
+        To be said at the import: RuntimeError in a running worker. Raises ValueError for less than
+        0.001 s.
+        """
+        if not INTERVAL_MIN_S <= seconds < math.inf:
+            raise ValueError(f"every {seconds!r} seconds: give {INTERVAL_MIN_S} or more")
+        if self._runtime is not None:
+            raise RuntimeError("every is for the import; in a running worker use call_later")
+
+        def register(function: _Handler) -> _Handler:
+            self.repeated.append(Repeated(float(seconds), _checked(function)))
+            return function
+
+        return register
+
     # -- running -----------------------------------------------------------------------------------
 
     def broadcast(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
@@ -151,6 +182,22 @@ class App:
         if self._runtime is None:
             raise RuntimeError("send_to works in a running worker only; start one by cluster up")
         self._runtime.send_to(encode_name(user_id, "user id"), make_packet(packet_id, payload))
+
+    def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
+        """Call `function(*args)` on the loop once `seconds` seconds have passed.
+
+        The handle that is returned can cancel it. It is part of this worker: it is forgotten when
+        the worker ends. What the call sends goes out with no packet's commit; if it raises, that is
+        logged, and what it sent is not sent. For handlers and the loop's thread. Raises ValueError
+        for a negative number, RuntimeError when 100,000 calls wait already, or in no worker.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"call_later in {seconds!r} seconds: give 0 or more")
+        if self._runtime is None:
+            raise RuntimeError(
+                "call_later works in a running worker only; call it in on_start or in a handler"
+            )
+        return self._runtime.call_later(seconds, function, args)
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.

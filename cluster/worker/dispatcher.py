@@ -54,6 +54,7 @@ class Dispatcher:
         "_packet_index",
         "_position",
         "_redelivering",
+        "now",
         "publish_at",
         "publish_bytes",
         "redelivered_through",
@@ -71,8 +72,10 @@ class Dispatcher:
         note: NoteWriter | None = None,
     ) -> None:
         """Go on at `commit`. `between_packets` publishes: it is called after a packet, once it is
-        `publish_at` (monotonic seconds) or `publish_bytes` of output wait, and begins the `note`
+        `publish_at` (seconds) or `publish_bytes` of output wait, and begins the `note`
         of what is in hand anew."""
+        self.now: Callable[[], float] = monotonic
+        """The clock of `publish_at`."""
         self.publish_at = 0.0
         self.publish_bytes = 0
         self.redelivered_through = 0
@@ -117,7 +120,7 @@ class Dispatcher:
         data = bytes(chunk.records)
         offset, end = 0, len(data)
         position = chunk.first_position
-        outbox = self._outbox
+        outbox, now = self._outbox, self.now
         self._note.begin()
         while offset < end:
             length, kind, _, session_id = RECORD.unpack_from(data, offset)
@@ -135,7 +138,7 @@ class Dispatcher:
             position += 1
             self._position = position
             self._packet_index = 0
-            if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
+            if now() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
                 self._between_packets()
         # What is left by a handler that ends the process stays: it was in hand.
         self._note.clear()
@@ -166,7 +169,7 @@ class Dispatcher:
             return
         handlers = self._app.packet_handlers
         any_handler = self._app.any_handler
-        outbox, entries = self._outbox, self._outbox.entries
+        outbox, entries, now = self._outbox, self._outbox.entries, self.now
         note_words, first_call = self._note_words, position << INDEX_BITS
         index = 0
         if self._position == position:
@@ -197,7 +200,7 @@ class Dispatcher:
             index += 1
             if offset < end:
                 self._packet_index = index
-                if monotonic() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
+                if now() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
                     self._between_packets()
 
     def _opened(self, session_id: int, address: str) -> None:
@@ -235,13 +238,14 @@ class Dispatcher:
         return session
 
     def call(self, function: Callable[[], Any]) -> None:
-        """Run what was posted; if it raises, its output is dropped and the worker goes on."""
+        """Run what was posted, or what a timer calls; if it raises, its output is dropped and the
+        worker goes on."""
         mark = self._outbox.mark()
         try:
             function()
         except Exception:
             self._take_back(mark)
-            logger.exception("a posted function raised")
+            logger.exception("a posted function, or one that a timer called, raised")
 
     def _call(
         self, session: Session, packet_id: int | None, handler: Callable[..., Any], *args: Any

@@ -22,6 +22,7 @@ from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
+from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.loader import ApplicationError, load_application
 from cluster.worker.spare import ask_for_shard, wait_for_shard
 from cluster.worker.worker import (
@@ -206,7 +207,8 @@ def _work(
             change_role(_role(shard))
         lane = open_worker_lane(grant, context, endpoint.curve)
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
-        worker = Worker(app, grant, lane, control, _open_note(directory, grant.note))
+        link = ZmqGatewayLink(control, lane.fileno())
+        worker = Worker(app, grant, lane, link, _open_note(directory, grant.note))
         stop.stops(worker)
         worker.run()
     except (GatewayLostError, LaneUnavailableError, LaneViolation, WorkerRefusedError) as error:

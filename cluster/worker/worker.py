@@ -7,14 +7,11 @@ or 64 KiB. A worker that finds no room to publish waits, alive, and says so.
 
 import gc
 import logging
-import math
-import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import zmq
+from typing import Any
 
 from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.lane import Commit, InboundChunk, WorkerLane
@@ -27,15 +24,15 @@ from cluster.shared.messages import (
     Refuse,
     Stop,
     WorkerHeartbeat,
-    decode_message,
-    encode_message,
 )
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import BROADCAST, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
+from cluster.worker.app_timers import AppTimers, TimerHandle
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.outbox import Outbox
 
 __all__ = ["GatewayLostError", "StartHandlerError", "Worker", "WorkerRefusedError"]
@@ -44,10 +41,13 @@ logger = logging.getLogger("cluster.worker")
 
 PUBLISH_AGE_S = 0.001
 
+TIMERS_SLICE_S = 0.001
+"""How long timers run before packets get their turn, and packets before timers get theirs."""
+
 FAREWELL_S = 0.5
 """Longest wait, at the end, for the gateway to take what was published last."""
 
-FAREWELL_ASK_MS = 10
+FAREWELL_ASK_S = 0.01
 """How often it is asked meanwhile; one that works has mostly taken it by the first answer."""
 
 
@@ -96,17 +96,23 @@ class Worker:
         app: App,
         grant: Grant,
         lane: WorkerLane,
-        control: "zmq.Socket[bytes]",
+        link: GatewayLink,
         note: NoteWriter | None = None,
+        now: Callable[[], float] | None = None,
     ) -> None:
-        """Run `app` on a shard that was granted. Lane and control socket stay the caller's.
+        """Run `app` on a shard that was granted. The lane stays the caller's; `run` closes `link`.
 
-        What is in hand is told in `note`, if there is one.
+        What is in hand is told in `note`, if there is one. `now` is a clock in seconds that never
+        goes back; without one it is the system's.
         """
         self._app = app
         self._grant = grant
         self._lane = lane
-        self._control = control
+        self._link = link
+        self._now = now if now is not None else time.monotonic
+        self._timers = AppTimers()
+        self._timers_turn = 0.0
+        """When timers get their next turn while there are packets."""
         self._outbox = Outbox(grant.lane.max_batch_bytes)
         self._published = Commit(grant.position, grant.index)
         self._note = note if note is not None else NoteWriter()
@@ -115,21 +121,14 @@ class Worker:
         self._is_blocked = False
         self._serial_taken = 0
         self._stopping = False
+        self._dispatcher.now = self._now
         self._dispatcher.publish_bytes = PUBLISH_BYTES
         self._dispatcher.redelivered_through = grant.redelivered_through
         self._has_batch = False
-        now = time.monotonic()
-        self._liveness = Liveness(grant.worker_timeout_s, now)
+        started = self._now()
+        self._liveness = Liveness(grant.worker_timeout_s, started)
         self._beat_interval_s = min(1.0, grant.worker_timeout_s / 4)
-        self._next_beat = now
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self._control_fd = int(control.getsockopt(zmq.FD))
-        self._wake_fd = self._wake_reader.fileno()
-        self._poller = zmq.Poller()
-        for source in (lane.fileno(), self._control_fd, self._wake_fd):
-            self._poller.register(source, zmq.POLLIN)
+        self._next_beat = started
 
     def _make_dispatcher(self) -> Dispatcher:
         grant = self._grant
@@ -164,12 +163,15 @@ class Worker:
                 f"{self._grant.max_packet_bytes}"
             )
 
+    def call_later(
+        self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> TimerHandle:
+        """Call a function when `seconds` have passed (`App.call_later`)."""
+        return self._timers.call_at(self._now() + seconds, function, *args)
+
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""
-        try:
-            self._wake_writer.send(b"\0")
-        except OSError:
-            return  # full of wake-ups already, or the loop has ended
+        self._link.wake()
 
     def request_stop(self) -> None:
         """End after what is in hand is handled and, if there is room, published and taken.
@@ -187,24 +189,63 @@ class Worker:
         Raises WorkerRefusedError, GatewayLostError, LaneViolation, and StartHandlerError before
         anything was done. Not reusable.
         """
-        self._app.attach(self)
         try:
             self._work()
             self._await_last_words()
         finally:
-            self._wake_reader.close()
-            self._wake_writer.close()
+            self._link.close()
 
     def _work(self) -> None:
         try:
-            self._take_over()
+            self.begin()
             while not self._stopping:
-                self._turn()
-            self._publish()
+                if not self.turn():
+                    self._wait(self._time_to_timers())
+            self.end()
         except _StoppedWithoutRoom:
             logger.info("stopped with output for which the lane has no room")
         except _StoppedBeforeSuspect:
             logger.info("stopped before a handler call in which a predecessor died")
+
+    # -- the loop in pieces, for who turns it without waiting --------------------------------------
+
+    def begin(self) -> None:
+        """Start the application, tell the gateway that this worker is there, take over sessions.
+
+        Raises StartHandlerError.
+        """
+        self._app.attach(self)
+        self._take_over()
+        self._timers.start(self._app.repeated, self._now())
+
+    def turn(self) -> bool:
+        """Handle the next that has come; False, and all is published, when there was nothing."""
+        # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
+        # that finds nothing also arms the descriptor.
+        chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
+        if chunk is not None:
+            self._begin_batch()
+            self._dispatcher.run(chunk)
+            self._run_posted()
+            self._take_timers_turn()
+            return True
+        self._run_posted()
+        self._run_timers()
+        self._publish()
+        self._has_batch = False
+        return bool(self._backlog)
+
+    def next_due(self) -> float:
+        """Return when the next turn is due, by the clock, if nothing comes before."""
+        due = self._timers.next_due()
+        return self._next_beat if due is None else min(due, self._next_beat)
+
+    def end(self) -> None:
+        """Publish what is done; nothing is to be turned any more."""
+        self._timers.clear()
+        self._publish()
+
+    # -- its parts ---------------------------------------------------------------------------------
 
     def _await_last_words(self) -> None:
         """Stay, for a bounded time, until the gateway has taken what was published last.
@@ -212,16 +253,16 @@ class Worker:
         What is still in the lane's socket when that closes is lost; a successor would do it
         again.
         """
-        deadline = time.monotonic() + FAREWELL_S
+        deadline = self._now() + FAREWELL_S
         while self._serial_taken < self._lane.serial_published:
-            if time.monotonic() >= deadline:
+            if self._now() >= deadline:
                 logger.warning(
                     "the gateway has not taken the last batch within %g s; it may be done again",
                     FAREWELL_S,
                 )
                 return
             self._send_heartbeat("stopping")
-            self._control.poll(FAREWELL_ASK_MS)
+            self._link.wait_for_message(FAREWELL_ASK_S)
             self._take_control()
 
     def _take_over(self) -> None:
@@ -229,12 +270,12 @@ class Worker:
         self._start()
         self._publish(is_first=True)  # empty: it tells the gateway that this end is open
         self._begin_batch()
-        self._between_packets()  # what `on_start` has put out is not counted with another call
+        self._publish_if_due()  # what `on_start` has put out is not counted with another call
         with _no_collections():
             for session in self._grant.sessions:
                 self._dispatcher.resume(session)
-                if self._outbox.entries or time.monotonic() >= self._dispatcher.publish_at:
-                    self._between_packets()
+                if self._outbox.entries or self._now() >= self._dispatcher.publish_at:
+                    self._publish_if_due()
 
     def _start(self) -> None:
         handler = self._app.start_handler
@@ -247,31 +288,22 @@ class Worker:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise StartHandlerError(f"the application's on_start, {name}, raised {what}") from error
 
-    def _turn(self) -> None:
-        # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
-        # that finds nothing also arms the descriptor.
-        chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
-        if chunk is not None:
-            self._begin_batch()
-            self._dispatcher.run(chunk)
-            self._run_posted()
-            return
-        self._run_posted()
-        self._publish()
-        self._has_batch = False
-        if not self._backlog:
-            self._wait(None)
-
     def _begin_batch(self) -> None:
         # A batch goes on over chunks: its age counts from the first of them.
         if not self._has_batch:
             self._has_batch = True
-            self._dispatcher.publish_at = time.monotonic() + PUBLISH_AGE_S
+            self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
 
     def _between_packets(self) -> None:
-        """Publish if it is time to."""
+        """Publish if it is time to, and let timers have their turn."""
+        self._publish_if_due()
+        if self._take_timers_turn():
+            self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
+            self._note.begin()
+
+    def _publish_if_due(self) -> None:
         dispatcher = self._dispatcher
-        now = time.monotonic()
+        now = self._now()
         if self._outbox.num_bytes >= dispatcher.publish_bytes or now >= dispatcher.publish_at:
             self._note.clear()  # what is waited for here is no fault of a packet
             self._publish()
@@ -298,7 +330,36 @@ class Worker:
         for function in posted:
             self._begin_batch()
             self._dispatcher.call(function)
-            self._between_packets()
+            self._publish_if_due()
+
+    def _take_timers_turn(self) -> bool:
+        """Run timers, beside packets that wait, if it is their turn; return whether any ran."""
+        due = self._timers.next_due()
+        if due is None or self._now() < max(due, self._timers_turn):
+            return False
+        self._run_timers()
+        return True
+
+    def _run_timers(self) -> None:
+        """Run what is due, until a slice of time is over; at least one."""
+        timers = self._timers
+        due, now = timers.next_due(), self._now()
+        if due is None or now < due:
+            return
+        self._note.clear()
+        if self._dispatcher.commit != self._published:
+            self._publish()  # as for posted functions
+        newest, until = timers.newest(), now + TIMERS_SLICE_S
+        while now < until and (function := timers.take_due(now, newest)) is not None:
+            self._begin_batch()
+            self._dispatcher.call(function)
+            self._publish_if_due()
+            now = self._now()
+        self._timers_turn = now + TIMERS_SLICE_S
+
+    def _time_to_timers(self) -> float | None:
+        due = self._timers.next_due()
+        return None if due is None else max(0.0, due - self._now())
 
     def _publish(self, is_first: bool = False) -> None:
         """Publish output and commit as one; wait, alive, until there is room."""
@@ -330,27 +391,22 @@ class Worker:
         """Sleep until something comes, the next heartbeat is due, or `timeout_s` has passed."""
         if self._stopping or self._lane.has_events():
             return
-        left = max(0.0, self._next_beat - time.monotonic())
+        left = max(0.0, self._next_beat - self._now())
         if timeout_s is not None:
             left = min(left, timeout_s)
-        for source, _ in self._poller.poll(math.ceil(left * 1000)):
-            if source == self._control_fd:
-                self._take_control()
-            elif source == self._wake_fd:
-                self._drain_wake_ups()
+        for source in self._link.wait(left):
+            self._attend(source)
         self._beat()
 
-    def _drain_wake_ups(self) -> None:
-        try:
-            while len(self._wake_reader.recv(4096)) == 4096:
-                pass
-        except BlockingIOError:
-            return
+    def _attend(self, source: int) -> None:
+        """See to one of the descriptors that are waited on."""
+        if self._link.attend(source):
+            self._take_control()
 
     # -- control plane -----------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        now = time.monotonic()
+        now = self._now()
         if now < self._next_beat:
             return
         self._next_beat = now + self._beat_interval_s
@@ -368,18 +424,11 @@ class Worker:
             serial_sent=self._lane.serial_published,
             state=state,
         )
-        try:
-            self._control.send(encode_message(heartbeat), zmq.NOBLOCK)
-        except zmq.Again:
-            return  # the gateway takes nothing; its silence decides
+        self._link.send(heartbeat)
 
     def _take_control(self) -> None:
-        while True:
-            try:
-                frame = self._control.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._take_message(decode_message(frame))
+        while (message := self._link.receive()) is not None:
+            self._take_message(message)
 
     def _take_message(self, message: ControlMessage) -> None:
         match message:
@@ -400,4 +449,4 @@ class Worker:
         self._serial_taken = heartbeat.serial_received
         self._receive_to_backlog()  # whoever works on a long chunk is busy, not behind
         behind = lane.position_received < heartbeat.position_sent
-        self._liveness.heard(time.monotonic(), (lane.position_received,), behind)
+        self._liveness.heard(self._now(), (lane.position_received,), behind)

@@ -21,6 +21,7 @@ from cluster.shared.messages import Grant
 from cluster.shared.records import BROADCAST, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
+from cluster.worker.app_timers import TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.session import Session
@@ -168,6 +169,9 @@ class MortalWorker:
 
     def send_to(self, user: bytes, packet: bytes) -> None:
         self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
+        raise AssertionError("nothing here waits")
 
     def wake(self) -> None:
         pass

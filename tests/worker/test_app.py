@@ -1,11 +1,15 @@
 """An App collects handlers and says at once which one cannot work."""
 
+import math
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
-from cluster.worker import App, Session
+from cluster.worker import App, Session, TimerHandle
+from cluster.worker.app_timers import AppTimers
 
 
 def test_handlers_are_found_by_packet_id():
@@ -98,12 +102,16 @@ class Runtime:
         self.sent: list[bytes] = []
         self.sent_to: list[tuple[bytes, bytes]] = []
         self.wakes = 0
+        self.timers = AppTimers()
 
     def broadcast(self, packet: bytes) -> None:
         self.sent.append(packet)
 
     def send_to(self, user: bytes, packet: bytes) -> None:
         self.sent_to.append((user, packet))
+
+    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
+        return self.timers.call_at(seconds, function, *args)
 
     def wake(self) -> None:
         self.wakes += 1
@@ -143,6 +151,49 @@ def test_what_becomes_of_a_second_login_is_one_of_two(policy):
 def test_another_policy_for_a_second_login_is_refused(policy):
     with pytest.raises(ValueError, match=r"second_login=.*; choose one of replace, reject"):
         App(second_login=policy)
+
+
+def test_every_collects_functions_with_their_intervals():
+    app = App()
+
+    @app.every(0.05)
+    @app.every(10)
+    def tick() -> None: ...
+
+    assert app.repeated == [(10.0, tick), (0.05, tick)]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 0.0009, math.inf, math.nan])
+def test_every_takes_no_interval_that_the_loop_cannot_keep(seconds: float):
+    with pytest.raises(ValueError, match=r"every .* seconds: give 0.001 or more"):
+        App().every(seconds)
+
+
+def test_every_takes_functions_without_parameters_at_the_import_only():
+    app = App()
+    with pytest.raises(TypeError, match="must take"):
+        app.every(1)(lambda session: None)
+    app.attach(Runtime())
+    with pytest.raises(RuntimeError, match="call_later"):
+        app.every(1)
+    assert app.repeated == []
+
+
+def test_call_later_is_the_runtimes_and_needs_one():
+    app, runtime = App(), Runtime()
+    ran: list[str] = []
+    with pytest.raises(RuntimeError, match="on_start"):
+        app.call_later(1, ran.append, "early")
+    app.attach(runtime)
+    for seconds in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="give 0 or more"):
+            app.call_later(seconds, ran.append, "wrong")
+    app.call_later(2, ran.append, "two")
+    assert runtime.timers.next_due() == 2
+    function = runtime.timers.take_due(2, runtime.timers.newest())
+    assert function is not None
+    function()
+    assert ran == ["two"]
 
 
 def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():

@@ -1,6 +1,7 @@
 """Records become handler calls; a call that raises leaves nothing but the end of its session."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from cluster.shared.lane import START, Commit
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import BROADCAST, DISCONNECT, SAVE, SEND, SEND_TO, make_record
 from cluster.shared.user_records import pack_send_to
-from cluster.worker import App, OutputTooLarge, Session
+from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
@@ -41,6 +42,9 @@ class Bench:
 
     def send_to(self, user: bytes, packet: bytes) -> None:
         self.outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
+        raise AssertionError("nothing here waits")
 
     def wake(self) -> None:
         pass

@@ -10,10 +10,8 @@ from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import RecordKind, iter_records
 from cluster.worker import App
 from cluster.worker.worker import StartHandlerError
+from tests.worker.bench import STOP, MakeBench
 from tests.worker.records import ADDRESS
-from tests.worker.test_worker import STOP, MakeBench, make_bench
-
-__all__ = ["make_bench"]  # a fixture
 
 
 def broadcasts(bench: Any) -> list[bytes]:

@@ -6,10 +6,8 @@ import pytest
 
 from cluster.shared.messages import ReplayedSession
 from cluster.worker import App
+from tests.worker.bench import STOP, MakeBench
 from tests.worker.records import ADDRESS
-from tests.worker.test_worker import STOP, MakeBench, make_bench
-
-__all__ = ["make_bench"]  # a fixture
 
 
 @pytest.mark.parametrize("was_enabled", [True, False])

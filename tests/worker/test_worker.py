@@ -5,23 +5,16 @@ Handlers run in the loop's thread, so in most tests they play the gateway as wel
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import zmq
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.batch_bytes import accepted_batch_bytes
-from cluster.shared.lane import START, Commit, OutboundBatch
-from cluster.shared.local_lane import LocalGatewayLane
+from cluster.shared.lane import START, Commit
 from cluster.shared.messages import (
-    ControlMessage,
     GatewayHeartbeat,
-    Grant,
-    LaneOffer,
     ProtocolError,
     Refuse,
     ReplayedSession,
@@ -29,232 +22,13 @@ from cluster.shared.messages import (
     Stop,
     Suspect,
     WorkerHeartbeat,
-    decode_message,
-    encode_message,
 )
-from cluster.shared.records import CLOSED, OPENED, PACKETS, RecordKind, iter_records
+from cluster.shared.records import CLOSED, RecordKind, iter_records
 from cluster.worker import App, Session
-from cluster.worker.worker import GatewayLostError, Worker, WorkerRefusedError
+from cluster.worker.worker import GatewayLostError, WorkerRefusedError
 from tests.support import wait_until
-from tests.worker.records import ADDRESS, packets
-
-ECHO, STOP = 1, 2
-ALL = 1 << 60
-"""A serial that no worker here gets to: the gateway has taken everything."""
-
-
-class Locked:
-    """One end of a lane of one thread, for use from two: each call holds the lock."""
-
-    def __init__(self, target: Any, lock: Any) -> None:
-        self._target = target
-        self._lock = lock
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._target, name)
-        if not callable(value):
-            return value
-
-        def call(*args: Any, **options: Any) -> Any:
-            with self._lock:
-                return value(*args, **options)
-
-        return call
-
-
-class Bench:
-    """A worker with an echo, its gateway's end of the lane, and its control plane."""
-
-    def __init__(
-        self,
-        *,
-        lane_bytes: int = 1 << 20,
-        max_batch_bytes: int = 1 << 20,
-        worker_timeout_s: float = 60.0,
-        sessions: list[ReplayedSession] | None = None,
-        redelivered_through: int = 0,
-        suspects: list[Suspect] | None = None,
-        prepare: Callable[[App], None] = lambda app: None,
-    ) -> None:
-        self.app = App()
-        self.app.on_packet(ECHO)(lambda session, payload: session.send(ECHO, payload))
-        self.app.on_packet(STOP)(self._stop)
-        prepare(self.app)
-        lock = threading.RLock()
-        lane = LocalGatewayLane(lane_bytes, accepted_batch_bytes(max_batch_bytes))
-        self.gateway: LocalGatewayLane = Locked(lane, lock)  # type: ignore[assignment]
-        self.gateway.grant(1, b"one")
-        self.lane: Any = Locked(lane.open_worker(), lock)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.router = self._socket(zmq.ROUTER)
-        self.router.bind("inproc://control")
-        control = self._socket(zmq.DEALER)
-        control.setsockopt(zmq.IDENTITY, b"worker")
-        control.connect("inproc://control")
-        grant = Grant(
-            node=1,
-            epoch=1,
-            nonce=1,
-            shard=0,
-            incarnation=1,
-            lane=LaneOffer(
-                kind="local",
-                endpoint="",
-                identity=b"one",
-                bytes=lane_bytes,
-                max_batch_bytes=max_batch_bytes,
-            ),
-            position=1,
-            index=0,
-            sessions=sessions or [],
-            redelivered_through=redelivered_through,
-            max_packet_bytes=65_535,
-            worker_timeout_s=worker_timeout_s,
-            suspects=suspects or [],
-        )
-        self.worker = Worker(self.app, grant, self.lane, control)
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
-        self.applied: list[OutboundBatch] = []
-
-    def _socket(self, kind: int) -> "zmq.Socket[bytes]":
-        made = self._context.socket(kind)
-        made.setsockopt(zmq.LINGER, 0)
-        return made
-
-    def _stop(self, session: Session, payload: bytes) -> None:
-        self.finish()
-
-    def finish(self) -> None:
-        """Have the worker stop after what it has in hand."""
-        self.tell(Stop(serial_received=ALL))
-        self.worker.request_stop()
-
-    # -- the gateway's part ------------------------------------------------------------------------
-
-    def open_session(self) -> None:
-        self.gateway.append(OPENED, 1, ADDRESS.encode())
-
-    def send(self, *contents: tuple[int, bytes]) -> None:
-        """Have one record of packets, and one chunk of it."""
-        record = packets(*contents)
-        self.gateway.append(PACKETS, 1, record[16:], len(contents))
-        self.gateway.flush()
-
-    def take(self) -> list[OutboundBatch]:
-        """Apply what was published; return it."""
-        new = []
-        while (batch := self.gateway.receive()) is not None:
-            self.gateway.apply(batch)
-            new.append(batch)
-        self.applied += new
-        return new
-
-    def output(self) -> bytes:
-        """Return everything that was sent to sessions in the batches applied so far."""
-        return b"".join(
-            bytes(record.payload)
-            for batch in self.applied
-            for record in iter_records(batch.records)
-            if record.kind == RecordKind.SEND
-        )
-
-    def others(self) -> list[tuple[int, bytes]]:
-        """Return kind and payload of every record applied so far that is not a send."""
-        return [
-            (record.kind, bytes(record.payload))
-            for batch in self.applied
-            for record in iter_records(batch.records)
-            if record.kind != RecordKind.SEND
-        ]
-
-    def tell(self, message: ControlMessage) -> None:
-        self.router.send_multipart([b"worker", encode_message(message)])
-
-    def heartbeats(self) -> list[WorkerHeartbeat]:
-        """Return the heartbeats that have come since the last call."""
-        found = []
-        while self.router.poll(0):
-            message = decode_message(self.router.recv_multipart()[1])
-            assert isinstance(message, WorkerHeartbeat)
-            found.append(message)
-        return found
-
-    # -- running -----------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Run the worker in a thread of its own."""
-
-        def run() -> None:
-            try:
-                self.worker.run()
-            except BaseException as error:
-                self.error = error
-
-        self.thread = threading.Thread(target=run)
-        self.thread.start()
-
-    def answer_farewells(self) -> int:
-        """Tell a worker that is stopping that all has arrived; return how often it has asked."""
-        asked = [beat for beat in self.heartbeats() if beat.state == "stopping"]
-        for beat in asked:
-            self.tell(_heartbeat(self, beat.serial_sent))
-        return len(asked)
-
-    def join(self) -> None:
-        thread = self.thread
-        assert thread is not None
-
-        def has_ended() -> bool:
-            self.answer_farewells()
-            return not thread.is_alive()
-
-        wait_until(has_ended, what="the end of the worker")
-        thread.join()
-
-    def close(self) -> None:
-        if self.thread is not None and self.thread.is_alive():
-            self.worker.request_stop()
-            self.join()
-        self.lane.close()
-        self.gateway.close()
-        self.worker._control.close()
-        self.router.close()
-        self._context.term()
-
-
-MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture
-def make_bench() -> Iterator[MakeBench]:
-    made: list[Bench] = []
-
-    def make(**options: Any) -> Bench:
-        made.append(Bench(**options))
-        return made[-1]
-
-    yield make
-    for bench in made:
-        bench.close()
-
-
-class Clock:
-    """The loop's clock."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("cluster.worker.worker.time", made)
-    return made
-
+from tests.worker.bench import ALL, ECHO, STOP, Bench, Clock, MakeBench, heartbeat
+from tests.worker.records import ADDRESS
 
 # -- publishing ------------------------------------------------------------------------------------
 
@@ -484,7 +258,7 @@ def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_benc
     beats: list[WorkerHeartbeat] = []
 
     def is_blocked() -> bool:
-        bench.tell(_heartbeat(bench, serial_received=0))
+        bench.tell(heartbeat(bench, serial_received=0))
         beats.extend(bench.heartbeats())
         return sum(beat.state == "blocked" for beat in beats) >= 3
 
@@ -494,7 +268,7 @@ def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_benc
 
     def has_everything() -> bool:
         bench.take()
-        bench.tell(_heartbeat(bench, serial_received=bench.gateway.serial_applied))
+        bench.tell(heartbeat(bench, serial_received=bench.gateway.serial_applied))
         return bench.output() == expected
 
     wait_until(has_everything, what="all output")
@@ -511,7 +285,7 @@ def test_a_worker_without_room_takes_in_what_comes_and_tells_of_it(make_bench: M
 
     def tells(position: int) -> bool:
         sent = bench.gateway.log.sent_position
-        bench.tell(_heartbeat(bench, serial_received=0, position_sent=sent))
+        bench.tell(heartbeat(bench, serial_received=0, position_sent=sent))
         return any(
             beat.state == "blocked" and beat.position_received == position
             for beat in bench.heartbeats()
@@ -559,7 +333,7 @@ def test_a_suspect_waits_until_the_gateway_has_what_comes_before(make_bench: Mak
 
     def is_through() -> bool:
         bench.take()
-        bench.tell(_heartbeat(bench, serial_received=bench.gateway.serial_applied))
+        bench.tell(heartbeat(bench, serial_received=bench.gateway.serial_applied))
         return bench.output() == make_packet(ECHO, b"before") + make_packet(ECHO, b"suspect")
 
     wait_until(is_through, what="the suspect's output")
@@ -586,12 +360,6 @@ def test_a_worker_that_waits_before_a_suspect_notices_that_the_gateway_is_lost(
     assert bench.output() == make_packet(ECHO, b"before")
 
 
-def _heartbeat(bench: Bench, serial_received: int, position_sent: int = 0) -> GatewayHeartbeat:
-    return GatewayHeartbeat(
-        incarnation=1, position_sent=position_sent, serial_received=serial_received
-    )
-
-
 def test_what_came_while_there_was_no_room_is_handled_before_the_loop_sleeps(
     make_bench: MakeBench,
 ):
@@ -599,7 +367,7 @@ def test_what_came_while_there_was_no_room_is_handled_before_the_loop_sleeps(
     refusals = [1, 1]
     publish = bench.lane.publish
     asleep: list[float] = []
-    poll = bench.worker._poller.poll
+    wait = bench.link.wait
 
     def publish_later(commit: Commit, records: list[bytes]) -> bool:
         if commit == Commit(3, 0) and refusals:
@@ -608,13 +376,13 @@ def test_what_came_while_there_was_no_room_is_handled_before_the_loop_sleeps(
             return False
         return bool(publish(commit, records))
 
-    def poll_unless_work_is_left(timeout_ms: int) -> Any:
+    def wait_unless_work_is_left(timeout_s: float) -> Any:
         if bench.worker._backlog and not bench.worker._is_blocked:
-            asleep.append(timeout_ms)
-        return poll(timeout_ms)
+            asleep.append(timeout_s)
+        return wait(timeout_s)
 
     bench.lane.publish = publish_later
-    bench.worker._poller = SimpleNamespace(poll=poll_unless_work_is_left)  # type: ignore[assignment]
+    bench.link.wait = wait_unless_work_is_left  # type: ignore[method-assign]
     bench.open_session()
     bench.send((ECHO, b"x"))
     bench.worker.run()
@@ -746,7 +514,7 @@ def test_a_stopped_worker_stays_until_its_last_batch_has_arrived(make_bench: Mak
     def has_asked() -> bool:
         new = [beat for beat in bench.heartbeats() if beat.state == "stopping"]
         for _ in new:
-            bench.tell(_heartbeat(bench, serial_received=1))  # the last one is 2
+            bench.tell(heartbeat(bench, serial_received=1))  # the last one is 2
         asked.extend(new)
         return len(asked) >= 5
 
@@ -859,7 +627,7 @@ def test_a_gateway_that_claims_to_have_sent_more_is_lost(make_bench: MakeBench):
     bench.start()
 
     def is_over() -> bool:
-        bench.tell(_heartbeat(bench, serial_received=0, position_sent=5))
+        bench.tell(heartbeat(bench, serial_received=0, position_sent=5))
         return bench.error is not None
 
     wait_until(is_over, interval_s=0.02, what="the end of the worker")
@@ -877,7 +645,7 @@ def test_a_worker_that_is_long_busy_with_what_it_has_does_not_take_the_gateway_f
         # Another record is sent and told of, but the worker is busy with its chunk.
         clock.now += 0.4
         bench.send((ECHO, b"later"))
-        bench.tell(_heartbeat(bench, 0, position_sent=bench.gateway.log.sent_position))
+        bench.tell(heartbeat(bench, 0, position_sent=bench.gateway.log.sent_position))
 
     bench.app.on_packet(7)(long)
     bench.open_session()
@@ -896,7 +664,7 @@ def test_heartbeats_tell_how_far_both_directions_are(make_bench: MakeBench):
     beats: list[WorkerHeartbeat] = []
 
     def has_told() -> bool:
-        bench.tell(_heartbeat(bench, serial_received=0))
+        bench.tell(heartbeat(bench, serial_received=0))
         beats.extend(bench.heartbeats())
         return bool(beats) and (beats[-1].position_received, beats[-1].serial_sent) == (2, 2)
 

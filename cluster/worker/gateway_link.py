@@ -1,0 +1,116 @@
+"""How a worker hears of its gateway and speaks to it beside the lane, and what it sleeps on.
+
+The loop knows this contract only, so that the same loop runs in a process of its own, over
+ZeroMQ, and inside the process of its gateway, where an application is tested.
+"""
+
+import math
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import zmq
+
+from cluster.shared.messages import ControlMessage, decode_message, encode_message
+
+__all__ = ["GatewayLink", "ZmqGatewayLink"]
+
+
+class GatewayLink(Protocol):
+    """The worker's end of the control plane. For the loop's thread, but for `wake`."""
+
+    def send(self, message: ControlMessage) -> None:
+        """Tell the gateway something; dropped when it takes nothing: its silence decides."""
+        ...
+
+    def receive(self) -> ControlMessage | None:
+        """Return the next message, or None. Raises ProtocolError for what is none."""
+        ...
+
+    def wake(self) -> None:
+        """End the wait that is going on, or the next one. Any thread."""
+        ...
+
+    def sources(self) -> Sequence[int]:
+        """Return the descriptors that become readable when there is something to wake for.
+
+        That of the lane is among them.
+        """
+        ...
+
+    def wait(self, timeout_s: float) -> Sequence[int]:
+        """Sleep until a source is readable, at most for `timeout_s`; return those that are."""
+        ...
+
+    def wait_for_message(self, timeout_s: float) -> None:
+        """Sleep until `receive` may have something, at most for `timeout_s`."""
+        ...
+
+    def attend(self, source: int) -> bool:
+        """See to a source that is readable; return whether `receive` may have something."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it has made. Idempotent."""
+        ...
+
+
+class ZmqGatewayLink:
+    """The link over a control socket, which stays the caller's."""
+
+    def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int) -> None:
+        """Speak over `control`, and wake up for what `lane_fd` tells too."""
+        self._control = control
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._control_fd = int(control.getsockopt(zmq.FD))
+        self._wake_fd = self._wake_reader.fileno()
+        self._sources = (lane_fd, self._control_fd, self._wake_fd)
+        self._poller = zmq.Poller()
+        for source in self._sources:
+            self._poller.register(source, zmq.POLLIN)
+
+    def send(self, message: ControlMessage) -> None:
+        try:
+            self._control.send(encode_message(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+    def receive(self) -> ControlMessage | None:
+        try:
+            return decode_message(self._control.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            return None
+
+    def wake(self) -> None:
+        try:
+            self._wake_writer.send(b"\0")
+        except OSError:
+            return  # full of wake-ups already, or the loop has ended
+
+    def sources(self) -> Sequence[int]:
+        return self._sources
+
+    def wait(self, timeout_s: float) -> Sequence[int]:
+        # Rounded up: a wait that ends before its time would be followed by many short ones.
+        return [source for source, _ in self._poller.poll(math.ceil(timeout_s * 1000))]
+
+    def wait_for_message(self, timeout_s: float) -> None:
+        self._control.poll(math.ceil(timeout_s * 1000))
+
+    def attend(self, source: int) -> bool:
+        if source == self._wake_fd:
+            self._drain_wake_ups()
+        return source == self._control_fd
+
+    def close(self) -> None:
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _drain_wake_ups(self) -> None:
+        try:
+            while len(self._wake_reader.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            return
