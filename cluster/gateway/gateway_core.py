@@ -73,6 +73,7 @@ class GatewayCore:
                 shard.lane,
                 self.table.sessions,
                 self.table.users,
+                self.table.groups,
                 counters,
                 shard.succession,
                 self.traffic.broadcast,

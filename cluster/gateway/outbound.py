@@ -1,26 +1,42 @@
 """Carries out what a worker published: one batch after the other, records in order.
 
 A `send` goes out straight from the batch when nothing waits for that client, and is copied
-only if it must wait. A broadcast is copied once and shared by all queues; it goes out in
-slices, so that a fan-out to thousands holds up only its own lane. A batch counts as applied
-when its last record is.
+only if it must wait. What is for many, a broadcast or a publish, is copied once and shared by all
+queues; it reaches those whom it is for as of the moment it begins, and goes out in slices, so that
+a fan-out to thousands holds up only its own lane. A batch counts as applied when its last record
+is.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.groups import GroupTable
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
 from cluster.gateway.users import UserTable
+from cluster.shared.group_records import check_group, read_publish
 from cluster.shared.lane import GatewayLane, OutboundBatch
-from cluster.shared.records import BROADCAST, DISCONNECT, RECORD_BYTES, SAVE, SEND
+from cluster.shared.records import (
+    BROADCAST,
+    DISCONNECT,
+    JOIN,
+    LEAVE,
+    PUBLISH,
+    RECORD_BYTES,
+    SAVE,
+    SEND,
+)
 
 __all__ = ["OutboundApplier"]
 
 FAN_OUT_SLICE = 256
-"""Receivers of broadcasts that one lane serves before others get their turn: about 1 ms."""
+"""Receivers of fan-outs that one lane serves before others get their turn: about 1 ms."""
+
+_FOR_MANY = frozenset({BROADCAST, PUBLISH})
+_OF_GROUPS = frozenset({JOIN, LEAVE})
 
 
 class OutboundApplier:
@@ -30,6 +46,7 @@ class OutboundApplier:
         "_batch",
         "_budget",
         "_counters",
+        "_groups",
         "_headers",
         "_headers_end",
         "_lane",
@@ -47,18 +64,21 @@ class OutboundApplier:
         lane: GatewayLane,
         sessions: dict[int, GatewaySession],
         users: UserTable[GatewaySession],
+        groups: GroupTable[GatewaySession],
         counters: Counters,
         succession: Succession,
         to_nodes: Callable[[bytes], object] = lambda packets: None,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
-        Which of the `users` each one is changes as the worker asks. What a successor is to know
-        goes to `succession`, what other nodes are to broadcast to `to_nodes`.
+        Which of the `users` each one is, and its `groups`, change as the worker asks. What a
+        successor is to know goes to `succession`, what other nodes are to broadcast to
+        `to_nodes`.
         """
         self._to_nodes = to_nodes
         self._lane = lane
         self._sessions = sessions
+        self._groups = groups
         self._counters = counters
         self._succession = succession
         self._user_requests = UserRequests(sessions, users, counters, succession)
@@ -143,14 +163,19 @@ class OutboundApplier:
                         record_bytes += length
                     else:
                         counters.add("replies_to_gone_sessions")
-                elif kind == BROADCAST:
-                    self._start_fan_out(bytes(payload))
+                elif kind in _FOR_MANY:
+                    if kind == PUBLISH:
+                        self._start_publish(session_id, bytes(payload))
+                    else:
+                        self._start_broadcast(bytes(payload))
                     if not self._fan_out() or self._budget <= 0:
                         return False
                 elif kind == SAVE:
                     self._succession.save(session_id, bytes(payload))
                 elif kind == DISCONNECT:
                     self._disconnect(session_id, payload)
+                elif kind in _OF_GROUPS:
+                    self._change_group(kind, session_id, check_group(bytes(payload)))
                 else:
                     self._user_requests.carry_out(kind, session_id, bytes(payload))
         finally:
@@ -166,27 +191,49 @@ class OutboundApplier:
         if session is not None:
             session.disconnect(str(cause, "utf-8", "replace"))
 
-    def _start_fan_out(self, data: bytes) -> None:
+    def _change_group(self, kind: int, session_id: int, name: bytes) -> None:
+        # Noted also when the connection is gone: `on_disconnected` may ask for its groups.
+        self._succession.group_changed(kind, session_id, name)
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        if kind == LEAVE:
+            self._groups.leave(session, name)
+        elif not self._groups.join(session, name):
+            self._counters.add("joins_refused")
+
+    def _start_broadcast(self, data: bytes) -> None:
         self._counters.add("broadcasts")
         self._to_nodes(data)
         self._to_all = data
         self._targets = iter(list(self._sessions.values()))
+
+    def _start_publish(self, left_out: int, payload: bytes) -> None:
+        name, self._to_all = read_publish(payload)
+        self._counters.add("publishes")
+        members = self._groups.members(name)
+        if left_out:
+            members = [session for session in members if session.id != left_out]
+        self._targets = iter(members)
 
     def _fan_out(self) -> bool:
         targets = self._targets
         assert targets is not None
         data = self._to_all
         counters = self._counters
-        while self._budget > 0:
-            session = next(targets, None)
-            if session is None:
-                self._targets = None
-                self._to_all = b""
-                # A broadcast costs something even where nobody hears it.
-                self._budget -= 1
-                return True
-            self._budget -= 1
+        budget = self._budget
+        sends = served = 0
+        for session in islice(targets, budget):
+            served += 1
             if session.send_now(data):
-                counters.sends += 1
-                counters.bytes_sent += len(data)
-        return False
+                sends += 1
+        counters.sends += sends
+        counters.bytes_sent += sends * len(data)
+        self._budget = budget - served
+        if served == budget:
+            return False
+        self._targets = None
+        self._to_all = b""
+        # It costs something even where nobody hears it.
+        self._budget -= 1
+        return True

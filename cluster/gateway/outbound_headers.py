@@ -8,10 +8,14 @@ is read a second time, in slices and with the same checks, so that the headers k
 from itertools import repeat
 
 from cluster.shared.lane import LaneViolation
+from cluster.shared.names import NAME_BYTES_MAX
 from cluster.shared.records import (
     BIND,
     BROADCAST,
     DISCONNECT,
+    JOIN,
+    LEAVE,
+    PUBLISH,
     RECORD,
     RECORD_BYTES,
     SAVE,
@@ -40,6 +44,9 @@ _LENGTH_MAX = {
     BIND: RECORD_BYTES + BIND_BYTES_MAX,
     UNBIND: RECORD_BYTES + UNBIND_BYTES,
     SEND_TO: 0xFFFF_FFFF,
+    JOIN: RECORD_BYTES + NAME_BYTES_MAX,
+    LEAVE: RECORD_BYTES + NAME_BYTES_MAX,
+    PUBLISH: 0xFFFF_FFFF,
 }
 """The largest record of each outbound kind; the batch itself is bounded anyway."""
 

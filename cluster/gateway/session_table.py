@@ -1,8 +1,9 @@
-"""The sessions of this node by id and by user, and which shard each one has."""
+"""The sessions of this node by id, user and group, and which shard each one has."""
 
 from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.groups import GroupTable
 from cluster.gateway.routing import Routing
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
@@ -20,7 +21,7 @@ _CAUSES = frozenset(Cause)
 class SessionTable:
     """Opens and forgets sessions. For the dispatching thread."""
 
-    __slots__ = ("_ids", "_routing", "_shards", "counters", "sessions", "users")
+    __slots__ = ("_ids", "_routing", "_shards", "counters", "groups", "sessions", "users")
 
     def __init__(
         self, ids: SessionIds, shards: Sequence[Shard], routing: Routing, counters: Counters
@@ -32,6 +33,7 @@ class SessionTable:
         self.counters = counters
         self.sessions: dict[int, GatewaySession] = {}
         self.users: UserTable[GatewaySession] = UserTable()
+        self.groups: GroupTable[GatewaySession] = GroupTable()
 
     @property
     def is_full(self) -> bool:
@@ -62,6 +64,7 @@ class SessionTable:
         if self.sessions.pop(session.id, None) is None:
             return  # there was no id left for it
         self.users.release(session)
+        self.groups.leave_all(session)
         self._routing.release(session.shard.index)
         self.counters.add("sessions_closed")
         self.counters.add(f"closed_{cause}" if cause in _CAUSES else "closed_application")
@@ -70,6 +73,7 @@ class SessionTable:
     def check_invariants(self) -> None:
         """Raise AssertionError unless each session is counted once, and users have theirs."""
         self.users.check_invariants()
+        self.groups.check_invariants()
         assert len(self.users) == sum(s.user is not None for s in self.sessions.values())
         assert sum(self._routing.counts) == len(self.sessions)
         for index, shard in enumerate(self._shards):

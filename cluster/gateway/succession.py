@@ -1,17 +1,18 @@
 """What a worker's successor is told of the sessions: which there are, and how far each one is.
 
 Everything here is as of the commit. Opened and closed come with the inbound records that a commit
-frees, and so do answers to binds; a save, an end, a bind or an unbind that a worker has published
-waits until the batch with it is committed, and is forgotten if that never happens. What is known of
-a session goes with it, and lies here under its id, which is never used again, so nothing can reach
-another session. No I/O, no clock.
+frees, and so do answers to binds; a save, an end, a bind, an unbind, a join or a leave that a
+worker has published waits until the batch with it is committed, and is forgotten if that never
+happens. What is known of a session goes with it, and lies here under its id, which is never used
+again, so nothing can reach another session. No I/O, no clock.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import BIND, DISCONNECT, PACKETS, SAVE, UNBIND
+from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, PACKETS, SAVE, UNBIND
 from cluster.shared.user_records import Bound
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ class Succession:
     larger than a batch.
     """
 
-    __slots__ = ("_closing", "_logins", "_saved", "_sessions", "pending")
+    __slots__ = ("_closing", "_groups", "_logins", "_saved", "_sessions", "pending")
 
     def __init__(self) -> None:
         self._sessions: dict[int, GatewaySession] = {}
         self._saved: dict[int, bytes] = {}
         self._closing: set[int] = set()
         self._logins: dict[int, _Login] = {}
+        self._groups: dict[int, dict[bytes, None]] = {}
         self.pending: list[tuple[int, int, Any]] = []
         """What the batch in hand changes: the kind of its record, the session, what it says."""
 
@@ -66,6 +68,10 @@ class Succession:
         """Know a session as nobody, and answers to binds before `request` as void, from then on."""
         self.pending.append((UNBIND, session_id, request))
 
+    def group_changed(self, kind: int, session_id: int, name: bytes) -> None:
+        """Know that a session joins or leaves a group once the batch in hand is committed."""
+        self.pending.append((kind, session_id, name))
+
     def abandon(self) -> None:
         """The batch in hand will not be committed."""
         self.pending.clear()
@@ -83,6 +89,7 @@ class Succession:
         self._saved.pop(session_id, None)
         self._closing.discard(session_id)
         self._logins.pop(session_id, None)
+        self._groups.pop(session_id, None)
 
     def bound(self, session_id: int, bound: Bound) -> None:
         """A worker has handled, for good, the answer to a bind."""
@@ -99,6 +106,12 @@ class Succession:
                 self._saved[session_id] = value
             elif kind == DISCONNECT:
                 self._closing.add(session_id)
+            elif kind == JOIN:
+                groups = self._groups.setdefault(session_id, {})
+                if len(groups) < GROUPS_MAX:
+                    groups[value] = None
+            elif kind == LEAVE:
+                self._groups.get(session_id, {}).pop(value, None)
             else:
                 self._asked(kind, session_id, value)
         self.pending.clear()
@@ -125,7 +138,7 @@ class Succession:
         """Return every session whose opening is committed in `log` and whose end is not."""
         left = _packets_left(log)
         nobody = _Login()
-        find_login = self._logins.get
+        find_login, groups_of = self._logins.get, self._groups.get
         replayed = []
         for session_id, session in self._sessions.items():
             login = find_login(session_id, nobody)
@@ -139,6 +152,7 @@ class Succession:
                     user=login.user,
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
+                    groups=[name.decode("utf-8", "replace") for name in groups_of(session_id, ())],
                 )
             )
         return replayed
@@ -148,6 +162,7 @@ class Succession:
         assert self._saved.keys() <= self._sessions.keys()
         assert self._closing <= self._sessions.keys()
         assert self._logins.keys() <= self._sessions.keys()
+        assert self._groups.keys() <= self._sessions.keys()
         assert all(session.id == number for number, session in self._sessions.items())
 
 

@@ -124,7 +124,8 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     `closing` says that its end is committed: what it sent behind that is done without a handler.
     `sequence` is the number of its last packet that is done, `saved` what was saved last. `user` is
     who it is, by the answers that are done; `bind_request` the number of its last bind or unbind,
-    `unbind_request` that of its last unbind: answers to binds before that are void.
+    `unbind_request` that of its last unbind: answers to binds before that are void. `groups` are
+    those that it is in.
     """
 
     id: int
@@ -135,6 +136,7 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     user: str | None = None
     bind_request: int = 0
     unbind_request: int = 0
+    groups: list[str] = []
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,12 @@ __all__ = [
     "BROADCAST",
     "CLOSED",
     "DISCONNECT",
+    "JOIN",
+    "LEAVE",
     "OPENED",
     "PACKETS",
     "PACKETS_OVERHEAD",
+    "PUBLISH",
     "RECORD",
     "RECORD_BYTES",
     "SAVE",
@@ -72,6 +75,12 @@ class RecordKind(IntEnum):
     """Outbound: end a session in good order; the payload is the cause."""
     SAVE = 19
     """Outbound: what a successor is to know of a session; replaces what was saved before."""
+    JOIN = 20
+    """Outbound: the session is in a group from here on; the payload is the group's name."""
+    LEAVE = 21
+    """Outbound: it is not any more."""
+    PUBLISH = 22
+    """Outbound: complete packets for every member of a group but the session (`group_records`)."""
     BIND = 23
     """Outbound: the session is to be a user (`user_records`); answered by a `bound`."""
     UNBIND = 24
@@ -89,6 +98,9 @@ SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
 SAVE = int(RecordKind.SAVE)
+JOIN = int(RecordKind.JOIN)
+LEAVE = int(RecordKind.LEAVE)
+PUBLISH = int(RecordKind.PUBLISH)
 BIND = int(RecordKind.BIND)
 UNBIND = int(RecordKind.UNBIND)
 SEND_TO = int(RecordKind.SEND_TO)

@@ -49,6 +49,10 @@ class Runtime(Protocol):
         """Call a function of the application on the loop when `seconds` have passed."""
         ...
 
+    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
+        """Send one packet to every member of a group but the session of that id; 0 for none."""
+        ...
+
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""
         ...
@@ -198,6 +202,28 @@ class App:
                 "call_later works in a running worker only; call it in on_start or in a handler"
             )
         return self._runtime.call_later(seconds, function, args)
+
+    def publish(
+        self,
+        name: str,
+        packet_id: int,
+        payload: bytes | bytearray | memoryview = b"",
+        *,
+        exclude: Session | None = None,
+    ) -> None:
+        """Send one packet to every session that is in the group `name`, whichever shard has it.
+
+        It is written once, whatever the number of receivers, and reaches those who are members at
+        its place in what this handler call commits, the session that is being handled included,
+        but for `exclude`. A group that nobody is in gets nothing. For handlers and the loop's
+        thread. Raises TypeError and ValueError for what is no name, ValueError for a packet id or a
+        payload that does not fit a packet.
+        """
+        if self._runtime is None:
+            raise RuntimeError("publish works in a running worker only; start one by cluster up")
+        left_out = 0 if exclude is None else exclude.id
+        packet = make_packet(packet_id, payload)
+        self._runtime.send_group(encode_name(name, "group name"), packet, left_out)
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.

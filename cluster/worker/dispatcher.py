@@ -19,6 +19,8 @@ from cluster.shared.records import (
     BOUND,
     CLOSED,
     DISCONNECT,
+    JOIN,
+    LEAVE,
     OPENED,
     PACKETS,
     RECORD,
@@ -102,6 +104,8 @@ class Dispatcher:
         session.sequence = replayed.sequence
         session.saved = replayed.saved
         session.login = resumed_login(replayed)
+        if replayed.groups:
+            session.member_of = dict.fromkeys(replayed.groups)
         if replayed.closing:
             session.is_open = False
         elif self._app.resumed_handler is not None:
@@ -271,6 +275,8 @@ class Dispatcher:
                 session.saved = replaced
             elif kind == DISCONNECT:
                 session.is_open = True
+            elif kind in (JOIN, LEAVE):
+                session.take_back_group(kind, payload)
             elif session.login is not None and kind == BIND:
                 session.login.take_back_bind(read_bind(payload).request)
             elif session.login is not None and kind == UNBIND:

@@ -2,21 +2,35 @@
 
 Outputs of one handler call can be taken back as a whole, because a call that raises must leave
 nothing behind. When the log is published, all that follows one another for one session becomes
-one record; the order between one session's packets, its end, and broadcasts is kept. Of what was
+one record, and so does what follows one another for one group; the order between one session's
+packets, its end, and what is for many is kept. Of what was
 saved for a session only the last is written: it counts as of the commit of the batch, wherever in
 it it stands.
 """
 
 from typing import Any
 
-from cluster.shared.records import BIND, BROADCAST, RECORD, RECORD_BYTES, SAVE, SEND, SEND_TO
+from cluster.shared.records import (
+    BIND,
+    BROADCAST,
+    PUBLISH,
+    RECORD,
+    RECORD_BYTES,
+    SAVE,
+    SEND,
+    SEND_TO,
+)
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
 
 Mark = tuple[int, int]
 
-_FOR_OTHERS = frozenset({BROADCAST, SEND_TO, BIND})
+_FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, BIND})
 """Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
+
+
+PUBLISH_RUN_BYTES_MAX = 16_384
+"""Of publishes that are joined; a member whose queue has room for each has room for all."""
 
 
 class OutputTooLarge(Exception):
@@ -91,7 +105,13 @@ class Outbox:
         records: list[bytes] = []
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
+        run = _PublishRun(records)
         for kind, session, payload in self.entries:
+            if kind == PUBLISH:
+                _close_all(records, joined)
+                run.add(session, payload)
+                continue
+            run.close()
             if kind == SEND:
                 parts = joined.get(session)
                 if parts is None:
@@ -107,6 +127,7 @@ class Outbox:
             elif session in joined:
                 _close_all(records, {session: joined.pop(session)})
             records.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
+        run.close()
         _close_all(records, joined)
         for session, blob in saves.items():
             records.append(pack(RECORD_BYTES + len(blob), SAVE, 0, session) + blob)
@@ -118,6 +139,42 @@ class Outbox:
         self.replaced.clear()
         self.num_bytes = self.call_start = 0
         self._has_others = False
+
+
+class _PublishRun:
+    """Publishes to one group that follow one another: they become one record, and one fan-out."""
+
+    __slots__ = ("_left_out", "_parts", "_prefix", "_records", "_size")
+
+    def __init__(self, records: list[bytes]) -> None:
+        self._records = records
+        self._prefix = b""
+        self._left_out = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, left_out: int, payload: bytes) -> None:
+        """Take one more; what it cannot be joined to is closed first."""
+        end = 1 + payload[0]
+        if (
+            left_out != self._left_out
+            or payload[:end] != self._prefix
+            or self._size + len(payload) > PUBLISH_RUN_BYTES_MAX
+        ):
+            self.close()
+            self._left_out, self._prefix = left_out, payload[:end]
+        self._parts.append(payload[end:])
+        self._size += len(payload)
+
+    def close(self) -> None:
+        """Make a record of what was taken."""
+        if self._parts:
+            payload = b"".join((self._prefix, *self._parts))
+            header = RECORD.pack(RECORD_BYTES + len(payload), PUBLISH, 0, self._left_out)
+            self._records.append(header + payload)
+            self._parts.clear()
+            self._prefix = b""
+            self._size = 0
 
 
 def _close_all(records: list[bytes], joined: dict[int, list[bytes]]) -> None:

@@ -5,10 +5,13 @@ from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.causes import Cause
+from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.names import encode_name
 from cluster.shared.records import (
     BIND,
     DISCONNECT,
+    JOIN,
+    LEAVE,
     RECORD_BYTES,
     SAVE,
     SAVE_BYTES_MAX,
@@ -42,6 +45,7 @@ class Session:
         "id",
         "is_open",
         "login",
+        "member_of",
         "redelivered",
         "saved",
         "sequence",
@@ -73,6 +77,8 @@ class Session:
         self.state: Any = None
         self.login: Login | None = None
         """Who it is and what of that is not answered yet; the worker's own."""
+        self.member_of: dict[str, None] | None = None
+        """The groups that it is in, None for none; the worker's own."""
         self._has_ended = False
         self._second_login = second_login
         self._outbox = outbox
@@ -175,6 +181,56 @@ class Session:
             request = login.request + 1
             self._outbox.add(UNBIND, self.id, pack_unbind(request))
             self._outbox.replaced.append(login.unbind(request))
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups that this session is in; they stay until its `on_disconnected` has run."""
+        return frozenset(self.member_of or ())
+
+    def join(self, name: str) -> None:
+        """Be in the group `name`, a str of 1 to 255 bytes of UTF-8, until `leave` or the end.
+
+        It takes effect at its place in what this handler call commits: a client that has what is
+        sent behind it gets all that anybody publishes to the group from then on (`App.publish`). A
+        worker's death changes no group. Nothing happens to a session that is in it, or has ended.
+
+        Raises TypeError and ValueError for what is no name, ValueError for more than 1,024 groups,
+        OutputTooLarge like `send`.
+        """
+        data = encode_name(name, "group name")
+        groups = self.member_of
+        if not self.is_open or (groups is not None and name in groups):
+            return
+        if groups is not None and len(groups) >= GROUPS_MAX:
+            raise ValueError(
+                f"the session is in {GROUPS_MAX} groups, which is the most; leave one before "
+                f"joining {name!r}"
+            )
+        self._outbox.add(JOIN, self.id, data)
+        if groups is None:
+            groups = self.member_of = {}
+        groups[name] = None
+
+    def leave(self, name: str) -> None:
+        """Be in the group `name` no more, from this place on. Nothing happens if it is not in it.
+
+        Raises what `join` raises for a name and for too much output.
+        """
+        data = encode_name(name, "group name")
+        groups = self.member_of
+        if groups is not None and name in groups and self.is_open:
+            self._outbox.add(LEAVE, self.id, data)
+            del groups[name]
+
+    def take_back_group(self, kind: int, name: bytes) -> None:
+        """The call that asked to join or leave raised: it never did. Done by the worker."""
+        groups = self.member_of
+        if groups is None:
+            groups = self.member_of = {}
+        if kind == LEAVE:
+            groups[name.decode()] = None
+        else:
+            groups.pop(name.decode(), None)
 
     def save(self, blob: bytes | bytearray | memoryview) -> None:
         """Have the worker that takes this session over know `blob`, as its `session.saved`.

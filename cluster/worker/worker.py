@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.shared.batch_bytes import PUBLISH_BYTES
+from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import Commit, InboundChunk, WorkerLane
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
@@ -26,7 +27,7 @@ from cluster.shared.messages import (
     WorkerHeartbeat,
 )
 from cluster.shared.note import NoteWriter
-from cluster.shared.records import BROADCAST, SEND_TO
+from cluster.shared.records import BROADCAST, PUBLISH, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.app_timers import AppTimers, TimerHandle
@@ -155,6 +156,11 @@ class Worker:
         """Send one packet to a user of the node (`App.send_to`)."""
         self._check_packet(packet)
         self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
+        """Send one packet to every member of a group but one session (`App.publish`)."""
+        self._check_packet(packet)
+        self._outbox.add(PUBLISH, left_out, pack_publish(name, packet))
 
     def _check_packet(self, packet: bytes) -> None:
         if len(packet) > self._grant.max_packet_bytes:

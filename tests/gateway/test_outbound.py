@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.groups import GroupTable
 from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
 from cluster.gateway.outbound_headers import HEADERS_MAX
 from cluster.gateway.succession import Succession
@@ -30,7 +31,8 @@ from cluster.shared.records import (
 class RecordingSession:
     """Takes what the applier does to a session."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.id = number
         self.calls: list[Any] = []
         self.is_connected = True
 
@@ -52,13 +54,14 @@ class Applying:
         self.lane = LocalGatewayLane(1 << 20, 1 << 20)
         self.lane.grant(1, b"one")
         self.worker = self.lane.open_worker()
-        self.sessions = {number: RecordingSession() for number in range(1, session_count + 1)}
+        self.sessions = {number: RecordingSession(number) for number in range(1, session_count + 1)}
         self.counters = Counters()
         self.succession = Succession()
         self.applier = OutboundApplier(
             self.lane,
             self.sessions,  # type: ignore[arg-type]
             UserTable(),
+            GroupTable(),
             self.counters,
             self.succession,
         )
@@ -152,7 +155,7 @@ def test_a_broadcast_goes_out_in_slices_to_the_members_as_of_its_beginning():
     assert applying.calls(FAN_OUT_SLICE + 1) == []
     assert applying.calls(1) == [b"all"]
 
-    late = applying.sessions[count + 1] = RecordingSession()
+    late = applying.sessions[count + 1] = RecordingSession(count + 1)
     left = applying.sessions.pop(count)
     left.is_connected = False
     assert not applier.advance()

@@ -15,10 +15,11 @@ import pytest
 
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
 from cluster.shared.messages import Grant
-from cluster.shared.records import BROADCAST, SEND_TO
+from cluster.shared.records import BROADCAST, PUBLISH, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.app_timers import TimerHandle
@@ -172,6 +173,9 @@ class MortalWorker:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
+
+    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
+        self._outbox.add(PUBLISH, left_out, pack_publish(name, packet))
 
     def wake(self) -> None:
         pass

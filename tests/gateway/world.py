@@ -160,6 +160,7 @@ class GatewayWorld:
                 shard.lane,
                 self.table.sessions,
                 self.table.users,
+                self.table.groups,
                 self.counters,
                 shard.succession,
             )

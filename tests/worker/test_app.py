@@ -10,6 +10,7 @@ import pytest
 
 from cluster.worker import App, Session, TimerHandle
 from cluster.worker.app_timers import AppTimers
+from cluster.worker.outbox import Outbox
 
 
 def test_handlers_are_found_by_packet_id():
@@ -101,6 +102,7 @@ class Runtime:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.sent_to: list[tuple[bytes, bytes]] = []
+        self.published: list[tuple[bytes, bytes, int]] = []
         self.wakes = 0
         self.timers = AppTimers()
 
@@ -112,6 +114,9 @@ class Runtime:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         return self.timers.call_at(seconds, function, *args)
+
+    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
+        self.published.append((name, packet, left_out))
 
     def wake(self) -> None:
         self.wakes += 1
@@ -139,6 +144,25 @@ def test_a_send_to_is_one_packet_for_one_user():
         with pytest.raises(ValueError, match=r"user id|packet|payload"):
             app.send_to(user, packet_id, payload)
     assert len(runtime.sent_to) == 1
+
+
+def test_a_publish_names_a_group_and_whom_to_leave_out():
+    app, runtime = App(), Runtime()
+    with pytest.raises(RuntimeError, match="running worker"):
+        app.publish("room", 1, b"x")
+    app.attach(runtime)
+    session = Session(5, "there", Outbox(1 << 20), 65_531)
+    app.publish("room", 7, b"abc")
+    app.publish("room", 7, b"abc", exclude=session)
+    assert runtime.published == [
+        (b"room", b"\x07\x00\x07\x00abc", 0),
+        (b"room", b"\x07\x00\x07\x00abc", 5),
+    ]
+    for name, packet_id, payload in (("", 1, b""), ("r" * 256, 1, b""), ("r", 65_536, b"")):
+        with pytest.raises(ValueError, match=r"group name|packet"):
+            app.publish(name, packet_id, payload)
+    with pytest.raises(TypeError, match="group name is a str"):
+        app.publish(b"room", 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["replace", "reject"])

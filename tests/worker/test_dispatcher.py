@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import START, Commit
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import BROADCAST, DISCONNECT, SAVE, SEND, SEND_TO, make_record
+from cluster.shared.records import BROADCAST, DISCONNECT, PUBLISH, SAVE, SEND, SEND_TO, make_record
 from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher
@@ -45,6 +46,9 @@ class Bench:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
+
+    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
+        self.outbox.add(PUBLISH, left_out, pack_publish(name, packet))
 
     def wake(self) -> None:
         pass
