@@ -76,13 +76,18 @@ def test_workers_killed_while_members_talk_lose_and_repeat_nothing(
     members = [Member(number, node.port, count * rounds) for number in range(count)]
     for member in members:
         member.start()
+    killed = 0
     for number in range(rounds):
         if number % (rounds // kills) == 5:
-            node.wait_status(
-                lambda status: all(worker["state"] == "ready" for worker in status["workers"]),
+            status = node.wait_status(
+                lambda status, killed=killed: (
+                    all(worker["state"] == "ready" for worker in status["workers"])
+                    and sum(worker["restarts"] for worker in status["workers"]) == killed
+                ),
                 "both workers",
             )
-            os.kill(node.worker_pids()[number % 2], signal.SIGKILL)
+            os.kill(status["workers"][killed % 2]["pid"], signal.SIGKILL)
+            killed += 1
         for member in members:
             member.talk(number)
     for member in members:
