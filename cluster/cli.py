@@ -6,13 +6,15 @@ wrong ends in one line on stderr and exit code 2.
 """
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+EXIT_ABORTED = 1
 EXIT_WRONG = 2
 EXIT_NOTHING_RUNS = 4
 
@@ -29,7 +32,53 @@ GATEWAY_GONE_WAIT_S = 3.0
 
 P = ParamSpec("P")
 
+_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
+"""What typer raises for a command line that it does not take; its own click has no public name."""
+
+
+class _Commands(TyperGroup):
+    """The commands; a command line that is wrong is told in one line, too."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            exit_code = super().main(arguments, *more, **{**extra, "standalone_mode": False})
+        except _USAGE_ERROR as error:
+            typer.echo(_usage_line(error, arguments), err=True)
+            sys.exit(EXIT_WRONG)
+        except typer.Abort:
+            sys.exit(EXIT_ABORTED)
+        sys.exit(exit_code or 0)
+
+
+def _usage_line(error: Any, arguments: list[str]) -> str:
+    """Return what is wrong with the command line, with the value, and where to read more."""
+    message: str = error.format_message().strip()
+    if "\n" in message:
+        return message  # the help, which `cluster` alone is answered with
+    message = message.rstrip(".")
+    names: Sequence[str] = getattr(getattr(error, "param", None), "opts", ())
+    value = _value_given(arguments, names)
+    if value is not None and message.startswith("Invalid value"):
+        reason = message.partition(": ")[2].removeprefix("Value error, ")
+        if repr(value) not in reason:
+            reason = f"{value!r}: {reason[:1].lower()}{reason[1:]}"
+        message = f"{names[0]}: {reason}"
+    return f"cluster: {message}; see {error.ctx.command_path if error.ctx else 'cluster'} --help"
+
+
+def _value_given(arguments: list[str], names: Sequence[str]) -> str | None:
+    """Return the value that was given to an option last, None where there is none."""
+    given = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, is_joined, value = argument.partition("=")
+        if name in names:
+            given = value if is_joined else following
+    return given
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Holds many TCP sessions in one process and runs an application behind them in others.",
     add_completion=False,
     no_args_is_help=True,
@@ -161,13 +210,13 @@ def up(
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
     from cluster.shared.config import load_config
     from cluster.shared.logs import configure_logging
-    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.supervisor import supervise
 
     configure_logging("supervisor")
     flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
-    path = Path(resolved.node.run_dir) if resolved.node.run_dir else default_run_directory()
+    path = _run_directory_of(resolved)
     watched = _watched_directories(resolved.node.app, reload, reload_dir or [])
     if nodes > 1:
         return _up_nodes(resolved, path, nodes, watched)
@@ -231,14 +280,15 @@ def worker(
 @app.command()
 @_told_in_one_line
 def status(
+    config: ConfigOption = None,
     run_dir: RunDirOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Show the node that runs in DIR; exit code 4 when none does."""
-    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    """Show the node that runs in DIR, or where FILE says; exit code 4 when none does."""
+    from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.status import read_status
 
-    run_directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
+    run_directory = RunDirectory(_find_run_directory(config, run_dir))
     node = read_status(run_directory)
     if node is None:
         nodes = sorted(path.name for path in run_directory.path.glob("node-*"))
@@ -257,6 +307,7 @@ def status(
 @app.command()
 @_told_in_one_line
 def dead_letters(
+    config: ConfigOption = None,
     run_dir: RunDirOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the lines of the file as they are.")
@@ -268,9 +319,9 @@ def dead_letters(
 ) -> int:
     """List what was set aside in DIR because workers died of it, oldest first."""
     from cluster.shared.dead_letters import read_dead_letters
-    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    from cluster.shared.run_directory import RunDirectory
 
-    run_directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
+    run_directory = RunDirectory(_find_run_directory(config, run_dir))
     letters = read_dead_letters(run_directory)
     if payload is not None:
         return _write_payload([letter for _, letter in letters], payload)
@@ -337,6 +388,19 @@ def _flags(
         "node.run_dir": run_dir,
         "node.id": node_id,
     }
+
+
+def _find_run_directory(config: Path | None, run_dir: str | None) -> Path:
+    """Return the run directory of a node that was started with these flags."""
+    from cluster.shared.config import load_config
+
+    return _run_directory_of(load_config(config, {"node.run_dir": run_dir}))
+
+
+def _run_directory_of(config: "Config") -> Path:
+    from cluster.shared.run_directory import default_run_directory
+
+    return Path(config.node.run_dir) if config.node.run_dir else default_run_directory()
 
 
 def _watched_directories(app: str | None, reload: bool, asked_for: list[Path]) -> list[Path]:

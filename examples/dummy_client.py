@@ -63,7 +63,9 @@ class ServerSession(PacketSession):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Send packets and check their echoes.")
-    parser.add_argument("--connect", default="127.0.0.1:7777", metavar="HOST:PORT")
+    parser.add_argument(
+        "--connect", type=NetAddress.parse, default="127.0.0.1:7777", metavar="HOST:PORT"
+    )
     parser.add_argument("--sessions", type=int, default=10)
     parser.add_argument("--packets", type=int, default=100, help="of each session")
     parser.add_argument("--size", type=int, default=64, help="payload bytes of a packet")
@@ -71,9 +73,7 @@ def main() -> int:
 
     plan = Plan(options.packets, options.size)
     core = IocpCore()
-    service = ClientService(
-        NetAddress.parse(options.connect), core, lambda: ServerSession(plan), options.sessions
-    )
+    service = ClientService(options.connect, core, lambda: ServerSession(plan), options.sessions)
     if not service.start():
         print("cannot start: no socket could be opened", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ Ctrl-C stops it in order: nobody new is accepted, what was queued is sent, the s
 
 import argparse
 import signal
+import sys
 from types import FrameType
 
 from cluster.iocp import IocpCore, NetAddress, PacketSession, ServerService
@@ -46,7 +47,9 @@ class GameSession(PacketSession):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Echo every packet to its sender.")
-    parser.add_argument("--listen", default="127.0.0.1:7777", metavar="HOST:PORT")
+    parser.add_argument(
+        "--listen", type=NetAddress.parse, default="127.0.0.1:7777", metavar="HOST:PORT"
+    )
     parser.add_argument("--max-sessions", type=int, default=100)
     options = parser.parse_args()
 
@@ -63,9 +66,13 @@ def main() -> None:
     manager = GameSessionManager()
     core = IocpCore()
     service = ServerService(
-        NetAddress.parse(options.listen), core, lambda: GameSession(manager), options.max_sessions
+        options.listen, core, lambda: GameSession(manager), options.max_sessions
     )
-    service.start()
+    try:
+        service.start()
+    except OSError as error:
+        core.close()
+        sys.exit(f"cannot listen at {options.listen}: {error.strerror}; choose another --listen")
     print(f"listening on {service.listener.local_address}", flush=True)
     while not stopping:
         core.dispatch(0.2)  # a signal does not end the wait, so the wait is short

@@ -183,29 +183,42 @@ def test_an_expected_error_is_one_line_and_code_2(supervise: Called, error: Exce
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "told"),
     [
-        ["up", "--driver", "epoll"],
-        ["up", "--lane", "pigeon"],
-        ["up", "--workers", "many"],
-        ["up", "--unknown"],
-        ["gateway"],
-        ["worker", "--run-dir", "x"],
-        ["worker", "--shard", "-1", "--run-dir", "x"],
-        ["bots"],
-        ["bots", "--connect", "127.0.0.1:1", "--sessions", "0"],
-        ["bots", "--connect", "127.0.0.1:1", "--size", "65532"],
-        ["bots", "--connect", "127.0.0.1:1", "--depth", "0"],
-        ["bots", "--connect", "127.0.0.1:1", "--seconds", "-1"],
-        ["nothing"],
+        (["up", "--driver", "epoll"], ["--driver", "'epoll'", "'readiness'"]),
+        (["up", "--lane=pigeon"], ["--lane", "'pigeon'", "'shm'"]),
+        (["up", "--workers", "many"], ["--workers", "'many'", "integer"]),
+        (["up", "--workers"], ["--workers", "requires an argument"]),
+        (["up", "--unknown"], ["--unknown"]),
+        (["up", "more"], ["more"]),
+        (["gateway"], ["Missing", "--run-dir"]),
+        (["worker", "--run-dir", "x"], ["Missing", "--shard"]),
+        (["worker", "--shard", "-1", "--run-dir", "x"], ["--shard", "-1", "0"]),
+        (["bots"], ["Missing", "--connect"]),
+        (["bots", "--connect", "127.0.0.1:1", "--sessions", "0"], ["--sessions", "0", "1"]),
+        (["bots", "--connect", "127.0.0.1:1", "--size", "65532"], ["--size", "65532", "65531"]),
+        (["bots", "--connect", "127.0.0.1:1", "--depth", "0"], ["--depth", "0", "1"]),
+        (["bots", "--connect", "127.0.0.1:1", "--seconds", "-1"], ["--seconds", "-1", "0"]),
+        (["nothing"], ["nothing"]),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value),
 )
-def test_a_wrong_command_line_is_code_2_and_shows_the_usage(arguments: list[str]):
+def test_a_wrong_command_line_is_one_line_and_code_2(arguments: list[str], told: list[str]):
     done = run(*arguments)
     assert done.exit_code == 2
-    assert "Usage: " in done.stderr
+    assert done.stderr.startswith("cluster: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(" --help\n")
+    for word in told:
+        assert word in done.stderr
     assert done.stdout == ""
+
+
+def test_without_a_command_the_help_is_shown():
+    done = run()
+    assert done.exit_code == 2
+    assert "Usage: " in done.output
+    assert "Commands:" in done.output
 
 
 # -- gateway and worker ----------------------------------------------------------------------------
@@ -305,6 +318,27 @@ def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):
     done = run("status", "--json", "--run-dir", str(tmp_path))
     assert (done.exit_code, done.stdout) == (4, "")
     assert done.stderr == f"cluster: nothing runs in {tmp_path}\n"
+
+
+def test_status_and_dead_letters_look_where_the_configuration_says(
+    read_status: Called, tmp_path: Path
+):
+    read_status.result = None
+    file = tmp_path / "cluster.toml"
+    said = tmp_path / "said"
+    said.mkdir(mode=0o700)
+    file.write_text(f"[node]\nrun_dir = {json.dumps(str(said))}\n")
+    config = ("--config", str(file))
+    assert run("status", *config).stderr == f"cluster: nothing runs in {said}\n"
+    flag = ("--run-dir", str(tmp_path))
+    assert run("status", *config, *flag).stderr == f"cluster: nothing runs in {tmp_path}\n"
+    assert run("dead-letters", *config).stderr == f"cluster: no dead letters in {said}\n"
+    file.write_text("[node]\nrun_dir = 3\n")
+    for command in ("status", "dead-letters"):
+        done = run(command, *config)
+        assert done.exit_code == 2
+        assert "node.run_dir" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_status_for_people_shows_what_is_in_hand(read_status: Called):

@@ -32,6 +32,11 @@ class BotsReport:
         """Whether every packet came back as it was sent, on connections that held."""
         return not (self.lost or self.differed or self.disconnected)
 
+    @property
+    def looks_like_no_echo(self) -> bool:
+        """Whether the server took packets and never sent one back as it was."""
+        return not self.packets and bool(self.lost or self.differed)
+
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(asdict(self))

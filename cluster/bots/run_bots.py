@@ -51,6 +51,12 @@ def run_bots(settings: BotsSettings, *, as_json: bool) -> int:
             f"connected {report.sessions} of {settings.sessions} sessions: {causes}",
             EXIT_NOT_CLEAN,
         )
+    if report.looks_like_no_echo:
+        return _fail(
+            f"nothing came back from {settings.address} as it was sent: bots load a server that "
+            "answers each packet with the same packet, as `cluster up` does without --app",
+            EXIT_NOT_CLEAN,
+        )
     return EXIT_CLEAN if report.is_clean else EXIT_NOT_CLEAN
 
 

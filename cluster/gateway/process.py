@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,7 @@ from cluster.shared.config import Config
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.process import raise_descriptor_limit
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["run_gateway"]
 
@@ -93,16 +95,17 @@ def _read_secret(config: Config) -> bytes | None:
 
 
 class _SignalHandler:
-    """The first signal asks for a drain; the second ends the process."""
+    """The first signal asks for a drain; a second request ends the process."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._was_asked = False
+        self._requests = StopRequests()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._was_asked:
+        if not self._requests.add(time.monotonic()):
+            return
+        if self._requests.count > 1:
             raise SystemExit(128 + number)
-        self._was_asked = True
         self._gateway.request_drain()
 
 

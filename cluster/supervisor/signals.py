@@ -6,8 +6,11 @@ written by the interpreter itself, so a signal between two steps of the loop is 
 
 import signal
 import socket
+import time
 from types import FrameType, TracebackType
 from typing import Self
+
+from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["SignalWatch"]
 
@@ -24,14 +27,18 @@ class SignalWatch:
     """
 
     def __init__(self) -> None:
-        self.stop_count = 0
-        """How often the end was asked for."""
+        self._stop_requests = StopRequests()
         self.last_stop_signal = 0
         self._previous: dict[int, signal._HANDLER] = {}
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._previous_wakeup_fd = -1
+
+    @property
+    def stop_count(self) -> int:
+        """How often the end was asked for; signals that come together count once."""
+        return self._stop_requests.count
 
     @property
     def tells_deaths(self) -> bool:
@@ -77,7 +84,7 @@ class SignalWatch:
         self._previous[number] = signal.signal(number, handler)
 
     def _stop_asked(self, number: int, _frame: FrameType | None) -> None:
-        self.stop_count += 1
+        self._stop_requests.add(time.monotonic())
         self.last_stop_signal = number
 
 

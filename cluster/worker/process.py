@@ -20,11 +20,12 @@ from cluster.shared.messages import ProtocolError, Refuse
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import StartFailure, write_start_failure
+from cluster.shared.stop_requests import StopRequests
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.loader import ApplicationError, load_application
-from cluster.worker.spare import ask_for_shard, wait_for_shard
+from cluster.worker.spare import QUIET_WAIT_S, ask_for_shard, wait_for_shard
 from cluster.worker.worker import (
     GatewayLostError,
     StartHandlerError,
@@ -138,14 +139,15 @@ class _StopSignal:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
-        self._was_asked = False
+        self._requests = StopRequests()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._was_asked:
+        if not self._requests.add(time.monotonic()):
+            return
+        if self._requests.count > 1:
             raise SystemExit(128 + number)
-        self._was_asked = True
         if self._worker is None:
             raise _StopRequested
         self._worker.request_stop()
@@ -156,13 +158,22 @@ class _StopSignal:
 
 
 def _wait_for_config(directory: RunDirectory) -> Config:
-    deadline = time.monotonic() + CONFIG_WAIT_S
+    began = time.monotonic()
+    has_told = False
     while True:
         try:
             return directory.read_config()
         except RunDirectoryError:
-            if time.monotonic() > deadline:
+            waited_s = time.monotonic() - began
+            if waited_s > CONFIG_WAIT_S:
                 raise
+            if waited_s > QUIET_WAIT_S and not has_told:
+                has_told = True
+                logger.info(
+                    "waiting for a gateway to start in %s, at most %g s",
+                    directory.path,
+                    CONFIG_WAIT_S,
+                )
             time.sleep(0.05)
 
 
@@ -194,7 +205,7 @@ def _work(
         if shard is None:
             grant = wait_for_shard(control, timeout_s)
         else:
-            grant = ask_for_shard(control, shard, timeout_s)
+            grant = ask_for_shard(control, shard, timeout_s, str(directory.path))
         if isinstance(grant, Refuse) and grant.is_temporary:
             logger.warning("%s: %s", _name(shard), grant.reason)
             return TRY_AGAIN

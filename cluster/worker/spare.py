@@ -5,6 +5,7 @@ a worker does: when the gateway says so, or is not heard for `worker_timeout_s`.
 """
 
 import gc
+import logging
 import math
 import os
 import time
@@ -25,19 +26,34 @@ from cluster.shared.messages import (
 from cluster.shared.process import process_identity
 from cluster.worker.worker import GatewayLostError
 
-__all__ = ["ask_for_shard", "wait_for_shard"]
+__all__ = ["QUIET_WAIT_S", "ask_for_shard", "wait_for_shard"]
+
+logger = logging.getLogger("cluster.worker")
+
+QUIET_WAIT_S = 1.0
+"""Who waits longer for a gateway says so, once: a person may have started this by hand."""
 
 
 def ask_for_shard(
-    control: "zmq.Socket[bytes]", shard: int, timeout_s: float
+    control: "zmq.Socket[bytes]", shard: int, timeout_s: float, where: str
 ) -> Grant | Refuse | None:
     """Ask for `shard` and wait for the answer; None when the gateway says stop.
 
-    The gateway may not be there yet: raises GatewayLostError after `timeout_s` seconds.
+    The gateway may not be there yet: raises GatewayLostError after `timeout_s` seconds. `where`
+    it is waited for is logged before that.
     """
     pid, create_time = process_identity(os.getpid())
     control.send(encode_message(Hello(shard=shard, pid=pid, create_time=create_time)))
-    return _wait_for_answer(control, timeout_s, None)
+    began = time.monotonic()
+    quiet_s = min(QUIET_WAIT_S, timeout_s)
+    if not control.poll(math.ceil(quiet_s * 1000), zmq.POLLIN):
+        logger.info(
+            "shard %d: waiting for the answer of a gateway in %s, at most %g s",
+            shard,
+            where,
+            timeout_s,
+        )
+    return _wait_for_answer(control, timeout_s, None, began)
 
 
 def wait_for_shard(control: "zmq.Socket[bytes]", timeout_s: float) -> Grant | Refuse | None:
@@ -51,13 +67,13 @@ def wait_for_shard(control: "zmq.Socket[bytes]", timeout_s: float) -> Grant | Re
     gc.freeze()
     pid, create_time = process_identity(os.getpid())
     control.send(encode_message(SpareHello(pid=pid, create_time=create_time)))
-    return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()))
+    return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
 
 
 def _wait_for_answer(
-    control: "zmq.Socket[bytes]", timeout_s: float, sign_of_life: bytes | None
+    control: "zmq.Socket[bytes]", timeout_s: float, sign_of_life: bytes | None, began: float
 ) -> Grant | Refuse | None:
-    deadline = time.monotonic() + timeout_s
+    deadline = began + timeout_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
         if not control.poll(math.ceil(left_s * 1000), zmq.POLLIN):

@@ -173,7 +173,10 @@ def test_a_clean_run_is_code_0_and_one_line_of_json(capsys: pytest.CaptureFixtur
 def test_a_run_with_losses_is_code_1_and_told_in_words(capsys: pytest.CaptureFixture[str]):
     with echo_server(lambda session, number, packet: None) as address:
         assert run_bots(settings(address), as_json=False) == 1
-    assert "lost 6  differed 0  disconnected 0" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "lost 6  differed 0  disconnected 0" in output.out
+    assert output.err.startswith(f"cluster: nothing came back from {address} as it was sent: bots")
+    assert output.err.count("\n") == 1
 
 
 def test_a_run_without_a_server_is_code_1_and_one_line(capsys: pytest.CaptureFixture[str]):

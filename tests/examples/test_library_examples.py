@@ -90,3 +90,22 @@ def test_a_client_without_a_server_says_so_and_fails():
     assert done.returncode == 1
     assert "cannot connect: refused" in done.stderr
     assert done.stdout == "2 sessions, 0 echoes, 0 differed, 2 lost\n"
+
+
+@pytest.mark.parametrize("listen", ["taken", "nowhere"])
+def test_a_server_that_cannot_listen_says_so_in_a_line(listen: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}" if listen == "taken" else listen
+        done = subprocess.run(
+            command("echo_server.py", "--listen", address),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment(),
+            check=False,
+        )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert address in done.stderr.splitlines()[-1]
+    assert "--listen" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

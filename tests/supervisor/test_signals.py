@@ -1,13 +1,16 @@
 """Signals set a flag and wake whoever polls."""
 
+import itertools
 import os
 import select
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.shared.stop_requests import SAME_REQUEST_S
 from cluster.supervisor.signals import SignalWatch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a signal to oneself is an end")
@@ -19,7 +22,9 @@ def wakes(watch: SignalWatch) -> bool:
     return bool(select.select([watch.fileno()], [], [], TIMEOUT_S)[0])
 
 
-def test_signals_are_counted_and_wake_until_cleared():
+def test_signals_are_counted_and_wake_until_cleared(monkeypatch: pytest.MonkeyPatch):
+    now = itertools.count(100.0, 2 * SAME_REQUEST_S)
+    monkeypatch.setattr("cluster.supervisor.signals.time", SimpleNamespace(monotonic=now.__next__))
     with SignalWatch() as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         assert wakes(watch)
@@ -29,6 +34,14 @@ def test_signals_are_counted_and_wake_until_cleared():
         os.kill(os.getpid(), signal.SIGINT)
         assert wakes(watch)
         assert (watch.stop_count, watch.last_stop_signal) == (2, signal.SIGINT)
+
+
+def test_signals_that_come_together_are_one():
+    with SignalWatch() as watch:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert wakes(watch)
+        assert watch.stop_count == 1
 
 
 def test_the_death_of_a_child_wakes_and_asks_for_no_end():

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from cluster.shared.run_directory import RunDirectory
+from cluster.shared.stop_requests import SAME_REQUEST_S
 from cluster.supervisor.status import read_status
 from tests.support import wait_until
 from tests.system.cluster_node import run_cluster
@@ -157,7 +158,10 @@ def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
         client.send(1, b"die")  # now there is something that a drain would wait for
         wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
         node.signal(signal.SIGTERM)
+        node.signal(signal.SIGINT)  # as a parent does that forwards what its group got, too
         wait_until(lambda: "draining" in node.stderr, what="the drain")
+        time.sleep(SAME_REQUEST_S)
+        assert node.process.poll() is None
         node.signal(signal.SIGINT)
         assert node.wait_exit(timeout_s=5) == 128 + signal.SIGINT
     assert node.processes() == []

@@ -1,5 +1,6 @@
 """How a process comes to a shard, against a gateway that is one socket."""
 
+import logging
 import os
 import threading
 import time
@@ -95,7 +96,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
 
 
 def test_a_process_asks_for_its_shard_and_is_granted_it(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 10.0))
+    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "DIR"))
     assert gateway.hear() == Hello(shard=3, pid=PID, create_time=SINCE)
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
@@ -135,8 +136,18 @@ def test_a_spare_that_does_not_hear_its_gateway_any_more_ends(gateway: Gateway):
     assert "has not answered for 0.2 s" in str(error)
 
 
+def test_a_process_that_waits_for_a_gateway_says_so_once_and_where(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("cluster.worker.spare.QUIET_WAIT_S", 0.05)
+    with caplog.at_level(logging.INFO, "cluster.worker"):
+        gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR"))
+        assert isinstance(gateway.outcome(), GatewayLostError)
+    assert caplog.messages == ["shard 3: waiting for the answer of a gateway in DIR, at most 0.2 s"]
+
+
 def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 0.2))
+    gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR"))
     assert isinstance(gateway.hear(), Hello)
     gateway.say(GatewayAlive())
     assert isinstance(gateway.outcome(), GatewayLostError)
