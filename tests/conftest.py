@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests. Imports on every platform with the test packages alone."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import psutil
@@ -15,6 +16,10 @@ with contextlib.suppress(ImportError):
     # CI=true hypothesis itself also makes its choices repeatable.
     settings.register_profile("cluster", deadline=None, print_blob=True)
     settings.load_profile("cluster")
+
+# A node is up to five processes that import the same code. Those that tests start keep its
+# bytecode even where Python was told not to: else each compiles it, a third of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,10 +4,8 @@ Locks by role, the epoch, the resolved configuration, small JSON files, and the 
 control plane and lanes. It is private to one user, and every file in it appears whole or not.
 """
 
-import hashlib
 import os
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +53,7 @@ _CONTROL_SOCKET = "control.sock"
 _LANE_SOCKET = "lane.sock"
 _SHM_SOCKET = "shm.sock"
 _SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET, _SHM_SOCKET})
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
@@ -67,7 +66,7 @@ def default_run_directory() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if Path(runtime).is_absolute() and Path(runtime).is_dir():
         return Path(runtime, "iocp-cluster")
-    return Path(tempfile.gettempdir(), f"iocp-cluster-{user_tag()}")
+    return _temporary_directory() / f"iocp-cluster-{user_tag()}"
 
 
 class RunDirectory:
@@ -198,8 +197,11 @@ class RunDirectory:
         return short.path / name
 
     def _short_directory(self) -> PrivateDirectory:
+        # Imported here because few need it, and every process of a node would wait for it.
+        import hashlib
+
         # Not by TMPDIR, which differs between processes and may itself be long.
-        root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+        root = Path("/tmp") if Path("/tmp").is_dir() else _temporary_directory()
         identity = os.fsencode(os.path.realpath(self.path)) + b"\0" + user_tag().encode()
         digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
         return PrivateDirectory(root / f"iocp-{digest}", "socket directory", _SOCKETS)
@@ -230,16 +232,17 @@ class RunDirectory:
     def _replace(self, name: str, data: bytes, *, survives_power_loss: bool = False) -> None:
         target = self._file(name)
         try:
-            fd, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=self.path)
+            temporary = self.path / f".{name}.{os.urandom(8).hex()}.tmp"
+            fd = os.open(temporary, _CREATE_FLAGS, 0o600)
             try:
                 with os.fdopen(fd, "wb") as file:
                     file.write(data)
                     if survives_power_loss:
                         file.flush()
                         os.fsync(fd)
-                replace_file(Path(temporary), target)
+                replace_file(temporary, target)
             except BaseException:
-                Path(temporary).unlink()
+                temporary.unlink()
                 raise
             if survives_power_loss:
                 sync_directory(self.path)
@@ -262,6 +265,13 @@ class RunDirectory:
             f"run directory {self.path}: {name} is damaged ({error}): "
             "remove it and start the node again"
         )
+
+
+def _temporary_directory() -> Path:
+    # Imported here: it brings archives and compression, and every process of a node would wait.
+    import tempfile
+
+    return Path(tempfile.gettempdir())
 
 
 def _fits_a_socket(path: Path) -> bool:

@@ -8,15 +8,17 @@ import os
 import resource
 import signal
 import stat
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cluster.shared.process import portable
+
+if TYPE_CHECKING:
+    import subprocess
 
 SOCKET_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 """The longest path that a Unix socket can have: `sun_path` less its closing zero."""
@@ -67,7 +69,7 @@ def spawn(
     *,
     cwd: Path | None = None,
     stdout: int | IO[bytes] = _STDERR_FD,
-) -> subprocess.Popen[bytes]:
+) -> "subprocess.Popen[bytes]":
     """Start a program and return it; the caller owns it and has to wait for it.
 
     It gets a session of its own, so that Ctrl-C reaches it only through its parent, no input, and
@@ -76,6 +78,9 @@ def spawn(
     `OSError` if the program cannot be started. Call it from the main thread, see
     `die_with_parent`.
     """
+    # Imported here: only a supervisor spawns, and the others start faster without.
+    import subprocess
+
     return subprocess.Popen(
         list(argv),
         env=dict(env),
