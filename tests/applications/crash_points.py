@@ -1,11 +1,12 @@
 """An application whose worker kills itself at a named instant, for tests of succession.
 
-The plan, `CRASH_PLAN`, is a list of instants, one for each life: `before_handler:20` dies at the
-20th packet. Each death appends a line to the file `CRASH_LOG` first, and the number of lines says
-whose turn it is, so that every process that imports this knows, and the test can see that the
-crash was at that instant and no other. `CRASH_BREAK` breaks the commit on purpose, to show that
-whoever checks the answers would notice. Whatever is hooked into is hooked into here: the worker
-itself knows nothing of it.
+The plan, the file `CRASH_PLAN`, has a line for each life: `before_handler:20` dies at the 20th
+packet. A life for which there is no line yet goes on until there is one, and counts from then. Each
+death appends a line to the file `CRASH_LOG` first, and the number of lines says whose turn it is,
+so that every process that imports this knows, and the test can see that the crash was at that
+instant and no other. `CRASH_BREAK` breaks the commit on purpose, to show that whoever checks the
+answers would notice. Whatever is hooked into is hooked into here: the worker itself knows nothing
+of it.
 """
 
 import os
@@ -20,7 +21,8 @@ from cluster.worker import App, Session, dispatcher, process
 from cluster.worker.worker import Worker
 
 app = App()
-plan = [entry.split(":") for entry in os.environ["CRASH_PLAN"].split(",")]
+plan_file = Path(os.environ["CRASH_PLAN"])
+plan: list[list[str]] = []
 log = Path(os.environ["CRASH_LOG"])
 broken = os.environ.get("CRASH_BREAK", "")
 UNCOMMITTED_BATCHES = 60
@@ -44,6 +46,8 @@ def die(instant: str) -> NoReturn:
 def is_due(instant: str) -> bool:
     """Whether this passage of `instant` is the planned one of the present life."""
     turn = deaths()
+    if turn >= len(plan):
+        plan[:] = [entry.split(":") for entry in plan_file.read_text().splitlines()]
     if turn >= len(plan) or plan[turn][0] != instant:
         return False
     passed[turn, instant] = passed.get((turn, instant), 0) + 1

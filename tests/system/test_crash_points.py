@@ -5,16 +5,20 @@ Every client holds each answer against what it must be, in order; the applicatio
 on purpose: the same clients must notice that.
 """
 
+import itertools
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from tests.support import wait_until
 from tests.system.cluster_node import ClusterNode
-from tests.system.conftest import LANES, StartNode
+from tests.system.conftest import LANES
 from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -95,43 +99,67 @@ class CheckingClient(threading.Thread):
 
 
 class CrashingNode:
-    """A node with one worker that dies as planned, under the load of checking clients."""
+    """A node with one worker, which dies as planned."""
 
-    def __init__(
-        self,
-        start: StartNode,
-        directory: Path,
-        lane: str,
-        plan: list[str],
-        broken: str = "",
-        timeout_s: float = 30.0,
-    ) -> None:
+    def __init__(self, directory: Path, lane: str, broken: str = "") -> None:
+        """Start it, with a commit that is `broken` on purpose in that way, or in none."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._plan = directory / "plan"
+        self._plan.touch()
         self._log = directory / "deaths"
-        env = {"CRASH_PLAN": ",".join(plan), "CRASH_LOG": str(self._log), "CRASH_BREAK": broken}
-        self.node: ClusterNode = start(
-            *("--app", "tests.applications.crash_points:app"),
-            *("--workers", "1", "--lane", lane),
-            env=env,
-        )
-        self.clients = [
-            CheckingClient(self.node.port, number, timeout_s) for number in range(CLIENTS)
-        ]
-        for client in self.clients:
-            client.start()
+        env = {
+            "CRASH_PLAN": str(self._plan),
+            "CRASH_LOG": str(self._log),
+            "CRASH_BREAK": broken,
+        }
+        arguments = ["--app", "tests.applications.crash_points:app", "--workers", "1"]
+        self.node = ClusterNode(directory, [*arguments, "--lane", lane], env=env)
 
     def deaths(self) -> list[tuple[str, int]]:
         """Return the instant and the pid of each death so far."""
         text = self._log.read_text() if self._log.exists() else ""
         return [(line.split()[0], int(line.split()[1])) for line in text.splitlines()]
 
-    def wait_for_deaths(self, count: int) -> None:
-        wait_until(
-            lambda: len(self.deaths()) >= count or any(client.failure for client in self.clients),
-            timeout_s=30,
-            what=f"{count} deaths",
+    def wait_whole(self) -> Any:
+        """Return the status once a worker serves, a spare waits, and nobody is connected."""
+        deaths = len(self.deaths())
+        return self.node.wait_status(
+            lambda status: (
+                [(worker["state"], worker["restarts"]) for worker in status["workers"]]
+                == [("ready", deaths)]
+                and len(status["spares"]) == 1
+                and status["gateway"]["sessions"] == 0
+            ),
+            "a worker, a spare and no session",
         )
 
-    def wait_served_again(self) -> None:
+    def plan(self, instants: list[str]) -> None:
+        """Have the next lives, the present one first, end at these instants."""
+        whole = self._plan.with_suffix(".new")
+        whole.write_text(self._plan.read_text() + "".join(f"{entry}\n" for entry in instants))
+        whole.replace(self._plan)
+
+    def close(self) -> None:
+        """Leave no process of it, and say what it said."""
+        self.node.close()
+        print(f"what {self.node.run_dir} said:\n{self.node.stderr}")  # shown when a test fails
+
+
+class Load:
+    """Checking clients of a node, from their start to their end."""
+
+    def __init__(self, port: int, timeout_s: float = 30.0) -> None:
+        self.clients = [CheckingClient(port, number, timeout_s) for number in range(CLIENTS)]
+        for client in self.clients:
+            client.start()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a client has found something wrong."""
+        return any(client.failure for client in self.clients)
+
+    def wait_served(self) -> None:
+        """Wait until all that is outstanding now is answered, and more."""
         before = [client.answered for client in self.clients]
         wait_until(
             lambda: all(
@@ -149,6 +177,43 @@ class CrashingNode:
         return [client.failure for client in self.clients if client.failure]
 
 
+class NodesToCrash:
+    """A node for each kind of lane, which tests use one after the other while all is well."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._nodes: dict[str, CrashingNode] = {}
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def use(self, lane: str) -> Iterator[CrashingNode]:
+        """Lend the node; whoever fails with it is its last user."""
+        crashing = self._nodes.pop(lane, None)
+        if crashing is None:
+            crashing = CrashingNode(self._directory / f"{lane}{next(self._numbers)}", lane)
+        try:
+            if not crashing.node.ready:
+                crashing.node.wait_ready()
+            yield crashing
+        except BaseException:
+            crashing.close()
+            raise
+        self._nodes[lane] = crashing
+
+    def close(self) -> None:
+        """Leave no process of any of them."""
+        for crashing in self._nodes.values():
+            crashing.close()
+
+
+@pytest.fixture(scope="module")
+def nodes_to_crash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesToCrash]:
+    """Nodes whose worker dies at will; to start one for each death would take ten times as long."""
+    nodes = NodesToCrash(tmp_path_factory.mktemp("crash"))
+    yield nodes
+    nodes.close()
+
+
 @pytest.mark.parametrize("lane", LANE_KINDS)
 @pytest.mark.parametrize(
     "plan",
@@ -156,23 +221,33 @@ class CrashingNode:
     ids=lambda plan: "-".join(plan).replace(FIRST + "-", "successor-"),
 )
 def test_a_worker_that_dies_there_loses_and_repeats_nothing(
-    cluster_up: StartNode, tmp_path: Path, lane: str, plan: list[str]
+    nodes_to_crash: NodesToCrash, lane: str, plan: list[str]
 ) -> None:
-    crashing = CrashingNode(cluster_up, tmp_path, lane, plan)
-    try:
-        crashing.wait_for_deaths(len(plan))
-        crashing.wait_served_again()
-    finally:
-        failures = crashing.finish()
-    assert failures == []
-    deaths = crashing.deaths()
-    assert [instant for instant, _ in deaths] == [entry.split(":")[0] for entry in plan]
-    assert len({pid for _, pid in deaths}) == len(plan)
-    status = crashing.node.wait_restarts(len(plan))
-    assert status["counters"]["sessions_opened"] == CLIENTS
-    assert status["workers"][0]["pid"] not in [pid for _, pid in deaths]
-    assert "lane_violations" not in status["counters"]
-    assert "raised" not in crashing.node.stderr
+    with nodes_to_crash.use(lane) as crashing:
+        before = crashing.wait_whole()
+        earlier_deaths = len(crashing.deaths())
+        crashing.plan(plan)
+        load = Load(crashing.node.port)
+        try:
+            wait_until(
+                lambda: len(crashing.deaths()) >= earlier_deaths + len(plan) or load.has_failed,
+                timeout_s=30,
+                what=f"{len(plan)} deaths",
+            )
+            load.wait_served()
+        finally:
+            failures = load.finish()
+        assert failures == []
+        deaths = crashing.deaths()[earlier_deaths:]
+        assert [instant for instant, _ in deaths] == [entry.split(":")[0] for entry in plan]
+        assert deaths[0][1] == before["workers"][0]["pid"]
+        assert len({pid for _, pid in deaths}) == len(plan)
+        status = crashing.node.wait_restarts(earlier_deaths + len(plan))
+        opened = status["counters"]["sessions_opened"]
+        assert opened - before["counters"].get("sessions_opened", 0) == CLIENTS
+        assert status["workers"][0]["pid"] not in [pid for _, pid in deaths]
+        assert "lane_violations" not in status["counters"]
+        assert "raised" not in crashing.node.stderr
 
 
 @pytest.mark.parametrize(
@@ -184,19 +259,18 @@ def test_a_worker_that_dies_there_loses_and_repeats_nothing(
     ],
 )
 def test_the_clients_would_notice_a_commit_that_is_not_one(
-    cluster_up: StartNode,
-    tmp_path: Path,
-    broken: str,
-    told: type[Exception] | tuple[type[Exception], ...],
+    tmp_path: Path, broken: str, told: type[Exception] | tuple[type[Exception], ...]
 ) -> None:
-    plan = [f"{broken}:5"]
-    crashing = CrashingNode(cluster_up, tmp_path, LANE_KINDS[0], plan, broken, timeout_s=3.0)
+    crashing = CrashingNode(tmp_path, LANE_KINDS[0], broken)
     try:
-        wait_until(
-            lambda: any(client.failure for client in crashing.clients), timeout_s=30, what="notice"
-        )
+        crashing.plan([f"{broken}:5"])
+        load = Load(crashing.node.wait_ready().port, timeout_s=3.0)
+        try:
+            wait_until(lambda: load.has_failed, timeout_s=30, what="notice")
+        finally:
+            failures = load.finish()
     finally:
-        failures = crashing.finish()
+        crashing.close()
     assert failures
     assert all(isinstance(failure, told) for failure in failures), failures
     assert [instant for instant, _ in crashing.deaths()] == [broken]
