@@ -12,6 +12,7 @@ class WorkerLife:
         "committed_told",
         "control_identity",
         "create_time",
+        "decode_errors",
         "first_position",
         "incarnation",
         "is_ready",
@@ -36,4 +37,6 @@ class WorkerLife:
         self.create_time = create_time
         self.liveness = liveness
         self.is_ready = False
+        self.decode_errors = 0
+        """As its last heartbeat told."""
         self.committed_told = False

@@ -303,6 +303,9 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
+        if heartbeat.decode_errors > life.decode_errors:
+            self._counters.add("decode_errors", heartbeat.decode_errors - life.decode_errors)
+            life.decode_errors = heartbeat.decode_errors
         if heartbeat.state in ("stopping", "settling"):
             self._send_heartbeat(self._shards[shard_index], life)
 

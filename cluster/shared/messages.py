@@ -191,13 +191,14 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
-    at once.
+    at once. `decode_errors` counts the packets that did not decode in this life.
     """
 
     incarnation: int
     position_received: int
     serial_sent: int
     state: LaneState
+    decode_errors: int = 0
 
 
 class GatewayHeartbeat(_Message, frozen=True, kw_only=True):

@@ -15,6 +15,10 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.names import encode_name
 from cluster.shared.user_records import BindResult, SecondLogin
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated, TimerHandle
+from cluster.worker.codec import Codec, CodecName, Message
+from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
+from cluster.worker.payload_annotation import handler_name
+from cluster.worker.payload_handlers import adapt_any_handler, adapt_packet_handler
 from cluster.worker.session import Session
 
 __all__ = ["App", "Runtime"]
@@ -23,10 +27,13 @@ PacketHandler = Callable[[Session, bytes], Any]
 AnyHandler = Callable[[Session, int, bytes], Any]
 SessionHandler = Callable[[Session], Any]
 StartHandler = Callable[[], Any]
+StopHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
+_AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 
 POSTED_MAX = 65_536
 """Functions that may wait to be run on the loop."""
@@ -61,9 +68,19 @@ class Runtime(Protocol):
 class App:
     """An application. Make one in a module and run it with `cluster up --app MODULE:NAME`."""
 
-    def __init__(self, *, second_login: Literal["replace", "reject"] = "replace") -> None:
+    def __init__(
+        self,
+        *,
+        codec: CodecName = "msgpack",
+        decode_error: DecodeErrorPolicy = "disconnect",
+        second_login: Literal["replace", "reject"] = "replace",
+    ) -> None:
         """Make an application without handlers.
 
+        `codec` is how structs look on the wire. `decode_error` says what becomes of a packet whose
+        payload is not what its handler's annotation asks for: its session is ended with the cause
+        `decode_error`, or the packet is dropped and the session kept. Both are counted
+        (`decode_errors`) and logged.
         `second_login` says what becomes of a `session.bind` to a user that another session is
         bound to: that one is ended with the cause `replaced`, or this bind is rejected. Raises
         ValueError for anything else.
@@ -71,9 +88,13 @@ class App:
         if second_login not in ("replace", "reject"):
             raise ValueError(f"second_login={second_login!r}; choose one of replace, reject")
         self.second_login = SecondLogin[second_login.upper()]
+        self.codec = Codec(codec)
+        self.decode_errors = DecodeErrors(decode_error)
         self.packet_handlers: dict[int, PacketHandler] = {}
+        self._packet_handler_names: dict[int, str] = {}
         self.any_handler: AnyHandler | None = None
         self.start_handler: StartHandler | None = None
+        self.stop_handler: StopHandler | None = None
         self.connected_handler: SessionHandler | None = None
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
@@ -86,23 +107,39 @@ class App:
 
     # -- handlers ----------------------------------------------------------------------------------
 
-    def on_packet(self, packet_id: int) -> Callable[[_Handler], _Handler]:
-        """Handle the packets with this id by `f(session, payload)`; one handler an id."""
+    def on_packet(self, packet_id: int) -> Callable[[_PacketHandler], _PacketHandler]:
+        """Handle the packets with this id by `f(session, payload)`; one handler an id.
+
+        The annotation of `payload` says what it is: bytes, which it is also without one;
+        memoryview, which may be used until the handler returns, and raises ValueError behind
+        that; a msgspec.Struct, or anything else that msgspec decodes, by `App(codec=...)`.
+
+        Raises ValueError for an id that no packet has or that has a handler, TypeError for a
+        handler that cannot be called so or an annotation that msgspec does not decode.
+        """
         if not 0 <= packet_id <= 0xFFFF:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
         if packet_id in self.packet_handlers:
-            name = self.packet_handlers[packet_id].__qualname__
+            name = self._packet_handler_names[packet_id]
             raise ValueError(f"packet id {packet_id} has the handler {name} already")
 
-        def register(handler: _Handler) -> _Handler:
-            self.packet_handlers[packet_id] = _checked(handler, "session", "payload")
+        def register(handler: _PacketHandler) -> _PacketHandler:
+            self.packet_handlers[packet_id] = adapt_packet_handler(
+                _checked(handler, "session", "payload"), packet_id, self.codec, self.decode_errors
+            )
+            self._packet_handler_names[packet_id] = handler_name(handler)
             return handler
 
         return register
 
-    def on_any(self, handler: _Handler) -> _Handler:
-        """Handle the packets whose id has no handler by `f(session, packet_id, payload)`."""
-        self.any_handler = _checked(handler, "session", "packet_id", "payload")
+    def on_any(self, handler: _AnyHandler) -> _AnyHandler:
+        """Handle the packets whose id has no handler by `f(session, packet_id, payload)`.
+
+        The annotation of `payload` counts as in `on_packet`.
+        """
+        self.any_handler = adapt_any_handler(
+            _checked(handler, "session", "packet_id", "payload"), self.codec, self.decode_errors
+        )
         return handler
 
     def on_start(self, handler: _Handler) -> _Handler:
@@ -114,6 +151,19 @@ class App:
         start: nothing that it sent is sent.
         """
         self.start_handler = _checked(handler)
+        return handler
+
+    def on_stop(self, handler: _Handler) -> _Handler:
+        """Call `f()` once in a worker that ends in good order: in a drain, or asked to stop.
+
+        It comes after every other handler call; none follows. What it sends, and what it saves for
+        sessions that stay (`session.save`, when a worker alone is asked to stop), goes out with the
+        worker's last batch, if the lane has room; in a drain its clients have gone by then. It has
+        to return within `worker_timeout_s`, and what is left of `drain_timeout_s`. If it raises,
+        that is logged, nothing that it sent is sent, and the worker ends as it would have. Not
+        called in a worker that is killed, or has lost its gateway, or whose `on_start` raised.
+        """
+        self.stop_handler = _checked(handler)
         return handler
 
     def on_connected(self, handler: _Handler) -> _Handler:
@@ -163,29 +213,28 @@ class App:
 
     # -- running -----------------------------------------------------------------------------------
 
-    def broadcast(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
+    def broadcast(self, packet_id: int, message: Message = b"") -> None:
         """Send one packet to every session of the node and of those that it is linked with.
 
         It is written once, whatever the number of receivers. For handlers and the loop's
-        thread. Raises ValueError for an id or a payload that does not fit a packet.
+        thread. The message is what `Session.send` takes; raises what that raises.
         """
         if self._runtime is None:
             raise RuntimeError("broadcast works in a running worker only; start one by cluster up")
-        self._runtime.broadcast(make_packet(packet_id, payload))
+        self._runtime.broadcast(make_packet(packet_id, self.codec.encode(message)))
 
-    def send_to(
-        self, user_id: str, packet_id: int, payload: bytes | bytearray | memoryview = b""
-    ) -> None:
+    def send_to(self, user_id: str, packet_id: int, message: Message = b"") -> None:
         """Send one packet to the session that is bound to `user_id`, whichever shard has it.
 
         It goes out with what this handler call commits. A user whom no session is bound to gets
         nothing, which is counted (`sends_to_absent_users`). For handlers and the loop's thread.
-        Raises TypeError and ValueError for what is no user id, ValueError for a packet id or a
-        payload that does not fit a packet.
+        The message is what `Session.send` takes; raises what that raises, and TypeError and
+        ValueError for what is no user id.
         """
         if self._runtime is None:
             raise RuntimeError("send_to works in a running worker only; start one by cluster up")
-        self._runtime.send_to(encode_name(user_id, "user id"), make_packet(packet_id, payload))
+        packet = make_packet(packet_id, self.codec.encode(message))
+        self._runtime.send_to(encode_name(user_id, "user id"), packet)
 
     def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
         """Call `function(*args)` on the loop once `seconds` seconds have passed.
@@ -207,7 +256,7 @@ class App:
         self,
         name: str,
         packet_id: int,
-        payload: bytes | bytearray | memoryview = b"",
+        message: Message = b"",
         *,
         exclude: Session | None = None,
     ) -> None:
@@ -216,13 +265,13 @@ class App:
         It is written once, whatever the number of receivers, and reaches those who are members at
         its place in what this handler call commits, the session that is being handled included,
         but for `exclude`. A group that nobody is in gets nothing. For handlers and the loop's
-        thread. Raises TypeError and ValueError for what is no name, ValueError for a packet id or a
-        payload that does not fit a packet.
+        thread. The message is what `Session.send` takes; raises what that raises, and TypeError and
+        ValueError for what is no name.
         """
         if self._runtime is None:
             raise RuntimeError("publish works in a running worker only; start one by cluster up")
         left_out = 0 if exclude is None else exclude.id
-        packet = make_packet(packet_id, payload)
+        packet = make_packet(packet_id, self.codec.encode(message))
         self._runtime.send_group(encode_name(name, "group name"), packet, left_out)
 
     def post(self, function: Callable[[], Any]) -> None:
@@ -256,7 +305,7 @@ def _checked(handler: _Handler, *parameters: str) -> _Handler:
     shape = f"({', '.join(parameters)})"
     if not callable(handler):
         raise TypeError(f"a handler is a function {shape}, not {handler!r}")
-    name = getattr(handler, "__qualname__", repr(handler))
+    name = handler_name(handler)
     if inspect.iscoroutinefunction(handler):
         raise TypeError(f"handler {name} is a coroutine function; define it with def")
     try:

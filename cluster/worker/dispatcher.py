@@ -234,22 +234,28 @@ class Dispatcher:
             self._call(session, None, handler, session, bound.result)
 
     def _make_session(self, session_id: int, address: str) -> Session:
+        app = self._app
         session = Session(
-            session_id, address, self._outbox, self._max_payload_bytes, self._app.second_login
+            session_id,
+            address,
+            self._outbox,
+            self._max_payload_bytes,
+            app.second_login,
+            app.codec.encode,
         )
         session.redelivered = self._redelivering
         self.sessions[session_id] = session
         return session
 
-    def call(self, function: Callable[[], Any]) -> None:
-        """Run what was posted, or what a timer calls; if it raises, its output is dropped and the
-        worker goes on."""
+    def call(self, function: Callable[[], Any], what: str = "a posted function") -> None:
+        """Run what no session is in hand for; if it raises, that is logged as `what`, its output is
+        dropped and the worker goes on."""
         mark = self._outbox.mark()
         try:
             function()
         except Exception:
             self._take_back(mark)
-            logger.exception("a posted function, or one that a timer called, raised")
+            logger.exception("%s raised", what)
 
     def _call(
         self, session: Session, packet_id: int | None, handler: Callable[..., Any], *args: Any

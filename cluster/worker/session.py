@@ -1,5 +1,6 @@
 """A client as handlers see it. It lives in the worker; the connection is the gateway's."""
 
+from collections.abc import Callable
 from struct import error as StructError
 from typing import Any
 
@@ -19,6 +20,7 @@ from cluster.shared.records import (
     UNBIND,
 )
 from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
+from cluster.worker.codec import Codec, Message
 from cluster.worker.login import Binding, Login
 from cluster.worker.outbox import Outbox
 
@@ -26,6 +28,7 @@ __all__ = ["Session"]
 
 _pack_header = HEADER.pack
 _SEND_OVERHEAD = HEADER_BYTES + RECORD_BYTES
+_encode_msgpack = Codec().encode
 
 
 class Session:
@@ -37,6 +40,7 @@ class Session:
     """
 
     __slots__ = (
+        "_encode",
         "_has_ended",
         "_max_payload_bytes",
         "_outbox",
@@ -59,6 +63,7 @@ class Session:
         outbox: Outbox,
         max_payload_bytes: int,
         second_login: SecondLogin = SecondLogin.REPLACE,
+        encode: Callable[[Message], bytes] = _encode_msgpack,
     ) -> None:
         self.id = session_id
         self.address = address
@@ -81,17 +86,21 @@ class Session:
         """The groups that it is in, None for none; the worker's own."""
         self._has_ended = False
         self._second_login = second_login
+        self._encode = encode
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
 
-    def send(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
+    def send(self, packet_id: int, message: Message = b"") -> None:
         """Send one packet to the client, with what this handler call commits.
 
-        `packet_id` is 0 to 65535; the payload may be as long as the node allows packets to be
+        `packet_id` is 0 to 65535. The message is bytes, which are the payload as they are, or a
+        struct, which `App(codec=...)` encodes; it may be as long as the node allows packets to be
         (`gateway.max_packet_bytes`, 4 bytes of header included). Raises ValueError for either,
-        TypeError for a payload that is not bytes, OutputTooLarge when this handler call has put
-        out more than `lane.max_batch_bytes`. Sending to a session that has ended does nothing.
+        TypeError for another message, or a struct with a field that cannot be encoded,
+        OutputTooLarge when this handler call has put out more than `lane.max_batch_bytes`. Sending
+        to a session that has ended does nothing.
         """
+        payload = message if message.__class__ is bytes else self._encode(message)
         size = len(payload)
         if size > self._max_payload_bytes:
             raise ValueError(
@@ -104,8 +113,6 @@ class Session:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535") from None
         if self.is_open:
             packet = header + payload
-            if len(packet) != size + HEADER_BYTES:
-                raise ValueError(f"a payload of {size} items that are not bytes; cast it to 'B'")
             # `Outbox.add`, written out: nearly every packet is answered by one send.
             outbox = self._outbox
             num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
@@ -127,12 +134,12 @@ class Session:
             self._outbox.add(DISCONNECT, self.id, text)
             self.is_open = False
 
-    def kick(self, packet_id: int, payload: bytes | bytearray | memoryview = b"") -> None:
+    def kick(self, packet_id: int, message: Message = b"") -> None:
         """Tell the client by one last packet, and end the session with the cause `kicked`.
 
         Raises what `send` raises; then the session goes on. Nothing happens to one that has ended.
         """
-        self.send(packet_id, payload)
+        self.send(packet_id, message)
         self.disconnect(Cause.KICKED)
 
     @property

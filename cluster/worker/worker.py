@@ -121,6 +121,7 @@ class Worker:
         self._backlog: deque[InboundChunk] = deque()
         self._is_blocked = False
         self._serial_taken = 0
+        self._decode_errors_before = app.decode_errors.count
         self._stopping = False
         self._dispatcher.now = self._now
         self._dispatcher.publish_bytes = PUBLISH_BYTES
@@ -207,11 +208,14 @@ class Worker:
             while not self._stopping:
                 if not self.turn():
                     self._wait(self._time_to_timers())
+        except _StoppedWithoutRoom:
+            pass  # what is left is tried once more
+        except _StoppedBeforeSuspect:
+            logger.info("stopped before a handler call in which a predecessor died")
+        try:
             self.end()
         except _StoppedWithoutRoom:
             logger.info("stopped with output for which the lane has no room")
-        except _StoppedBeforeSuspect:
-            logger.info("stopped before a handler call in which a predecessor died")
 
     # -- the loop in pieces, for who turns it without waiting --------------------------------------
 
@@ -247,8 +251,11 @@ class Worker:
         return self._next_beat if due is None else min(due, self._next_beat)
 
     def end(self) -> None:
-        """Publish what is done; nothing is to be turned any more."""
+        """Tell the application, and publish what is done; nothing is to be turned any more."""
         self._timers.clear()
+        if self._app.stop_handler is not None:
+            self._dispatcher.call(self._app.stop_handler, "the application's on_stop")
+        self._app.decode_errors.log_unlogged(is_last=True)
         self._publish()
 
     # -- its parts ---------------------------------------------------------------------------------
@@ -358,7 +365,7 @@ class Worker:
         newest, until = timers.newest(), now + TIMERS_SLICE_S
         while now < until and (function := timers.take_due(now, newest)) is not None:
             self._begin_batch()
-            self._dispatcher.call(function)
+            self._dispatcher.call(function, "a function that a timer called")
             self._publish_if_due()
             now = self._now()
         self._timers_turn = now + TIMERS_SLICE_S
@@ -420,6 +427,7 @@ class Worker:
         reason = self._liveness.verdict(now)
         if reason is not None:
             raise GatewayLostError(f"the gateway is lost: {reason}")
+        self._app.decode_errors.log_unlogged()
         self._send_heartbeat("blocked" if self._is_blocked else "idle")
         self._take_control()  # the send may have swallowed the announcement of a message
 
@@ -429,6 +437,7 @@ class Worker:
             position_received=self._lane.position_received,
             serial_sent=self._lane.serial_published,
             state=state,
+            decode_errors=self._app.decode_errors.count - self._decode_errors_before,
         )
         self._link.send(heartbeat)
 

@@ -1,10 +1,14 @@
 """The README's application runs as printed, and its facts are those of the code."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from cluster.shared.config import Config
 from tests.system.cluster_node import ROOT
@@ -24,16 +28,68 @@ def test_the_application_of_the_readme_runs_as_printed(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
     source = _block("python", "<!-- application: talk.py -->")
-    assert len(source.splitlines()) <= 15
+    assert len(source.splitlines()) <= 20
     (tmp_path / "talk.py").write_text(source, "utf-8")
     node = cluster_up("--app", "talk:app", cwd=tmp_path)
     with PacketClient(node.port) as one, PacketClient(node.port) as two:
-        assert one.receive() == (1, b"welcome")
-        assert two.receive() == (1, b"welcome")
-        one.send(2, b"good morning")
-        assert one.receive() == (2, b"good morning")
-        assert two.receive() == (2, b"good morning")
+        for client in (one, two):
+            assert client.receive() == (1, b'{"who":"server","text":"welcome"}')
+        assert _run_client(node.port) == [
+            "1 {'who': 'server', 'text': 'welcome'}",
+            "2 {'who': 'ann', 'text': 'hello'}",
+        ]
+        for client in (one, two):
+            assert client.receive() == (2, b'{"who":"ann","text":"hello"}')
     assert node.drain() == 0
+
+
+def _run_client(port: int) -> list[str]:
+    """Run the client of the README; return the lines that it printed."""
+    source = _block("python", "So this is a client")
+    assert source.count("7777") == 1
+    done = subprocess.run(
+        [sys.executable, "-c", source.replace("7777", str(port))],
+        capture_output=True,
+        check=True,
+        timeout=20,
+    )
+    return done.stdout.decode().splitlines()
+
+
+def test_the_applications_of_the_readme_pass_strict_type_checks() -> None:
+    pytest.importorskip("mypy", reason="mypy comes with the dev extra")
+    talk = _block("python", "<!-- application: talk.py -->")
+    users = _block("python", "### Users")
+    assert _check_types(talk) == ""
+    assert _check_types(users) == ""
+    # What a checker is to find out is found out.
+    wrong = talk + "\n\n@app.on_packet(3)\ndef nothing(session: Session) -> None: ...\n"
+    for right, mistaken in (
+        ('Line("server", "welcome")', '"welcome"'),
+        ("app.broadcast(2, line)", "app.broadcast(2, line.text)"),
+        ('codec="json"', 'codec="xml"'),
+    ):
+        assert right in wrong
+        wrong = wrong.replace(right, mistaken)
+    assert _check_types(wrong).count("error: ") == 4
+
+
+def _check_types(source: str) -> str:
+    """Return what `mypy --strict` has against a program, with the settings of this project.
+
+    In this process, and with the cache of the project's own checks: it costs a second, not ten.
+    """
+    from mypy import api
+
+    here = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        report, failure, code = api.run(["--strict", "--no-error-summary", "-c", source])
+    finally:
+        os.chdir(here)
+    assert not failure, failure
+    assert (code == 0) == (report == ""), (code, report)
+    return report
 
 
 def test_the_configuration_of_the_readme_is_the_default_one() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
+from cluster.iocp.packet_framing import make_packet
 from cluster.worker import App, Session, TimerHandle
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.outbox import Outbox
@@ -163,6 +165,28 @@ def test_a_publish_names_a_group_and_whom_to_leave_out():
             app.publish(name, packet_id, payload)
     with pytest.raises(TypeError, match="group name is a str"):
         app.publish(b"room", 1)  # type: ignore[arg-type]
+
+
+class Said(msgspec.Struct):
+    text: str
+
+
+def test_a_struct_goes_to_all_and_to_one_by_the_codec_of_the_application():
+    app, runtime = App(codec="json"), Runtime()
+    app.attach(runtime)
+    app.broadcast(7, Said("hi"))
+    app.send_to("ann", 8, Said("hi"))
+    app.publish("room", 9, Said("hi"))
+    assert runtime.sent == [make_packet(7, b'{"text":"hi"}')]
+    assert runtime.sent_to == [(b"ann", make_packet(8, b'{"text":"hi"}'))]
+    assert runtime.published == [(b"room", make_packet(9, b'{"text":"hi"}'), 0)]
+    for wrong in ("hi", {"text": "hi"}, None):
+        with pytest.raises(TypeError, match=f"not {type(wrong).__name__}; "):
+            app.broadcast(7, wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"not {type(wrong).__name__}; "):
+            app.send_to("ann", 7, wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"not {type(wrong).__name__}; "):
+            app.publish("room", 7, wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["replace", "reject"])

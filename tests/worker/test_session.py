@@ -2,6 +2,7 @@
 
 from array import array
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
 from cluster.worker import OutputTooLarge, Session
+from cluster.worker.codec import Codec
 from cluster.worker.outbox import Outbox
 
 ID = 0x0001_0002_0000_0003
@@ -29,6 +31,32 @@ def test_what_is_sent_is_one_packet(packet_id: int, payload: bytes):
     for kind in (bytes, bytearray, memoryview):
         session.send(packet_id, kind(payload))
     assert sent(session) == [(SEND, ID, make_packet(packet_id, payload))] * 3
+
+
+class Said(msgspec.Struct):
+    who: str
+    text: str
+
+
+def test_a_struct_is_sent_by_the_codec_of_the_application():
+    session = make_session()
+    session.send(3, Said("ann", "hi"))
+    session._encode = Codec("json").encode
+    session.send(3, Said("ann", "hi"))
+    session.kick(4, Said("ann", "out"))
+    assert sent(session) == [
+        (SEND, ID, make_packet(3, msgspec.msgpack.encode({"who": "ann", "text": "hi"}))),
+        (SEND, ID, make_packet(3, b'{"who":"ann","text":"hi"}')),
+        (SEND, ID, make_packet(4, b'{"who":"ann","text":"out"}')),
+        (DISCONNECT, ID, b"kicked"),
+    ]
+
+
+def test_a_struct_is_bounded_like_bytes():
+    session = make_session(max_payload_bytes=96)
+    with pytest.raises(ValueError, match=r"a payload of \d+ bytes; .* allows 96"):
+        session.send(1, Said("ann", "x" * 100))
+    assert sent(session) == []
 
 
 def test_a_payload_may_be_left_out():

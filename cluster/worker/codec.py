@@ -1,0 +1,92 @@
+"""Messages and bytes: the one place that encodes what is sent and decodes what has come.
+
+MessagePack or JSON, as the application chose; the gateway never looks into a payload. What is
+bytes already goes as it is. Decoders are made when a handler is registered, so that a type that
+cannot be decoded shows at the import of the application, and not at its first packet.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["CODECS", "Codec", "CodecName", "Message"]
+
+CodecName = Literal["msgpack", "json"]
+CODECS: tuple[CodecName, ...] = ("msgpack", "json")
+
+Message = bytes | bytearray | memoryview | msgspec.Struct
+"""What may be sent: bytes as they are, or a struct, which is encoded."""
+
+
+class Codec:
+    """How the structs of one application look on the wire. Loop's thread only."""
+
+    __slots__ = ("_encode", "name")
+
+    def __init__(self, name: CodecName = "msgpack") -> None:
+        """Encode and decode as `name`; ValueError if it is none of `CODECS`."""
+        if name not in CODECS:
+            raise ValueError(f"codec={name!r}; choose one of {', '.join(CODECS)}")
+        self.name = name
+        encoder = msgspec.json.Encoder() if name == "json" else msgspec.msgpack.Encoder()
+        self._encode = encoder.encode
+
+    def encode(self, message: Message) -> bytes:
+        """Return the payload that `message` is.
+
+        Raises TypeError for anything but bytes and structs, and for a field that cannot be encoded;
+        ValueError for a memoryview of other items than bytes, OverflowError for an int beyond 64
+        bits in MessagePack.
+        """
+        if isinstance(message, msgspec.Struct):
+            return self._encode(message)
+        if isinstance(message, memoryview) and (message.itemsize != 1 or message.ndim != 1):
+            raise ValueError(
+                f"a payload of {len(message)} items that are not bytes; cast it to 'B'"
+            )
+        if isinstance(message, bytes | bytearray | memoryview):
+            return bytes(message)
+        raise TypeError(
+            "a message is bytes, bytearray, memoryview or a msgspec.Struct, not "
+            f"{type(message).__name__}; make it one of these"
+        )
+
+    def decoder(self, annotation: Any) -> Callable[[bytes], Any]:
+        """Return the function that decodes payloads to what `annotation` says.
+
+        It raises whatever a hostile payload can make msgspec, or the type's own code, raise. Raises
+        TypeError, with the reason, for a type that msgspec does not decode.
+        """
+        try:
+            decode: Callable[[bytes], Any]
+            if self.name == "json":
+                decode = msgspec.json.Decoder(annotation).decode
+            else:
+                decode = msgspec.msgpack.Decoder(annotation).decode
+            info = msgspec.inspect.type_info(annotation)
+        except Exception as error:  # of a class body that is looked at only now: anything
+            raise TypeError(f"{type(error).__name__}: {error}") from error
+        foreign = _find_foreign(info)
+        if foreign is not None:
+            # A decoder is made all the same, for whoever gives it a hook; ours would refuse all.
+            raise TypeError(f"msgspec knows no way to decode {foreign!r}")
+        return decode
+
+
+def _find_foreign(info: msgspec.inspect.Type) -> type | None:
+    """Return the first class in `info`, at whatever depth, that msgspec does not know."""
+    waiting: list[Any] = [info]
+    seen: set[int] = set()  # a struct may contain itself
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, msgspec.inspect.CustomType):
+            return part.cls
+        if isinstance(part, tuple):
+            waiting.extend(part)
+        elif isinstance(part, msgspec.inspect.Field):
+            waiting.append(part.type)
+        elif isinstance(part, msgspec.inspect.Type) and id(part) not in seen:
+            seen.add(id(part))
+            waiting.extend(getattr(part, name) for name in part.__struct_fields__)
+    return None

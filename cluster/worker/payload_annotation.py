@@ -1,0 +1,82 @@
+"""Finds the annotation of the parameter by which a handler takes a payload.
+
+Handlers may be functions, bound methods, `functools.partial` objects, callable objects, and what
+wraps one of these and says so (`functools.wraps`). Annotations may be strings, as all are under
+`from __future__ import annotations`: only the payload's own is evaluated, where the handler was
+defined, so that the others may name what is imported for type checkers alone.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_type_hints
+
+__all__ = ["PayloadParameter", "find_payload_parameter", "handler_name"]
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class PayloadParameter(NamedTuple):
+    """The parameter that takes the payload, and its annotation; bytes if it has none."""
+
+    name: str
+    annotation: Any
+
+
+def handler_name(handler: Callable[..., Any]) -> str:
+    """Return what to call `handler` in messages."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return getattr(handler, "__qualname__", None) or repr(handler)
+
+
+def find_payload_parameter(handler: Callable[..., Any], index: int) -> PayloadParameter:
+    """Return the parameter at `index` of those that `handler` takes by position.
+
+    Raises TypeError for an annotation that cannot be evaluated, naming handler, parameter and
+    remedy.
+    """
+    parameters = [
+        parameter
+        for parameter in inspect.signature(handler).parameters.values()
+        if parameter.kind in _BY_POSITION
+    ]
+    if index >= len(parameters):  # *args: nothing is said of this one
+        return PayloadParameter("payload", bytes)
+    name, annotation = parameters[index].name, parameters[index].annotation
+    if annotation is inspect.Parameter.empty:
+        return PayloadParameter(name, bytes)
+    try:
+        return PayloadParameter(name, _evaluate(annotation, _namespace(handler)))
+    except Exception as error:  # an annotation is any expression
+        raise TypeError(
+            f"handler {handler_name(handler)}: the annotation {annotation!r} of {name!r} cannot be "
+            f"evaluated ({type(error).__name__}: {error}); define or import it at the top level of "
+            "the module, above the handler and not under TYPE_CHECKING"
+        ) from error
+
+
+def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """Return what `annotation` means, with the strings in it evaluated."""
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"payload": annotation}
+    return get_type_hints(holder, namespace, include_extras=True)["payload"]
+
+
+def _namespace(handler: Any) -> dict[str, Any]:
+    """Return the globals of the function that is called in the end."""
+    while not inspect.isfunction(handler) or hasattr(handler, "__wrapped__"):
+        if isinstance(handler, functools.partial):
+            handler = handler.func
+        elif inspect.ismethod(handler):
+            handler = handler.__func__
+        elif hasattr(handler, "__wrapped__"):
+            handler = handler.__wrapped__
+        elif inspect.isfunction(type(handler).__call__):
+            handler = type(handler).__call__
+        else:
+            return {}  # made in C, without annotations
+    namespace: dict[str, Any] = handler.__globals__
+    return namespace

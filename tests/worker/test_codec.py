@@ -1,0 +1,162 @@
+"""What may be sent, how it looks on the wire, and which types a payload can be decoded to."""
+
+import datetime
+import enum
+import typing
+import uuid
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.worker.codec import CODECS, Codec, CodecName
+
+codecs = pytest.mark.parametrize("name", CODECS)
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Place(msgspec.Struct):
+    x: float
+    y: float
+    color: Color = Color.RED
+
+
+class Tree(msgspec.Struct):
+    label: str
+    branches: list["Tree"] = []
+
+
+class Went(msgspec.Struct, tag=True):
+    to: Place
+
+
+class Left(msgspec.Struct, tag=True):
+    why: str
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Foreign:
+    """A class that msgspec knows nothing of."""
+
+
+class WithForeign(msgspec.Struct):
+    first: int
+    second: dict[str, list[Foreign | None]]
+
+
+def test_a_struct_is_messagepack_unless_json_is_asked_for():
+    place = Place(1.0, 2.5)
+    assert Codec().name == "msgpack"
+    assert msgspec.msgpack.decode(Codec().encode(place)) == {"x": 1.0, "y": 2.5, "color": "red"}
+    assert Codec("json").encode(place) == b'{"x":1.0,"y":2.5,"color":"red"}'
+
+
+@codecs
+@pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
+def test_bytes_go_as_they_are(name: CodecName, make: Callable[[bytes], bytes | memoryview]):
+    encoded = Codec(name).encode(make(b"\x00raw"))
+    assert encoded == b"\x00raw"
+    assert type(encoded) is bytes
+
+
+@codecs
+@pytest.mark.parametrize("message", ["text", 5, None, {"x": 1}, [b"a"], Point(1), Place])
+def test_anything_else_is_refused_by_the_name_of_its_type(name: CodecName, message: typing.Any):
+    with pytest.raises(TypeError, match=rf"msgspec\.Struct, not {type(message).__name__}; "):
+        Codec(name).encode(message)
+
+
+def test_a_view_of_other_items_is_refused():
+    for view in (memoryview(array("I", [1, 2])), memoryview(bytes(4)).cast("B", (2, 2))):
+        with pytest.raises(ValueError, match="2 items that are not bytes; cast it to 'B'"):
+            Codec().encode(view)
+
+
+@codecs
+def test_a_struct_with_what_cannot_be_encoded_is_refused_by_name(name: CodecName):
+    class Holder(msgspec.Struct):
+        what: object
+
+    with pytest.raises(TypeError, match="Foreign"):
+        Codec(name).encode(Holder(Foreign()))
+
+
+@pytest.mark.parametrize("name", ["yaml", "", None, "JSON"])
+def test_another_codec_is_refused_with_those_that_there_are(name: typing.Any):
+    with pytest.raises(ValueError, match=r"codec=.*; choose one of msgpack, json"):
+        Codec(name)
+
+
+@codecs
+@given(x=st.floats(allow_nan=False, allow_infinity=False), label=st.text(), depth=st.integers(0, 9))
+def test_what_one_side_encodes_the_other_decodes(name: CodecName, x: float, label: str, depth: int):
+    codec = Codec(name)
+    tree = Tree(label)
+    for _ in range(depth):
+        tree = Tree(label, [tree, Tree("")])
+    for message in (Place(x, -x), tree, Went(Place(0.0, x))):
+        assert codec.decoder(type(message))(codec.encode(message)) == message
+
+
+@codecs
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, 5),
+        (str, "text"),
+        (None, None),
+        (Color, Color.RED),
+        (list[int], [1, 2]),
+        (dict[str, float], {"a": 1.5}),
+        (Point, Point(3)),
+        (Went | Left, Left("tired")),
+        (typing.Literal["up", "down"], "down"),
+        (typing.Annotated[str, msgspec.Meta(max_length=3)], "abc"),
+        (datetime.date, datetime.date(2024, 2, 29)),
+        (uuid.UUID, uuid.UUID(int=7)),
+        (typing.Any, {"any": [1, "thing"]}),
+    ],
+    ids=str,
+)
+def test_a_payload_is_decoded_to_whatever_msgspec_knows(
+    name: CodecName, annotation: typing.Any, value: typing.Any
+):
+    module = msgspec.json if name == "json" else msgspec.msgpack
+    assert Codec(name).decoder(annotation)(module.encode(value)) == value
+
+
+@codecs
+@pytest.mark.parametrize(
+    ("annotation", "named"),
+    [
+        (Foreign, "Foreign"),
+        (list[Foreign], "Foreign"),
+        (WithForeign, "Foreign"),
+        (dict[str, tuple[int, WithForeign]], "Foreign"),
+        (object, "object"),
+        (complex, "complex"),
+        (Went | Place, "must be tagged"),
+        (5, "'5' is not supported"),
+    ],
+    ids=str,
+)
+def test_a_type_that_it_does_not_know_is_refused_when_the_decoder_is_made(
+    name: CodecName, annotation: typing.Any, named: str
+):
+    with pytest.raises(TypeError, match=named):
+        Codec(name).decoder(annotation)
+
+
+def test_a_type_that_contains_itself_is_looked_at_once():
+    assert Codec().decoder(Tree)(Codec().encode(Tree("root", [Tree("leaf")]))).branches

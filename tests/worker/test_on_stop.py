@@ -1,0 +1,126 @@
+"""`on_stop`: once, behind every other call, with a part in the last batch; and when it is not."""
+
+import logging
+
+import pytest
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.messages import Refuse, Stop
+from cluster.shared.records import RecordKind
+from cluster.worker import App, Session
+from cluster.worker.worker import StartHandlerError, WorkerRefusedError
+from tests.worker.bench import ALL, ECHO, STOP, Bench, MakeBench
+
+
+def run_to_the_end(bench: Bench) -> None:
+    bench.open_session()
+    bench.send((ECHO, b"a"), (STOP, b""))
+    bench.worker.run()
+    bench.take()
+
+
+def test_it_runs_once_behind_all_that_was_in_hand(make_bench: MakeBench):
+    calls: list[str] = []
+
+    def prepare(app: App) -> None:
+        app.on_start(lambda: calls.append("start"))
+        app.on_packet(3)(lambda session, payload: calls.append("packet"))
+        app.on_stop(lambda: calls.append("stop"))
+
+    bench = make_bench(prepare=prepare)
+    bench.open_session()
+    bench.send((STOP, b""), (3, b""))
+    bench.worker.run()
+    assert calls == ["start", "packet", "stop"]
+
+
+def test_what_it_sends_and_saves_goes_with_the_last_batch(make_bench: MakeBench):
+    sessions: list[Session] = []
+
+    def prepare(app: App) -> None:
+        app.on_connected(sessions.append)
+
+        @app.on_stop
+        def stop() -> None:
+            app.broadcast(9, b"back soon")
+            for session in sessions:
+                session.send(8, b"and to you")
+                session.save(b"state")
+
+    bench = make_bench(prepare=prepare)
+    run_to_the_end(bench)
+    assert bench.output() == make_packet(ECHO, b"a") + make_packet(8, b"and to you")
+    assert bench.others() == [
+        (RecordKind.BROADCAST, make_packet(9, b"back soon")),
+        (RecordKind.SAVE, b"state"),
+    ]
+    assert len(bench.applied) == 2  # the first, which is empty, and one with all of it
+
+
+def test_if_it_raises_that_is_logged_and_nothing_that_it_sent_is_sent(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    def prepare(app: App) -> None:
+        @app.on_stop
+        def stop() -> None:
+            app.broadcast(9, b"never")
+            raise OSError("no such store")
+
+    bench = make_bench(prepare=prepare)
+    with caplog.at_level(logging.ERROR):
+        run_to_the_end(bench)
+    (line,) = caplog.records
+    assert line.getMessage() == "the application's on_stop raised"
+    assert line.exc_info is not None
+    assert "no such store" in str(line.exc_info[1])
+    assert bench.output() == make_packet(ECHO, b"a")
+    assert bench.others() == []
+
+
+def test_it_runs_also_when_the_lane_takes_nothing_any_more(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    calls: list[str] = []
+
+    def prepare(app: App) -> None:
+        @app.on_stop
+        def stop() -> None:
+            calls.append("stop")
+            app.broadcast(9, b"for this there is no room either")
+
+    bench = make_bench(prepare=prepare)
+    publish = bench.lane.publish
+    bench.lane.publish = lambda commit, records: not records and publish(commit, records)
+    with caplog.at_level(logging.INFO):
+        run_to_the_end(bench)
+    assert calls == ["stop"]
+    assert bench.output() == b""
+    assert "for which the lane has no room" in caplog.text
+
+
+def test_a_worker_that_is_not_wanted_any_more_ends_without_it(make_bench: MakeBench):
+    calls: list[str] = []
+    bench = make_bench(prepare=lambda app: app.on_stop(lambda: calls.append("stop")))
+    bench.tell(Refuse(reason="fenced"))
+    with pytest.raises(WorkerRefusedError):
+        bench.worker.run()
+    assert calls == []
+
+
+def test_a_worker_that_could_not_start_ends_without_it(make_bench: MakeBench):
+    calls: list[str] = []
+
+    def prepare(app: App) -> None:
+        app.on_start(lambda: [][0])
+        app.on_stop(lambda: calls.append("stop"))
+
+    bench = make_bench(prepare=prepare)
+    bench.tell(Stop(serial_received=ALL))
+    with pytest.raises(StartHandlerError):
+        bench.worker.run()
+    assert calls == []
+
+
+def test_it_takes_nothing():
+    with pytest.raises(TypeError, match=r"must take \(\)"):
+        App().on_stop(lambda session: None)
