@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant
-from cluster.worker import App, Session, dispatcher, process
+from cluster.worker import App, Session, process
 from cluster.worker.worker import Worker
 
 app = App()
@@ -150,16 +150,22 @@ class CrashingLane:
         return [*records, *records] if broken == "outputs_twice" else []
 
 
-def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
+def _hook(worker: Any, process: Any) -> None:
     make_worker = worker.__init__
     take_over = worker._take_over
     await_last_words = worker._await_last_words
-    clock = dispatcher.monotonic
 
     def make_hooked(
         self: Worker, hooked_app: App, grant: Grant, lane: Any, *others: Any, **named: Any
     ) -> None:
         make_worker(self, hooked_app, grant, CrashingLane(lane), *others, **named)
+        clock = self._dispatcher.now
+
+        def clock_hooked() -> float:
+            at("after_handler")  # the dispatcher looks at the clock after each call
+            return clock()
+
+        self._dispatcher.now = clock_hooked
 
     def take_over_hooked(self: Worker) -> None:
         take_over(self)
@@ -181,16 +187,11 @@ def _hook(worker: Any, process: Any, dispatcher: Any) -> None:
 
         return get
 
-    def clock_hooked() -> float:
-        at("after_handler")  # the dispatcher looks at the clock after each call
-        return clock()
-
     worker.__init__ = make_hooked
     worker._take_over = take_over_hooked
     worker._await_last_words = farewell_hooked
     process.ask_for_shard = hooked(process.ask_for_shard)
     process.wait_for_shard = hooked(process.wait_for_shard)
-    dispatcher.monotonic = clock_hooked
 
 
-_hook(Worker, process, dispatcher)
+_hook(Worker, process)
