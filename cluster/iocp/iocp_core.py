@@ -147,6 +147,13 @@ class IocpCore:
         """Return the clock of the core in seconds; it never goes back."""
         return self.driver.now()
 
+    def next_due(self) -> float | None:
+        """Return when the first timer is due, by the clock of the core, or None.
+
+        For whoever turns a core of one thread without waiting in `dispatch`.
+        """
+        return self._timers.next_due()
+
     def call_later(self, delay_s: float, callback: Callable[[], Any]) -> Timer:
         """Call `callback` from `dispatch`, `delay_s` seconds from now."""
         if not 0 <= delay_s < math.inf:

@@ -131,6 +131,16 @@ def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:
     return merge_file_and_flags(path, overrides)
 
 
+def make_config(source: str, sections: Mapping[str, object]) -> Config:
+    """Return the configuration of `sections`: each a mapping of its keys, as the file has them.
+
+    Raises `ConfigError`, which names `source`, for every key and value that is not allowed.
+    """
+    from cluster.shared.config_file import merge_sections
+
+    return merge_sections(source, sections)
+
+
 def encode_config(config: Config) -> bytes:
     """Return `config` as JSON, for the child processes and the run directory."""
     return msgspec.json.encode(config)

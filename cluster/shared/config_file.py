@@ -55,8 +55,20 @@ def merge_file_and_flags(path: Path | None, overrides: Mapping[str, object]) -> 
     schema = _Schema()
     settings: dict[str, _Setting] = {}
     if path is not None:
-        settings.update(_checked(schema, _settings_of_file(path, schema)))
+        found = _settings_of_sections(str(path), _read_toml(path), schema)
+        settings.update(_checked(schema, found))
     settings.update(_checked(schema, _settings_of_flags(overrides)))
+    return _converted(settings)
+
+
+def merge_sections(source: str, sections: Mapping[str, object]) -> Config:
+    """Do the work of `cluster.shared.config.make_config`, which says what it promises."""
+    schema = _Schema()
+    settings = _checked(schema, _settings_of_sections(source, sections, schema))
+    return _converted(dict(settings))
+
+
+def _converted(settings: Mapping[str, _Setting]) -> Config:
     sections: dict[str, dict[str, object]] = {}
     for setting in settings.values():
         section, _, field = setting.key.partition(".")
@@ -80,15 +92,17 @@ def _settings_of_flags(overrides: Mapping[str, object]) -> Iterator[_Setting]:
             yield _Setting(flag, key, value.value if isinstance(value, Enum) else value)
 
 
-def _settings_of_file(path: Path, schema: "_Schema") -> Iterator[_Setting]:
-    for section, table in _read_toml(path).items():
-        whole_section = _Setting(str(path), section, table)
+def _settings_of_sections(
+    source: str, sections: Mapping[str, object], schema: "_Schema"
+) -> Iterator[_Setting]:
+    for section, table in sections.items():
+        whole_section = _Setting(source, section, table)
         if section not in schema.sections:
             raise whole_section.error(_one_of("sections", section, schema.sections))
         if not isinstance(table, dict):
             raise whole_section.error(f"a section, written [{section}]")
         for field, value in table.items():
-            yield _Setting(str(path), f"{section}.{field}", value)
+            yield _Setting(source, f"{section}.{field}", value)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -290,6 +290,17 @@ class App:
         """Run in `runtime` from now on; done by the worker."""
         self._runtime = runtime
 
+    def detach(self, runtime: Runtime) -> None:
+        """Run in `runtime` no more; what was posted to it and did not run is dropped."""
+        if self._runtime is runtime:
+            self._runtime = None
+            self.take_posted()
+
+    @property
+    def has_posted(self) -> bool:
+        """Whether a function that was posted waits to be run."""
+        return bool(self._posted)
+
     def take_posted(self) -> list[Callable[[], Any]]:
         """Return what was posted since the last call; done by the worker."""
         if not self._posted:

@@ -57,6 +57,7 @@ class Dispatcher:
         "_position",
         "_redelivering",
         "now",
+        "on_error",
         "publish_at",
         "publish_bytes",
         "redelivered_through",
@@ -78,6 +79,8 @@ class Dispatcher:
         of what is in hand anew."""
         self.now: Callable[[], float] = monotonic
         """The clock of `publish_at`."""
+        self.on_error: Callable[[BaseException], None] | None = None
+        """Hears of what a function of the application raised, behind what is done about it."""
         self.publish_at = 0.0
         self.publish_bytes = 0
         self.redelivered_through = 0
@@ -253,9 +256,11 @@ class Dispatcher:
         mark = self._outbox.mark()
         try:
             function()
-        except Exception:
+        except Exception as error:
             self._take_back(mark)
             logger.exception("%s raised", what)
+            if self.on_error is not None:
+                self.on_error(error)
 
     def _call(
         self, session: Session, packet_id: int | None, handler: Callable[..., Any], *args: Any
@@ -300,3 +305,5 @@ class Dispatcher:
         )
         if session.id in self.sessions:
             session.disconnect(Cause.HANDLER_ERROR)
+        if self.on_error is not None:
+            self.on_error(error)

@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.outbox import Outbox
+from cluster.worker.session import Session
 
 __all__ = ["GatewayLostError", "StartHandlerError", "Worker", "WorkerRefusedError"]
 
@@ -100,11 +101,13 @@ class Worker:
         link: GatewayLink,
         note: NoteWriter | None = None,
         now: Callable[[], float] | None = None,
+        on_error: Callable[[BaseException], None] | None = None,
     ) -> None:
         """Run `app` on a shard that was granted. The lane stays the caller's; `run` closes `link`.
 
         What is in hand is told in `note`, if there is one. `now` is a clock in seconds that never
-        goes back; without one it is the system's.
+        goes back; without one it is the system's. `on_error` hears of what a function of the
+        application raised, behind what is done about it.
         """
         self._app = app
         self._grant = grant
@@ -124,6 +127,7 @@ class Worker:
         self._decode_errors_before = app.decode_errors.count
         self._stopping = False
         self._dispatcher.now = self._now
+        self._dispatcher.on_error = on_error
         self._dispatcher.publish_bytes = PUBLISH_BYTES
         self._dispatcher.redelivered_through = grant.redelivered_through
         self._has_batch = False
@@ -217,6 +221,11 @@ class Worker:
         except _StoppedWithoutRoom:
             logger.info("stopped with output for which the lane has no room")
 
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """The sessions that the application knows, by id. Look, do not touch."""
+        return self._dispatcher.sessions
+
     # -- the loop in pieces, for who turns it without waiting --------------------------------------
 
     def begin(self) -> None:
@@ -245,10 +254,9 @@ class Worker:
         self._has_batch = False
         return bool(self._backlog)
 
-    def next_due(self) -> float:
-        """Return when the next turn is due, by the clock, if nothing comes before."""
-        due = self._timers.next_due()
-        return self._next_beat if due is None else min(due, self._next_beat)
+    def next_timer(self) -> float | None:
+        """Return when the application's next timer is due, by the clock, or None."""
+        return self._timers.next_due()
 
     def end(self) -> None:
         """Tell the application, and publish what is done; nothing is to be turned any more."""

@@ -179,6 +179,20 @@ def test_a_timer_runs_from_dispatch_when_it_is_due(world: World):
     assert ran[1] >= 0.05
 
 
+def test_the_first_timer_that_is_not_cancelled_is_the_next_one(core: IocpCore):
+    assert core.next_due() is None
+    core.call_later(60, lambda: None)
+    began = core.now()
+    first = core.call_later(30, lambda: None)
+    due = core.next_due()
+    assert due is not None
+    assert 30 <= due - began < 60
+    first.cancel()
+    due = core.next_due()
+    assert due is not None
+    assert due - began > 30
+
+
 def test_a_timer_ends_the_wait_of_dispatch(core: IocpCore):
     ran: list[int] = []
     core.call_later(0.05, lambda: ran.append(1))

@@ -43,6 +43,22 @@ def test_the_application_of_the_readme_runs_as_printed(
     assert node.drain() == 0
 
 
+def test_the_tests_of_the_readme_pass(tmp_path: Path) -> None:
+    for name, marker in (("talk", "application"), ("test_talk", "tests")):
+        source = _block("python", f"<!-- {marker}: {name}.py -->")
+        (tmp_path / f"{name}.py").write_text(source, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        timeout=30,
+    )
+    outcome = done.stdout.decode()
+    assert done.returncode == 0, outcome
+    assert "1 passed" in outcome
+
+
 def _run_client(port: int) -> list[str]:
     """Run the client of the README; return the lines that it printed."""
     source = _block("python", "So this is a client")
@@ -62,6 +78,8 @@ def test_the_applications_of_the_readme_pass_strict_type_checks() -> None:
     users = _block("python", "### Users")
     assert _check_types(talk) == ""
     assert _check_types(users) == ""
+    tests = _block("python", "<!-- tests: test_talk.py -->")
+    assert _check_types(tests.replace("from talk import Line, app\n", talk)) == ""
     # What a checker is to find out is found out.
     wrong = talk + "\n\n@app.on_packet(3)\ndef nothing(session: Session) -> None: ...\n"
     for right, mistaken in (

@@ -399,4 +399,4 @@ def test_a_worker_that_is_told_to_stop_makes_no_more_calls(make_bench: MakeBench
     _passes(bench, clock)
     bench.worker.run()
     assert ran == []
-    assert bench.worker.next_due() == bench.worker._next_beat
+    assert bench.worker.next_timer() is None

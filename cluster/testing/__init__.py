@@ -1,0 +1,11 @@
+"""Tests of applications: a whole node in this process, with clients as objects and time in hand.
+
+    from cluster.testing import TestNode
+
+It needs no test framework. Nothing here opens a socket, starts a process or sleeps.
+"""
+
+from cluster.testing.client import NothingReceived, Packet, TestClient
+from cluster.testing.node import TestNode
+
+__all__ = ["NothingReceived", "Packet", "TestClient", "TestNode"]

@@ -1,0 +1,160 @@
+"""A client as an object: a real connection to the node, over the network inside the process."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from cluster.iocp import ClientService, PacketSession
+from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, make_packet
+from cluster.worker.codec import Codec, Message
+from cluster.worker.session import Session
+
+if TYPE_CHECKING:
+    from cluster.testing.node import TestNode
+
+__all__ = ["NothingReceived", "Packet", "TestClient"]
+
+T = TypeVar("T")
+
+_NO_CODEC = Codec()
+
+
+class NothingReceived(AssertionError):
+    """There is no packet to take; the message says what has become of the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet that a client has received. Equal to any with the same id and payload."""
+
+    id: int
+    payload: bytes
+    codec: Codec = field(default=_NO_CODEC, repr=False, compare=False)
+    """How the application that sent it encodes structs."""
+
+    def decode(self, type_: type[T]) -> T:
+        """Return the payload as a `type_`, by the codec of the application.
+
+        Raises msgspec.DecodeError, or its subclass ValidationError, for a payload that is none.
+        """
+        decoded: T = self.codec.decoder(type_)(self.payload)
+        return decoded
+
+
+class _Connection(PacketSession):
+    """The client's end of the connection."""
+
+    __slots__ = ("_codec", "_take")
+
+    def __init__(self, take: Callable[[Packet], None], codec: Codec) -> None:
+        super().__init__()
+        self._take = take
+        self._codec = codec
+
+    def on_recv_packet(self, packet: bytes | memoryview) -> None:
+        _, packet_id = HEADER.unpack_from(packet)
+        self._take(Packet(packet_id, bytes(packet[HEADER_BYTES:]), self._codec))
+
+
+class TestClient:
+    """A client of a `TestNode`; made by `TestNode.connect`.
+
+    Each call returns when the node has done all that follows from it.
+    """
+
+    __test__ = False  # for pytest: this is no test
+
+    def __init__(self, node: "TestNode", service: ClientService, codec: Codec) -> None:
+        self._node = node
+        self._codec = codec
+        self._received: deque[Packet] = deque()
+        self._service = service
+        service.set_session_factory(lambda: _Connection(self._received.append, codec))
+        self._connection = service.create_session()
+        assert self._connection.connect()
+        assert self._connection.handle is not None
+        self.port = self._connection.handle.local_address.port
+        """By which the gateway knows it."""
+        self.session_id: int | None = None
+        """Of the session that the node has opened for it; None while it waits to be accepted."""
+        self.cause: str | None = None
+        """Why the session has ended, as `on_disconnected` is told; None before that."""
+
+    # -- what it does ------------------------------------------------------------------------------
+
+    def send(self, packet_id: int, message: Message = b"") -> None:
+        """Send one packet. A struct is encoded as the application encodes its own.
+
+        Raises ValueError for an id or a payload that does not fit a packet, ConnectionError when
+        the connection has ended.
+        """
+        self.send_bytes(make_packet(packet_id, self._codec.encode(message)))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes as they are: several packets at once, a part of one, or no packets at all.
+
+        Raises ConnectionError when the connection has ended.
+        """
+        if not self._connection.send(data):
+            raise ConnectionError(f"{self!r} cannot send any more")
+        self._node.settle()
+
+    def receive(self) -> Packet:
+        """Take the first packet that has come and was not taken.
+
+        Raises NothingReceived, which is an AssertionError, when there is none. What comes later,
+        by a timer, comes by `TestNode.advance`.
+        """
+        self._node.settle()
+        if not self._received:
+            raise NothingReceived(f"{self!r} has received nothing more; the node is at rest")
+        return self._received.popleft()
+
+    def stop_reading(self) -> None:
+        """Take nothing from the connection, as a slow client does, until `read_on`."""
+        self._connection.pause_recv()
+
+    def read_on(self) -> None:
+        """Undo `stop_reading`."""
+        self._connection.resume_recv()
+        self._node.settle()
+
+    def close(self) -> None:
+        """End the connection in good order. Nothing happens if it has ended."""
+        self._connection.disconnect()
+        self._node.settle()
+
+    def reset(self) -> None:
+        """Break the connection off."""
+        self._connection.abort()
+        self._node.settle()
+
+    # -- what has become of it ---------------------------------------------------------------------
+
+    @property
+    def received(self) -> list[Packet]:
+        """The packets that have come and were not taken by `receive`."""
+        return list(self._received)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is connected, as it knows."""
+        return self._connection.is_connected
+
+    @property
+    def session(self) -> Session:
+        """Its session as the application has it, in the worker that has it now.
+
+        Raises LookupError when the application knows none: not yet, or not any more.
+        """
+        return self._node.session_of(self)
+
+    def __repr__(self) -> str:
+        if self.cause is not None:
+            state = f"closed: {self.cause}"
+        elif self.session_id is None:
+            state = "not accepted"
+        else:
+            state = f"session {self.session_id:#x}"
+        return f"<TestClient {state}>"

@@ -1,0 +1,175 @@
+"""One life of a worker inside the process of its gateway, which may end at any of its commits."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from cluster.gateway.gateway_core import GatewayCore
+from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
+from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse
+from cluster.shared.process import process_identity
+from cluster.worker.app import App
+from cluster.worker.session import Session
+from cluster.worker.worker import Worker
+
+__all__ = ["Incarnation", "WorkerDied"]
+
+_T = TypeVar("_T")
+
+CONTROL = 0
+"""The one thing that a link inside the process can wake up for."""
+
+
+class WorkerDied(BaseException):
+    """This life of the worker ends here. No `except Exception` of an application stops it."""
+
+
+class MortalLane:
+    """`WorkerLane` that lets its worker die where it would commit something."""
+
+    def __init__(self, lane: LocalWorkerLane) -> None:
+        self._lane = lane
+        self.is_doomed = False
+
+    @property
+    def position_received(self) -> int:
+        return self._lane.position_received
+
+    @property
+    def serial_published(self) -> int:
+        return self._lane.serial_published
+
+    def receive(self) -> InboundChunk | None:
+        return self._lane.receive()
+
+    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+        if self.is_doomed:
+            raise WorkerDied
+        return self._lane.publish(commit, records, more)
+
+    def taken(self, serial: int) -> None:
+        self._lane.taken(serial)
+
+    def fileno(self) -> int:
+        return self._lane.fileno()
+
+    def has_events(self) -> bool:
+        return self._lane.has_events()
+
+    def close(self) -> None:
+        self._lane.close()
+
+
+class LocalLink:
+    """`GatewayLink` inside the process: to wait is to let the gateway work.
+
+    Signs of life are not exchanged: who does not return here holds the test up, and no timeout.
+    """
+
+    def __init__(self, turn_gateway: Callable[[], object]) -> None:
+        self._turn_gateway = turn_gateway
+        self.inbox: deque[ControlMessage] = deque()
+
+    def send(self, message: ControlMessage) -> None:
+        pass
+
+    def receive(self) -> ControlMessage | None:
+        return self.inbox.popleft() if self.inbox else None
+
+    def wake(self) -> None:
+        pass
+
+    def sources(self) -> Sequence[int]:
+        return ()
+
+    def wait(self, timeout_s: float) -> Sequence[int]:
+        self._turn_gateway()
+        return (CONTROL,) if self.inbox else ()
+
+    def wait_for_message(self, timeout_s: float) -> None:
+        self._turn_gateway()
+
+    def attend(self, source: int) -> bool:
+        return source == CONTROL
+
+    def close(self) -> None:
+        pass
+
+
+class Incarnation:
+    """A worker that was granted its shard, and what its gateway knows it by."""
+
+    def __init__(
+        self,
+        shard: int,
+        number: int,
+        app: App,
+        gateway: GatewayCore,
+        mailboxes: dict[bytes, deque[ControlMessage]],
+        turn_gateway: Callable[[], object],
+        now: Callable[[], float],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Ask `gateway` for `shard`, as the `number`-th that asks. `begin` is next.
+
+        What the gateway says to it comes into its place among the `mailboxes`.
+        """
+        self._gateway = gateway
+        self._shard = shard
+        self._app = app
+        self.is_running = False
+        self.identity = b"worker-%d" % number
+        link = LocalLink(turn_gateway)
+        mailboxes[self.identity] = link.inbox
+        process = process_identity(os.getpid())
+        hello = Hello(shard=shard, pid=process.pid, create_time=process.create_time)
+        gateway.workers.hello(self.identity, hello)
+        grant = link.inbox.popleft()
+        assert not isinstance(grant, Refuse), grant.reason
+        assert isinstance(grant, Grant)
+        lane = gateway.shards[shard].lane
+        assert isinstance(lane, LocalGatewayLane)
+        self._lane = MortalLane(lane.open_worker())
+        self.worker = Worker(app, grant, self._lane, link, now=now, on_error=on_error)
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """The sessions that this life of the worker knows, by id."""
+        return self.worker.sessions
+
+    def begin(self) -> None:
+        """Run `on_start`, take over the sessions there are. Raises StartHandlerError."""
+        self._run(self.worker.begin)
+
+    def turn(self) -> bool:
+        """Do what there is to do; whether there was anything. Raises WorkerDied."""
+        serial = self._lane.serial_published
+        has_worked = self._run(self.worker.turn)
+        return has_worked or self._lane.serial_published != serial or self._app.has_posted
+
+    def end(self) -> None:
+        """End in good order. Raises WorkerDied."""
+        self._run(self.worker.end)
+
+    def doom(self) -> None:
+        """Let it die at its next commit, or at once where a handler asks for it."""
+        self._lane.is_doomed = True
+        if self.is_running:
+            raise WorkerDied
+
+    def leave(self) -> None:
+        """Be gone: what was published counts, and nothing else."""
+        self._gateway.workers.vacate(self._shard)
+        self._lane.close()
+        self._app.detach(self.worker)
+
+    def _run(self, step: Callable[[], _T]) -> _T:
+        """Run one step of the worker as the one that the application runs in."""
+        self._app.attach(self.worker)
+        self.is_running = True
+        try:
+            return step()
+        finally:
+            self.is_running = False

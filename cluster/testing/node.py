@@ -1,0 +1,411 @@
+"""A whole node in this process, on an in-process network, with a clock that the test turns.
+
+Gateway, lanes and workers are those of a node in production: sessions, routing, commits, limits and
+successions are real. What is left out are processes, sockets and the real time, so a test is
+deterministic and takes as long as the handlers take. Nothing happens by itself: each call of the
+node or of a client turns gateway and workers until nothing is left to do at that moment.
+"""
+
+import itertools
+import math
+from collections import deque
+from types import TracebackType
+
+import msgspec
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.session_table import SessionTable
+from cluster.iocp import ClientService, IocpCore, SessionSettings
+from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
+from cluster.shared.config import GIB, Config, make_config
+from cluster.shared.local_hub import LocalHub
+from cluster.shared.messages import ControlMessage, ShardReport
+from cluster.testing.client import TestClient
+from cluster.testing.incarnation import Incarnation, WorkerDied
+from cluster.worker.app import App
+from cluster.worker.session import Session
+from cluster.worker.worker import StartHandlerError
+
+__all__ = ["TestNode"]
+
+TURNS_MAX = 100_000
+"""Turns after which a node that has never been at rest counts as one that never will be."""
+
+QUIET_TURNS = 2
+"""Turns in a row in which nothing happened, after which a node is at rest. One is not enough: the
+gateway carries out in it what workers published in the one before, and that arrives in the next."""
+
+ACCEPTS_MAX = 8
+"""Outstanding accepts. Clients connect one after the other here, and each accept costs a session
+object at the start of each test."""
+
+DEATHS_MAX = 5
+"""Workers that may die in a row before they have begun."""
+
+START_S = 1_000.0
+"""The clock at the start; not 0, so that nothing is due that was due never."""
+
+_CLIENT_SETTINGS = SessionSettings(
+    send_queue_bytes_max=GIB, send_stall_timeout_s=86_400.0, close_timeout_s=60.0
+)
+"""A client does not give up by itself: what ends it is the node, or the test."""
+
+
+class TestNode:
+    """A node that runs `app`, as a context manager. For one thread.
+
+        with TestNode(app) as node:
+            client = node.connect()
+            client.send(2, b"hello")
+            assert client.receive() == Packet(2, b"hello")
+
+    The end of the block drains the node: `on_disconnected` runs with the cause `drain`, then
+    `on_stop`. An application may be run by one node after the other; nothing of one is left for
+    the next but what the application itself keeps in its module.
+    """
+
+    __test__ = False  # for pytest: this is no test
+
+    def __init__(
+        self, app: App, workers: int = 1, *, raise_errors: bool = True, **sections: object
+    ) -> None:
+        """Make a node of `workers` shards.
+
+        `sections` are those of cluster.toml, each a mapping: `limits={"idle_timeout_s": 60}`.
+        Raises ConfigError for a key or value that is not allowed. What a handler raises is raised
+        again by the call that made it run, unless `raise_errors` is False: then it is dealt with as
+        in production, and kept in `errors`.
+        """
+        if workers < 1:
+            raise ValueError(f"workers={workers}: a node needs at least 1")
+        self._config = _configure(workers, sections)
+        self._app = app
+        self._raise_errors = raise_errors
+        self.errors: list[BaseException] = []
+        """What functions of the application have raised, and was not raised again."""
+        self._clock = ManualClock(START_S)
+        self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
+        self._counters = Counters()
+        self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
+        self._hub = LocalHub()
+        self._gateway = GatewayCore(
+            self._config, 1, 1, self._core, self._hub, self._send, _ignore, self._counters
+        )
+        self._gateway.service.set_session_factory(self._make_session)
+        self._incarnation_numbers = itertools.count(1)
+        self._incarnations: dict[int, Incarnation] = {}
+        """The worker of each shard; none for one whose worker could not begin."""
+        self._clients: dict[int, TestClient] = {}
+        """Those whose connection the gateway has not closed, by their port."""
+        self._is_settling = False
+        self._is_closed = False
+
+    def __enter__(self) -> "TestNode":
+        """Start: `on_start` has run in each worker on return; what it raises is raised here."""
+        try:
+            assert self._gateway.service.start()
+            for shard in range(self._config.workers.count):
+                self._start_worker(shard)
+            self.settle()
+        except BaseException:
+            self._tear_down()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._tear_down()  # the test has failed already: that is what is to be seen
+
+    # -- what a test does --------------------------------------------------------------------------
+
+    def connect(self) -> TestClient:
+        """Return a new client; `on_connected` has run on return.
+
+        While there is no room for it (`gateway.max_sessions`) it is connected and waits.
+        """
+        self._check_open()
+        service = ClientService(
+            self._gateway.service.listener.local_address, self._core, None, 1, _CLIENT_SETTINGS
+        )
+        client = TestClient(self, service, self._app.codec)
+        self._clients[client.port] = client
+        self.settle()
+        return client
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass: timers, timeouts and limits come due one after the other.
+
+        Raises ValueError for a negative number.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"advance by {seconds!r} seconds: give 0 or more")
+        self.settle()
+        end = self._clock.now() + seconds
+        while (due := self._next_due()) is not None and due <= end:
+            self._clock.advance_to(due)
+            self.settle()
+        self._clock.advance_to(end)
+        self.settle()
+
+    def settle(self) -> None:
+        """Do all that is to be done now, without time passing.
+
+        Clients and node do so by themselves; it is for what a test has done past them, such as
+        `app.post`. Within a handler it does nothing. Raises what handlers raised meanwhile.
+        """
+        self._check_open()
+        if self._is_settling:
+            return
+        self._is_settling = True
+        try:
+            self._turn_until_quiet()
+        finally:
+            self._is_settling = False
+        self._raise_first_error()
+
+    def kill_worker(self, shard: int = 0, *, at_commit: bool = False) -> None:
+        """Kill the worker of `shard`; a successor has taken its sessions over on return.
+
+        With `at_commit` it dies a little later: as soon as it has handled something and would
+        commit it. Nothing of that is sent, and the successor is given the same again, with
+        `session.redelivered`. A handler may call this as well: it goes no further then.
+
+        The successor is in the same process: what the application keeps in its module is not lost
+        here, as it would be in production. `session.state` is.
+        """
+        self._check_open()
+        if not 0 <= shard < self._config.workers.count:
+            raise ValueError(f"shard {shard} of {self._config.workers.count} does not exist")
+        incarnation = self._incarnations.get(shard)
+        if incarnation is not None and (at_commit or incarnation.is_running):
+            incarnation.doom()
+            return
+        self._succeed(shard)
+        self.settle()
+
+    # -- what a test looks at ----------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """The time of the node in seconds, on a clock that only `advance` turns."""
+        return self._clock.now()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The sessions as the application has them, in the order in which they were opened."""
+        known = {
+            session_id: session
+            for incarnation in self._incarnations.values()
+            for session_id, session in incarnation.sessions.items()
+        }
+        return [known[session_id] for session_id in sorted(known)]
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the gateway has counted, by the names that `cluster status` shows."""
+        return self._counters.snapshot()
+
+    def session_of(self, client: TestClient) -> Session:
+        """Return the session of `client` as the application has it; LookupError if it has none."""
+        for incarnation in self._incarnations.values():
+            session = incarnation.sessions.get(client.session_id or 0)
+            if session is not None:
+                return session
+        raise LookupError(f"the application knows no session of {client!r}")
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Drain and stop, as at the end of a `with` block. Idempotent."""
+        if self._is_closed:
+            return
+        try:
+            self._drain()
+            for incarnation in self._incarnations.values():
+                incarnation.end()
+            self._gateway.turn(0)
+            self._raise_first_error()
+        finally:
+            self._tear_down()
+
+    def _drain(self) -> None:
+        timeout_s = self._config.supervisor.drain_timeout_s
+        self.settle()
+        while not self._gateway.advance_drain(timeout_s):
+            self.settle()
+            if self._gateway.advance_drain(timeout_s):
+                return
+            due = self._next_due()
+            assert due is not None, "a drain ends at its deadline at the latest"
+            self._clock.advance_to(due)
+
+    def _tear_down(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for incarnation in self._incarnations.values():
+            incarnation.leave()
+        self._gateway.close()
+        self._gateway.close_lanes()
+        self._hub.close()
+        self._core.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the node is closed; make another")
+
+    # -- turning -----------------------------------------------------------------------------------
+
+    def _turn_until_quiet(self) -> None:
+        quiet = 0
+        for _ in range(TURNS_MAX):
+            quiet = 0 if self._turn() or self._is_anything_due() else quiet + 1
+            if quiet == QUIET_TURNS:
+                return
+        raise RuntimeError(
+            f"the node is not at rest after {TURNS_MAX} turns: does a function post itself, or "
+            "plan itself by call_later in 0 seconds, without end?"
+        )
+
+    def _turn(self) -> bool:
+        """One turn of gateway and workers; whether anything happened."""
+        has_worked = self._turn_gateway()
+        for shard, incarnation in list(self._incarnations.items()):
+            try:
+                has_worked = incarnation.turn() or has_worked
+            except WorkerDied:
+                self._succeed(shard)
+                has_worked = True
+        return has_worked
+
+    def _turn_gateway(self) -> bool:
+        count = self._gateway.turn(0)
+        self._gateway.service.resume_accepting()
+        return count > 0
+
+    def _is_anything_due(self) -> bool:
+        due = self._next_due()
+        return due is not None and due <= self._clock.now()
+
+    def _next_due(self) -> float | None:
+        """Return when something happens next, if only time passes."""
+        workers = [incarnation.worker for incarnation in self._incarnations.values()]
+        times = [self._core.next_due(), *(worker.next_timer() for worker in workers)]
+        return min((due for due in times if due is not None), default=None)
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def _make_incarnation(self, shard: int) -> Incarnation:
+        return Incarnation(
+            shard,
+            next(self._incarnation_numbers),
+            self._app,
+            self._gateway,
+            self._mailboxes,
+            self._turn_gateway,
+            self._clock.now,
+            self.errors.append,
+        )
+
+    def _start_worker(self, shard: int) -> None:
+        """Give the shard a worker that has begun: if it dies of that, the one after it."""
+        for _ in range(DEATHS_MAX):
+            incarnation = self._incarnations[shard] = self._make_incarnation(shard)
+            try:
+                return incarnation.begin()
+            except WorkerDied:
+                self._bury(shard)
+            except StartHandlerError as error:
+                self._bury(shard)
+                raise (error.__cause__ or error) from None
+        raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
+
+    def _succeed(self, shard: int) -> None:
+        """Put a successor in the place of the worker of `shard`."""
+        self._bury(shard)
+        self._start_worker(shard)
+
+    def _bury(self, shard: int) -> None:
+        incarnation = self._incarnations.pop(shard, None)
+        if incarnation is not None:
+            incarnation.leave()
+            del self._mailboxes[incarnation.identity]
+
+    def _send(self, identity: bytes, message: ControlMessage) -> bool:
+        """Give a worker a message of its gateway."""
+        inbox = self._mailboxes.get(identity)
+        if inbox is not None:
+            inbox.append(message)
+        return inbox is not None
+
+    def _raise_first_error(self) -> None:
+        if self.errors and self._raise_errors:
+            first, *others = self.errors
+            self.errors.clear()
+            for error in others:
+                first.add_note(f"then a handler raised {type(error).__name__}: {error}")
+            raise first
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def _make_session(self) -> GatewaySession:
+        return _WatchedSession(self._gateway.table, self)
+
+    def opened(self, session: GatewaySession) -> None:
+        """The gateway has opened a session; done by that."""
+        client = self._client_of(session)
+        if client is not None:
+            client.session_id = session.id
+
+    def closed(self, session: GatewaySession, cause: str) -> None:
+        """The gateway has closed a session; done by that."""
+        client = self._client_of(session)
+        if client is not None:
+            client.cause = str(cause)
+            del self._clients[client.port]
+
+    def _client_of(self, session: GatewaySession) -> TestClient | None:
+        address = session.address
+        return None if address is None else self._clients.get(address.port)
+
+
+class _WatchedSession(GatewaySession):
+    """A session of the gateway that tells whose it is, and how it ended."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, table: SessionTable, node: TestNode) -> None:
+        self._node = node
+        super().__init__(table)
+
+    def on_connected(self) -> None:
+        super().on_connected()
+        self._node.opened(self)
+
+    def on_disconnected(self, cause: str) -> None:
+        super().on_disconnected(cause)
+        self._node.closed(self, cause)
+
+
+def _configure(workers: int, sections: dict[str, object]) -> Config:
+    """Return the configuration of a node of `workers` shards in which no worker is ever stuck."""
+    config = make_config("TestNode", sections)
+    accepts = min(config.gateway.accepts_outstanding_max, ACCEPTS_MAX)
+    return msgspec.structs.replace(
+        config,
+        gateway=msgspec.structs.replace(config.gateway, accepts_outstanding_max=accepts),
+        workers=msgspec.structs.replace(config.workers, count=workers, worker_timeout_s=math.inf),
+    )
+
+
+def _ignore(report: ShardReport) -> None:
+    """There is no supervisor to be told."""
