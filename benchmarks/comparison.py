@@ -34,14 +34,21 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def compare_all(
-    servers: Sequence[Server], cases: Sequence[Case], options: argparse.Namespace
+    servers: Sequence[Server],
+    cases: Sequence[Case],
+    options: argparse.Namespace,
+    payload: bytes | None = None,
 ) -> None:
-    """Measure `servers` in each of `cases`, or in those of the command line, and print."""
+    """Measure `servers` in each of `cases`, or in those of the command line, and print.
+
+    Packets hold `payload`, if one is given, else as many bytes as the command line says. Whatever a
+    server answers has to have the size of what it was asked.
+    """
     given = [tuple(map(int, case.split("x"))) for case in options.case or ()]
     with build("load_generator") as program:
         for sessions, depth in given or cases:
             rounds: list[list[Result]] = [
-                [_measure(program, server, sessions, depth, options) for server in servers]
+                [_measure(program, server, sessions, depth, options, payload) for server in servers]
                 for _ in range(options.rounds)
             ]
             for index, server in enumerate(servers):
@@ -49,11 +56,19 @@ def compare_all(
 
 
 def _measure(
-    program: Path, server: Server, sessions: int, depth: int, options: argparse.Namespace
+    program: Path,
+    server: Server,
+    sessions: int,
+    depth: int,
+    options: argparse.Namespace,
+    payload: bytes | None,
 ) -> Result:
     """Load `server` once; the round trips are 0 at a depth above 1."""
     began = server.cpu_seconds()
-    arguments = (server.port, sessions, depth, options.packet_bytes, options.seconds)
+    packet_bytes = options.packet_bytes if payload is None else 4 + len(payload)
+    arguments = [server.port, sessions, depth, packet_bytes, options.seconds]
+    if payload is not None:
+        arguments.append(payload.hex())
     output = subprocess.run(
         [str(program), *map(str, arguments)],
         check=True,

@@ -1,9 +1,10 @@
 /* A closed-loop load: SESSIONS connections to 127.0.0.1:PORT, each with DEPTH framed packets of
- * BYTES bytes outstanding, for SECONDS. Prints one line of JSON: packets, seconds, and, at depth
+ * BYTES bytes outstanding, for SECONDS. With PAYLOAD, in hexadecimal, that is what they hold behind
+ * the header. Each is answered by one of the same size, whatever that holds. Prints one line of JSON: packets, seconds, and, at depth
  * 1, the median and 99th percentile of the round trip. In C, so that on a machine with two cores
  * the servers that are compared have most of them.
  *
- * usage: load_generator PORT SESSIONS DEPTH BYTES SECONDS
+ * usage: load_generator PORT SESSIONS DEPTH BYTES SECONDS [PAYLOAD]
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -50,10 +51,12 @@ static int by_value(const void *a, const void *b) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) { fprintf(stderr, "usage: load_generator PORT SESSIONS DEPTH BYTES SECONDS\n"); return 2; }
+    if (argc != 6 && argc != 7) { fprintf(stderr, "usage: load_generator PORT SESSIONS DEPTH BYTES SECONDS [PAYLOAD]\n"); return 2; }
     int port = atoi(argv[1]), sessions = atoi(argv[2]), depth = atoi(argv[3]);
     size_t bytes = (size_t)atoi(argv[4]);
     double seconds = atof(argv[5]);
+    const char *payload = argc == 7 ? argv[6] : NULL;
+    if (payload && strlen(payload) != 2 * (bytes - 4)) { fprintf(stderr, "PAYLOAD is not of BYTES - 4 bytes\n"); return 2; }
     struct session *all = calloc(sessions, sizeof *all);
     char *packets = malloc(bytes * depth), *buffer = malloc(BUFFER_BYTES);
     float *samples = malloc(SAMPLES_MAX * sizeof *samples);
@@ -62,6 +65,10 @@ int main(int argc, char **argv) {
     for (int i = 0; i < depth; i++) {
         unsigned char *header = (unsigned char *)packets + bytes * i;
         header[0] = bytes & 255; header[1] = bytes >> 8; header[2] = 1; header[3] = 0;
+        for (size_t j = 0; payload && j < bytes - 4; j++) {
+            char digits[] = {payload[2 * j], payload[2 * j + 1], 0};
+            header[4 + j] = (unsigned char)strtoul(digits, NULL, 16);
+        }
     }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

@@ -20,6 +20,7 @@ __all__ = [
     "cluster_up",
     "library_echo",
     "uvloop_echo",
+    "uvloop_typed",
 ]
 
 LIBRARY_DRIVERS = ("io_uring", "readiness")
@@ -93,6 +94,14 @@ def uvloop_echo() -> Iterator[Server]:
     with _script("uvloop_echo.py") as process:
         assert process.stdout is not None
         yield Server("uvloop", int(process.stdout.readline()), [process.pid])
+
+
+@contextmanager
+def uvloop_typed() -> Iterator[Server]:
+    """Run the answers of `typed_app` on uvloop with msgspec, in one process and with no hop."""
+    with _script("uvloop_typed.py") as process:
+        assert process.stdout is not None
+        yield Server("uvloop with msgspec", int(process.stdout.readline()), [process.pid])
 
 
 @contextmanager
