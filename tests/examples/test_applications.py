@@ -1,0 +1,143 @@
+"""The chat and the game of `examples/`, served by real processes to their own terminal clients."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Self
+
+import pytest
+
+from tests.support import wait_until
+from tests.system.cluster_node import ROOT, ClusterNode, cluster_environment
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the nodes of these tests need signals")
+
+StartNode = Callable[..., ClusterNode]
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[StartNode]:
+    nodes: list[ClusterNode] = []
+
+    def start(app: str) -> ClusterNode:
+        nodes.append(ClusterNode(tmp_path / "node", ["--app", app], cwd=ROOT))
+        return nodes[-1].wait_ready()
+
+    yield start
+    for node in nodes:
+        node.close()
+        print(node.stderr)
+
+
+class Terminal:
+    """A client whose user is the test."""
+
+    def __init__(self, module: str, name: str, node: ClusterNode) -> None:
+        self.lines: deque[str] = deque()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, name, f"127.0.0.1:{node.port}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=cluster_environment(),
+        )
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend([])
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def type(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def wait_for(self, pattern: str) -> "re.Match[str]":
+        """Wait until a line matches `pattern` as a whole; it and those before it are taken."""
+        compiled = re.compile(pattern)
+        seen: list[str] = []
+
+        def found() -> "re.Match[str] | None":
+            while self.lines:
+                seen.append(self.lines.popleft())
+                if match := compiled.fullmatch(seen[-1]):
+                    return match
+            return None
+
+        match = wait_until(found, timeout_s=20, what=f"a line {pattern!r} after {seen}")
+        assert match is not None
+        return match
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(5)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def test_people_chat_in_a_room_across_workers_and_a_death(start_node: StartNode):
+    node = start_node("examples.chat.server:app")
+    module = "examples.chat.client"
+    with Terminal(module, "ann", node) as ann, Terminal(module, "bob", node) as bob:
+        for name, terminal in (("ann", ann), ("bob", bob)):
+            terminal.wait_for(rf"\* welcome, {name}")
+        ann.type("/join garden\n")
+        ann.wait_for(r"\[garden\] \* ann came in")
+        bob.type("/join garden\n")
+        for terminal in (ann, bob):
+            terminal.wait_for(r"\[garden\] \* bob came in")
+        ann.type("good morning\n")
+        for terminal in (ann, bob):
+            terminal.wait_for(r"\[garden\] <ann> good morning")
+        with Terminal(module, "ann", node) as other:
+            other.wait_for(r"\* somebody else has that name")
+            other.type("/quit\n")
+            assert other.process.wait(10) == 0
+        for pid in node.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        bob.type("still here?\n")
+        for terminal in (ann, bob):
+            terminal.wait_for(r"\[garden\] <bob> still here\?")
+        bob.type("/leave garden\n")
+        ann.wait_for(r"\[garden\] \* bob went away")
+        ann.type("/quit\n")
+        assert ann.process.wait(10) == 0
+        assert node.drain() == 0
+        bob.wait_for(r"\* the connection has ended")
+
+
+def test_players_move_together_and_stay_where_they_are_when_workers_die(start_node: StartNode):
+    node = start_node("examples.game.server:app")
+    module = "examples.game.client"
+    with Terminal(module, "ann", node) as ann, Terminal(module, "bob", node) as bob:
+        ann.wait_for(r"at 20\.0 6\.0, 2 players, \d+ worlds")
+        ann.type("a")
+        ann.wait_for(r"at 0\.0 6\.0, 2 players, \d+ worlds")
+        bob.wait_for(r"at 20\.0 6\.0, 2 players, \d+ worlds")
+        before = int(ann.wait_for(r"at 0\.0 6\.0, 2 players, (\d+) worlds")[1])
+        for pid in node.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(1)
+        ann.wait_for(r"at 0\.0 6\.0, 2 players, \d+ worlds")
+        after = int(ann.wait_for(r"at 0\.0 6\.0, 2 players, (\d+) worlds")[1])
+        assert after > before
+        bob.type("q")
+        assert bob.process.wait(10) == 0
+        ann.wait_for(r"at 0\.0 6\.0, 1 players, \d+ worlds")
