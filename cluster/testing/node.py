@@ -6,9 +6,7 @@ deterministic and takes as long as the handlers take. Nothing happens by itself:
 node or of a client turns gateway and workers until nothing is left to do at that moment.
 """
 
-import itertools
 import math
-from collections import deque
 from types import TracebackType
 
 import msgspec
@@ -16,17 +14,16 @@ import msgspec
 from cluster.gateway.counters import Counters
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.session import GatewaySession
-from cluster.gateway.session_table import SessionTable
 from cluster.iocp import ClientService, IocpCore, SessionSettings
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.shared.config import GIB, Config, make_config
 from cluster.shared.local_hub import LocalHub
-from cluster.shared.messages import ControlMessage, ShardReport
+from cluster.shared.messages import ShardReport
 from cluster.testing.client import TestClient
-from cluster.testing.incarnation import Incarnation, WorkerDied
+from cluster.testing.lives import Lives
+from cluster.testing.watched_session import WatchedSession
 from cluster.worker.app import App
 from cluster.worker.session import Session
-from cluster.worker.worker import StartHandlerError
 
 __all__ = ["TestNode"]
 
@@ -40,9 +37,6 @@ gateway carries out in it what workers published in the one before, and that arr
 ACCEPTS_MAX = 8
 """Outstanding accepts. Clients connect one after the other here, and each accept costs a session
 object at the start of each test."""
-
-DEATHS_MAX = 5
-"""Workers that may die in a row before they have begun."""
 
 START_S = 1_000.0
 """The clock at the start; not 0, so that nothing is due that was due never."""
@@ -88,15 +82,13 @@ class TestNode:
         self._clock = ManualClock(START_S)
         self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
         self._counters = Counters()
-        self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self._hub = LocalHub()
+        self._lives = Lives(app, self._turn_gateway, self._clock.now, self.errors.append)
         self._gateway = GatewayCore(
-            self._config, 1, 1, self._core, self._hub, self._send, _ignore, self._counters
+            self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
         )
-        self._gateway.service.set_session_factory(self._make_session)
-        self._incarnation_numbers = itertools.count(1)
-        self._incarnations: dict[int, Incarnation] = {}
-        """The worker of each shard; none for one whose worker could not begin."""
+        table = self._gateway.table
+        self._gateway.service.set_session_factory(lambda: WatchedSession(table, self))
         self._clients: dict[int, TestClient] = {}
         """Those whose connection the gateway has not closed, by their port."""
         self._is_settling = False
@@ -107,7 +99,7 @@ class TestNode:
         try:
             assert self._gateway.service.start()
             for shard in range(self._config.workers.count):
-                self._start_worker(shard)
+                self._lives.start(self._gateway, shard)
             self.settle()
         except BaseException:
             self._tear_down()
@@ -185,12 +177,9 @@ class TestNode:
         self._check_open()
         if not 0 <= shard < self._config.workers.count:
             raise ValueError(f"shard {shard} of {self._config.workers.count} does not exist")
-        incarnation = self._incarnations.get(shard)
-        if incarnation is not None and (at_commit or incarnation.is_running):
-            incarnation.doom()
-            return
-        self._succeed(shard)
-        self.settle()
+        if not self._lives.doom(shard, at_commit=at_commit):
+            self._lives.start(self._gateway, shard)
+            self.settle()
 
     # -- what a test looks at ----------------------------------------------------------------------
 
@@ -202,11 +191,7 @@ class TestNode:
     @property
     def sessions(self) -> list[Session]:
         """The sessions as the application has them, in the order in which they were opened."""
-        known = {
-            session_id: session
-            for incarnation in self._incarnations.values()
-            for session_id, session in incarnation.sessions.items()
-        }
+        known = self._lives.sessions()
         return [known[session_id] for session_id in sorted(known)]
 
     @property
@@ -216,11 +201,10 @@ class TestNode:
 
     def session_of(self, client: TestClient) -> Session:
         """Return the session of `client` as the application has it; LookupError if it has none."""
-        for incarnation in self._incarnations.values():
-            session = incarnation.sessions.get(client.session_id or 0)
-            if session is not None:
-                return session
-        raise LookupError(f"the application knows no session of {client!r}")
+        session = self._lives.sessions().get(client.session_id or 0)
+        if session is None:
+            raise LookupError(f"the application knows no session of {client!r}")
+        return session
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -230,8 +214,7 @@ class TestNode:
             return
         try:
             self._drain()
-            for incarnation in self._incarnations.values():
-                incarnation.end()
+            self._lives.end()
             self._gateway.turn(0)
             self._raise_first_error()
         finally:
@@ -252,8 +235,7 @@ class TestNode:
         if self._is_closed:
             return
         self._is_closed = True
-        for incarnation in self._incarnations.values():
-            incarnation.leave()
+        self._lives.close()
         self._gateway.close()
         self._gateway.close_lanes()
         self._hub.close()
@@ -278,14 +260,8 @@ class TestNode:
 
     def _turn(self) -> bool:
         """One turn of gateway and workers; whether anything happened."""
-        has_worked = self._turn_gateway()
-        for shard, incarnation in list(self._incarnations.items()):
-            try:
-                has_worked = incarnation.turn() or has_worked
-            except WorkerDied:
-                self._succeed(shard)
-                has_worked = True
-        return has_worked
+        gateway_has_worked = self._turn_gateway()
+        return self._lives.turn(self._gateway) or gateway_has_worked
 
     def _turn_gateway(self) -> bool:
         count = self._gateway.turn(0)
@@ -298,54 +274,8 @@ class TestNode:
 
     def _next_due(self) -> float | None:
         """Return when something happens next, if only time passes."""
-        workers = [incarnation.worker for incarnation in self._incarnations.values()]
-        times = [self._core.next_due(), *(worker.next_timer() for worker in workers)]
+        times = (self._core.next_due(), self._lives.next_timer())
         return min((due for due in times if due is not None), default=None)
-
-    # -- workers -----------------------------------------------------------------------------------
-
-    def _make_incarnation(self, shard: int) -> Incarnation:
-        return Incarnation(
-            shard,
-            next(self._incarnation_numbers),
-            self._app,
-            self._gateway,
-            self._mailboxes,
-            self._turn_gateway,
-            self._clock.now,
-            self.errors.append,
-        )
-
-    def _start_worker(self, shard: int) -> None:
-        """Give the shard a worker that has begun: if it dies of that, the one after it."""
-        for _ in range(DEATHS_MAX):
-            incarnation = self._incarnations[shard] = self._make_incarnation(shard)
-            try:
-                return incarnation.begin()
-            except WorkerDied:
-                self._bury(shard)
-            except StartHandlerError as error:
-                self._bury(shard)
-                raise (error.__cause__ or error) from None
-        raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
-
-    def _succeed(self, shard: int) -> None:
-        """Put a successor in the place of the worker of `shard`."""
-        self._bury(shard)
-        self._start_worker(shard)
-
-    def _bury(self, shard: int) -> None:
-        incarnation = self._incarnations.pop(shard, None)
-        if incarnation is not None:
-            incarnation.leave()
-            del self._mailboxes[incarnation.identity]
-
-    def _send(self, identity: bytes, message: ControlMessage) -> bool:
-        """Give a worker a message of its gateway."""
-        inbox = self._mailboxes.get(identity)
-        if inbox is not None:
-            inbox.append(message)
-        return inbox is not None
 
     def _raise_first_error(self) -> None:
         if self.errors and self._raise_errors:
@@ -356,9 +286,6 @@ class TestNode:
             raise first
 
     # -- sessions ----------------------------------------------------------------------------------
-
-    def _make_session(self) -> GatewaySession:
-        return _WatchedSession(self._gateway.table, self)
 
     def opened(self, session: GatewaySession) -> None:
         """The gateway has opened a session; done by that."""
@@ -376,24 +303,6 @@ class TestNode:
     def _client_of(self, session: GatewaySession) -> TestClient | None:
         address = session.address
         return None if address is None else self._clients.get(address.port)
-
-
-class _WatchedSession(GatewaySession):
-    """A session of the gateway that tells whose it is, and how it ended."""
-
-    __slots__ = ("_node",)
-
-    def __init__(self, table: SessionTable, node: TestNode) -> None:
-        self._node = node
-        super().__init__(table)
-
-    def on_connected(self) -> None:
-        super().on_connected()
-        self._node.opened(self)
-
-    def on_disconnected(self, cause: str) -> None:
-        super().on_disconnected(cause)
-        self._node.closed(self, cause)
 
 
 def _configure(workers: int, sections: dict[str, object]) -> Config:

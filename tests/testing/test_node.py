@@ -82,7 +82,7 @@ def test_clients_of_all_shards_hear_a_broadcast():
         for client in clients:
             assert client.receive() == Packet(TO_ALL, b"x")
         assert [session.id for session in node.sessions] == [c.session_id for c in clients]
-        known = [len(incarnation.sessions) for incarnation in node._incarnations.values()]
+        known = [len(life.sessions) for life in node._lives._incarnations.values()]
         assert known == [2, 2, 2]
 
 

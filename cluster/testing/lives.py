@@ -1,0 +1,129 @@
+"""The worker of each shard of a node in one process, one life after the other."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+from cluster.gateway.gateway_core import GatewayCore
+from cluster.shared.messages import ControlMessage
+from cluster.testing.incarnation import Incarnation, WorkerDied
+from cluster.worker.app import App
+from cluster.worker.session import Session
+from cluster.worker.worker import StartHandlerError
+
+__all__ = ["Lives"]
+
+DEATHS_MAX = 5
+"""Workers that may die in a row before they have begun."""
+
+
+class Lives:
+    """Starts workers, turns them, and puts a successor in the place of each that dies."""
+
+    def __init__(
+        self,
+        app: App,
+        turn_gateway: Callable[[], object],
+        now: Callable[[], float],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Run `app`; `turn_gateway` lets the gateway work where a worker waits for it."""
+        self._app = app
+        self._turn_gateway = turn_gateway
+        self._now = now
+        self._on_error = on_error
+        self._numbers = itertools.count(1)
+        self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
+        self._incarnations: dict[int, Incarnation] = {}
+        """Without those shards whose worker could not begin."""
+
+    def send(self, identity: bytes, message: ControlMessage) -> bool:
+        """Give a worker a message of its gateway; False if it has gone."""
+        inbox = self._mailboxes.get(identity)
+        if inbox is not None:
+            inbox.append(message)
+        return inbox is not None
+
+    # -- lives -------------------------------------------------------------------------------------
+
+    def start(self, gateway: GatewayCore, shard: int) -> None:
+        """Give `shard` a worker that has begun, in the place of the one that it has.
+
+        If it dies of that, the one after it. Raises what `on_start` raised.
+        """
+        self._bury(shard)
+        for _ in range(DEATHS_MAX):
+            incarnation = self._incarnations[shard] = self._make(gateway, shard)
+            try:
+                return incarnation.begin()
+            except WorkerDied:
+                self._bury(shard)
+            except StartHandlerError as error:
+                self._bury(shard)
+                raise (error.__cause__ or error) from None
+        raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
+
+    def doom(self, shard: int, *, at_commit: bool) -> bool:
+        """Let the worker die at its next commit, or where it is, if it is running.
+
+        False, and nothing was done, when it is to die at once and is at rest, or is not there.
+        """
+        incarnation = self._incarnations.get(shard)
+        if incarnation is None or not (at_commit or incarnation.is_running):
+            return False
+        incarnation.doom()
+        return True
+
+    def end(self) -> None:
+        """Let all end in good order."""
+        for incarnation in self._incarnations.values():
+            incarnation.end()
+
+    def close(self) -> None:
+        """Let all be gone."""
+        for shard in list(self._incarnations):
+            self._bury(shard)
+
+    def _make(self, gateway: GatewayCore, shard: int) -> Incarnation:
+        return Incarnation(
+            shard,
+            next(self._numbers),
+            self._app,
+            gateway,
+            self._mailboxes,
+            self._turn_gateway,
+            self._now,
+            self._on_error,
+        )
+
+    def _bury(self, shard: int) -> None:
+        incarnation = self._incarnations.pop(shard, None)
+        if incarnation is not None:
+            incarnation.leave()
+            del self._mailboxes[incarnation.identity]
+
+    # -- what they do ------------------------------------------------------------------------------
+
+    def turn(self, gateway: GatewayCore) -> bool:
+        """Let each do what there is to do; whether there was anything."""
+        has_worked = False
+        for shard, incarnation in list(self._incarnations.items()):
+            try:
+                has_worked = incarnation.turn() or has_worked
+            except WorkerDied:
+                self.start(gateway, shard)
+                has_worked = True
+        return has_worked
+
+    def next_timer(self) -> float | None:
+        """Return when the next timer of any of them is due, or None."""
+        times = [incarnation.worker.next_timer() for incarnation in self._incarnations.values()]
+        return min((due for due in times if due is not None), default=None)
+
+    def sessions(self) -> dict[int, Session]:
+        """Return the sessions that they know, by id."""
+        return {
+            session_id: session
+            for incarnation in self._incarnations.values()
+            for session_id, session in incarnation.sessions.items()
+        }
