@@ -122,21 +122,20 @@ async def draw(board: Board) -> None:
 @contextlib.contextmanager
 def single_keys() -> Iterator[None]:
     """Have the terminal give each key at once, where there is one that can."""
-    try:
+    if sys.platform == "win32":
+        yield  # the console has no such mode: a key counts with the end of its line
+    elif not sys.stdin.isatty():
+        yield
+    else:
         import termios
         import tty
-    except ImportError:
-        yield
-        return
-    if not sys.stdin.isatty():
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+        before = termios.tcgetattr(sys.stdin)
+        tty.setcbreak(sys.stdin)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 async def play(name: str, host: str, port: int) -> None:
