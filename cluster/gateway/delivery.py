@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard import Shard
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
@@ -42,15 +43,19 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     if call.is_resumption:
         session = shard.succession.find(call.session)
         return None if session is None else Delivery("resumed", session)
-    if Commit(call.position, call.packet_index) < shard.log.committed:
+    name = Commit(call.position, call.packet_index)
+    deferred = shard.succession.deferred.find(name)
+    if deferred is not None:
+        return _deferred_delivery(deferred)
+    if name < shard.log.committed:
         return None
     entry = shard.log.entry_at(call.position)
     if entry is None:
         return None
     kind, session, _, packet_count, record = entry
     if kind != PACKETS:
-        name = _KINDS.get(kind)
-        return Delivery(name, session) if name is not None and call.packet_index == 0 else None
+        event = _KINDS.get(kind)
+        return Delivery(event, session) if event is not None and call.packet_index == 0 else None
     if call.packet_index >= packet_count:
         return None
     offset = PACKETS_OVERHEAD
@@ -60,3 +65,12 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     first_sequence = SEQUENCE.unpack_from(record, RECORD_BYTES)[0]
     payload = record[offset + HEADER_BYTES : offset + size]
     return Delivery("packet", session, packet_id, first_sequence + call.packet_index, payload)
+
+
+def _deferred_delivery(call: DeferredCall) -> Delivery | None:
+    if call.kind != PACKETS:
+        event = _KINDS.get(call.kind)
+        return None if event is None else Delivery(event, call.session)
+    packet_id: int = HEADER.unpack_from(call.payload)[1]
+    payload = call.payload[HEADER_BYTES:]
+    return Delivery("packet", call.session, packet_id, call.sequence, payload)

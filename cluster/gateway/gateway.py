@@ -250,12 +250,14 @@ class Gateway(IocpObject):
         sessions = len(self._serving.table.sessions)
         logs = [shard.lane.log for shard in self._serving.shards]
         records = sum(log.position + 1 - log.committed.position for log in logs)
-        if sessions or records:
+        deferred = sum(s.succession.deferred.count for s in self._serving.shards)
+        if sessions or records or deferred:
             logger.warning(
                 "the time to drain is up: sessions cut off: %d, records that no worker has "
-                "finished: %d",
+                "finished: %d, handler calls in coroutines that are not done: %d",
                 sessions,
                 records,
+                deferred,
             )
         self._stop_all()
         self._supervisor.drained()
@@ -312,6 +314,7 @@ class Gateway(IocpObject):
         counters["bytes_received"] = sum(s.log.packet_bytes_appended for s in shards)
         counters["dropped_batches"] = self._hub.dropped_batches
         counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in shards)
+        counters["deferred_calls"] = sum(s.succession.deferred.count for s in shards)
         counters["sessions_held"] = sum(shard.held_count for shard in shards)
         return NodeStatus(
             node=self._config.node.id,

@@ -21,7 +21,9 @@ from cluster.shared.group_records import check_group, read_publish
 from cluster.shared.lane import GatewayLane, OutboundBatch
 from cluster.shared.records import (
     BROADCAST,
+    DEFER,
     DISCONNECT,
+    DONE,
     JOIN,
     LEAVE,
     PUBLISH,
@@ -172,6 +174,12 @@ class OutboundApplier:
                         return False
                 elif kind == SAVE:
                     self._succession.save(session_id, bytes(payload))
+                elif kind == DEFER:
+                    assert self._batch is not None
+                    log, commit = self._lane.log, self._batch.commit
+                    self._succession.deferred.defer(log, commit, session_id, payload)
+                elif kind == DONE:
+                    self._succession.deferred.done(session_id, payload)
                 elif kind == DISCONNECT:
                     self._disconnect(session_id, payload)
                 elif kind in _OF_GROUPS:

@@ -12,7 +12,11 @@ from cluster.shared.names import NAME_BYTES_MAX
 from cluster.shared.records import (
     BIND,
     BROADCAST,
+    DEFER,
+    DEFERRED,
     DISCONNECT,
+    DONE,
+    FINISHED,
     JOIN,
     LEAVE,
     PUBLISH,
@@ -47,6 +51,8 @@ _LENGTH_MAX = {
     JOIN: RECORD_BYTES + NAME_BYTES_MAX,
     LEAVE: RECORD_BYTES + NAME_BYTES_MAX,
     PUBLISH: 0xFFFF_FFFF,
+    DEFER: RECORD_BYTES + DEFERRED.size,
+    DONE: RECORD_BYTES + FINISHED.size,
 }
 """The largest record of each outbound kind; the batch itself is bounded anyway."""
 

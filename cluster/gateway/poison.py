@@ -1,10 +1,12 @@
 """Counts the deaths that a shard's workers died over one handler call. No I/O, no clock.
 
 A call that was in hand at as many deaths in a row as are allowed is poison: it is to be set
-aside, and that stays so, whatever else happens, until the commit has passed it. Before that it is
+aside, and that stays so, whatever else happens, until it is done for good. Before that it is
 a suspect, from the first death on. A death with nothing in hand accuses nobody and acquits
 nobody; one with another call in hand starts a new count.
 """
+
+from collections.abc import Container
 
 from cluster.shared.lane import Commit
 from cluster.shared.note import HandlerCall
@@ -47,15 +49,22 @@ class DeathCount:
         self._acquit()
         return True
 
-    def suspects(self, commit: Commit) -> list[tuple[HandlerCall, bool]]:
-        """Return the calls in records behind `commit` that a successor has to be careful with.
+    def suspects(
+        self, commit: Commit, deferred: Container[Commit] = ()
+    ) -> list[tuple[HandlerCall, bool]]:
+        """Return the calls that a successor has to be careful with.
 
-        In the order of the lane; True stands for one that is set aside. What `commit` covers is
-        forgotten.
+        They are in records behind `commit`, or committed and `deferred`. In the order of the
+        lane; True stands for one that is set aside. What is done for good is forgotten.
         """
-        self._set_aside = [call for call in self._set_aside if not _is_covered(call, commit)]
+
+        def is_done(call: HandlerCall) -> bool:
+            name = Commit(call.position, call.packet_index)
+            return name < commit and name not in deferred
+
+        self._set_aside = [call for call in self._set_aside if not is_done(call)]
         suspect = self.suspect
-        if suspect is not None and not suspect.is_resumption and _is_covered(suspect, commit):
+        if suspect is not None and not suspect.is_resumption and is_done(suspect):
             self._acquit()
             suspect = None
         suspects = [(call, True) for call in self._set_aside]
@@ -72,7 +81,3 @@ class DeathCount:
 
     def _acquit(self) -> None:
         self.suspect, self.deaths = None, 0
-
-
-def _is_covered(call: HandlerCall, commit: Commit) -> bool:
-    return Commit(call.position, call.packet_index) < commit

@@ -80,7 +80,9 @@ class Quarantine:
         """Return what a life that goes on at `commit` has to be careful with."""
         return [
             Suspect(position=call.position, index=call.packet_index, is_set_aside=is_set_aside)
-            for call, is_set_aside in self._counts[shard.index].suspects(commit)
+            for call, is_set_aside in self._counts[shard.index].suspects(
+                commit, shard.succession.deferred
+            )
         ]
 
     def end_life(self, shard: Shard, was_replaced: bool = False) -> bool:

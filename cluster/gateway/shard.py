@@ -9,6 +9,7 @@ sessions at EOF, held packets.
 from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Freed, GatewayLane
@@ -74,8 +75,9 @@ class Shard:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the worker has committed everything that was received."""
-        return self.lane.log.is_committed and not self._held
+        """Whether the worker has done everything that was received, in coroutines too."""
+        is_done = self.lane.log.is_committed and not self.succession.deferred.count
+        return is_done and not self._held
 
     # -- inbound ---------------------------------------------------------------------------------
 
@@ -171,6 +173,8 @@ class Shard:
 
     def committed(self, freed: list[Freed]) -> None:
         """The worker has done, for good, what these records asked for."""
+        deferred = self.succession.deferred
+        done = deferred.commit() if deferred.has_pending else ()
         for kind, session, num_bytes, _, record in freed:
             if kind == PACKETS:
                 session.uncommitted_bytes -= num_bytes - PACKETS_OVERHEAD
@@ -178,12 +182,12 @@ class Shard:
                     self._reconsider.append(session)
             elif kind == OPENED:
                 self.succession.opened(session)
-            elif kind == CLOSED:
-                self.succession.closed(session)
-                # The client had ended its side: all replies are queued now, so end ours.
-                session.disconnect(Cause.EOF)
             elif kind == BOUND:
                 self._bound_committed(session, record)
+            elif kind == CLOSED and session.id not in deferred.closing:
+                self._closed(session)
+        for call in done:
+            self._finished(call)
         if self.succession.pending:
             self.succession.commit()
         if self._held:
@@ -194,6 +198,18 @@ class Shard:
         waiting = self._answers.pop(session)
         if waiting is not None:
             self.append_bound(session, waiting)
+
+    def _closed(self, session: "GatewaySession") -> None:
+        self.succession.closed(session)
+        # The client had ended its side: all replies are queued now, so end ours.
+        session.disconnect(Cause.EOF)
+
+    def _finished(self, call: DeferredCall) -> None:
+        """A deferred call is done: what it held up goes on."""
+        if call.kind == CLOSED:
+            self._closed(call.session)
+        elif call.session.is_slow:
+            self._reconsider.append(call.session)
 
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""

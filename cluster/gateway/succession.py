@@ -9,6 +9,7 @@ again, so nothing can reach another session. No I/O, no clock.
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.gateway.deferred import Deferred
 from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.messages import ReplayedSession
@@ -39,12 +40,14 @@ class Succession:
     larger than a batch.
     """
 
-    __slots__ = ("_closing", "_groups", "_logins", "_saved", "_sessions", "pending")
+    __slots__ = ("_closing", "_groups", "_logins", "_saved", "_sessions", "deferred", "pending")
 
     def __init__(self) -> None:
         self._sessions: dict[int, GatewaySession] = {}
         self._saved: dict[int, bytes] = {}
         self._closing: set[int] = set()
+        self.deferred = Deferred()
+        """What is committed and goes on in coroutines."""
         self._logins: dict[int, _Login] = {}
         self._groups: dict[int, dict[bytes, None]] = {}
         self.pending: list[tuple[int, int, Any]] = []
@@ -75,6 +78,7 @@ class Succession:
     def abandon(self) -> None:
         """The batch in hand will not be committed."""
         self.pending.clear()
+        self.deferred.abandon()
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -137,6 +141,8 @@ class Succession:
     def replay(self, log: InboundLog) -> list[ReplayedSession]:
         """Return every session whose opening is committed in `log` and whose end is not."""
         left = _packets_left(log)
+        for session_id, count in self.deferred.packet_counts().items():
+            left[session_id] = left.get(session_id, 0) + count
         nobody = _Login()
         find_login, groups_of = self._logins.get, self._groups.get
         replayed = []
@@ -159,6 +165,7 @@ class Succession:
 
     def check_invariants(self) -> None:
         """Raise AssertionError if anything is known of a session that is not there."""
+        self.deferred.check_invariants()
         assert self._saved.keys() <= self._sessions.keys()
         assert self._closing <= self._sessions.keys()
         assert self._logins.keys() <= self._sessions.keys()

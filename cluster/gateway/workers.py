@@ -170,6 +170,7 @@ class Workers:
             position=commit.position,
             index=commit.packet_index,
             sessions=shard.replay(),
+            deferred=shard.succession.deferred.replay(),
             redelivered_through=shard.log.sent_before,
             max_packet_bytes=identity.max_packet_bytes,
             worker_timeout_s=identity.worker_timeout_s,

@@ -14,6 +14,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Assign",
     "ControlMessage",
+    "DeferredRecord",
     "Drain",
     "Drained",
     "EndWorker",
@@ -139,6 +140,21 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     groups: list[str] = []
 
 
+class DeferredRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """A handler call that is committed and not done: packet `index` of the record at `position`.
+
+    `payload` is the packet, header and all, with its `sequence`; of a record of another `kind`
+    it is what that holds.
+    """
+
+    session: int
+    position: int
+    index: int
+    kind: int
+    sequence: int
+    payload: bytes
+
+
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     """A handler call in which a predecessor died: packet `index` of the record at `position`.
 
@@ -155,7 +171,8 @@ class Grant(_Message, frozen=True, kw_only=True):
     """Gateway → worker: the shard is yours.
 
     The lane goes on with record `position`, of which the first `index` packets are done. Records
-    up to `redelivered_through` were sent to predecessors, who may have handled them. `note` is the
+    up to `redelivered_through` were sent to predecessors, who may have handled them. What they
+    left `deferred` comes first, in the order of each session. `note` is the
     file in the run directory where the worker notes what it has in hand, if there is one;
     `suspects` stand in the order of the lane.
     """
@@ -170,6 +187,7 @@ class Grant(_Message, frozen=True, kw_only=True):
     index: int
     sessions: list[ReplayedSession]
     redelivered_through: int = 0
+    deferred: list[DeferredRecord] = []
     max_packet_bytes: int
     worker_timeout_s: float
     note: str | None = None

@@ -103,6 +103,14 @@ class NoteWriter:
         self._resumed_count += 1
         self.words[CALL] = _RESUMED | self._resumed_count
 
+    def doing(self, call: HandlerCall) -> None:
+        """`call` is in hand from now on, whichever it is."""
+        if call.is_resumption:
+            self.resuming(call.session)
+        else:
+            self.begin()
+            self.words[CALL] = call.position << INDEX_BITS | call.packet_index
+
     def clear(self) -> None:
         """Nothing is in hand."""
         self.words[CALL] = 0

@@ -16,7 +16,11 @@ __all__ = [
     "BOUND",
     "BROADCAST",
     "CLOSED",
+    "DEFER",
+    "DEFERRED",
     "DISCONNECT",
+    "DONE",
+    "FINISHED",
     "JOIN",
     "LEAVE",
     "OPENED",
@@ -56,6 +60,13 @@ PACKETS_OVERHEAD = _PACKETS_RECORD.size
 """Bytes of a `packets` record that are not packets."""
 
 
+DEFERRED = Struct("<QHH")
+"""What a `defer` record names: a position, the index of the first packet, how many packets."""
+
+FINISHED = Struct("<QH")
+"""What a `done` record names: a position and the index of a packet."""
+
+
 class RecordKind(IntEnum):
     """What a record says. Inbound kinds go to the worker, outbound kinds to the gateway."""
 
@@ -87,6 +98,12 @@ class RecordKind(IntEnum):
     """Outbound: the session is no user any more."""
     SEND_TO = 25
     """Outbound: complete packets for the session of a user, whichever shard has it."""
+    DEFER = 27
+    """Outbound: handler calls of one inbound record that are committed and not done (`DEFERRED`).
+
+    An index is 0, and the number 1, where the record is not of packets."""
+    DONE = 28
+    """Outbound: a deferred handler call is done (`FINISHED`)."""
 
 
 # Plain integers for the paths that look at every record.
@@ -104,6 +121,8 @@ PUBLISH = int(RecordKind.PUBLISH)
 BIND = int(RecordKind.BIND)
 UNBIND = int(RecordKind.UNBIND)
 SEND_TO = int(RecordKind.SEND_TO)
+DEFER = int(RecordKind.DEFER)
+DONE = int(RecordKind.DONE)
 
 SAVE_BYTES_MAX = 65_536
 """The largest payload of a `save` record: the gateway keeps one for each session."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.iocp.driver.memory import ManualClock
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse
@@ -109,7 +110,7 @@ class Incarnation:
         gateway: GatewayCore,
         mailboxes: dict[bytes, deque[ControlMessage]],
         turn_gateway: Callable[[], object],
-        now: Callable[[], float],
+        clock: ManualClock,
         on_error: Callable[[BaseException], None],
     ) -> None:
         """Ask `gateway` for `shard`, as the `number`-th that asks. `begin` is next.
@@ -132,7 +133,15 @@ class Incarnation:
         lane = gateway.shards[shard].lane
         assert isinstance(lane, LocalGatewayLane)
         self._lane = MortalLane(lane.open_worker())
-        self.worker = Worker(app, grant, self._lane, link, now=now, on_error=on_error)
+        self.worker = Worker(
+            app,
+            grant,
+            self._lane,
+            link,
+            now=clock.now,
+            on_error=on_error,
+            pass_time=lambda seconds: clock.advance_to(clock.now() + seconds),
+        )
 
     @property
     def sessions(self) -> Mapping[int, Session]:
@@ -163,6 +172,7 @@ class Incarnation:
         """Be gone: what was published counts, and nothing else."""
         self._gateway.workers.vacate(self._shard)
         self._lane.close()
+        self.worker.close()
         self._app.detach(self.worker)
 
     def _run(self, step: Callable[[], _T]) -> _T:

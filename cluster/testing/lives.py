@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.iocp.driver.memory import ManualClock
 from cluster.shared.messages import ControlMessage
 from cluster.testing.incarnation import Incarnation, WorkerDied
 from cluster.worker.app import App
@@ -24,13 +25,13 @@ class Lives:
         self,
         app: App,
         turn_gateway: Callable[[], object],
-        now: Callable[[], float],
+        clock: ManualClock,
         on_error: Callable[[BaseException], None],
     ) -> None:
         """Run `app`; `turn_gateway` lets the gateway work where a worker waits for it."""
         self._app = app
         self._turn_gateway = turn_gateway
-        self._now = now
+        self._clock = clock
         self._on_error = on_error
         self._numbers = itertools.count(1)
         self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
@@ -92,7 +93,7 @@ class Lives:
             gateway,
             self._mailboxes,
             self._turn_gateway,
-            self._now,
+            self._clock,
             self._on_error,
         )
 

@@ -83,7 +83,7 @@ class TestNode:
         self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
         self._counters = Counters()
         self._hub = LocalHub()
-        self._lives = Lives(app, self._turn_gateway, self._clock.now, self.errors.append)
+        self._lives = Lives(app, self._turn_gateway, self._clock, self.errors.append)
         self._gateway = GatewayCore(
             self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
         )

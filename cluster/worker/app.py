@@ -4,7 +4,6 @@ An `App` only collects handlers until a worker runs it, so that a module can be 
 anywhere. Handlers run in one thread, one at a time.
 """
 
-import inspect
 import math
 import threading
 from collections import deque
@@ -17,6 +16,7 @@ from cluster.shared.user_records import BindResult, SecondLogin
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated, TimerHandle
 from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
+from cluster.worker.handler_shape import check_handler, is_coroutine_function
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.payload_handlers import adapt_any_handler, adapt_packet_handler
 from cluster.worker.session import Session
@@ -74,6 +74,7 @@ class App:
         codec: CodecName = "msgpack",
         decode_error: DecodeErrorPolicy = "disconnect",
         second_login: Literal["replace", "reject"] = "replace",
+        coroutines_max: int = 1_000,
     ) -> None:
         """Make an application without handlers.
 
@@ -82,14 +83,20 @@ class App:
         `decode_error`, or the packet is dropped and the session kept. Both are counted
         (`decode_errors`) and logged.
         `second_login` says what becomes of a `session.bind` to a user that another session is
-        bound to: that one is ended with the cause `replaced`, or this bind is rejected. Raises
-        ValueError for anything else.
+        bound to: that one is ended with the cause `replaced`, or this bind is rejected. Once
+        `coroutines_max` coroutines of one worker are in progress it takes nothing more from its
+        clients before one of them is done. Raises ValueError for anything else.
         """
         if second_login not in ("replace", "reject"):
             raise ValueError(f"second_login={second_login!r}; choose one of replace, reject")
+        if coroutines_max < 1:
+            raise ValueError(f"coroutines_max={coroutines_max!r}; give 1 or more")
         self.second_login = SecondLogin[second_login.upper()]
         self.codec = Codec(codec)
         self.decode_errors = DecodeErrors(decode_error)
+        self.coroutines_max = coroutines_max
+        self.has_coroutines = False
+        """Whether any handler is a coroutine function."""
         self.packet_handlers: dict[int, PacketHandler] = {}
         self._packet_handler_names: dict[int, str] = {}
         self.any_handler: AnyHandler | None = None
@@ -125,7 +132,10 @@ class App:
 
         def register(handler: _PacketHandler) -> _PacketHandler:
             self.packet_handlers[packet_id] = adapt_packet_handler(
-                _checked(handler, "session", "payload"), packet_id, self.codec, self.decode_errors
+                self._checked(handler, "session", "payload"),
+                packet_id,
+                self.codec,
+                self.decode_errors,
             )
             self._packet_handler_names[packet_id] = handler_name(handler)
             return handler
@@ -138,7 +148,9 @@ class App:
         The annotation of `payload` counts as in `on_packet`.
         """
         self.any_handler = adapt_any_handler(
-            _checked(handler, "session", "packet_id", "payload"), self.codec, self.decode_errors
+            self._checked(handler, "session", "packet_id", "payload"),
+            self.codec,
+            self.decode_errors,
         )
         return handler
 
@@ -150,7 +162,7 @@ class App:
         and post, and has to return within `worker_timeout_s`. If it raises, the worker cannot
         start: nothing that it sent is sent.
         """
-        self.start_handler = _checked(handler)
+        self.start_handler = self._checked(handler)
         return handler
 
     def on_stop(self, handler: _Handler) -> _Handler:
@@ -163,22 +175,22 @@ class App:
         that is logged, nothing that it sent is sent, and the worker ends as it would have. Not
         called in a worker that is killed, or has lost its gateway, or whose `on_start` raised.
         """
-        self.stop_handler = _checked(handler)
+        self.stop_handler = self._checked(handler)
         return handler
 
     def on_connected(self, handler: _Handler) -> _Handler:
         """Call `f(session)` when a client has connected."""
-        self.connected_handler = _checked(handler, "session")
+        self.connected_handler = self._checked(handler, "session")
         return handler
 
     def on_resumed(self, handler: _Handler) -> _Handler:
         """Call `f(session)` for each session that was taken over from a worker that died."""
-        self.resumed_handler = _checked(handler, "session")
+        self.resumed_handler = self._checked(handler, "session")
         return handler
 
     def on_disconnected(self, handler: _Handler) -> _Handler:
         """Call `f(session, cause)` when a session has ended."""
-        self.disconnected_handler = _checked(handler, "session", "cause")
+        self.disconnected_handler = self._checked(handler, "session", "cause")
         return handler
 
     def on_bound(self, handler: _Handler) -> _Handler:
@@ -187,7 +199,7 @@ class App:
         `session.user` is who the session is then. Not called for a session that has ended, or for a
         bind that `session.unbind` has made void.
         """
-        self.bound_handler = _checked(handler, "session", "result")
+        self.bound_handler = self._checked(handler, "session", "result")
         return handler
 
     def every(self, seconds: float) -> Callable[[_Handler], _Handler]:
@@ -206,7 +218,7 @@ class App:
             raise RuntimeError("every is for the import; in a running worker use call_later")
 
         def register(function: _Handler) -> _Handler:
-            self.repeated.append(Repeated(float(seconds), _checked(function)))
+            self.repeated.append(Repeated(float(seconds), self._checked(function)))
             return function
 
         return register
@@ -310,17 +322,9 @@ class App:
             self._posted.clear()
         return posted
 
-
-def _checked(handler: _Handler, *parameters: str) -> _Handler:
-    """Return `handler` if it can be called with `parameters`; else raise TypeError."""
-    shape = f"({', '.join(parameters)})"
-    if not callable(handler):
-        raise TypeError(f"a handler is a function {shape}, not {handler!r}")
-    name = handler_name(handler)
-    if inspect.iscoroutinefunction(handler):
-        raise TypeError(f"handler {name} is a coroutine function; define it with def")
-    try:
-        inspect.signature(handler).bind(*parameters)
-    except TypeError as error:
-        raise TypeError(f"handler {name} must take {shape}: {error}") from None
-    return handler
+    def _checked(self, handler: _Handler, *parameters: str) -> _Handler:
+        """Return `handler` if it can be called with `parameters`; else raise TypeError."""
+        check_handler(handler, *parameters)
+        if is_coroutine_function(handler):
+            self.has_coroutines = True
+        return handler

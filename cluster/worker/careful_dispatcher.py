@@ -6,12 +6,11 @@ cause `poison`, and that is committed before anything else is done. After the la
 a dispatcher like any other.
 """
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cluster.iocp.packet_framing import HEADER
-from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import Suspect
 from cluster.shared.note import NoteWriter
@@ -25,12 +24,13 @@ from cluster.shared.records import (
     RECORD_BYTES,
 )
 from cluster.worker.app import App
-from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.dispatcher import Dispatcher, no_coroutines
 from cluster.worker.outbox import Outbox
 
-__all__ = ["CarefulDispatcher"]
+if TYPE_CHECKING:
+    from cluster.worker.coroutines import Coroutines
 
-logger = logging.getLogger("cluster.worker")
+__all__ = ["CarefulDispatcher"]
 
 
 class CarefulDispatcher(Dispatcher):
@@ -48,9 +48,12 @@ class CarefulDispatcher(Dispatcher):
         note: NoteWriter | None,
         suspects: Sequence[Suspect],
         settle: Callable[[], None],
+        make_coroutines: "Callable[[], Coroutines]" = no_coroutines,
     ) -> None:
         """Meet `suspects`, in the order of the lane; `settle` returns when all is committed."""
-        super().__init__(app, outbox, commit, max_payload_bytes, between_packets, note)
+        super().__init__(
+            app, outbox, commit, max_payload_bytes, between_packets, note, make_coroutines
+        )
         self._suspects = deque(suspects)
         self._settle = settle
 
@@ -84,15 +87,15 @@ class CarefulDispatcher(Dispatcher):
             self._settle()
             if suspect.is_set_aside:
                 ends_session = True
-                self._set_aside(kind, session_id, record)
+                self._skip(kind, session_id, record)
                 if kind == PACKETS:
                     self._packet_index = suspect.index + 1
         if kind == PACKETS:
             self._packets(session_id, record, RECORD_BYTES, len(record), position)
         elif kind == OPENED and not ends_session:
-            self._opened(session_id, record[RECORD_BYTES:].decode())
+            self._opened(session_id, record[RECORD_BYTES:])
         elif kind == CLOSED and not ends_session:
-            self._closed(session_id, record[RECORD_BYTES:].decode())
+            self._event(session_id, kind, record[RECORD_BYTES:])
         elif kind == BOUND:  # what it says counts also where the handler is skipped
             self._bound(session_id, record[RECORD_BYTES:])
         self._position = position + 1
@@ -108,20 +111,9 @@ class CarefulDispatcher(Dispatcher):
             self._packets(session_id, record, RECORD_BYTES, end, self._position)
             self._packet_index = count
 
-    def _set_aside(self, kind: int, session_id: int, record: bytes) -> None:
-        """End the session whose handler call is skipped."""
+    def _skip(self, kind: int, session_id: int, record: bytes) -> None:
         if kind == OPENED:
             self._make_session(session_id, record[RECORD_BYTES:].decode())
         session = self.sessions.get(session_id)
-        if session is None:
-            return
-        if kind == CLOSED:
-            del self.sessions[session_id]
-        logger.error(
-            "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
-            "workers died of it",
-            session.id,
-            session.address,
-        )
-        session.disconnect(Cause.POISON)
-        session.is_open = False
+        if session is not None:
+            self.set_aside(session, kind)

@@ -6,18 +6,20 @@ packet, so that a publish may commit in the middle of a record.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.note import CALL, INDEX_BITS, NoteWriter
+from cluster.shared.note import CALL, INDEX_BITS, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BIND,
     BOUND,
     CLOSED,
+    DEFER,
+    DEFERRED,
     DISCONNECT,
     JOIN,
     LEAVE,
@@ -33,14 +35,23 @@ from cluster.shared.records import (
 )
 from cluster.shared.user_records import read_bind, read_bound
 from cluster.worker.app import App
+from cluster.worker.inbound_call import InboundCall
 from cluster.worker.login import resumed_login
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
 
-__all__ = ["Dispatcher"]
+if TYPE_CHECKING:
+    from cluster.worker.coroutines import Coroutines
+
+__all__ = ["Dispatcher", "no_coroutines"]
 
 logger = logging.getLogger("cluster.worker")
+
+
+def no_coroutines() -> "Coroutines":
+    """Stands in where handlers are plain functions."""
+    raise RuntimeError("nothing here runs coroutines")
 
 
 class Dispatcher:
@@ -49,6 +60,7 @@ class Dispatcher:
     __slots__ = (
         "_app",
         "_between_packets",
+        "_make_coroutines",
         "_max_payload_bytes",
         "_note",
         "_note_words",
@@ -56,6 +68,7 @@ class Dispatcher:
         "_packet_index",
         "_position",
         "_redelivering",
+        "coroutines",
         "now",
         "on_error",
         "publish_at",
@@ -73,10 +86,14 @@ class Dispatcher:
         max_payload_bytes: int,
         between_packets: Callable[[], None],
         note: NoteWriter | None = None,
+        make_coroutines: "Callable[[], Coroutines]" = no_coroutines,
     ) -> None:
         """Go on at `commit`. `between_packets` publishes: it is called after a packet, once it is
         `publish_at` (seconds) or `publish_bytes` of output wait, and begins the `note`
-        of what is in hand anew."""
+        of what is in hand anew. `make_coroutines` is called once, for the first handler that is a
+        coroutine; while they are full `between_packets` does not return."""
+        self.coroutines: Coroutines | None = None
+        self._make_coroutines = make_coroutines
         self.now: Callable[[], float] = monotonic
         """The clock of `publish_at`."""
         self.on_error: Callable[[BaseException], None] | None = None
@@ -101,8 +118,11 @@ class Dispatcher:
         """How far the handlers are: what the next publish may commit."""
         return Commit(self._position, self._packet_index)
 
-    def resume(self, replayed: ReplayedSession) -> None:
-        """Take over a session of the predecessor, with what is known of it as of the commit."""
+    def resume(self, replayed: ReplayedSession, is_opening: bool = False) -> None:
+        """Take over a session of the predecessor, with what is known of it as of the commit.
+
+        One whose `on_connected` is not done (`is_opening`) is not resumed: that call comes again.
+        """
         session = self._make_session(replayed.id, replayed.address)
         session.sequence = replayed.sequence
         session.saved = replayed.saved
@@ -111,10 +131,29 @@ class Dispatcher:
             session.member_of = dict.fromkeys(replayed.groups)
         if replayed.closing:
             session.is_open = False
-        elif self._app.resumed_handler is not None:
+        elif self._app.resumed_handler is not None and not is_opening:
             self._note.resuming(replayed.id)
-            self._call(session, None, self._app.resumed_handler, session)
+            mark = self._outbox.mark()
+            try:
+                result = self._app.resumed_handler(session)
+            except Exception as error:
+                self.failed(session, None, error, mark)
+            else:
+                if result is not None:
+                    self._begin(session, HandlerCall(0, 0, replayed.id), None, result, mark)
             self._note.clear()
+
+    def take_over(self, session_id: int, inbound: InboundCall) -> None:
+        """Take over a call that the predecessor has deferred, after its session is resumed.
+
+        Calls of one session come in their order; each begins in a round of the coroutines.
+        """
+        coroutines = self.begin_coroutines()
+        session = self.sessions.get(session_id)
+        if session is None:
+            coroutines.forget(session_id, inbound)
+        else:
+            coroutines.take_over(session, inbound)
 
     def run(self, chunk: InboundChunk) -> None:
         """Handle the records of `chunk`, from where the commit is."""
@@ -135,9 +174,9 @@ class Dispatcher:
             if kind == PACKETS:
                 self._packets(session_id, data, start, offset, position)
             elif kind == OPENED:
-                self._opened(session_id, data[start:offset].decode())
+                self._opened(session_id, data[start:offset])
             elif kind == CLOSED:
-                self._closed(session_id, data[start:offset].decode())
+                self._event(session_id, kind, data[start:offset])
             elif kind == BOUND:
                 self._bound(session_id, data[start:offset])
             else:
@@ -184,57 +223,240 @@ class Dispatcher:
             while index < self._packet_index:
                 offset += data[offset] | data[offset + 1] << 8
                 index += 1
+        is_busy = session.is_busy
         while offset < end:
-            size = data[offset] | data[offset + 1] << 8
-            packet_id = data[offset + 2] | data[offset + 3] << 8
-            if session.is_open:
-                session.sequence = first_sequence + index
-                note_words[CALL] = first_call + index
-                handler = handlers.get(packet_id)
-                entry_count = len(entries)
-                outbox.call_start = num_bytes = outbox.num_bytes
-                try:
-                    if handler is not None:
-                        handler(session, data[offset + 4 : offset + size])
-                    elif any_handler is not None:
-                        any_handler(session, packet_id, data[offset + 4 : offset + size])
-                    else:
-                        self.unhandled_packets += 1
-                except Exception as error:
-                    self._take_back((entry_count, num_bytes))
-                    self._raised(session, packet_id, error)
-            offset += size
-            index += 1
+            if is_busy:
+                index, offset = self._defer_packets(
+                    session, data, offset, end, HandlerCall(position, index), first_sequence + index
+                )
+            else:
+                size = data[offset] | data[offset + 1] << 8
+                packet_id = data[offset + 2] | data[offset + 3] << 8
+                if session.is_open:
+                    session.sequence = first_sequence + index
+                    note_words[CALL] = first_call + index
+                    handler = handlers.get(packet_id)
+                    entry_count = len(entries)
+                    outbox.call_start = num_bytes = outbox.num_bytes
+                    result = None
+                    try:
+                        if handler is not None:
+                            result = handler(session, data[offset + 4 : offset + size])
+                        elif any_handler is not None:
+                            result = any_handler(
+                                session, packet_id, data[offset + 4 : offset + size]
+                            )
+                        else:
+                            self.unhandled_packets += 1
+                    except Exception as error:
+                        self.failed(session, packet_id, error, (entry_count, num_bytes))
+                    if result is not None:
+                        inbound = self._inbound(
+                            PACKETS, position, index, data[offset : offset + size], session
+                        )
+                        is_busy = self._begin_here(
+                            session, inbound, result, (entry_count, num_bytes), packet_id
+                        )
+                offset += size
+                index += 1
             if offset < end:
                 self._packet_index = index
                 if now() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
                     self._between_packets()
+                    is_busy = session.is_busy
 
-    def _opened(self, session_id: int, address: str) -> None:
-        session = self._make_session(session_id, address)
-        if self._app.connected_handler is not None:
-            self._note_words[CALL] = self._position << INDEX_BITS
-            self._call(session, None, self._app.connected_handler, session)
-
-    def _closed(self, session_id: int, cause: str) -> None:
-        session = self.sessions.pop(session_id, None)
-        if session is None:
-            return
-        if self._app.disconnected_handler is not None:
-            self._note_words[CALL] = self._position << INDEX_BITS
-            self._call(session, None, self._app.disconnected_handler, session, cause)
-        session.end()
+    def _opened(self, session_id: int, address: bytes) -> None:
+        self._make_session(session_id, address.decode())
+        self._event(session_id, OPENED, address)
 
     def _bound(self, session_id: int, answer: bytes) -> None:
+        if self.hear(session_id, answer):
+            self._event(session_id, BOUND, answer)
+
+    def hear_ahead(self, chunk: InboundChunk) -> None:
+        """Take the answers to binds in `chunk` that are still to come, before their turn.
+
+        They are heard again then, which changes nothing.
+        """
+        offset, position = 0, chunk.first_position
+        records = chunk.records
+        while offset < len(records):
+            length, kind, _, session_id = RECORD.unpack_from(records, offset)
+            if kind == BOUND and position >= self._position:
+                self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
+            offset += length
+            position += 1
+
+    def hear(self, session_id: int, answer: bytes) -> bool:
+        """Take the answer to a bind, for who awaits it too; whether the application is to hear."""
         session = self.sessions.get(session_id)
         if session is None or session.login is None:
+            return False
+        counts = session.login.heard(read_bound(answer))
+        return counts and session.is_open and self._app.bound_handler is not None
+
+    def _event(self, session_id: int, kind: int, payload: bytes) -> None:
+        """Handle what is no packet, behind what the session still has in progress."""
+        session = self.sessions.get(session_id)
+        if session is None:
             return
-        bound = read_bound(answer)
-        counts = session.login.heard(bound)
-        handler = self._app.bound_handler
-        if counts and session.is_open and handler is not None:
-            self._note_words[CALL] = self._position << INDEX_BITS
-            self._call(session, None, handler, session, bound.result)
+        inbound = self._inbound(kind, self._position, 0, payload, session)
+        if session.is_busy:
+            assert self.coroutines is not None
+            if kind == CLOSED and session.login is not None:
+                session.login.end()  # or who awaits an answer would hold its own end up
+            self.coroutines.wait_behind(session, inbound)
+            self._add_defer(session_id, inbound.name, 1)
+            return
+        self._note_words[CALL] = self._position << INDEX_BITS
+        mark = self._outbox.mark()
+        result = self._call_event(session, kind, payload, mark)
+        goes_on = result is not None and self._begin_here(session, inbound, result, mark)
+        if kind == CLOSED and not goes_on:
+            session.end()
+
+    def _call_event(self, session: Session, kind: int, payload: bytes, mark: Mark) -> Any:
+        """Call the handler of an event, and return what it returns."""
+        app = self._app
+        if kind == CLOSED:
+            del self.sessions[session.id]
+        try:
+            if kind == OPENED and app.connected_handler is not None:
+                return app.connected_handler(session)
+            if kind == CLOSED and app.disconnected_handler is not None:
+                return app.disconnected_handler(session, payload.decode())
+            if kind == BOUND and app.bound_handler is not None and session.login is not None:
+                bound = read_bound(payload)
+                if session.is_open and session.login.counts(bound):
+                    return app.bound_handler(session, bound.result)
+        except Exception as error:
+            self.failed(session, None, error, mark)
+        return None
+
+    # -- coroutines --------------------------------------------------------------------------------
+
+    def begin_coroutines(self) -> "Coroutines":
+        """Return what runs coroutines, made when it is first asked for."""
+        if self.coroutines is None:
+            self.coroutines = self._make_coroutines()
+        return self.coroutines
+
+    def deliver(self, session: Session, inbound: InboundCall, mark: Mark) -> bool:
+        """Make a call that was deferred, which began at `mark`; True if it goes on later."""
+        _, kind, payload, sequence, _, was_begun = inbound
+        packet_id = None
+        if kind == PACKETS:
+            if not (session.is_open or was_begun):
+                return False
+            session.sequence = sequence
+            packet_id = payload[2] | payload[3] << 8
+            result = self._call_packet(session, packet_id, payload[4:], mark)
+        else:
+            result = self._call_event(session, kind, payload, mark)
+        goes_on = result is not None and self._begin(
+            session, inbound.name, inbound, result, mark, packet_id
+        )
+        if kind == CLOSED and not goes_on:
+            session.end()
+        return goes_on
+
+    def _call_packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
+        handler, any_handler = self._app.packet_handlers.get(packet_id), self._app.any_handler
+        try:
+            if handler is not None:
+                return handler(session, payload)
+            if any_handler is not None:
+                return any_handler(session, packet_id, payload)
+            self.unhandled_packets += 1
+        except Exception as error:
+            self.failed(session, packet_id, error, mark)
+        return None
+
+    def set_aside(self, session: Session, kind: int) -> None:
+        """End the session whose handler call is skipped."""
+        if kind == CLOSED:
+            self.sessions.pop(session.id, None)
+        logger.error(
+            "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
+            "workers died of it",
+            session.id,
+            session.address,
+        )
+        session.disconnect(Cause.POISON)
+        session.is_open = False
+
+    def _inbound(
+        self, kind: int, position: int, index: int, payload: bytes, session: Session
+    ) -> InboundCall:
+        name = HandlerCall(position, index)
+        return InboundCall(name, kind, payload, session.sequence, self._redelivering)
+
+    def _begin(
+        self,
+        session: Session | None,
+        name: HandlerCall | None,
+        inbound: InboundCall | None,
+        result: Any,
+        mark: Mark,
+        packet_id: int | None = None,
+        what: str = "",
+    ) -> bool:
+        """Go on with what a handler returned; True if that is a coroutine that awaits."""
+        if not isinstance(result, Coroutine):
+            return False
+        coroutines = self.begin_coroutines()
+        goes_on = coroutines.begin(result, session, name, inbound, mark, packet_id, what)
+        if coroutines.is_full:
+            self.publish_at = 0.0
+        return goes_on
+
+    def _begin_here(
+        self,
+        session: Session,
+        inbound: InboundCall,
+        result: Any,
+        mark: Mark,
+        packet_id: int | None = None,
+    ) -> bool:
+        """The same for a call of the record in hand, which is deferred if it goes on."""
+        if not self._begin(session, inbound.name, inbound, result, mark, packet_id):
+            return False
+        assert self.coroutines is not None
+        self.coroutines.defer(inbound)
+        self._add_defer(session.id, inbound.name, 1)
+        return True
+
+    def _defer_packets(
+        self, session: Session, data: bytes, offset: int, end: int, name: HandlerCall, sequence: int
+    ) -> tuple[int, int]:
+        """Have packets from `name` on wait, until there are too many; return where to go on."""
+        coroutines = self.coroutines
+        assert coroutines is not None
+        first = index = name.packet_index
+        while offset < end:
+            size = data[offset] | data[offset + 1] << 8
+            coroutines.wait_behind(
+                session,
+                InboundCall(
+                    HandlerCall(name.position, index),
+                    PACKETS,
+                    data[offset : offset + size],
+                    sequence + index - first,
+                    self._redelivering,
+                ),
+            )
+            offset += size
+            index += 1
+            if coroutines.is_full:
+                break
+        self._add_defer(session.id, name, index - first)
+        return index, offset
+
+    def _add_defer(self, session_id: int, name: HandlerCall, count: int) -> None:
+        payload = DEFERRED.pack(name.position, name.packet_index, count)
+        self._outbox.add_commit(DEFER, session_id, payload)
+        if self.coroutines is not None and self.coroutines.is_full:
+            self.publish_at = 0.0
 
     def _make_session(self, session_id: int, address: str) -> Session:
         app = self._app
@@ -255,22 +477,32 @@ class Dispatcher:
         dropped and the worker goes on."""
         mark = self._outbox.mark()
         try:
-            function()
+            result = function()
         except Exception as error:
-            self._take_back(mark)
-            logger.exception("%s raised", what)
+            self.failed(None, None, error, mark, what)
+        else:
+            if result is not None:
+                self._begin(None, None, None, result, mark, what=what)
+
+    def failed(
+        self,
+        session: Session | None,
+        packet_id: int | None,
+        error: BaseException | None,
+        mark: Mark,
+        what: str = "",
+    ) -> None:
+        """A call, or a step of one, raised `error`, None if it was cancelled: undo it.
+
+        Where no session was in hand, `what` it was is logged.
+        """
+        self._take_back(mark)
+        if error is not None and session is not None:
+            self._raised(session, packet_id, error)
+        elif error is not None:
+            logger.error("%s raised", what, exc_info=error)
             if self.on_error is not None:
                 self.on_error(error)
-
-    def _call(
-        self, session: Session, packet_id: int | None, handler: Callable[..., Any], *args: Any
-    ) -> None:
-        mark = self._outbox.mark()
-        try:
-            handler(*args)
-        except Exception as error:
-            self._take_back(mark)
-            self._raised(session, packet_id, error)
 
     def _take_back(self, mark: Mark) -> None:
         """Undo a call that raised: what it sent and saved, and what it made of sessions."""
@@ -293,7 +525,7 @@ class Dispatcher:
             elif session.login is not None and kind == UNBIND:
                 session.login.take_back_unbind(replaced)
 
-    def _raised(self, session: Session, packet_id: int | None, error: Exception) -> None:
+    def _raised(self, session: Session, packet_id: int | None, error: BaseException) -> None:
         what = "an event" if packet_id is None else f"packet id {packet_id}"
         logger.error(
             "the handler of %s raised; session %#x (%s), packet %d, is ended",

@@ -46,6 +46,9 @@ def load_application(spec: str | None) -> App:
             f"--app {spec!r}: {name!r} in module {module_name!r} is {type(found).__name__}, "
             "not a cluster.worker.App"
         )
+    if found.has_coroutines:
+        # A spare has imported this too; others do without it.
+        importlib.import_module("cluster.worker.coroutines")
     return found
 
 

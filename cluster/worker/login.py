@@ -96,9 +96,13 @@ class Login:
         """The call that asked for it raised: the session is who it was."""
         self.user, self.unbind_request = replaced
 
+    def counts(self, bound: Bound) -> bool:
+        """Whether no unbind has made an answer void."""
+        return bound.request > self.unbind_request
+
     def heard(self, bound: Bound) -> bool:
         """Take an answer; return whether it counts, so that the application is to hear of it."""
-        counts = bound.request > self.unbind_request
+        counts = self.counts(bound)
         if counts:
             self.user = bound.user
         answered = [binding for binding in self._bindings if binding.request <= bound.request]

@@ -5,7 +5,7 @@ nothing behind. When the log is published, all that follows one another for one 
 one record, and so does what follows one another for one group; the order between one session's
 packets, its end, and what is for many is kept. Of what was
 saved for a session only the last is written: it counts as of the commit of the batch, wherever in
-it it stands.
+it it stands. So do calls that are deferred or done, which stand at its end.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from cluster.shared.records import (
     BIND,
     BROADCAST,
+    DEFER,
+    DONE,
     PUBLISH,
     RECORD,
     RECORD_BYTES,
@@ -71,6 +73,12 @@ class Outbox:
             self._has_others = True
         self.entries.append((kind, session, payload))
 
+    def add_commit(self, kind: int, session: int, payload: bytes) -> None:
+        """Append what a handler call commits beside its output; a few bytes, always taken."""
+        self.num_bytes += len(payload) + RECORD_BYTES
+        self._has_others = True
+        self.entries.append((kind, session, payload))
+
     def check_call(self, num_bytes: int) -> None:
         """Raise OutputTooLarge if the call has put out too much when `num_bytes` wait in all."""
         call_bytes = num_bytes - self.call_start
@@ -106,6 +114,7 @@ class Outbox:
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
         run = _PublishRun(records)
+        commits: list[bytes] = []
         for kind, session, payload in self.entries:
             if kind == PUBLISH:
                 _close_all(records, joined)
@@ -122,6 +131,9 @@ class Outbox:
             if kind == SAVE:
                 saves[session] = payload
                 continue
+            if kind in (DEFER, DONE):
+                commits.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
+                continue
             if kind in _FOR_OTHERS:
                 _close_all(records, joined)
             elif session in joined:
@@ -131,6 +143,7 @@ class Outbox:
         _close_all(records, joined)
         for session, blob in saves.items():
             records.append(pack(RECORD_BYTES + len(blob), SAVE, 0, session) + blob)
+        records += commits
         return records
 
     def clear(self) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from cluster.worker.codec import Codec
 from cluster.worker.decode_errors import DecodeErrors
+from cluster.worker.handler_shape import is_coroutine_function
 from cluster.worker.payload_annotation import find_payload_parameter, handler_name
 from cluster.worker.session import Session
 
@@ -36,6 +37,13 @@ def adapt_packet_handler(
     kind, decode = _choose(handler, 1, codec)
     if kind is bytes:
         return handler
+    if kind is memoryview and is_coroutine_function(handler):
+
+        async def await_with_view(session: Session, payload: bytes) -> None:
+            with memoryview(payload) as view:
+                await handler(session, view)
+
+        return await_with_view
     if kind is memoryview:
 
         def call_with_view(session: Session, payload: bytes) -> Any:
@@ -62,6 +70,13 @@ def adapt_any_handler(
     kind, decode = _choose(handler, 2, codec)
     if kind is bytes:
         return handler
+    if kind is memoryview and is_coroutine_function(handler):
+
+        async def await_with_view(session: Session, packet_id: int, payload: bytes) -> None:
+            with memoryview(payload) as view:
+                await handler(session, packet_id, view)
+
+        return await_with_view
     if kind is memoryview:
 
         def call_with_view(session: Session, packet_id: int, payload: bytes) -> Any:

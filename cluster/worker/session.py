@@ -47,6 +47,7 @@ class Session:
         "_second_login",
         "address",
         "id",
+        "is_busy",
         "is_open",
         "login",
         "member_of",
@@ -69,6 +70,8 @@ class Session:
         self.address = address
         self.is_open = True
         """Whether the client can still be sent to."""
+        self.is_busy = False
+        """Whether a coroutine of this session is in progress; what comes for it waits."""
         self.sequence = 0
         self.redelivered = False
         """Whether an earlier worker may have handled what this call is for, without its commit.

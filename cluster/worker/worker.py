@@ -9,11 +9,13 @@ import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.batch_bytes import PUBLISH_BYTES
+from cluster.shared.deferred_bytes import deferred_bytes_max
 from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import Commit, InboundChunk, WorkerLane
 from cluster.shared.liveness import Liveness
@@ -26,16 +28,21 @@ from cluster.shared.messages import (
     Stop,
     WorkerHeartbeat,
 )
-from cluster.shared.note import NoteWriter
-from cluster.shared.records import BROADCAST, PUBLISH, SEND_TO
+from cluster.shared.note import HandlerCall, NoteWriter
+from cluster.shared.records import BROADCAST, OPENED, PUBLISH, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.app_timers import AppTimers, TimerHandle
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.gateway_link import GatewayLink
+from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Outbox
 from cluster.worker.session import Session
+
+if TYPE_CHECKING:
+    from cluster.worker.coroutines import Coroutines
+    from cluster.worker.task_loop import TaskLoop
 
 __all__ = ["GatewayLostError", "StartHandlerError", "Worker", "WorkerRefusedError"]
 
@@ -48,6 +55,9 @@ TIMERS_SLICE_S = 0.001
 
 FAREWELL_S = 0.5
 """Longest wait, at the end, for the gateway to take what was published last."""
+
+CANCEL_S = 0.5
+"""Longest time for coroutines that are cancelled, at the end, to clean up."""
 
 FAREWELL_ASK_S = 0.01
 """How often it is asked meanwhile; one that works has mostly taken it by the first answer."""
@@ -69,8 +79,19 @@ SETTLE_ASK_S = 0.005
 """How often the gateway is asked whether it has the last batch, before a suspect runs."""
 
 
+_T = TypeVar("_T")
+
+
 class _StoppedBeforeSuspect(Exception):
     """Told to stop while what comes before a suspect is on its way; a successor meets it."""
+
+
+class _StoppedInCoroutines(Exception):
+    """Told to stop while so many coroutines are in progress that nothing more is taken."""
+
+
+class _StoppedInStart(BaseException):
+    """Told to stop while `on_start` awaits: no error of the application's."""
 
 
 class _StoppedWithoutRoom(Exception):
@@ -102,13 +123,16 @@ class Worker:
         note: NoteWriter | None = None,
         now: Callable[[], float] | None = None,
         on_error: Callable[[BaseException], None] | None = None,
+        pass_time: Callable[[float], None] | None = None,
     ) -> None:
         """Run `app` on a shard that was granted. The lane stays the caller's; `run` closes `link`.
 
         What is in hand is told in `note`, if there is one. `now` is a clock in seconds that never
         goes back; without one it is the system's. `on_error` hears of what a function of the
-        application raised, behind what is done about it.
+        application raised, behind what is done about it. `pass_time` turns a clock that is turned
+        by hand, by some seconds, where the worker itself has to wait for a coroutine.
         """
+        self._pass_time = pass_time
         self._app = app
         self._grant = grant
         self._lane = lane
@@ -120,8 +144,13 @@ class Worker:
         self._outbox = Outbox(grant.lane.max_batch_bytes)
         self._published = Commit(grant.position, grant.index)
         self._note = note if note is not None else NoteWriter()
+        self._tasks: TaskLoop | None = None
+        """Runs the coroutines of an application that has any."""
+        self._has_rounded = False
         self._dispatcher = self._make_dispatcher()
         self._backlog: deque[InboundChunk] = deque()
+        self._in_hand = InboundChunk(0, b"")
+        self._hears_ahead = False
         self._is_blocked = False
         self._serial_taken = 0
         self._decode_errors_before = app.decode_errors.count
@@ -146,9 +175,35 @@ class Worker:
             self._between_packets,
             self._note,
         )
-        if grant.suspects:
-            return CarefulDispatcher(*common, grant.suspects, self._settle)
-        return Dispatcher(*common)
+        deferred = {(call.position, call.index) for call in grant.deferred}
+        in_lane = [call for call in grant.suspects if (call.position, call.index) not in deferred]
+        if in_lane:
+            return CarefulDispatcher(
+                *common, in_lane, self._settle, make_coroutines=self._make_coroutines
+            )
+        return Dispatcher(*common, make_coroutines=self._make_coroutines)
+
+    def _make_coroutines(self) -> "Coroutines":
+        # Only an application that awaits pays for asyncio.
+        from cluster.worker.coroutines import Coroutines
+        from cluster.worker.task_loop import TaskLoop
+
+        grant = self._grant
+        suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
+        self._tasks = TaskLoop(self._now)
+        self._tasks.enter()
+        for source in self._link.sources():
+            self._tasks.watch(source)
+        return Coroutines(
+            self._dispatcher,
+            self._outbox,
+            self._note,
+            self._tasks,
+            running_max=self._app.coroutines_max,
+            bytes_max=deferred_bytes_max(grant.lane.bytes),
+            suspects={call for call, is_set_aside in suspects if not is_set_aside},
+            set_aside={call for call, is_set_aside in suspects if is_set_aside},
+        )
 
     # -- what the application uses -----------------------------------------------------------------
 
@@ -204,16 +259,28 @@ class Worker:
             self._work()
             self._await_last_words()
         finally:
-            self._link.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of what it runs on; `run` has done so. Idempotent."""
+        if self._tasks is not None:
+            self._tasks.close()
+            self._tasks = None
+        self._link.close()
 
     def _work(self) -> None:
         try:
             self.begin()
             while not self._stopping:
                 if not self.turn():
-                    self._wait(self._time_to_timers())
+                    self._wait(self._time_to_timers(), with_coroutines=True)
+        except _StoppedInStart:
+            self._cancel_coroutines()
+            return
         except _StoppedWithoutRoom:
             pass  # what is left is tried once more
+        except _StoppedInCoroutines:
+            logger.info("stopped with as many coroutines in progress as there may be")
         except _StoppedBeforeSuspect:
             logger.info("stopped before a handler call in which a predecessor died")
         try:
@@ -233,36 +300,75 @@ class Worker:
 
         Raises StartHandlerError.
         """
-        self._app.attach(self)
-        self._take_over()
-        self._timers.start(self._app.repeated, self._now())
+        self._in_loop(self._begin)
 
     def turn(self) -> bool:
         """Handle the next that has come; False, and all is published, when there was nothing."""
-        # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
-        # that finds nothing also arms the descriptor.
-        chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
-        if chunk is not None:
-            self._begin_batch()
-            self._dispatcher.run(chunk)
-            self._run_posted()
-            self._take_timers_turn()
-            return True
-        self._run_posted()
-        self._run_timers()
-        self._publish()
-        self._has_batch = False
-        return bool(self._backlog)
-
-    def next_timer(self) -> float | None:
-        """Return when the application's next timer is due, by the clock, or None."""
-        return self._timers.next_due()
+        return self._in_loop(self._turn)
 
     def end(self) -> None:
         """Tell the application, and publish what is done; nothing is to be turned any more."""
+        self._in_loop(self._end)
+
+    def _in_loop(self, step: Callable[[], _T]) -> _T:
+        """Take `step` with the loop of the coroutines, if there are any, as the running one."""
+        if self._tasks is not None:
+            self._tasks.enter()
+        try:
+            return step()
+        finally:
+            if self._tasks is not None:
+                self._tasks.leave()
+
+    def _begin(self) -> None:
+        self._app.attach(self)
+        if self._app.has_coroutines:
+            self._dispatcher.begin_coroutines()
+        self._take_over()
+        self._timers.start(self._app.repeated, self._now())
+
+    def _turn(self) -> bool:
+        # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
+        # that finds nothing also arms the descriptor.
+        tasks = self._tasks
+        if tasks is not None:
+            self._await_room()
+        chunk = self._backlog.popleft() if self._backlog else self._lane.receive()
+        if chunk is not None:
+            self._begin_batch()
+            self._in_hand = chunk
+            self._dispatcher.run(chunk)
+            self._run_posted()
+            self._take_timers_turn()
+            if self._tasks is not None:
+                self._round(0.0)
+            return True
+        self._run_posted()
+        self._run_timers()
+        if tasks is not None and not self._has_rounded:
+            self._round(0.0)
+        self._has_rounded = False
+        self._publish()
+        self._has_batch = False
+        return bool(self._backlog) or (tasks is not None and tasks.has_ready)
+
+    def next_timer(self) -> float | None:
+        """Return when the application's next timer is due at the earliest, by the clock, or None.
+
+        What its coroutines wait for is among them.
+        """
+        due = [self._timers.next_due()]
+        if self._tasks is not None:
+            due.append(self._tasks.next_due())
+        return min((moment for moment in due if moment is not None), default=None)
+
+    def _end(self) -> None:
         self._timers.clear()
+        if self._tasks is not None:
+            self._publish()
+            self._cancel_coroutines()
         if self._app.stop_handler is not None:
-            self._dispatcher.call(self._app.stop_handler, "the application's on_stop")
+            self._stop(self._app.stop_handler)
         self._app.decode_errors.log_unlogged(is_last=True)
         self._publish()
 
@@ -292,22 +398,78 @@ class Worker:
         self._publish(is_first=True)  # empty: it tells the gateway that this end is open
         self._begin_batch()
         self._publish_if_due()  # what `on_start` has put out is not counted with another call
+        grant, dispatcher = self._grant, self._dispatcher
+        opening = {call.session for call in grant.deferred if call.kind == OPENED}
         with _no_collections():
-            for session in self._grant.sessions:
-                self._dispatcher.resume(session)
-                if self._outbox.entries or self._now() >= self._dispatcher.publish_at:
+            for session in grant.sessions:
+                dispatcher.resume(session, session.id in opening)
+                if self._outbox.entries or self._now() >= dispatcher.publish_at:
                     self._publish_if_due()
+            self._take_over_deferred()
+
+    def _take_over_deferred(self) -> None:
+        begun: set[int] = set()
+        for call in self._grant.deferred:
+            inbound = InboundCall(
+                HandlerCall(call.position, call.index),
+                call.kind,
+                call.payload,
+                call.sequence,
+                is_redelivered=True,
+                was_begun=call.session not in begun,
+            )
+            begun.add(call.session)
+            self._dispatcher.take_over(call.session, inbound)
 
     def _start(self) -> None:
         handler = self._app.start_handler
         if handler is None:
             return
-        try:
-            handler()
-        except (Exception, SystemExit) as error:
+        error = self._call_to_end(handler)
+        if error is not None:
             name = getattr(handler, "__qualname__", repr(handler))
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise StartHandlerError(f"the application's on_start, {name}, raised {what}") from error
+
+    def _stop(self, handler: Callable[[], Any]) -> None:
+        mark = self._outbox.mark()
+        error = self._call_to_end(handler, self._grant.worker_timeout_s)
+        if isinstance(error, SystemExit):
+            raise error
+        if error is not None:
+            self._dispatcher.failed(None, None, error, mark, "the application's on_stop")
+
+    def _cancel_coroutines(self) -> None:
+        """Have coroutines clean up; what they put out from now on is not sent."""
+        if self._dispatcher.coroutines is not None:
+            self._dispatcher.coroutines.cancel(CANCEL_S)
+
+    def _call_to_end(
+        self, handler: Callable[[], Any], timeout_s: float = inf
+    ) -> BaseException | None:
+        """Call `handler`; if it awaits, wait for its end, alive. Return what it raised.
+
+        That is a TimeoutError when it takes more than `timeout_s` seconds. Raises _StoppedInStart
+        when the worker is told to stop while it has any time.
+        """
+        try:
+            result = handler()
+            if not isinstance(result, Coroutine):
+                return None
+            self._dispatcher.begin_coroutines()
+            assert self._tasks is not None
+            task = self._tasks.start(result)
+        except (Exception, SystemExit) as error:
+            return error
+        until = self._now() + timeout_s
+        while not task.done():
+            if self._stopping and timeout_s == inf:
+                raise _StoppedInStart
+            self._round(max(0.0, min(until, self._next_beat) - self._now()))
+            if self._now() >= until and not task.done():
+                return TimeoutError(f"it has not come to its end within {timeout_s:g} s")
+            self._beat()
+        return RuntimeError("it was cancelled") if task.cancelled() else task.exception()
 
     def _begin_batch(self) -> None:
         # A batch goes on over chunks: its age counts from the first of them.
@@ -316,11 +478,38 @@ class Worker:
             self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
 
     def _between_packets(self) -> None:
-        """Publish if it is time to, and let timers have their turn."""
+        """Publish if it is time to, let timers have their turn, wait for coroutines to be fewer."""
         self._publish_if_due()
         if self._take_timers_turn():
             self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
             self._note.begin()
+        if self._tasks is not None:
+            self._await_room()
+
+    def _await_room(self) -> None:
+        """Take nothing more while there are too many coroutines; everything else goes on."""
+        if not self._has_too_many():
+            return
+        self._note.clear()
+        # Who awaits the answer to a bind must not wait for those who wait for its end.
+        self._hears_ahead = True
+        for chunk in (self._in_hand, *self._backlog):
+            self._dispatcher.hear_ahead(chunk)
+        while self._has_too_many():
+            if self._stopping:
+                raise _StoppedInCoroutines
+            self._run_posted()
+            self._run_timers()
+            self._publish()
+            self._wait(self._time_to_timers(), with_coroutines=True)
+            self._receive_to_backlog()
+        self._hears_ahead = False
+        self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
+        self._note.begin()
+
+    def _has_too_many(self) -> bool:
+        coroutines = self._dispatcher.coroutines
+        return coroutines is not None and coroutines.is_full
 
     def _publish_if_due(self) -> None:
         dispatcher = self._dispatcher
@@ -407,17 +596,45 @@ class Worker:
         # What they bring is bounded by the inbound capacity of the lane.
         while (chunk := self._lane.receive()) is not None:
             self._backlog.append(chunk)
+            if self._hears_ahead:
+                self._dispatcher.hear_ahead(chunk)
 
-    def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until something comes, the next heartbeat is due, or `timeout_s` has passed."""
-        if self._stopping or self._lane.has_events():
+    def _wait(self, timeout_s: float | None, with_coroutines: bool = False) -> None:
+        """Sleep until something comes, the next heartbeat is due, or `timeout_s` has passed.
+
+        `with_coroutines` it is where they go on, one step at least.
+        """
+        must_run = with_coroutines and self._tasks is not None
+        left = 0.0
+        if not (self._stopping or self._lane.has_events()):
+            left = max(0.0, self._next_beat - self._now())
+            if timeout_s is not None:
+                left = min(left, timeout_s)
+        elif not must_run:
             return
-        left = max(0.0, self._next_beat - self._now())
-        if timeout_s is not None:
-            left = min(left, timeout_s)
-        for source in self._link.wait(left):
-            self._attend(source)
+        if must_run:
+            self._round(left)
+            self._has_rounded = True
+        else:
+            for source in self._link.wait(left):
+                self._attend(source)
         self._beat()
+
+    def _round(self, timeout_s: float) -> None:
+        """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
+        coroutines, tasks = self._dispatcher.coroutines, self._tasks
+        assert coroutines is not None
+        assert tasks is not None
+        if timeout_s > 0.0 and self._pass_time is not None:
+            due = tasks.next_due()
+            if due is not None and not tasks.has_ready:
+                self._pass_time(max(0.0, min(timeout_s, due - self._now())))
+                timeout_s = 0.0
+        for source in coroutines.round(timeout_s):
+            self._attend(source)
+        if coroutines.wants_settled:
+            self._settle()
+            coroutines.settled()
 
     def _attend(self, source: int) -> None:
         """See to one of the descriptors that are waited on."""

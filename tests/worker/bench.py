@@ -11,6 +11,7 @@ from cluster.shared.lane import OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import (
     ControlMessage,
+    DeferredRecord,
     GatewayHeartbeat,
     Grant,
     LaneOffer,
@@ -21,6 +22,7 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
+from cluster.shared.note import NoteWriter
 from cluster.shared.records import OPENED, PACKETS, RecordKind, iter_records
 from cluster.worker import App, Session
 from cluster.worker.gateway_link import ZmqGatewayLink
@@ -64,9 +66,12 @@ class Bench:
         sessions: list[ReplayedSession] | None = None,
         redelivered_through: int = 0,
         suspects: list[Suspect] | None = None,
+        deferred: list[DeferredRecord] | None = None,
+        coroutines_max: int = 1_000,
+        note: NoteWriter | None = None,
         prepare: Callable[[App], None] = lambda app: None,
     ) -> None:
-        self.app = App()
+        self.app = App(coroutines_max=coroutines_max)
         self.app.on_packet(ECHO)(lambda session, payload: session.send(ECHO, payload))
         self.app.on_packet(STOP)(self._stop)
         prepare(self.app)
@@ -101,10 +106,11 @@ class Bench:
             max_packet_bytes=65_535,
             worker_timeout_s=worker_timeout_s,
             suspects=suspects or [],
+            deferred=deferred or [],
         )
         self._control = control
         self.link = ZmqGatewayLink(control, self.lane.fileno())
-        self.worker = Worker(self.app, grant, self.lane, self.link)
+        self.worker = Worker(self.app, grant, self.lane, self.link, note)
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
         self.applied: list[OutboundBatch] = []

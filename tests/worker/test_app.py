@@ -76,10 +76,21 @@ def test_a_handler_of_another_shape_is_refused_when_it_is_registered(register, s
     with pytest.raises(TypeError, match="a handler is a function"):
         register(app, "not a function")
 
-    async def coroutine(*args): ...
+    async def coroutine(a, b, c, d): ...
 
-    with pytest.raises(TypeError, match="coroutine function; define it with def"):
+    with pytest.raises(TypeError, match=rf"must take \({shape}\)"):
         register(app, coroutine)
+
+    def generator(*args):
+        yield
+
+    async def async_generator(*args):
+        yield
+
+    for wrong in (generator, async_generator):
+        with pytest.raises(TypeError, match="is a generator; it must not yield"):
+            register(app, wrong)
+    assert not app.has_coroutines
     # More parameters are fine where they have defaults, and so is anything that can be called.
     register(app, lambda *args: None if len(args) == count else 1 / 0)
 
@@ -93,6 +104,30 @@ def test_methods_and_callable_objects_can_be_handlers():
     app.on_connected(game.joined)
     app.on_packet(1)(game)
     assert app.packet_handlers[1] is game
+
+
+async def _function(session): ...
+
+
+class _Callable:
+    async def __call__(self, session): ...
+
+
+@pytest.mark.parametrize(
+    "handler", [_function, _Callable(), _Callable().__call__, partial(_function)]
+)
+def test_an_application_knows_whether_any_handler_is_a_coroutine_function(handler):
+    app = App()
+    app.on_connected(lambda session: None)
+    assert not app.has_coroutines
+    app.on_resumed(handler)
+    assert app.has_coroutines
+
+
+def test_at_least_one_coroutine_has_to_be_allowed():
+    assert App(coroutines_max=1).coroutines_max == 1
+    with pytest.raises(ValueError, match="coroutines_max=0; give 1 or more"):
+        App(coroutines_max=0)
 
 
 def test_a_broadcast_needs_a_running_worker():

@@ -84,9 +84,3 @@ def test_if_it_raises_the_worker_never_was_and_says_why_in_one_line(
 def test_it_takes_nothing():
     with pytest.raises(TypeError, match=r"must take \(\)"):
         App().on_start(lambda session: None)
-
-    async def start() -> None:
-        return None
-
-    with pytest.raises(TypeError, match="coroutine"):
-        App().on_start(start)

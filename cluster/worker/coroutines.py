@@ -1,0 +1,252 @@
+"""Handler calls that await: who is in progress, and who waits behind them.
+
+From its first await on a call is deferred, and with it everything that comes for the same session
+behind it, so the session's calls stay in order while others overtake them. Each step of a
+coroutine, from one await to the next, is a call of its own for what it puts out: a step that
+raises leaves nothing behind, and what the others put out goes with the next batch.
+
+Steps run in the rounds of the `TaskLoop`, where nothing is ever published: a step that finds the
+batch full, or that follows on a death and wants everything before it committed, waits for the
+next round instead.
+"""
+
+from collections import deque
+from collections.abc import Collection, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from cluster.shared.deferred_bytes import deferred_bytes
+from cluster.shared.note import HandlerCall, NoteWriter
+from cluster.shared.records import CLOSED, DONE, FINISHED
+from cluster.worker.coroutine_call import CoroutineCall
+from cluster.worker.inbound_call import InboundCall
+from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.session import Session
+from cluster.worker.task_loop import TaskLoop
+
+if TYPE_CHECKING:
+    from cluster.worker.dispatcher import Dispatcher
+
+__all__ = ["Coroutines"]
+
+
+class _Queue:
+    """A session with a coroutine in progress, and what waits behind it."""
+
+    __slots__ = ("session", "waiting")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.waiting: deque[InboundCall] = deque()
+
+
+class Coroutines:
+    """The coroutines of one incarnation. For the loop's thread."""
+
+    def __init__(
+        self,
+        dispatcher: "Dispatcher",
+        outbox: Outbox,
+        note: NoteWriter,
+        loop: TaskLoop,
+        *,
+        running_max: int,
+        bytes_max: int,
+        suspects: Collection[HandlerCall] = (),
+        set_aside: Collection[HandlerCall] = (),
+    ) -> None:
+        """Be full from `running_max` coroutines, or `bytes_max` of deferred calls, on.
+
+        Before each step of one of the `suspects` everything is to be committed; those `set_aside`
+        are not to be run.
+        """
+        self._dispatcher = dispatcher
+        self._outbox = outbox
+        self._note = note
+        self._loop = loop
+        self._running_max = running_max
+        self._bytes_max = bytes_max
+        self._suspects = suspects
+        self._set_aside = set_aside
+        self._queues: dict[int, _Queue] = {}
+        self._may_run_suspects = False
+        self._is_ending = False
+        self._escaped: BaseException | None = None
+        self.running = 0
+        """Coroutines in progress, those that were posted included."""
+        self.num_bytes = 0
+        """Of the calls that are deferred, as `deferred_bytes` counts them."""
+        self.wants_settled = False
+        """Whether a suspect waits for everything before it to be committed."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be taken from the lane before something is done."""
+        return self.running >= self._running_max or self.num_bytes >= self._bytes_max
+
+    def round(self, timeout_s: float) -> list[int]:
+        """Let the coroutines go on by a step; as `TaskLoop.round`."""
+        ready = self._loop.round(timeout_s)
+        self._may_run_suspects = False
+        self._raise_escaped()
+        return ready
+
+    def _raise_escaped(self) -> None:
+        if self._escaped is not None:
+            error, self._escaped = self._escaped, None
+            raise error
+
+    def settled(self) -> None:
+        """Everything is committed: suspects may take a step in the next round."""
+        self.wants_settled = False
+        self._may_run_suspects = True
+
+    def cancel(self, timeout_s: float) -> None:
+        """Cancel them all, and give them `timeout_s` seconds to clean up.
+
+        They are left to a successor: what they put out in that time is dropped, none of them is
+        done by it, and none that waits begins.
+        """
+        self._is_ending = True
+        self._loop.cancel_all(timeout_s)
+
+    # -- for the dispatcher ------------------------------------------------------------------------
+
+    def begin(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        session: Session | None,
+        name: HandlerCall | None,
+        inbound: InboundCall | None,
+        mark: Mark,
+        packet_id: int | None = None,
+        what: str = "",
+    ) -> bool:
+        """Take the first step of what a handler returned; True if it goes on later.
+
+        `inbound` is None for what no record asks for, `name` also for what is no handler of a
+        session, but `what`. The call began at `mark`.
+        """
+        call = CoroutineCall(coroutine, self, session, inbound, name, mark, packet_id, what)
+        self._loop.start(call)
+        self._raise_escaped()
+        if call.is_done:
+            return False
+        call.is_in_first_step = False
+        self.running += 1
+        if session is not None:
+            self._make_busy(session)
+        return True
+
+    def defer(self, inbound: InboundCall) -> None:
+        """Count a call that began here and goes on."""
+        self.num_bytes += deferred_bytes(inbound.payload)
+
+    def wait_behind(self, session: Session, inbound: InboundCall) -> None:
+        """Have a call wait until those of `session` before it are done."""
+        self._queues[session.id].waiting.append(inbound)
+        self.defer(inbound)
+
+    def take_over(self, session: Session, inbound: InboundCall) -> None:
+        """Have a call that a predecessor deferred wait for its turn."""
+        if not session.is_busy:
+            self._loop.call_soon(self._go_on, self._make_busy(session))
+        self.wait_behind(session, inbound)
+
+    def forget(self, session_id: int, inbound: InboundCall) -> None:
+        """A call that a predecessor deferred has no session any more: it is done."""
+        self.defer(inbound)
+        self._done(session_id, inbound)
+
+    def _make_busy(self, session: Session) -> _Queue:
+        queue = self._queues.get(session.id)
+        if queue is None:
+            queue = self._queues[session.id] = _Queue(session)
+            session.is_busy = True
+        return queue
+
+    # -- what waits --------------------------------------------------------------------------------
+
+    def may_step(self, name: HandlerCall | None) -> bool:
+        """Whether a step may be taken in this round."""
+        if self._is_ending:
+            return True
+        if self._outbox.num_bytes >= self._dispatcher.publish_bytes:
+            return False
+        if name is None or name not in self._suspects or self._may_run_suspects:
+            return True
+        self.wants_settled = True
+        return False
+
+    def _go_on(self, queue: _Queue) -> None:
+        """Begin the next call that waits; in a round."""
+        session = queue.session
+        if self._is_ending:
+            return
+        if not queue.waiting:
+            del self._queues[session.id]
+            session.is_busy = False
+            session.redelivered = False
+            return
+        if not self.may_step(queue.waiting[0].name):
+            self._loop.call_soon(self._go_on, queue)
+            return
+        inbound = queue.waiting.popleft()
+        session.redelivered = inbound.is_redelivered
+        if not self._run(session, inbound):
+            self._done(session.id, inbound)
+            self._loop.call_soon(self._go_on, queue)
+
+    def _run(self, session: Session, inbound: InboundCall) -> bool:
+        """Call the handler; True if it goes on later."""
+        mark = self._outbox.mark()
+        if inbound.name in self._set_aside:
+            self._dispatcher.set_aside(session, inbound.kind)
+            return False
+        self._note.doing(inbound.name)
+        goes_on = self._dispatcher.deliver(session, inbound, mark)
+        self._note.clear()
+        return goes_on
+
+    # -- for the calls -----------------------------------------------------------------------------
+
+    def before_step(self, call: CoroutineCall) -> None:
+        """A coroutine is going to take a step that is not its first."""
+        if call.name is not None:
+            self._note.doing(call.name)
+        session = call.session
+        if session is not None:
+            session.redelivered = call.is_redelivered
+        call.mark = self._outbox.mark()
+
+    def after_step(self, call: CoroutineCall) -> None:
+        """It has, and awaits something, or has come to its end."""
+        self._note.clear()
+        if self._is_ending:
+            self._dispatcher.failed(call.session, call.packet_id, None, call.mark)
+
+    def failed(self, call: CoroutineCall, error: BaseException | None) -> None:
+        """The step in hand raised `error`, None if it was cancelled: nothing of it remains."""
+        self._dispatcher.failed(call.session, call.packet_id, error, call.mark, call.what)
+
+    def escaped(self, error: BaseException) -> None:
+        """To be raised by the round in which it happens."""
+        self._escaped = error
+
+    def ended(self, call: CoroutineCall) -> None:
+        """A coroutine that was deferred has come to its end."""
+        self.running -= 1
+        if self._is_ending:
+            return
+        session, inbound = call.session, call.inbound
+        if session is None:
+            return
+        if inbound is not None:
+            self._done(session.id, inbound)
+            if inbound.kind == CLOSED:
+                session.end()
+        self._loop.call_soon(self._go_on, self._queues[session.id])
+
+    def _done(self, session_id: int, inbound: InboundCall) -> None:
+        position, index, _ = inbound.name
+        self._outbox.add_commit(DONE, session_id, FINISHED.pack(position, index))
+        self.num_bytes -= deferred_bytes(inbound.payload)

@@ -1,0 +1,29 @@
+"""What can be a handler: a plain or a coroutine function that takes what it will be called with."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from cluster.worker.payload_annotation import handler_name
+
+__all__ = ["check_handler", "is_coroutine_function"]
+
+
+def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
+    """Raise TypeError unless `handler` can be called with `parameters`."""
+    shape = f"({', '.join(parameters)})"
+    if not callable(handler):
+        raise TypeError(f"a handler is a function {shape}, not {handler!r}")
+    name = handler_name(handler)
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise TypeError(f"handler {name} is a generator; it must not yield")
+    try:
+        inspect.signature(handler).bind(*parameters)
+    except TypeError as error:
+        raise TypeError(f"handler {name} must take {shape}: {error}") from None
+
+
+def is_coroutine_function(handler: Callable[..., Any]) -> bool:
+    """Return whether calling `handler` makes a coroutine; it may be any object that is called."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - of an object that can be called
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

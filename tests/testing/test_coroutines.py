@@ -1,0 +1,124 @@
+"""Handlers that await, in a node whose time the test turns."""
+
+import asyncio
+
+import pytest
+
+from cluster.testing import NothingReceived, Packet, TestNode
+from cluster.worker import App, Session
+
+SLOW, PLAIN, FAIL, DIE = 1, 2, 3, 4
+
+
+def _app() -> tuple[App, list[tuple[str, bool]]]:
+    app = App()
+    seen: list[tuple[str, bool]] = []
+
+    @app.on_start
+    async def start() -> None:
+        await asyncio.sleep(2)
+        seen.append(("started", False))
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        seen.append((payload.decode(), session.redelivered))
+        session.send(SLOW, b"first " + payload)
+        await asyncio.sleep(10)
+        session.send(SLOW, b"second " + payload)
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        session.send(PLAIN, payload)
+
+    @app.on_packet(FAIL)
+    async def fail(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(1)
+        raise ZeroDivisionError(payload)
+
+    @app.on_stop
+    async def stop() -> None:
+        await asyncio.sleep(1)
+        seen.append(("stopped", False))
+
+    return app, seen
+
+
+def test_time_that_is_awaited_is_the_time_of_the_test():
+    app, seen = _app()
+    with TestNode(app, workers=2) as node:
+        one, other = node.connect(), node.connect()
+        one.send(SLOW, b"a")
+        one.send(PLAIN, b"behind it")
+        other.send(PLAIN, b"overtakes")
+        assert one.receive() == Packet(SLOW, b"first a")
+        assert other.receive() == Packet(PLAIN, b"overtakes")
+        node.advance(9.9)
+        with pytest.raises(NothingReceived):
+            one.receive()
+        node.advance(0.2)
+        assert one.receive() == Packet(SLOW, b"second a")
+        assert one.receive() == Packet(PLAIN, b"behind it")
+    assert seen == [("started", False)] * 2 + [("a", False)] + [("stopped", False)] * 2
+
+
+def test_a_call_in_progress_begins_anew_when_its_worker_is_killed():
+    app, seen = _app()
+    with TestNode(app, workers=1) as node:
+        client = node.connect()
+        client.send(SLOW, b"a")
+        client.send(PLAIN, b"behind it")
+        node.advance(5)
+        node.kill_worker()
+        node.advance(9)
+        assert [client.receive() for _ in range(2)] == [Packet(SLOW, b"first a")] * 2
+        node.advance(2)
+        assert client.receive() == Packet(SLOW, b"second a")
+        assert client.receive() == Packet(PLAIN, b"behind it")
+    assert [call for call in seen if call[0] == "a"] == [("a", False), ("a", True)]
+
+
+def test_a_worker_may_be_killed_in_a_step():
+    app, seen = _app()
+    lives: list[bool] = []
+
+    with TestNode(app, workers=1) as node:
+
+        @app.on_packet(DIE)
+        async def die(session: Session, payload: bytes) -> None:
+            lives.append(session.redelivered)
+            await asyncio.sleep(1)
+            if len(lives) == 1:
+                node.kill_worker()
+            session.send(DIE, payload)
+
+        client = node.connect()
+        client.send(DIE, b"x")
+        node.advance(5)  # two of them pass while the successor starts
+        assert client.receive() == Packet(DIE, b"x")
+        assert lives == [False, True]
+
+
+def test_what_a_coroutine_raises_reaches_the_test():
+    app, _ = _app()
+    with pytest.raises(ZeroDivisionError), TestNode(app, workers=1) as node:
+        client = node.connect()
+        client.send(FAIL, b"")
+        node.advance(1)
+        assert not client.is_connected
+
+
+def test_a_drain_waits_for_what_awaits():
+    app, seen = _app()
+    app_ended: list[str] = []
+
+    @app.on_disconnected
+    async def ended(session: Session, cause: str) -> None:
+        await asyncio.sleep(1)
+        app_ended.append(cause)
+
+    with TestNode(app, workers=1) as node:
+        client = node.connect()
+        client.send(SLOW, b"a")
+        client.receive()
+        node.advance(5)
+    assert app_ended == ["drain"]
