@@ -1,5 +1,6 @@
 """Which sessions are in which group. A group is there while somebody is in it. No I/O, no clock."""
 
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from cluster.shared.group_records import GROUPS_MAX
@@ -49,6 +50,14 @@ class GroupTable(Generic[_Session]):
         """Let `session` be in no group."""
         for name in self._groups.pop(session, ()):
             self._forget(session, name)
+
+    def set_groups(self, session: _Session, names: Collection[bytes]) -> None:
+        """Let `session` be in these groups, which are not too many, and in no others."""
+        for name in list(self._groups.get(session, ())):
+            if name not in names:
+                self.leave(session, name)
+        for name in names:
+            self.join(session, name)
 
     def _forget(self, session: _Session, name: bytes) -> None:
         members = self._members[name]

@@ -5,12 +5,11 @@ has had its effect on this node's sessions.
 """
 
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.links.links import Delivery, Links
-from cluster.gateway.session import GatewaySession
 from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ __all__ = ["NodeTraffic"]
 
 BROADCAST = b"\x01"
 """Complete packets for every session of the node."""
-
-FAN_OUT_SLICE = 256
-"""Receivers that are served before others get their turn: about 1 ms."""
 
 
 class NodeTraffic(IocpObject):
@@ -39,7 +35,7 @@ class NodeTraffic(IocpObject):
         self._sessions = table.sessions
         self._counters = counters
         self._waiting: deque[tuple[Delivery, bytes]] = deque()
-        self._targets: Iterator[GatewaySession] | None = None
+        self._fan_out = FanOut(counters)
         self._event = IocpEvent(EventType.POST)
 
     # -- to other nodes ----------------------------------------------------------------------------
@@ -69,22 +65,14 @@ class NodeTraffic(IocpObject):
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Go on with what was delivered, one slice at a time."""
         budget = FAN_OUT_SLICE
-        counters = self._counters
+        fan_out = self._fan_out
         while self._waiting and budget > 0:
             delivery, packets = self._waiting[0]
-            if self._targets is None:
-                counters.add("broadcasts_of_other_nodes")
-                self._targets = iter(list(self._sessions.values()))
-                budget -= 1
-            for session in self._targets:
-                if session.send_now(packets):
-                    counters.sends += 1
-                    counters.bytes_sent += len(packets)
-                budget -= 1
-                if budget <= 0:
-                    break
-            else:
-                self._targets = None
+            if not fan_out.is_active:
+                self._counters.add("broadcasts_of_other_nodes")
+                fan_out.begin(packets, list(self._sessions.values()))
+            budget = fan_out.advance(budget)
+            if not fan_out.is_active:
                 self._waiting.popleft()
                 self._settle(delivery)
         if self._waiting:

@@ -8,9 +8,9 @@ is.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
@@ -34,9 +34,6 @@ from cluster.shared.records import (
 
 __all__ = ["OutboundApplier"]
 
-FAN_OUT_SLICE = 256
-"""Receivers of fan-outs that one lane serves before others get their turn: about 1 ms."""
-
 _FOR_MANY = frozenset({BROADCAST, PUBLISH})
 _OF_GROUPS = frozenset({JOIN, LEAVE})
 
@@ -48,6 +45,7 @@ class OutboundApplier:
         "_batch",
         "_budget",
         "_counters",
+        "_fan_out",
         "_groups",
         "_headers",
         "_headers_end",
@@ -55,8 +53,6 @@ class OutboundApplier:
         "_offset",
         "_sessions",
         "_succession",
-        "_targets",
-        "_to_all",
         "_to_nodes",
         "_user_requests",
     )
@@ -84,12 +80,11 @@ class OutboundApplier:
         self._counters = counters
         self._succession = succession
         self._user_requests = UserRequests(sessions, users, counters, succession)
+        self._fan_out = FanOut(counters)
         self._batch: OutboundBatch | None = None
         self._headers: Iterator[Header] = iter(())
         self._headers_end = 0
         self._offset = 0
-        self._targets: Iterator[GatewaySession] | None = None
-        self._to_all = b""
         self._budget = 0
 
     @property
@@ -129,7 +124,7 @@ class OutboundApplier:
         batch = self._batch
         assert batch is not None
         self._budget = FAN_OUT_SLICE
-        if self._targets is not None and not self._fan_out():
+        if self._fan_out.is_active and not self._goes_on():
             return False
         records = batch.records
         view = records if isinstance(records, memoryview) else memoryview(records)
@@ -144,8 +139,8 @@ class OutboundApplier:
     def abandon(self) -> None:
         """Forget the batch in hand: its incarnation was fenced."""
         self._batch = None
-        self._targets = None
-        self._to_all = b""
+        self._fan_out.abandon()
+        self._undo_groups()
         self._succession.abandon()
 
     def _apply_records(self, view: memoryview) -> bool:
@@ -170,7 +165,7 @@ class OutboundApplier:
                         self._start_publish(session_id, bytes(payload))
                     else:
                         self._start_broadcast(bytes(payload))
-                    if not self._fan_out() or self._budget <= 0:
+                    if not self._goes_on():
                         return False
                 elif kind == SAVE:
                     self._succession.save(session_id, bytes(payload))
@@ -210,38 +205,27 @@ class OutboundApplier:
         elif not self._groups.join(session, name):
             self._counters.add("joins_refused")
 
-    def _start_broadcast(self, data: bytes) -> None:
+    def _undo_groups(self) -> None:
+        """Let whoever has joined or left in the batch in hand be where the commit has them."""
+        for kind, session_id, _ in self._succession.pending:
+            session = self._sessions.get(session_id)
+            if session is not None and kind in _OF_GROUPS:
+                self._groups.set_groups(session, self._succession.groups(session_id))
+
+    def _start_broadcast(self, packets: bytes) -> None:
         self._counters.add("broadcasts")
-        self._to_nodes(data)
-        self._to_all = data
-        self._targets = iter(list(self._sessions.values()))
+        self._to_nodes(packets)
+        self._fan_out.begin(packets, list(self._sessions.values()))
 
     def _start_publish(self, left_out: int, payload: bytes) -> None:
-        name, self._to_all = read_publish(payload)
+        name, packets = read_publish(payload)
         self._counters.add("publishes")
         members = self._groups.members(name)
         if left_out:
             members = [session for session in members if session.id != left_out]
-        self._targets = iter(members)
+        self._fan_out.begin(packets, members)
 
-    def _fan_out(self) -> bool:
-        targets = self._targets
-        assert targets is not None
-        data = self._to_all
-        counters = self._counters
-        budget = self._budget
-        sends = served = 0
-        for session in islice(targets, budget):
-            served += 1
-            if session.send_now(data):
-                sends += 1
-        counters.sends += sends
-        counters.bytes_sent += sends * len(data)
-        self._budget = budget - served
-        if served == budget:
-            return False
-        self._targets = None
-        self._to_all = b""
-        # It costs something even where nobody hears it.
-        self._budget -= 1
-        return True
+    def _goes_on(self) -> bool:
+        """Go on with the fan-out in hand; True if it is at its end and there is budget left."""
+        self._budget = self._fan_out.advance(self._budget)
+        return self._budget > 0

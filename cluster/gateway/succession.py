@@ -138,13 +138,17 @@ class Succession:
         """Return a session that a successor would take over as open or closing; else None."""
         return self._sessions.get(session_id)
 
+    def groups(self, session_id: int) -> list[bytes]:
+        """Return the groups that a session is in as of the commit, in the order of joining."""
+        return list(self._groups.get(session_id, ()))
+
     def replay(self, log: InboundLog) -> list[ReplayedSession]:
         """Return every session whose opening is committed in `log` and whose end is not."""
         left = _packets_left(log)
         for session_id, count in self.deferred.packet_counts().items():
             left[session_id] = left.get(session_id, 0) + count
         nobody = _Login()
-        find_login, groups_of = self._logins.get, self._groups.get
+        find_login = self._logins.get
         replayed = []
         for session_id, session in self._sessions.items():
             login = find_login(session_id, nobody)
@@ -158,7 +162,7 @@ class Succession:
                     user=login.user,
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
-                    groups=[name.decode("utf-8", "replace") for name in groups_of(session_id, ())],
+                    groups=[name.decode("utf-8", "replace") for name in self.groups(session_id)],
                 )
             )
         return replayed

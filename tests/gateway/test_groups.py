@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.gateway.groups import GroupTable
-from cluster.gateway.outbound import FAN_OUT_SLICE
 from cluster.shared.group_records import GROUPS_MAX, pack_publish, read_publish
 from cluster.shared.records import (
     DISCONNECT,
@@ -137,6 +137,16 @@ class Groups(RuleBasedStateMachine):
         self.table.leave(session, name)
         if session in self.model.get(name, []):
             self.model[name].remove(session)
+
+    @rule(session=sessions, groups=st.lists(names, unique=True))
+    def set_groups(self, session: int, groups: list[bytes]) -> None:
+        self.table.set_groups(session, groups)
+        for name in (b"a", b"b", b"c"):
+            members = self.model.setdefault(name, [])
+            if session in members and name not in groups:
+                members.remove(session)
+            elif session not in members and name in groups:
+                members.append(session)
 
     @rule(session=sessions)
     def end(self, session: int) -> None:

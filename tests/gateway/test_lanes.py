@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.gateway.outbound import FAN_OUT_SLICE
+from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.iocp import Cause
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit, OutboundBatch

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.gateway.groups import GroupTable
-from cluster.gateway.outbound import FAN_OUT_SLICE, OutboundApplier
+from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.outbound_headers import HEADERS_MAX
 from cluster.gateway.succession import Succession
 from cluster.gateway.users import UserTable
