@@ -14,7 +14,7 @@ import pytest
 from cluster.shared.config import Config, NodeConfig, SupervisorConfig, WorkersConfig
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor import gateway_keeper, node, shard, supervisor
+from cluster.supervisor import gateway_keeper, node, restart_policy, shard, supervisor
 from cluster.supervisor.child import Child
 from cluster.supervisor.supervisor import supervise
 from tests.supervisor.fake_gateway import DEATHS
@@ -51,6 +51,8 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
     """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 0.5)
+    # The pauses double from here; the rule itself is tested without a clock.
+    monkeypatch.setattr(restart_policy, "BACKOFF_FIRST_S", 0.01)
     started: list[subprocess.Popen[bytes]] = []
 
     def launch(role: str, *arguments: str) -> Child:
@@ -196,7 +198,7 @@ def test_a_worker_that_always_ends_is_given_up_and_named(
 def test_a_worker_that_is_given_up_in_a_drain_is_code_3(
     supervise_fakes: Supervise, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 4.0)  # five lives with pauses of 1.5 s
+    monkeypatch.setattr(supervisor, "DRAIN_GRACE_S", 2.0)  # time for five lives
     assert supervise_fakes("ignores", DIES) == 3
 
 
@@ -226,7 +228,7 @@ def test_deaths_that_led_to_something_being_set_aside_are_not_counted(
     supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
 ):
     assert supervise_fakes("sets something aside at each death") == 0
-    assert caplog.text.count("signal 15 (SIGTERM); successor in 0.1 s") == DEATHS
+    assert caplog.text.count("signal 15 (SIGTERM); successor in 0.01 s") == DEATHS
 
 
 def test_a_gateway_that_always_ends_is_given_up_and_named(
@@ -249,7 +251,7 @@ def test_a_gateway_that_was_ready_and_falls_silent_is_killed_and_replaced(
     assert supervise_fakes("never has workers", config=QUICK_TO_LOSE) == 3
     assert caplog.text.count("has shown no sign of life for 0.") == 5
     assert "gateway (pid " in caplog.text
-    assert "signal 9 (SIGKILL); successor in 0.1 s" in caplog.text
+    assert "signal 9 (SIGKILL); successor in 0.01 s" in caplog.text
     told = capfd.readouterr().err
     assert told.startswith("cluster: gave up restarting gateway: 5 lives in ")
 
@@ -270,7 +272,7 @@ def test_a_gateway_that_never_gets_ready_is_killed(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(gateway_keeper, "READY_WITHIN_S", 0.5)
+    monkeypatch.setattr(gateway_keeper, "READY_WITHIN_S", 0.2)
     assert supervise_fakes("never answers", config=QUICK_TO_LOSE) == 3
     assert caplog.text.count("has shown no sign of life for 0.") == 5
 

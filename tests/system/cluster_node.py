@@ -28,9 +28,9 @@ READY_LINE = re.compile(
 )
 
 
-def cluster_command(*arguments: str) -> list[str]:
-    """Return the command line of `cluster` as these tests run it."""
-    return [sys.executable, "-m", "cluster", *arguments]
+def cluster_command(*arguments: str, module: str = "cluster") -> list[str]:
+    """Return the command line of `cluster`, or of another module like it, for these tests."""
+    return [sys.executable, "-m", module, *arguments]
 
 
 def cluster_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -69,13 +69,15 @@ class ClusterNode:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         preexec_fn: Callable[[], None] | None = None,
+        module: str = "cluster",
     ) -> None:
         """Start it with its output going to files in `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
         self.run_dir = run_dir or directory / "run"
         self._stdout = directory / "stdout"
         self._stderr = directory / "stderr"
-        command = cluster_command("up", "--listen", listen, "--run-dir", str(self.run_dir))
+        options = ("--listen", listen, "--run-dir", str(self.run_dir))
+        command = cluster_command("up", *options, module=module)
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*command, *arguments],

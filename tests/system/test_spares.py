@@ -301,16 +301,23 @@ def test_a_spare_that_cannot_start_later_harms_nobody_and_is_told_of_once(
 ):
     (tmp_path / "the_app.py").write_text(FAILS_IN_SPARES)
     broken = tmp_path / "broken"
-    flags = ("--app", "the_app:app", "--workers", "1")
-    node = cluster_up(*flags, cwd=tmp_path, env={"BROKEN": str(broken)})
-    with under_load(node, 2):
+    node = cluster_up(
+        *("--app", "the_app:app", "--workers", "1"),
+        cwd=tmp_path,
+        env={"BROKEN": str(broken)},
+        module="tests.applications.quick_restarts",
+    )
+    with PacketClient(node.port) as client:
         before = complete(node)
         broken.touch()
         os.kill(spare_pids(before)[0], signal.SIGKILL)
-        # Once more than a worker is given.
-        wait_until(
-            lambda: node.stderr.count("exit code 2; successor") >= 5, timeout_s=30, what="failures"
-        )
+        for failures in range(1, 6):  # once more than a worker is given
+            wait_until(
+                lambda failures=failures: node.stderr.count("exit code 2; successor") >= failures,
+                timeout_s=30,
+                what=f"{failures} failures",
+            )
+            assert client.ask(failures, b"harmed?") == (failures, b"harmed?")
         broken.unlink()
         assert complete(node)["workers"] == before["workers"]
     assert node.stderr.count("deployed badly); looked in") == 1
