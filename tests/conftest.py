@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests. Imports on every platform with the test packages alone."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 
@@ -20,6 +21,12 @@ with contextlib.suppress(ImportError):
 # A node is up to five processes that import the same code. Those that tests start keep its
 # bytecode even where Python was told not to: else each compiles it, a third of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep modules and tests out of later collections, which many tests ask for by name."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
