@@ -313,7 +313,7 @@ def test_a_spare_that_cannot_start_later_harms_nobody_and_is_told_of_once(
         os.kill(spare_pids(before)[0], signal.SIGKILL)
         for failures in range(1, 6):  # once more than a worker is given
             wait_until(
-                lambda failures=failures: node.stderr.count("exit code 2; successor") >= failures,
+                lambda: node.stderr.count("exit code 2; successor") >= failures,  # noqa: B023
                 timeout_s=30,
                 what=f"{failures} failures",
             )
