@@ -46,13 +46,36 @@ class NetAddress:
 
     def resolve(self) -> "NetAddress":
         """Return the numeric form, looking a name up (which may block); raises OSError."""
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        return NetAddress(str(found[0][4][0]), self.port)
+        return self.resolve_all()[0]
+
+    def resolve_all(self) -> "list[NetAddress]":
+        """Return the numeric forms of a name, at least one, as `resolve` the first of them."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:  # of a name with an empty or too long part
+            raise OSError(f"{self.host} is no name: {error}") from None
+        hosts = dict.fromkeys(_numeric_host(entry[4]) for entry in found)
+        return [NetAddress(host, self.port) for host in hosts]
 
     def __str__(self) -> str:
         host = self.host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+
+def _numeric_host(sockaddr: Any) -> str:
+    """Return the host of what `getaddrinfo` found, with the interface of a link-local one."""
+    host = str(sockaddr[0])
+    scope = sockaddr[3] if len(sockaddr) == _PARTS_OF_IPV6 else 0
+    if not scope or "%" in host:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(scope)}"
+    except OSError:  # it went meanwhile, or has a number only
+        return f"{host}%{scope}"
+
+
+_PARTS_OF_IPV6 = 4
+"""Host, port, flow and scope."""
 
 _new = object.__new__
 _set_host = vars(NetAddress)["host"].__set__

@@ -65,3 +65,14 @@ def test_a_name_is_looked_up_and_a_number_stays_as_it_is():
 def test_socket_addresses_of_both_families_are_understood():
     assert NetAddress.from_sockaddr(("1.2.3.4", 5)) == NetAddress("1.2.3.4", 5)
     assert NetAddress.from_sockaddr(("::1", 5, 0, 0)) == NetAddress("::1", 5)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_name_that_cannot_be_one_is_an_os_error(host: str):
+    with pytest.raises(OSError, match=f"{host} is no name"):
+        NetAddress(host, 1).resolve()
+
+
+def test_a_link_local_address_keeps_its_interface():
+    name = socket.if_indextoname(1)
+    assert NetAddress(f"fe80::1%{name}", 80).resolve() == NetAddress(f"fe80::1%{name}", 80)

@@ -1,5 +1,6 @@
 """What the kernel reads and writes belongs to it until its completion was reaped."""
 
+import ctypes
 import gc
 import socket
 from collections.abc import Iterator
@@ -195,3 +196,12 @@ def test_a_gather_can_be_released_twice() -> None:
 def test_a_host_that_is_a_name_is_no_socket_address() -> None:
     with pytest.raises(OSError, match="illegal IP address"):
         uring_memory.SocketAddress(NetAddress("localhost", 80))
+
+
+@pytest.mark.parametrize("scope", ["1", socket.if_indextoname(1)])
+def test_an_address_of_the_link_holds_its_interface(scope: str):
+    address = uring_memory.SocketAddress(NetAddress(f"fe80::1%{scope}", 80))
+    data = ctypes.string_at(address.address, address.size)
+    assert data[8:24] == socket.inet_pton(socket.AF_INET6, "fe80::1")
+    assert int.from_bytes(data[24:28], "little") == 1
+    address.release()

@@ -61,6 +61,8 @@ class LinkRefusal(StrEnum):
     """It did not finish in time."""
     CROWDED = "crowded"
     """It had not finished when too many others knocked."""
+    GONE = "gone"
+    """It left before it had finished."""
 
 
 class LinkRefusedError(Exception):

@@ -1,15 +1,14 @@
 """The links of a node: who is called, who may call, and what goes over the connections.
 
-One session with each peer counts, the newest that has proved itself: an older one is half-open,
-because a node calls again only when it has lost its connection. A lost one is called for again,
-for ever, with a pause that grows and has chance in it.
+One session with each peer counts, the one connected last of those that have proved themselves: an
+older one is half-open, because a node calls again only when it has lost its connection. A lost one
+is called for again, for ever, with a pause that grows and has chance in it.
 """
 
 import ipaddress
 import logging
 import random
 from collections.abc import Iterable
-from threading import Thread
 from typing import NamedTuple, Protocol
 
 from cluster.gateway.counters import Counters
@@ -25,13 +24,11 @@ from cluster.gateway.links.frames import (
 )
 from cluster.gateway.links.handshake import Handshake, LinkIdentity, LinkRefusal, Peer
 from cluster.gateway.links.link_log import LinkLog, LinkViolation, Progress
+from cluster.gateway.links.look_up import LookUp
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import (
     ClientService,
-    EventType,
     IocpCore,
-    IocpEvent,
-    IocpObject,
     NetAddress,
     ServerService,
     SessionSettings,
@@ -52,6 +49,7 @@ QUEUED_BYTES_MAX = 1 << 18
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
+BACKOFF_DOUBLINGS_MAX = 16
 
 BEATS_PER_TIMEOUT = 4
 REFUSALS_LOGGED_EVERY_S = 10.0
@@ -89,8 +87,12 @@ class _Link:
 
     __slots__ = (
         "address",
+        "arrival",
+        "called_at",
         "failures",
+        "has_violated",
         "log",
+        "look_up",
         "node",
         "reason",
         "service",
@@ -110,12 +112,18 @@ class _Link:
         self.service: ClientService | None = None
         """Of the present attempt to call; sessions hold theirs weakly."""
         self.timer: Timer | None = None
+        self.look_up: LookUp | None = None
+        self.called_at = 0.0
+        self.arrival = 0
+        """Of the last session that has proved itself, see `NodeSession.arrival`."""
         self.failures = 0
+        self.has_violated = False
+        """Whether the last session broke the protocol: `failures` goes on from there."""
         self.reason = ""
         """Why there is no session; empty while there is one, or none was tried yet."""
 
 
-class Links(IocpObject):
+class Links:
     """All links of a node. For the dispatching thread."""
 
     def __init__(
@@ -136,7 +144,6 @@ class Links(IocpObject):
         `user` is told what comes of records. A peer that is not heard for `timeout_s` is taken for
         lost, and called again.
         """
-        self.handle = None
         self.core = core
         self._identity = identity
         self._counters = counters
@@ -164,7 +171,7 @@ class Links(IocpObject):
             accepts_outstanding_max=16,
         )
         self._unproved: dict[NodeSession, None] = {}  # in order of arrival
-        self._found: list[tuple[_Link, NetAddress | str]] = []
+        self._arrivals = 0
         self._to_flush: dict[_Link, None] = {}
         self._beat_timer: Timer | None = None
         self._logged_at = -REFUSALS_LOGGED_EVERY_S
@@ -193,6 +200,8 @@ class Links(IocpObject):
         for link in self._links.values():
             if link.timer is not None:
                 link.timer.cancel()
+            if link.look_up is not None:
+                link.look_up.cancel()
             if link.service is not None:
                 link.service.close_service(Cause.DRAIN)
 
@@ -258,6 +267,8 @@ class Links(IocpObject):
 
     def knocked(self, session: NodeSession) -> None:
         """Somebody has connected to the private listener."""
+        self._arrivals += 1
+        session.arrival = self._arrivals
         self._unproved[session] = None
         if len(self._unproved) > UNPROVED_MAX:
             oldest = next(iter(self._unproved))
@@ -268,6 +279,12 @@ class Links(IocpObject):
         """The peer knows the secret: this is the session that counts from now on."""
         self._unproved.pop(session, None)
         link = self._links[peer.node]
+        if session.arrival < link.arrival:
+            # Its node has called again since, maybe in another life: nobody is at its other end.
+            self._counters.add("links_replaced")
+            session.abort(Cause.REPLACED)
+            return
+        link.arrival = session.arrival
         older, link.session = link.session, session
         if older is not None:
             self._counters.add("links_replaced")
@@ -282,8 +299,6 @@ class Links(IocpObject):
             )
             self._user.undelivered(peer.node, undelivered)
         logger.info("linked with node %d at %s", peer.node, session.address)
-        link.failures = 0
-        link.reason = ""
         link.told = link.log.progress
         session.send(make_progress_frame(RESUME, link.told))
 
@@ -301,6 +316,9 @@ class Links(IocpObject):
                 settled = log.resume(read_progress(position, payload))
                 self._user.settled(link.node, settled)
                 session.is_resumed = True
+                link.reason = ""
+                if not link.has_violated:
+                    link.failures = 0
             elif kind == RECORD:
                 log.take(position)
                 self._user.delivered(Delivery(link.node, peer.life, position), payload)
@@ -323,6 +341,8 @@ class Links(IocpObject):
         self._counters.add("links_violations")
         logger.error("%s broke the links' protocol: %s", session.peer, reason)
         session.reason = f"it broke the links' protocol: {reason}"
+        if session.peer is not None:
+            self._links[session.peer.node].has_violated = True
         session.abort(Cause.LOCAL)
 
     def refused(self, session: NodeSession, refusal: LinkRefusal, reason: str) -> None:
@@ -343,7 +363,10 @@ class Links(IocpObject):
 
     def ended(self, session: NodeSession, cause: str) -> None:
         """A connection has ended, or could not be made."""
-        self._unproved.pop(session, None)
+        if session in self._unproved:
+            del self._unproved[session]
+            if not session.reason and not self._closed:
+                self.refused(session, LinkRefusal.GONE, "it left before it had proved itself")
         link = self._link_of(session)
         if link is not None:
             link.session = None
@@ -371,7 +394,7 @@ class Links(IocpObject):
     def _call_later(self, link: _Link) -> None:
         if self._closed or link.timer is not None:
             return
-        pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(link.failures, 16))
+        pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(link.failures, BACKOFF_DOUBLINGS_MAX))
         link.failures += 1
         # Nodes that lost the same peer at the same time do not come back at the same time.
         pause *= self._random.uniform(0.5, 1.0)
@@ -383,37 +406,35 @@ class Links(IocpObject):
             return
         if _is_numeric(link.address.host):
             self._connect(link, link.address)
-        else:
-            Thread(target=self._look_up, args=(link,), daemon=True).start()
-
-    def _look_up(self, link: _Link) -> None:
-        """Find the address of a name, which may take long, in a thread of its own."""
-        found: NetAddress | str
+            return
+        link.look_up = LookUp(link.address, self.core, lambda found: self._found(link, found))
         try:
-            found = link.address.resolve()
-        except OSError as error:
-            found = f"{link.address} is not known: {error}"
-        self._found.append((link, found))
-        event = IocpEvent(EventType.POST)
-        event.owner = self
-        self.core.post(event)
+            link.look_up.start()
+        except RuntimeError as error:
+            self._found(link, f"{link.address} cannot be looked up: {error}")
 
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        """Go on with the names that were looked up."""
-        found, self._found = self._found, []
-        for link, address in found:
-            if isinstance(address, str):
-                link.reason = address
-                self._call_later(link)
-            else:
-                self._connect(link, address)
+    def _found(self, link: _Link, found: list[NetAddress] | str) -> None:
+        """Go on with a name that was looked up, or why it could not be."""
+        link.look_up = None
+        if isinstance(found, str):
+            link.reason = found
+            self._call_later(link)
+        else:
+            # A name may have addresses that its node does not listen at: each gets its turn.
+            self._connect(link, found[link.failures % len(found)])
 
     def _connect(self, link: _Link, address: NetAddress) -> None:
         if self._closed:
             return
-        link.service = ClientService(
-            address, self.core, lambda: NodeSession(self, link.node), 1, self._settings
-        )
+        try:
+            link.service = ClientService(
+                address, self.core, lambda: NodeSession(self, link.node), 1, self._settings
+            )
+        except OSError as error:  # an interface that is not there, for one
+            link.reason = f"cannot connect to {address}: {error}"
+            self._call_later(link)
+            return
+        link.called_at = self.core.now()
         if not link.service.start():
             link.reason = "no socket is left to call with"
             self._call_later(link)
@@ -425,12 +446,26 @@ class Links(IocpObject):
         for link in self._links.values():
             session = link.session
             if session is None:
+                self._give_up_call(link, now)
                 continue
+            if session.is_resumed and link.has_violated:
+                link.has_violated = False  # it has kept to the protocol for a while
+                link.failures = 0
             if now - session.heard_at > self._timeout_s:
                 session.abort(Cause.TIMEOUT)
             elif session.is_resumed and session.queued_bytes < QUEUED_BYTES_MAX + FRAME_BYTES:
                 self._tell(link, session, link.log.progress)
         self._beat_timer = self.core.call_later(self._timeout_s / BEATS_PER_TIMEOUT, self._beat)
+
+    def _give_up_call(self, link: _Link, now: float) -> None:
+        """The system would wait for minutes, and ask again ever more seldom."""
+        service = link.service
+        if (
+            service is not None
+            and service.connecting_count
+            and now - link.called_at > self._timeout_s
+        ):
+            service.close_service(Cause.TIMEOUT)
 
     def status(self) -> list[LinkStatus]:
         """Return the state of each link, in the order of nodes."""

@@ -34,6 +34,7 @@ class NodeSession(Session):
         "_handshake",
         "_links",
         "_timer",
+        "arrival",
         "dialled",
         "heard_at",
         "is_resumed",
@@ -46,6 +47,8 @@ class NodeSession(Session):
         """Belong to `links`; `dialled` is the node that is called, None for one that calls."""
         super().__init__()
         self.dialled = dialled
+        self.arrival = 0
+        """Which one of those that called this is; 0 for one that this side has called."""
         self.peer: Peer | None = None
         """The node at the other end, once it has proved itself."""
         self.is_resumed = False

@@ -81,9 +81,10 @@ class SocketAddress:
         """Raises OSError for a host that is not numeric."""
         family = net_address.family
         head = int(family).to_bytes(2, "little") + net_address.port.to_bytes(2, "big")
-        host = socket.inet_pton(family, net_address.host)
+        text, _, scope = net_address.host.partition("%")
+        host = socket.inet_pton(family, text)
         if family == socket.AF_INET6:
-            data = head + bytes(4) + host + bytes(4)
+            data = head + bytes(4) + host + _scope_index(scope).to_bytes(4, "little")
         else:
             data = head + host + bytes(8)
         self.size = len(data)
@@ -92,3 +93,10 @@ class SocketAddress:
 
     def release(self) -> None:
         """Nothing is pinned but this object."""
+
+
+def _scope_index(scope: str) -> int:
+    """Return the number of an interface that is given by name or number; 0 for none."""
+    if not scope:
+        return 0
+    return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
