@@ -9,6 +9,9 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Self
 
+_TURNS_TO_CLOSE = 4
+"""Turns of the loop until the socket of a transport that was told to close is closed."""
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -49,9 +52,11 @@ class Relay:
         self.connections += 1
         try:
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
+        except BaseException as error:
             writer.transport.abort()
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         pair = {writer, to_writer}
         self._writers |= pair
         left = [self._random.choice(self.cut_after) if self.cut_after else 1 << 60]
@@ -108,6 +113,8 @@ class Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(_TURNS_TO_CLOSE):
+                await asyncio.sleep(0)
 
         self._call(close())
         self._loop.call_soon_threadsafe(self._loop.stop)
