@@ -15,19 +15,27 @@ from cluster.shared.records import (
     PACKETS,
     PACKETS_OVERHEAD,
     RECORD_BYTES,
+    SEND_BLOCKED,
+    SEND_READY,
     SEQUENCE,
 )
 
 __all__ = ["Delivery", "find_delivery"]
 
-_KINDS = {OPENED: "opened", CLOSED: "closed", BOUND: "bound"}
+_KINDS = {
+    OPENED: "opened",
+    CLOSED: "closed",
+    BOUND: "bound",
+    SEND_BLOCKED: "send_blocked",
+    SEND_READY: "send_ready",
+}
 
 
 class Delivery(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
-    """packet, opened, closed, bound, resumed"""
+    """packet, opened, closed, bound, send_blocked, send_ready, resumed"""
     session: GatewaySession
     packet_id: int | None = None
     """None if it is not of a packet, as the sequence and the payload are."""

@@ -315,6 +315,7 @@ class Gateway(IocpObject):
         counters["dropped_batches"] = self._hub.dropped_batches
         counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in shards)
         counters["deferred_calls"] = sum(s.succession.deferred.count for s in shards)
+        counters["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
         counters["sessions_held"] = sum(shard.held_count for shard in shards)
         return NodeStatus(
             node=self._config.node.id,

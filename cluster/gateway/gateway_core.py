@@ -11,6 +11,7 @@ from collections.abc import Callable
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.limits import Limits
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
@@ -66,6 +67,7 @@ class GatewayCore:
             self.shards,
             make_routing(config.gateway.routing, config.workers.count),
             counters,
+            Limits(core, config.limits, config.gateway.max_packet_bytes, counters),
         )
         self.traffic = NodeTraffic(core, self.table, counters)
         self._appliers = [
@@ -126,7 +128,8 @@ class GatewayCore:
         )
 
     def _make_service(self) -> GatewayService:
-        gateway = self._config.gateway
+        gateway, limits = self._config.gateway, self._config.limits
+        blocked_bytes = limits.send_blocked_bytes or gateway.send_queue_bytes_max // 2
         return GatewayService(
             self.table,
             NetAddress.parse(self._config.node.listen),
@@ -137,6 +140,8 @@ class GatewayCore:
                 close_timeout_s=gateway.close_timeout_s,
                 send_queue_bytes_max=gateway.send_queue_bytes_max,
                 send_stall_timeout_s=gateway.send_stall_timeout_s,
+                send_blocked_bytes=blocked_bytes,
+                send_ready_bytes=limits.send_ready_bytes or blocked_bytes // 2,
             ),
             gateway.accepts_outstanding_max,
         )

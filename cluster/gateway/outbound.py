@@ -20,6 +20,7 @@ from cluster.gateway.users import UserTable
 from cluster.shared.group_records import check_group, read_publish
 from cluster.shared.lane import GatewayLane, OutboundBatch
 from cluster.shared.records import (
+    ACCEPT,
     BROADCAST,
     DEFER,
     DISCONNECT,
@@ -179,6 +180,10 @@ class OutboundApplier:
                     self._disconnect(session_id, payload)
                 elif kind in _OF_GROUPS:
                     self._change_group(kind, session_id, check_group(bytes(payload)))
+                elif kind == ACCEPT:
+                    session = find(session_id)
+                    if session is not None:
+                        session.accept()
                 else:
                     self._user_requests.carry_out(kind, session_id, bytes(payload))
         finally:

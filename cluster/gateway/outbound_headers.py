@@ -10,6 +10,7 @@ from itertools import repeat
 from cluster.shared.lane import LaneViolation
 from cluster.shared.names import NAME_BYTES_MAX
 from cluster.shared.records import (
+    ACCEPT,
     BIND,
     BROADCAST,
     DEFER,
@@ -51,6 +52,7 @@ _LENGTH_MAX = {
     JOIN: RECORD_BYTES + NAME_BYTES_MAX,
     LEAVE: RECORD_BYTES + NAME_BYTES_MAX,
     PUBLISH: 0xFFFF_FFFF,
+    ACCEPT: RECORD_BYTES,
     DEFER: RECORD_BYTES + DEFERRED.size,
     DONE: RECORD_BYTES + FINISHED.size,
 }

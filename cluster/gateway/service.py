@@ -7,7 +7,7 @@ when all shards are.
 
 from typing import Any
 
-from cluster.gateway.session import GatewaySession
+from cluster.gateway.limited_session import make_session
 from cluster.gateway.session_table import SessionTable
 from cluster.iocp import ServerService
 
@@ -20,7 +20,7 @@ class GatewayService(ServerService):
     def __init__(self, table: SessionTable, *arguments: Any, **options: Any) -> None:
         """Accept for `table`; the other arguments are those of `ServerService`."""
         super().__init__(*arguments, **options)
-        self.set_session_factory(lambda: GatewaySession(table))
+        self.set_session_factory(lambda: make_session(table))
         self._table = table
         self._is_paused = False
 

@@ -26,11 +26,20 @@ class GatewaySession(Session):
         "closed_appended",
         "held_packets",
         "id",
+        "is_accepted",
         "is_slow",
         "next_sequence",
+        "opened_at",
+        "partial_number",
+        "partial_since",
+        "reading_since",
+        "received_at",
+        "send_record_in_lane",
         "shard",
+        "told_send_blocked",
         "uncommitted_bytes",
         "user",
+        "wheel_tick",
     )
 
     recyclable = True
@@ -51,6 +60,17 @@ class GatewaySession(Session):
         self.is_slow = False
         self.closed_appended = False
         self.user: str | None = None
+        self.is_accepted = True
+        """Whether packets of every id get through."""
+        # Times are those of the core's clock, in seconds.
+        self.opened_at = self.reading_since = self.received_at = self.partial_since = 0.0
+        self.partial_number = 0
+        """The packet, counted from 1, of which a part was left over at `partial_since`."""
+        self.wheel_tick = 0
+        self.told_send_blocked = False
+        """What the lane's last record about the send queue says."""
+        self.send_record_in_lane = False
+        """Whether that record is not committed yet."""
 
     def on_connected(self) -> None:
         self._table.open(self)
@@ -85,13 +105,41 @@ class GatewaySession(Session):
                 shard.needs_flush = True
             if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
                 shard.slow_down(self)
-        if bad_size:
-            self.abort(Cause.BAD_SIZE)
+        if offset != end:
+            if bad_size:
+                self.abort(Cause.BAD_SIZE)
+            else:
+                self._leave_part()
         return offset
+
+    def _leave_part(self) -> None:
+        """A part of a packet is left over: its time runs from its first one."""
+        number = self.packets_taken + 1
+        if number != self.partial_number:
+            self.partial_number = number
+            self.partial_since = self._core.batch_now
+            self._table.limits.deadlines.left_part(self)
+
+    def resume_recv(self) -> None:
+        if self._recv_paused:
+            self.reading_since = self._core.batch_now
+        super().resume_recv()
+
+    def accept(self) -> None:
+        """Let packets of every id through from now on."""
+
+    def look_again(self) -> None:
+        """Other packet ids may be public by now."""
 
     def on_send(self, num_bytes: int) -> None:
         if self.is_slow:
             self.shard.reconsider(self)
+
+    def on_send_blocked(self) -> None:
+        self.shard.append_send_state(self)
+
+    def on_send_ready(self) -> None:
+        self.shard.append_send_state(self)
 
     def on_read_ended(self) -> None:
         self.shard.append_closed(self, Cause.EOF)
@@ -103,6 +151,12 @@ class GatewaySession(Session):
     def is_present(self) -> bool:
         """Whether the client has not ended its side and nobody has begun to end this one."""
         return self.is_connected and not self.closed_appended
+
+    @property
+    def packets_taken(self) -> int:
+        """Packets that were received as a whole and not held back for want of an acceptance."""
+        held = 0 if self.held_packets is None else self.held_packets[1]
+        return self.next_sequence - 1 + held
 
     @property
     def backlog_bytes(self) -> int:

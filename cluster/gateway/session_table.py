@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
+from cluster.gateway.limits import Limits
 from cluster.gateway.routing import Routing
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
@@ -21,16 +22,31 @@ _CAUSES = frozenset(Cause)
 class SessionTable:
     """Opens and forgets sessions. For the dispatching thread."""
 
-    __slots__ = ("_ids", "_routing", "_shards", "counters", "groups", "sessions", "users")
+    __slots__ = (
+        "_ids",
+        "_routing",
+        "_shards",
+        "counters",
+        "groups",
+        "limits",
+        "sessions",
+        "users",
+    )
 
     def __init__(
-        self, ids: SessionIds, shards: Sequence[Shard], routing: Routing, counters: Counters
+        self,
+        ids: SessionIds,
+        shards: Sequence[Shard],
+        routing: Routing,
+        counters: Counters,
+        limits: Limits,
     ) -> None:
-        """Give each session one of `shards`, the one that `routing` chooses."""
+        """Give each session that `limits` admit one of `shards`, the one that `routing` chooses."""
         self._ids = ids
         self._shards = shards
         self._routing = routing
         self.counters = counters
+        self.limits = limits
         self.sessions: dict[int, GatewaySession] = {}
         self.users: UserTable[GatewaySession] = UserTable()
         self.groups: GroupTable[GatewaySession] = GroupTable()
@@ -42,13 +58,20 @@ class SessionTable:
 
     def open(self, session: GatewaySession) -> None:
         """Give a session that has connected an id and a shard, and tell the shard's worker."""
-        session_id = self._ids.next_id()
+        if not self.limits.admit(session):
+            return
+        try:
+            session_id = self._ids.next_id()
+        except Exception:
+            self.limits.release(session)
+            raise
         shard = self._shards[self._choose_shard()]
         session.shard = shard
         session.id = session_id
         self.sessions[session.id] = session
         self.counters.add("sessions_opened")
         shard.append_opened(session)
+        self.limits.opened(session)
 
     def _choose_shard(self) -> int:
         # What always goes in, the news of sessions, goes where there is room.
@@ -62,7 +85,8 @@ class SessionTable:
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""
         if self.sessions.pop(session.id, None) is None:
-            return  # there was no id left for it
+            return  # it was not admitted, or there was no id left for it
+        self.limits.release(session)
         self.users.release(session)
         self.groups.leave_all(session)
         self._routing.release(session.shard.index)
@@ -74,6 +98,7 @@ class SessionTable:
         """Raise AssertionError unless each session is counted once, and users have theirs."""
         self.users.check_invariants()
         self.groups.check_invariants()
+        self.limits.deadlines.check_invariants()
         assert len(self.users) == sum(s.user is not None for s in self.sessions.values())
         assert sum(self._routing.counts) == len(self.sessions)
         for index, shard in enumerate(self._shards):

@@ -14,7 +14,16 @@ from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Freed, GatewayLane
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import BOUND, CLOSED, OPENED, PACKETS, PACKETS_OVERHEAD, RECORD_BYTES
+from cluster.shared.records import (
+    BOUND,
+    CLOSED,
+    OPENED,
+    PACKETS,
+    PACKETS_OVERHEAD,
+    RECORD_BYTES,
+    SEND_BLOCKED,
+    SEND_READY,
+)
 from cluster.shared.user_records import read_bound
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ class Shard:
         "_counters",
         "_held",
         "_reconsider",
+        "_waiting",
         "index",
         "is_draining",
         "lane",
@@ -38,6 +48,7 @@ class Shard:
         "log",
         "max_packet_bytes",
         "needs_flush",
+        "public_ids",
         "slow_bytes",
         "succession",
     )
@@ -63,6 +74,10 @@ class Shard:
         self._counters = counters
         self._held: dict[GatewaySession, None] = {}  # in order of arrival
         self._reconsider: list[GatewaySession] = []
+        self._waiting: dict[GatewaySession, None] = {}
+        self.public_ids: frozenset[int] = frozenset()
+        """Packet ids that get through before a session is accepted, as the shard's worker, or the
+        last one that it had, has declared them."""
         self._answers: dict[GatewaySession, bytes | None] = {}
         """Sessions that have a `bound` record in the lane, and the next one, which waits."""
         self.succession = Succession()
@@ -108,6 +123,26 @@ class Shard:
             return
         self._answers[session] = None
         self.lane.append(BOUND, session.id, answer, 0, session)
+        self.needs_flush = True
+
+    def append_send_state(self, session: "GatewaySession") -> None:
+        """Tell the worker whether much waits to be sent to a session, if it thinks otherwise.
+
+        At most one such record of a session is in the lane: what changes meanwhile is told, if it
+        has not changed back, when that one is committed.
+        """
+        is_blocked = session.is_send_blocked
+        if (
+            session.send_record_in_lane
+            or is_blocked is session.told_send_blocked
+            or session.closed_appended
+        ):
+            return
+        session.told_send_blocked = is_blocked
+        session.send_record_in_lane = True
+        self._counters.add("sends_blocked" if is_blocked else "sends_ready")
+        kind = SEND_BLOCKED if is_blocked else SEND_READY
+        self.lane.append(kind, session.id, b"", 0, session)
         self.needs_flush = True
 
     def append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
@@ -169,6 +204,28 @@ class Shard:
             session.is_slow = False
             session.resume_recv()
 
+    # -- sessions that are not accepted yet --------------------------------------------------------
+
+    @property
+    def waiting_count(self) -> int:
+        """Sessions whose packets wait until the worker accepts them."""
+        return len(self._waiting)
+
+    def begin_waiting(self, session: "GatewaySession") -> None:
+        """A packet of `session` waits for its acceptance."""
+        self._waiting[session] = None
+
+    def end_waiting(self, session: "GatewaySession") -> None:
+        """Nothing of `session` waits for its acceptance any more."""
+        self._waiting.pop(session, None)
+
+    def learn(self, public_ids: frozenset[int]) -> None:
+        """The worker that has the shard from now on declares these packet ids as public."""
+        if public_ids != self.public_ids:
+            self.public_ids = public_ids
+            for session in list(self._waiting):
+                session.look_again()
+
     # -- commits -----------------------------------------------------------------------------------
 
     def committed(self, freed: list[Freed]) -> None:
@@ -184,6 +241,9 @@ class Shard:
                 self.succession.opened(session)
             elif kind == BOUND:
                 self._bound_committed(session, record)
+            elif kind in (SEND_BLOCKED, SEND_READY):
+                session.send_record_in_lane = False
+                self.append_send_state(session)
             elif kind == CLOSED and session.id not in deferred.closing:
                 self._closed(session)
         for call in done:

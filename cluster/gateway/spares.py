@@ -31,12 +31,11 @@ logger = logging.getLogger("cluster.gateway")
 class _Spare:
     """One process that waits."""
 
-    __slots__ = ("control_identity", "create_time", "liveness", "pid")
+    __slots__ = ("control_identity", "hello", "liveness")
 
     def __init__(self, control_identity: bytes, hello: SpareHello, liveness: Liveness) -> None:
         self.control_identity = control_identity
-        self.pid = hello.pid
-        self.create_time = hello.create_time
+        self.hello = hello
         self.liveness = liveness
 
 
@@ -86,7 +85,7 @@ class Spares:
         if hello.pid in self._assigned:
             shard = self._assigned.index(hello.pid)
             self._assigned[shard] = None
-            self._hand_over(shard, control_identity, hello.pid, hello.create_time)
+            self._hand_over(shard, control_identity, hello)
             return
         if self._is_full:
             self._forget_dead()
@@ -122,7 +121,7 @@ class Spares:
             self._assigned[shard] = pid  # until its hello
             return
         self._assigned[shard] = None
-        self._hand_over(shard, spare.control_identity, pid, spare.create_time)
+        self._hand_over(shard, spare.control_identity, spare.hello)
 
     def gone(self, pid: int) -> None:
         """The supervisor says that a process is dead: it waits no more, nor is waited for."""
@@ -136,9 +135,15 @@ class Spares:
         for pid in self._waiting:
             self._tell(pid)
 
-    def _hand_over(self, shard: int, control_identity: bytes, pid: int, create_time: float) -> None:
+    def _hand_over(self, shard: int, control_identity: bytes, spare: SpareHello) -> None:
         self._counters.add("spares_used")
-        self._grant(control_identity, Hello(shard=shard, pid=pid, create_time=create_time))
+        hello = Hello(
+            shard=shard,
+            pid=spare.pid,
+            create_time=spare.create_time,
+            public_ids=spare.public_ids,
+        )
+        self._grant(control_identity, hello)
 
     # -- signs of life -----------------------------------------------------------------------------
 
@@ -151,10 +156,11 @@ class Spares:
             if reason is None:
                 self._send(spare.control_identity, GatewayAlive())
                 continue
-            logger.error("dropped spare process %d: %s", spare.pid, reason)
+            pid = spare.hello.pid
+            logger.error("dropped spare process %d: %s", pid, reason)
             self._counters.add("spares_dropped")
-            del self._waiting[spare.pid]
-            self._report(SpareReport(pid=spare.pid, state="stuck"))
+            del self._waiting[pid]
+            self._report(SpareReport(pid=pid, state="stuck"))
 
     def stop_all(self) -> bool:
         """Tell every spare that all is done; return whether any is still there to be told."""
@@ -164,8 +170,8 @@ class Spares:
     def _forget_dead(self) -> None:
         # Their supervisor reaps them sooner, unless it is busy or they have none.
         for spare in list(self._waiting.values()):
-            if not is_same_process(spare.pid, spare.create_time):
-                del self._waiting[spare.pid]
+            if not is_same_process(spare.hello.pid, spare.hello.create_time):
+                del self._waiting[spare.hello.pid]
 
     def _tell(self, pid: int) -> None:
         self._report(SpareReport(pid=pid, state="ready"))

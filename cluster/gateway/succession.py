@@ -163,6 +163,8 @@ class Succession:
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
                     groups=[name.decode("utf-8", "replace") for name in self.groups(session_id)],
+                    # A record of it that is not committed says the opposite of what was before it.
+                    send_blocked=session.told_send_blocked != session.send_record_in_lane,
                 )
             )
         return replayed

@@ -62,6 +62,8 @@ class UserRequests:
             replaced.disconnect(Cause.REPLACED)
         if result is BindResult.REJECTED:
             self._counters.add("binds_rejected")
+        else:
+            session.accept()
         session.shard.append_bound(session, pack_bound(Bound(result, request, session.user)))
 
     def _unbind(self, session_id: int, payload: bytes) -> None:

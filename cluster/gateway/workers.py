@@ -153,6 +153,7 @@ class Workers:
         )
         self._lives[shard.index] = life
         self._by_identity[control_identity] = shard.index
+        shard.learn(frozenset(hello.public_ids))
         quarantine = self._quarantine
         grant = Grant(
             node=identity.node,

@@ -44,7 +44,15 @@ class IocpCore:
     different objects run in different threads, and those of one object one at a time, in order.
     """
 
-    __slots__ = ("_dispatching", "_shared", "_timers", "_undelivered", "_wait_guard", "driver")
+    __slots__ = (
+        "_dispatching",
+        "_shared",
+        "_timers",
+        "_undelivered",
+        "_wait_guard",
+        "batch_now",
+        "driver",
+    )
 
     def __init__(self, threads: int = 1, driver: Driver | None = None) -> None:
         """Make a core for `threads` dispatching threads on `driver`, which it then owns.
@@ -62,6 +70,9 @@ class IocpCore:
                 f"make it by choose_driver(threads={threads})"
             )
         self.driver = driver
+        self.batch_now = driver.now()
+        """The clock when the batch that is dispatched now, or was last, had been taken: one reading
+        for all that it brings. Kept by a core of one thread only."""
         self._timers = Timers()
         self._undelivered: deque[Completion] = deque()
         self._dispatching = False
@@ -117,6 +128,7 @@ class IocpCore:
                 timeout = 0
             completions = self.driver.poll(timeout, BATCH_MAX)
             guard.has_waited()
+        self.batch_now = self.driver.now()
         if undelivered:
             completions = [*undelivered, *completions]
             undelivered.clear()

@@ -75,6 +75,7 @@ class Session(IocpObject):
         "_recv_buffer",
         "_recv_event",
         "_recv_paused",
+        "_send_blocked",
         "_send_event",
         "_send_queue",
         "_send_registered",
@@ -130,6 +131,7 @@ class Session(IocpObject):
         self._gathered_bytes = 0
         self._send_queue: list[Buffer] | tuple[()] = ()
         self._send_registered = False
+        self._send_blocked = _BLOCKED_NOT
         self._queued_bytes = 0
         self._sent_bytes = 0
         self._recv_buffer: RecvBuffer | None = None
@@ -184,9 +186,24 @@ class Session(IocpObject):
         return self._send_registered
 
     @property
+    def is_send_blocked(self) -> bool:
+        """Whether `on_send_blocked` was called, and `on_send_ready` not since."""
+        return self._send_blocked is _BLOCKED_TOLD
+
+    @property
     def read_ended(self) -> bool:
         """Whether the peer has ended its side."""
         return self._read_ended
+
+    @property
+    def is_recv_paused(self) -> bool:
+        """Whether `pause_recv` was called, and `resume_recv` not since."""
+        return self._recv_paused
+
+    @property
+    def unconsumed_bytes(self) -> int:
+        """Bytes that were received and that `on_recv` has left."""
+        return 0 if self._recv_buffer is None else self._recv_buffer.data_size
 
     # -- callbacks, for subclasses -----------------------------------------------------------------
 
@@ -202,6 +219,13 @@ class Session(IocpObject):
 
     def on_send(self, num_bytes: int) -> None:
         """`num_bytes` of a registered send were taken by the system."""
+
+    def on_send_blocked(self) -> None:
+        """More than `send_blocked_bytes` wait to be sent; a moment later it may be less again."""
+
+    def on_send_ready(self) -> None:
+        """No more than `send_ready_bytes` wait any more; follows each `on_send_blocked`, unless the
+        session ends before."""
 
     def on_read_ended(self) -> None:
         """The peer ended its side (sent EOF); by default this side ends too."""
@@ -445,6 +469,8 @@ class Session(IocpObject):
         if self._queued_bytes > self._settings.send_queue_bytes_max:
             self._abort_locked(Cause.SEND_OVERFLOW)
             return False
+        if self._queued_bytes > self._settings.send_blocked_bytes and not self._send_blocked:
+            self._block_send()
         if self._send_queue:
             self._send_queue.append(chunk)
         else:
@@ -453,6 +479,33 @@ class Session(IocpObject):
             self._send_registered = True
             self._register_send()
         return True
+
+    def _block_send(self) -> None:
+        """Have `on_send_blocked` called, in a later turn of `dispatch` (lock held)."""
+        if self._state is _CONNECTED:
+            self._send_blocked = _BLOCKED_UNTOLD
+            self._post()
+
+    def _tell_send_state(self) -> None:
+        """Tell what has become of the send queue, if it has not been told (dispatching thread)."""
+        with self._lock:
+            is_ready = self._queued_bytes <= self._settings.send_ready_bytes
+            was, now = self._send_blocked, self._send_blocked
+            if is_ready:
+                now = _BLOCKED_NOT
+            elif was is _BLOCKED_UNTOLD:
+                now = _BLOCKED_TOLD
+            self._send_blocked = now
+        if was is now or self._state is not _CONNECTED:
+            return
+        self._enter_callback()
+        try:
+            if now is _BLOCKED_TOLD:
+                self.on_send_blocked()
+            elif was is _BLOCKED_TOLD:
+                self.on_send_ready()
+        finally:
+            self._leave_callback()
 
     def _register_send(self) -> None:
         """Submit all that is queued as one gather (lock held, `send_registered` is ours)."""
@@ -486,6 +539,8 @@ class Session(IocpObject):
                 self.on_send(num_bytes)
             finally:
                 self._leave_callback()
+        if self._send_blocked:
+            self._tell_send_state()
         with self._lock:
             if self._state is SessionState.CANCELLING:
                 self._send_registered = False
@@ -530,6 +585,8 @@ class Session(IocpObject):
             if self._queued_bytes > self._settings.send_queue_bytes_max:
                 self._abort_locked(Cause.SEND_OVERFLOW)
                 return
+            if self._queued_bytes > self._settings.send_blocked_bytes and not self._send_blocked:
+                self._block_send()
             if self._send_queue:
                 self._send_queue += gathered
             else:
@@ -712,6 +769,8 @@ class Session(IocpObject):
         elif kind is _SEND:
             self._process_send(num_bytes)
         elif kind is EventType.POST:
+            if self._send_blocked:
+                self._tell_send_state()
             if self._state is _CONNECTED:
                 self._go_on_receiving()
             else:
@@ -763,5 +822,8 @@ class Session(IocpObject):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address} {self._state.value}>"
 
+
+_BLOCKED_NOT, _BLOCKED_UNTOLD, _BLOCKED_TOLD = range(3)
+"""Whether the send queue is past its mark, and the session has been told."""
 
 _NOT_OPEN = frozenset({SessionState.IDLE, SessionState.CANCELLING, SessionState.CLOSED})

@@ -23,6 +23,10 @@ LaneChoice = Literal["auto", "shm", "zmq"]
 RoutingChoice = Literal["fewest_sessions", "round_robin"]
 Timeout = Annotated[float, Meta(gt=0, le=86_400)]
 """Seconds, at most a day."""
+TimeoutOrOff = Annotated[float, Meta(ge=0, le=86_400)]
+"""Seconds, at most a day; 0 is off."""
+AmountOrOff = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+"""A number of things, or of things in a second; 0 is off, or the default that is told."""
 
 
 class ConfigError(Exception):
@@ -104,6 +108,42 @@ class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What may wait for one node; more is refused to whoever sends it."""
 
 
+class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[limits]`: what the gateway lets clients do before it ends their sessions.
+
+    Only `packet_timeout_s` and the watermarks are on by default. Rates are token buckets: a burst
+    is what may come at once after a quiet time; 0 is as much as comes in one second.
+    """
+
+    idle_timeout_s: TimeoutOrOff = 0.0
+    """A client that sends nothing for so long: `idle_timeout`."""
+    packet_timeout_s: TimeoutOrOff = 30.0
+    """A packet that has begun and is not complete after so long: `packet_timeout`."""
+    auth_timeout_s: TimeoutOrOff = 0.0
+    """A session that is neither accepted nor bound after so long: `auth_timeout`. Until then only
+    packets with a public id get through. 0: every packet gets through from the start."""
+    packets_per_s: AmountOrOff = 0
+    """Of one session; more is `rate_limited`."""
+    packets_burst: AmountOrOff = 0
+    bytes_per_s: AmountOrOff = 0
+    """Of one session's packets, headers included; more is `rate_limited`."""
+    bytes_burst: AmountOrOff = 0
+    """At least the largest packet, also by default."""
+    connections_per_address: AmountOrOff = 0
+    """At one time; one more is closed at once. IPv6 addresses count by their first 64 bits."""
+    accepts_per_address_per_s: AmountOrOff = 0
+    """New connections of one address; more are closed at once."""
+    accepts_per_address_burst: AmountOrOff = 0
+    accepts_per_s: AmountOrOff = 0
+    """New connections of all addresses together; more are closed at once."""
+    accepts_burst: AmountOrOff = 0
+    send_blocked_bytes: AmountOrOff = 0
+    """The worker is told when more waits to be sent to a session; 0 is half of
+    `gateway.send_queue_bytes_max`."""
+    send_ready_bytes: AmountOrOff = 0
+    """The worker is told when no more than this waits again; 0 is half of `send_blocked_bytes`."""
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration of a node. Immutable, so any thread may read it."""
 
@@ -113,6 +153,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lane: LaneConfig = LaneConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     links: LinksConfig = LinksConfig()
+    limits: LimitsConfig = LimitsConfig()
 
 
 def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:

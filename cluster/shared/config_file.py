@@ -177,11 +177,12 @@ def _fits(kind: inspect.Type, value: object) -> bool:
     match kind:
         case inspect.IntType(ge=low, le=high):
             return type(value) is int and _number(low) <= value <= _number(high)
-        case inspect.FloatType(gt=low, le=high):
+        case inspect.FloatType(ge=low, gt=above, le=high):
             # A boolean is an int to Python; NaN fails both comparisons.
             if isinstance(value, bool) or not isinstance(value, int | float):
                 return False
-            return _number(low) < value <= _number(high)
+            is_above = value > _number(above) if low is None else value >= low
+            return is_above and value <= _number(high)
         case inspect.LiteralType(values=values):
             return isinstance(value, str) and value in values
         case inspect.StrType():
@@ -199,8 +200,10 @@ def _describe(kind: inspect.Type) -> str:
     match kind:
         case inspect.IntType(ge=low, le=high):
             return f"an integer from {low} to {high}"
-        case inspect.FloatType(gt=low, le=high):
-            return f"a number of seconds above {low} and at most {high}"
+        case inspect.FloatType(ge=None, gt=above, le=high):
+            return f"a number of seconds above {above} and at most {high}"
+        case inspect.FloatType(ge=low, le=high):
+            return f"a number of seconds from {low} to {high}"
         case inspect.LiteralType(values=values):
             return f"one of {', '.join(map(str, values))}"
         case inspect.UnionType(types=types):
@@ -270,8 +273,39 @@ def _check_across_keys(config: Config, settings: Mapping[str, _Setting]) -> None
         raise settings["gateway.send_queue_bytes_max"].error(
             f"at least one packet of gateway.max_packet_bytes = {packet_bytes}"
         )
-
+    _check_limits(config, settings)
     _check_links(config, settings)
+
+
+def _check_limits(config: Config, settings: Mapping[str, _Setting]) -> None:
+    limits = config.limits
+    for burst, rate in _BURSTS.items():
+        if getattr(limits, burst) and not getattr(limits, rate):
+            raise settings[f"limits.{burst}"].error(f"limits.{rate} above 0 beside it")
+    packet_bytes = config.gateway.max_packet_bytes
+    if 0 < limits.bytes_burst < packet_bytes:
+        raise settings["limits.bytes_burst"].error(
+            f"at least one packet of gateway.max_packet_bytes = {packet_bytes}"
+        )
+    queue_bytes = config.gateway.send_queue_bytes_max
+    if limits.send_blocked_bytes > queue_bytes:
+        raise settings["limits.send_blocked_bytes"].error(
+            f"at most gateway.send_queue_bytes_max = {queue_bytes}"
+        )
+    blocked_bytes = limits.send_blocked_bytes or queue_bytes // 2
+    if limits.send_ready_bytes >= blocked_bytes:
+        raise settings["limits.send_ready_bytes"].error(
+            f"less than limits.send_blocked_bytes = {blocked_bytes}"
+        )
+
+
+_BURSTS: Mapping[str, str] = {
+    "packets_burst": "packets_per_s",
+    "bytes_burst": "bytes_per_s",
+    "accepts_per_address_burst": "accepts_per_address_per_s",
+    "accepts_burst": "accepts_per_s",
+}
+"""Keys of `[limits]` that mean something only beside another."""
 
 
 def _check_links(config: Config, settings: Mapping[str, _Setting]) -> None:

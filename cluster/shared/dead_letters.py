@@ -25,7 +25,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     address: str
     kind: str
-    """packet, opened, closed, bound, resumed"""
+    """packet, opened, closed, bound, send_blocked, send_ready, resumed"""
     packet_id: int | None
     sequence: int | None
     payload: bytes | None

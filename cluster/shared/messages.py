@@ -6,9 +6,10 @@ anything else of the frame is read. Packets never travel here; they have the lan
 """
 
 from struct import Struct as Layout
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -87,12 +88,20 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="k
 # -- worker and gateway ---------------------------------------------------------------------------
 
 
+PublicIds = Annotated[list[Annotated[int, Meta(ge=0, le=0xFFFF)]], Meta(max_length=0x1_0000)]
+"""Packet ids that an application declares as public."""
+
+
 class Hello(_Message, frozen=True, kw_only=True):
-    """Worker → gateway: a process with its application imported asks for a shard."""
+    """Worker → gateway: a process with its application imported asks for a shard.
+
+    `public_ids` are the packets that get through before a session is accepted.
+    """
 
     shard: int
     pid: int
     create_time: float
+    public_ids: PublicIds = []
 
 
 class SpareHello(_Message, frozen=True, kw_only=True):
@@ -103,6 +112,7 @@ class SpareHello(_Message, frozen=True, kw_only=True):
 
     pid: int
     create_time: float
+    public_ids: PublicIds = []
 
 
 class SpareAlive(_Message, frozen=True, kw_only=True):
@@ -126,7 +136,7 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     `sequence` is the number of its last packet that is done, `saved` what was saved last. `user` is
     who it is, by the answers that are done; `bind_request` the number of its last bind or unbind,
     `unbind_request` that of its last unbind: answers to binds before that are void. `groups` are
-    those that it is in.
+    those that it is in. `send_blocked` is what the workers were told of its send queue.
     """
 
     id: int
@@ -138,6 +148,7 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     bind_request: int = 0
     unbind_request: int = 0
     groups: list[str] = []
+    send_blocked: bool = False
 
 
 class DeferredRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -12,6 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 __all__ = [
+    "ACCEPT",
     "BIND",
     "BOUND",
     "BROADCAST",
@@ -32,6 +33,8 @@ __all__ = [
     "SAVE",
     "SAVE_BYTES_MAX",
     "SEND",
+    "SEND_BLOCKED",
+    "SEND_READY",
     "SEND_TO",
     "SEQUENCE",
     "SEQUENCE_BYTES",
@@ -78,6 +81,10 @@ class RecordKind(IntEnum):
     """Inbound: a session has ended, or will once this is committed; the payload is the cause."""
     BOUND = 4
     """Inbound: the answer to a `bind` of the session (`user_records`)."""
+    SEND_BLOCKED = 5
+    """Inbound: much waits to be sent to the session; no payload."""
+    SEND_READY = 6
+    """Inbound: little waits again to be sent to the session; no payload."""
     SEND = 16
     """Outbound: complete packets for one session."""
     BROADCAST = 17
@@ -98,6 +105,8 @@ class RecordKind(IntEnum):
     """Outbound: the session is no user any more."""
     SEND_TO = 25
     """Outbound: complete packets for the session of a user, whichever shard has it."""
+    ACCEPT = 26
+    """Outbound: packets of every id of the session get through from now on; no payload."""
     DEFER = 27
     """Outbound: handler calls of one inbound record that are committed and not done (`DEFERRED`).
 
@@ -111,6 +120,8 @@ OPENED = int(RecordKind.OPENED)
 PACKETS = int(RecordKind.PACKETS)
 CLOSED = int(RecordKind.CLOSED)
 BOUND = int(RecordKind.BOUND)
+SEND_BLOCKED = int(RecordKind.SEND_BLOCKED)
+SEND_READY = int(RecordKind.SEND_READY)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
@@ -121,6 +132,7 @@ PUBLISH = int(RecordKind.PUBLISH)
 BIND = int(RecordKind.BIND)
 UNBIND = int(RecordKind.UNBIND)
 SEND_TO = int(RecordKind.SEND_TO)
+ACCEPT = int(RecordKind.ACCEPT)
 DEFER = int(RecordKind.DEFER)
 DONE = int(RecordKind.DONE)
 

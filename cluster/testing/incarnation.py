@@ -125,7 +125,12 @@ class Incarnation:
         link = LocalLink(turn_gateway)
         mailboxes[self.identity] = link.inbox
         process = process_identity(os.getpid())
-        hello = Hello(shard=shard, pid=process.pid, create_time=process.create_time)
+        hello = Hello(
+            shard=shard,
+            pid=process.pid,
+            create_time=process.create_time,
+            public_ids=sorted(app.public_ids),
+        )
         gateway.workers.hello(self.identity, hello)
         grant = link.inbox.popleft()
         assert not isinstance(grant, Refuse), grant.reason

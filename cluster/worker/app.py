@@ -108,18 +108,28 @@ class App:
         self.bound_handler: BoundHandler | None = None
         self.repeated: list[Repeated] = []
         """What `every` was given."""
+        self.send_blocked_handler: SessionHandler | None = None
+        self.send_ready_handler: SessionHandler | None = None
+        self.public_ids: set[int] = set()
+        """Packet ids that get through before a session is accepted (`limits.auth_timeout_s`)."""
         self._runtime: Runtime | None = None
         self._posted: deque[Callable[[], Any]] = deque()
         self._posted_lock = threading.Lock()
 
     # -- handlers ----------------------------------------------------------------------------------
 
-    def on_packet(self, packet_id: int) -> Callable[[_PacketHandler], _PacketHandler]:
+    def on_packet(
+        self, packet_id: int, *, public: bool = False
+    ) -> Callable[[_PacketHandler], _PacketHandler]:
         """Handle the packets with this id by `f(session, payload)`; one handler an id.
 
         The annotation of `payload` says what it is: bytes, which it is also without one;
         memoryview, which may be used until the handler returns, and raises ValueError behind
         that; a msgspec.Struct, or anything else that msgspec decodes, by `App(codec=...)`.
+
+        With `limits.auth_timeout_s` above 0 only packets with a `public` id get through until the
+        session is accepted (`session.accept`) or bound; others wait in the gateway, in order.
+        Otherwise `public` says nothing.
 
         Raises ValueError for an id that no packet has or that has a handler, TypeError for a
         handler that cannot be called so or an annotation that msgspec does not decode.
@@ -138,6 +148,8 @@ class App:
                 self.decode_errors,
             )
             self._packet_handler_names[packet_id] = handler_name(handler)
+            if public:
+                self.public_ids.add(packet_id)
             return handler
 
         return register
@@ -222,6 +234,24 @@ class App:
             return function
 
         return register
+
+    def on_send_blocked(self, handler: _Handler) -> _Handler:
+        """Call `f(session)` when much waits to be sent to a client: it takes less than it is sent.
+
+        Much is more than `limits.send_blocked_bytes`, half of `gateway.send_queue_bytes_max` by
+        default; past all of that the session is ended (`send_overflow`). Send less until
+        `on_send_ready`; `session.is_send_blocked` tells in between.
+        """
+        self.send_blocked_handler = self._checked(handler, "session")
+        return handler
+
+    def on_send_ready(self, handler: _Handler) -> _Handler:
+        """Call `f(session)` when little waits again, `limits.send_ready_bytes`, to be sent.
+
+        Once for each `on_send_blocked`, in turn, unless the session ends before.
+        """
+        self.send_ready_handler = self._checked(handler, "session")
+        return handler
 
     # -- running -----------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ from cluster.shared.records import (
     PACKETS_OVERHEAD,
     RECORD,
     RECORD_BYTES,
+    SEND_BLOCKED,
+    SEND_READY,
 )
 from cluster.worker.app import App
 from cluster.worker.dispatcher import Dispatcher, no_coroutines
@@ -98,6 +100,8 @@ class CarefulDispatcher(Dispatcher):
             self._event(session_id, kind, record[RECORD_BYTES:])
         elif kind == BOUND:  # what it says counts also where the handler is skipped
             self._bound(session_id, record[RECORD_BYTES:])
+        elif kind in (SEND_BLOCKED, SEND_READY):
+            self._send_state(session_id, kind)
         self._position = position + 1
         self._packet_index = 0
         self._settle()

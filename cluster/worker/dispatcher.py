@@ -29,6 +29,8 @@ from cluster.shared.records import (
     RECORD_BYTES,
     SAVE,
     SEND,
+    SEND_BLOCKED,
+    SEND_READY,
     SEQUENCE,
     SEQUENCE_BYTES,
     UNBIND,
@@ -129,6 +131,7 @@ class Dispatcher:
         session.login = resumed_login(replayed)
         if replayed.groups:
             session.member_of = dict.fromkeys(replayed.groups)
+        session.is_send_blocked = replayed.send_blocked
         if replayed.closing:
             session.is_open = False
         elif self._app.resumed_handler is not None and not is_opening:
@@ -179,6 +182,8 @@ class Dispatcher:
                 self._event(session_id, kind, data[start:offset])
             elif kind == BOUND:
                 self._bound(session_id, data[start:offset])
+            elif kind in (SEND_BLOCKED, SEND_READY):
+                self._send_state(session_id, kind)
             else:
                 logger.error("inbound record %d is of unknown kind %d", position, kind)
             position += 1
@@ -295,6 +300,17 @@ class Dispatcher:
         counts = session.login.heard(read_bound(answer))
         return counts and session.is_open and self._app.bound_handler is not None
 
+    def _send_state(self, session_id: int, kind: int) -> None:
+        session = self.sessions.get(session_id)
+        if session is None:
+            return
+        # At once, also where the call waits behind a coroutine of the session.
+        session.is_send_blocked = kind == SEND_BLOCKED
+        app = self._app
+        handler = app.send_blocked_handler if kind == SEND_BLOCKED else app.send_ready_handler
+        if handler is not None and session.is_open:
+            self._event(session_id, kind, b"")
+
     def _event(self, session_id: int, kind: int, payload: bytes) -> None:
         """Handle what is no packet, behind what the session still has in progress."""
         session = self.sessions.get(session_id)
@@ -329,6 +345,10 @@ class Dispatcher:
                 bound = read_bound(payload)
                 if session.is_open and session.login.counts(bound):
                     return app.bound_handler(session, bound.result)
+            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and session.is_open:
+                return app.send_blocked_handler(session)
+            if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
+                return app.send_ready_handler(session)
         except Exception as error:
             self.failed(session, None, error, mark)
         return None

@@ -203,9 +203,9 @@ def _work(
     try:
         timeout_s = config.workers.worker_timeout_s
         if shard is None:
-            grant = wait_for_shard(control, timeout_s)
+            grant = wait_for_shard(control, timeout_s, app.public_ids)
         else:
-            grant = ask_for_shard(control, shard, timeout_s, str(directory.path))
+            grant = ask_for_shard(control, shard, timeout_s, str(directory.path), app.public_ids)
         if isinstance(grant, Refuse) and grant.is_temporary:
             logger.warning("%s: %s", _name(shard), grant.reason)
             return TRY_AGAIN

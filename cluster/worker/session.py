@@ -9,6 +9,7 @@ from cluster.shared.causes import Cause
 from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.names import encode_name
 from cluster.shared.records import (
+    ACCEPT,
     BIND,
     DISCONNECT,
     JOIN,
@@ -49,6 +50,7 @@ class Session:
         "id",
         "is_busy",
         "is_open",
+        "is_send_blocked",
         "login",
         "member_of",
         "redelivered",
@@ -72,6 +74,8 @@ class Session:
         """Whether the client can still be sent to."""
         self.is_busy = False
         """Whether a coroutine of this session is in progress; what comes for it waits."""
+        self.is_send_blocked = False
+        """Whether much waits to be sent to the client (`on_send_blocked`)."""
         self.sequence = 0
         self.redelivered = False
         """Whether an earlier worker may have handled what this call is for, without its commit.
@@ -144,6 +148,16 @@ class Session:
         """
         self.send(packet_id, message)
         self.disconnect(Cause.KICKED)
+
+    def accept(self) -> None:
+        """Let packets of every id through from now on, as a `bind` that succeeds does as well.
+
+        Until then, with `limits.auth_timeout_s` above 0, only public ones of this session get
+        through (`App.on_packet`). It takes effect with what this handler call commits. Raises
+        OutputTooLarge like `send`. Nothing happens to a session that is accepted, or has ended.
+        """
+        if self.is_open:
+            self._outbox.add(ACCEPT, self.id, b"")
 
     @property
     def user(self) -> str | None:

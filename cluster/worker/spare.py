@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 
 import zmq
 
@@ -35,15 +36,21 @@ QUIET_WAIT_S = 1.0
 
 
 def ask_for_shard(
-    control: "zmq.Socket[bytes]", shard: int, timeout_s: float, where: str
+    control: "zmq.Socket[bytes]",
+    shard: int,
+    timeout_s: float,
+    where: str,
+    public_ids: Iterable[int] = (),
 ) -> Grant | Refuse | None:
     """Ask for `shard` and wait for the answer; None when the gateway says stop.
 
-    The gateway may not be there yet: raises GatewayLostError after `timeout_s` seconds. `where`
-    it is waited for is logged before that.
+    `public_ids` are the packets that the application declares as public. The gateway may not be
+    there yet: raises GatewayLostError after `timeout_s` seconds. `where` it is waited for is logged
+    before that.
     """
     pid, create_time = process_identity(os.getpid())
-    control.send(encode_message(Hello(shard=shard, pid=pid, create_time=create_time)))
+    hello = Hello(shard=shard, pid=pid, create_time=create_time, public_ids=sorted(public_ids))
+    control.send(encode_message(hello))
     began = time.monotonic()
     quiet_s = min(QUIET_WAIT_S, timeout_s)
     if not control.poll(math.ceil(quiet_s * 1000), zmq.POLLIN):
@@ -56,9 +63,12 @@ def ask_for_shard(
     return _wait_for_answer(control, timeout_s, None, began)
 
 
-def wait_for_shard(control: "zmq.Socket[bytes]", timeout_s: float) -> Grant | Refuse | None:
+def wait_for_shard(
+    control: "zmq.Socket[bytes]", timeout_s: float, public_ids: Iterable[int] = ()
+) -> Grant | Refuse | None:
     """Wait until a shard falls vacant that is given to this process; None when told to stop.
 
+    `public_ids` are the packets that the application declares as public.
     Raises GatewayLostError when the gateway has said nothing for `timeout_s` seconds.
     """
     # What was imported is here to stay. A collection that goes through all of it again would come
@@ -66,7 +76,8 @@ def wait_for_shard(control: "zmq.Socket[bytes]", timeout_s: float) -> Grant | Re
     gc.collect()
     gc.freeze()
     pid, create_time = process_identity(os.getpid())
-    control.send(encode_message(SpareHello(pid=pid, create_time=create_time)))
+    hello = SpareHello(pid=pid, create_time=create_time, public_ids=sorted(public_ids))
+    control.send(encode_message(hello))
     return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp.driver import Driver, choose_driver
-from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
+from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.errors import DriverUnavailableError
 from tests.gateway.world import GatewayWorld
 
@@ -43,6 +43,14 @@ def socket_driver(request: pytest.FixtureRequest) -> str:
 def memory_gateway() -> Iterator[MakeGateway]:
     """Make gateways on a network whose connections hold 16 KiB: clients can be slow there."""
     yield from _making(lambda: MemoryDriver(MemoryNetwork(buffer_bytes=16_384)))
+
+
+@pytest.fixture
+def timed_gateway() -> Iterator[MakeGateway]:
+    """Make gateways in process, whose time passes only where a test waits (`pass_time`)."""
+    yield from _making(
+        lambda: MemoryDriver(MemoryNetwork(buffer_bytes=16_384, clock=ManualClock(1_000.0)))
+    )
 
 
 def _making(driver: Callable[[], Driver]) -> Iterator[MakeGateway]:

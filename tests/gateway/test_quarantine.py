@@ -31,6 +31,7 @@ class Session:
         self.next_sequence = 13
         self.uncommitted_bytes = 1 << 20
         self.is_slow = False
+        self.told_send_blocked = self.send_record_in_lane = False
         self.causes: list[str] = []
 
     def disconnect(self, cause: str) -> None:

@@ -84,6 +84,13 @@ def test_a_spare_that_waits_is_granted_the_shard_it_is_given(world: World):
     assert world.count("spares_used") == 1
 
 
+def test_what_a_spare_declares_as_public_goes_with_it(world: World):
+    world.spares.hello(b"spare", SpareHello(pid=PID, create_time=SINCE, public_ids=[1, 9]))
+    world.spares.assign(1, PID)
+    hello = Hello(shard=1, pid=PID, create_time=SINCE, public_ids=[1, 9])
+    assert world.grants == [(b"spare", hello)]
+
+
 def test_a_spare_that_was_given_a_shard_before_it_came_is_granted_it_at_its_hello(world: World):
     world.spares.assign(1, PID)
     assert world.grants == []

@@ -34,6 +34,7 @@ class FakeSession:
     id = 7
     address = "address"
     next_sequence = 1
+    told_send_blocked = send_record_in_lane = False
 
 
 class Node:

@@ -7,11 +7,13 @@ place of ZeroMQ's tells the lane runner that something was published.
 import itertools
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
+from cluster.gateway.limited_session import make_session
+from cluster.gateway.limits import Limits
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
@@ -24,7 +26,7 @@ from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
 from cluster.iocp.packet_framing import iter_packets
 from cluster.shared.batch_bytes import accepted_batch_bytes
-from cluster.shared.config import RoutingChoice
+from cluster.shared.config import LimitsConfig, RoutingChoice
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
@@ -141,6 +143,7 @@ class GatewayWorld:
         send_queue_bytes_max: int = 1 << 20,
         max_sessions: int = 64,
         accepts_outstanding_max: int = 4,
+        limits: LimitsConfig | None = None,
         **settings: Any,
     ) -> None:
         self.core = IocpCore(driver=driver)
@@ -152,8 +155,13 @@ class GatewayWorld:
             Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
             for index, lane in enumerate(self.lanes)
         ]
+        self.limits = Limits(self.core, limits or LimitsConfig(), max_packet_bytes, self.counters)
         self.table = SessionTable(
-            SessionIds(1, 1), self.shards, make_routing(routing, shard_count), self.counters
+            SessionIds(1, 1),
+            self.shards,
+            make_routing(routing, shard_count),
+            self.counters,
+            self.limits,
         )
         self.appliers = [
             OutboundApplier(
@@ -205,7 +213,7 @@ class GatewayWorld:
 
     def _make_session(self) -> GatewaySession:
         self.sessions_made += 1
-        return GatewaySession(self.table)
+        return make_session(self.table)
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
         self.sent.append((identity, message))
@@ -215,10 +223,11 @@ class GatewayWorld:
         self.violations.append((shard.index, reason))
         self.workers.fence(shard, reason)
 
-    def start_worker(self, shard: int = 0) -> ScriptedWorker:
+    def start_worker(self, shard: int = 0, public_ids: Sequence[int] = ()) -> ScriptedWorker:
         """Give the shard to a new incarnation, whose end of the lane is open on return."""
         pid = next(PIDS)
-        self.workers.hello(f"control-{pid}".encode(), Hello(shard=shard, pid=pid, create_time=0.0))
+        hello = Hello(shard=shard, pid=pid, create_time=0.0, public_ids=list(public_ids))
+        self.workers.hello(f"control-{pid}".encode(), hello)
         message = self.sent[-1][1]
         assert not isinstance(message, Refuse), message
         assert isinstance(message, Grant)
@@ -303,6 +312,12 @@ class GatewayWorld:
     def wait_ended(self, peer: Peer) -> None:
         """Turn until the server has ended the connection of `peer`."""
         self.run_until(lambda: peer.ended, "the end of a connection")
+
+    def pass_time(self, seconds: float) -> None:
+        """Let `seconds` of the core's clock pass, with turns all along."""
+        end = self.core.now() + seconds
+        while (left := end - self.core.now()) > 0:
+            self.turn(min(left, 0.05))
 
     def settle(self, turns: int = 5) -> None:
         """Turn until nothing is left to do at once: to show that something does not happen."""

@@ -1,9 +1,12 @@
 """Sending: one registered send at most, in order, nothing twice, nothing stranded."""
 
+from typing import Any
+
 import pytest
 
-from cluster.iocp import Cause, SendBuffer, Session
+from cluster.iocp import Cause, SendBuffer, Session, SessionSettings
 from tests.contract.driver_harness import RESETS
+from tests.iocp.peers import Peer
 from tests.iocp.world import EchoSession, RecordingSession, World, only
 
 CHUNK = bytes(range(256)) * 256
@@ -383,3 +386,97 @@ def test_a_class_may_inherit_whether_it_hears_of_sends(
     peer.send(b"hello")
     steady_world.run_until(lambda: peer.received == b"hello" and not session.send_registered)
     assert session.told == told
+
+
+class Marked(RecordingSession):
+    """Notes what it is told of its send queue, with the bytes that wait then."""
+
+    tells_sends = False
+
+    def on_send_blocked(self) -> None:
+        self.note("blocked", self.queued_bytes)
+
+    def on_send_ready(self) -> None:
+        self.note("ready", self.queued_bytes)
+
+    def marks(self) -> list[str]:
+        return [name for name in self.names() if name in ("blocked", "ready")]
+
+
+MARKS = {
+    "send_blocked_bytes": 8 * len(CHUNK),
+    "send_ready_bytes": 4 * len(CHUNK),
+    "send_queue_bytes_max": 1 << 30,
+}
+
+
+def fill_past(world: World, session: Session, num_bytes: int) -> int:
+    """Send until more than `num_bytes` wait; return how much was sent."""
+    sent = 0
+    while session.queued_bytes <= num_bytes:
+        assert session.send(CHUNK)
+        sent += len(CHUNK)
+        while world.core.dispatch(0.002):
+            pass
+    return sent
+
+
+def fill_and_read(world: World, session: Any, peer: Peer) -> None:
+    """Go past the mark, stay there for a while, and have the peer read all of it."""
+    peer.received.clear()
+    sent = fill_past(world, session, 12 * len(CHUNK))
+    world.run_until(lambda: session.is_send_blocked, "the mark")
+    assert session.marks()[-1] == "blocked"
+    sent += fill_past(world, session, 14 * len(CHUNK))
+    peer.read()
+    world.run_until(lambda: len(peer.received) == sent, "all of it")
+    world.run_until(lambda: not session.is_send_blocked, "the lower mark")
+    peer.read_no_more()
+
+
+def test_a_queue_past_its_mark_is_told_once_and_so_is_its_end(world: World):
+    session, peer = world.pair(Marked, reading=False, **MARKS)
+    fill_and_read(world, session, peer)
+    fill_and_read(world, session, peer)
+    assert session.marks() == ["blocked", "ready"] * 2
+    for name, queued_bytes in session.calls:
+        if name == "blocked":
+            assert queued_bytes > MARKS["send_ready_bytes"]
+        elif name == "ready":
+            assert queued_bytes <= MARKS["send_ready_bytes"]
+
+
+def test_a_queue_below_its_mark_is_not_worth_a_word(world: World):
+    session, peer = world.pair(Marked, reading=False, **MARKS)
+    sent = fill_past(world, session, 2 * len(CHUNK))
+    peer.read()
+    world.run_until(lambda: len(peer.received) == sent)
+    assert session.marks() == []
+
+
+def test_what_a_callback_sends_counts_as_well(world: World):
+    class Answers(Marked):
+        def on_recv(self, data: bytes | memoryview) -> int:
+            self.send(bytes(64 * len(CHUNK)))
+            return super().on_recv(data)
+
+    session, peer = world.pair(Answers, reading=False, **MARKS)
+    peer.send(b"x")
+    world.run_until(lambda: session.is_send_blocked, "the mark")
+    peer.read()
+    world.run_until(lambda: len(peer.received) == 64 * len(CHUNK))
+    world.run_until(lambda: session.marks() == ["blocked", "ready"])
+
+
+def test_a_session_that_ends_while_it_is_blocked_hears_of_its_end_only(world: World):
+    session, peer = world.pair(Marked, reading=False, **MARKS)
+    fill_past(world, session, 12 * len(CHUNK))
+    world.run_until(lambda: session.is_send_blocked)
+    session.abort("over")
+    world.run_until(lambda: session.disconnected_with == "over")
+    assert session.marks() == ["blocked"]
+
+
+def test_marks_out_of_order_are_refused():
+    with pytest.raises(ValueError, match="below send_blocked_bytes=5"):
+        SessionSettings(send_blocked_bytes=5, send_ready_bytes=5)

@@ -196,7 +196,7 @@ def test_toml_that_the_parser_cannot_stand_is_still_a_config_error(
 def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[gatway]\nmax_sessions = 5").endswith(
         "cluster.toml: gatway = {max_sessions = 5}: expected one of the sections "
-        "node, gateway, workers, lane, supervisor, links; did you mean gateway?"
+        "node, gateway, workers, lane, supervisor, links, limits; did you mean gateway?"
     )
 
 

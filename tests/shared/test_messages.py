@@ -53,7 +53,7 @@ from cluster.shared.messages import (
 U64_MAX = (1 << 64) - 1
 
 MESSAGES: list[ControlMessage] = [
-    Hello(shard=0, pid=4_000_000, create_time=1_700_000_000.25),
+    Hello(shard=0, pid=4_000_000, create_time=1_700_000_000.25, public_ids=[0, 0xFFFF]),
     SpareHello(pid=1, create_time=0.5),
     SpareAlive(),
     Grant(
@@ -183,6 +183,14 @@ def test_any_text_number_and_time_goes_round(text: str, number: int, time_s: flo
         GatewayHeartbeat(incarnation=number, position_sent=number, serial_received=number),
     ):
         assert decode_message(encode_message(message)) == message
+
+
+@pytest.mark.parametrize("kind", ["Hello", "SpareHello"])
+@pytest.mark.parametrize("ids", [[-1], [0x1_0000], [1.5], ["1"], 7, [0] * 0x1_0001])
+def test_packet_ids_that_cannot_be_are_no_message(kind: str, ids: object) -> None:
+    fields = {"kind": kind, "shard": 0, "pid": 1, "create_time": 0.0, "public_ids": ids}
+    with pytest.raises(ProtocolError, match="public_ids"):
+        decode_message(GOOD_PREFIX + msgspec.msgpack.encode(fields))
 
 
 # -- another version -------------------------------------------------------------------------------

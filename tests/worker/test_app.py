@@ -130,6 +130,21 @@ def test_at_least_one_coroutine_has_to_be_allowed():
         App(coroutines_max=0)
 
 
+def test_public_ids_are_those_that_are_declared_so():
+    app = App()
+    app.on_packet(1, public=True)(lambda session, payload: None)
+    app.on_packet(2)(lambda session, payload: None)
+    app.on_packet(0xFFFF, public=True)(lambda session, payload: None)
+    assert app.public_ids == {1, 0xFFFF}
+
+
+def test_a_handler_that_is_refused_makes_no_id_public():
+    app = App()
+    with pytest.raises(TypeError):
+        app.on_packet(1, public=True)(lambda session: None)  # type: ignore[type-var]
+    assert app.public_ids == set()
+
+
 def test_a_broadcast_needs_a_running_worker():
     with pytest.raises(RuntimeError, match="running worker"):
         App().broadcast(1, b"x")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
-from cluster.shared.records import DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
+from cluster.shared.records import ACCEPT, DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
 from cluster.worker import OutputTooLarge, Session
 from cluster.worker.codec import Codec
 from cluster.worker.outbox import Outbox
@@ -23,6 +23,15 @@ def make_session(max_batch_bytes: int = 1 << 20, max_payload_bytes: int = 65_531
 
 def sent(session: Session) -> list[tuple[int, int, bytes]]:
     return session._outbox.entries
+
+
+def test_an_acceptance_is_one_record_without_a_payload():
+    session = make_session()
+    session.accept()
+    assert sent(session) == [(ACCEPT, ID, b"")]
+    session.disconnect()
+    session.accept()
+    assert [kind for kind, _, _ in sent(session)] == [ACCEPT, DISCONNECT]
 
 
 @given(packet_id=st.integers(0, 65_535), payload=st.binary(max_size=300))

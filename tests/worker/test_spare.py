@@ -102,6 +102,20 @@ def test_a_process_asks_for_its_shard_and_is_granted_it(gateway: Gateway):
     assert gateway.outcome() == GRANT
 
 
+def test_what_is_public_is_told_with_the_hello(gateway: Gateway):
+    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "here", {9, 2}))
+    assert gateway.hear() == Hello(shard=3, pid=PID, create_time=SINCE, public_ids=[2, 9])
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+
+
+def test_a_spare_tells_what_is_public(gateway: Gateway):
+    gateway.run(lambda control: wait_for_shard(control, 10.0, {9, 2}))
+    assert gateway.hear() == SpareHello(pid=PID, create_time=SINCE, public_ids=[2, 9])
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+
+
 @pytest.mark.parametrize(
     ("answer", "result"),
     [(GRANT, GRANT), (Refuse(reason="no"), Refuse(reason="no")), (Stop(), None)],

@@ -1,0 +1,130 @@
+"""Ends sessions whose time is up: idle, with a packet that does not become complete, not accepted.
+
+One wheel holds all sessions that have a deadline. A session is looked at when its slot comes, and
+moved on if it was active meanwhile, so what a packet costs is at most a stored time. Idle means
+that nothing was received; what is sent to a client does not count, for it says nothing of whether
+the client is still there. While the gateway itself does not read a session its clocks stand still,
+and begin anew when it is read again. A session at EOF has no deadline: it ends with the commit.
+"""
+
+from typing import TYPE_CHECKING
+
+from cluster.iocp import IocpCore
+from cluster.iocp.timer_wheel import TimerWheel
+from cluster.iocp.timers import Timer
+from cluster.shared.causes import Cause
+from cluster.shared.config import LimitsConfig
+
+if TYPE_CHECKING:
+    from cluster.gateway.session import GatewaySession
+
+__all__ = ["Deadlines"]
+
+_TICKS_PER_TIMEOUT = 32
+"""The shortest timeout is noticed at most so small a part of it late."""
+
+_TICK_S_MIN, _TICK_S_MAX = 0.01, 1.0
+
+_SLOTS = 256
+
+_LOOKS_MAX = 1_024
+"""Sessions that are looked at before others get their turn: about 1 ms."""
+
+
+class Deadlines:
+    """The deadlines of all sessions of a gateway. For the dispatching thread."""
+
+    __slots__ = (
+        "_core",
+        "_planned",
+        "_timer",
+        "_wheel",
+        "auth_timeout_s",
+        "idle_timeout_s",
+        "packet_timeout_s",
+    )
+
+    def __init__(self, core: IocpCore, limits: LimitsConfig) -> None:
+        """Keep the timeouts of `limits`; one that is 0 is off."""
+        self.idle_timeout_s = limits.idle_timeout_s
+        self.packet_timeout_s = limits.packet_timeout_s
+        self.auth_timeout_s = limits.auth_timeout_s
+        timeouts = (self.idle_timeout_s, self.packet_timeout_s, self.auth_timeout_s)
+        shortest_s = min(filter(None, timeouts), default=_TICK_S_MAX)
+        tick_s = min(max(shortest_s / _TICKS_PER_TIMEOUT, _TICK_S_MIN), _TICK_S_MAX)
+        self._core = core
+        self._wheel: TimerWheel[GatewaySession] = TimerWheel(tick_s, _SLOTS, core.now())
+        self._timer: Timer | None = None
+        self._planned = 0.0
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that have a deadline, or had one a moment ago."""
+        return len(self._wheel)
+
+    def opened(self, session: "GatewaySession") -> None:
+        """Look at a session that has just connected when its first deadline comes."""
+        deadline = self.deadline(session, self._core.batch_now)
+        if deadline is not None:
+            self._plan(self._wheel.add(session, deadline[0]))
+
+    def left_part(self, session: "GatewaySession") -> None:
+        """Look at `session` when the time of a packet that has just begun to come is up."""
+        if self.packet_timeout_s:
+            due = session.partial_since + self.packet_timeout_s
+            self._plan(self._wheel.add(session, due))
+
+    def forget(self, session: "GatewaySession") -> None:
+        """Look at `session` no more: it has ended."""
+        self._wheel.remove(session)
+
+    def deadline(self, session: "GatewaySession", now: float) -> tuple[float, Cause] | None:
+        """Return when `session` is ended if nothing comes until then, and the cause; or None."""
+        if not session.is_connected or session.read_ended:
+            return None
+        is_read = not session.is_recv_paused
+        reading_since = session.reading_since if is_read else now
+        found = None
+        if self.auth_timeout_s and not session.is_accepted:
+            found = session.opened_at + self.auth_timeout_s, Cause.AUTH_TIMEOUT
+        if self.idle_timeout_s:
+            due = max(session.received_at, reading_since) + self.idle_timeout_s
+            if found is None or due < found[0]:
+                found = due, Cause.IDLE_TIMEOUT
+        if self.packet_timeout_s and session.unconsumed_bytes:
+            due = max(session.partial_since, reading_since) + self.packet_timeout_s
+            if found is None or due < found[0]:
+                found = due, Cause.PACKET_TIMEOUT
+        return found
+
+    def _look(self, session: "GatewaySession") -> float | None:
+        now = self._core.now()
+        deadline = self.deadline(session, now)
+        if deadline is None:
+            return None
+        due, cause = deadline
+        if due > now:
+            return due
+        session.disconnect(cause)
+        return None
+
+    def _plan(self, due: float) -> None:
+        """Have the wheel turned at `due`, or earlier."""
+        if self._timer is not None:
+            if self._planned <= due:
+                return
+            self._timer.cancel()
+        self._planned = due
+        self._timer = self._core.call_later(max(0.0, due - self._core.now()), self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        self._wheel.advance(self._core.now(), self._look, _LOOKS_MAX)
+        due = self._wheel.next_due()
+        if due is not None:
+            self._plan(due)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless the wheel is in order, and turns while it is not empty."""
+        self._wheel.check_invariants()
+        assert self._timer is not None or not self._wheel

@@ -1,0 +1,156 @@
+"""A client's session that looks at each recv: when it was, how much came, and what may pass.
+
+A gateway uses it only when `[limits]` asks for something that plain sessions do not see. Until a
+session is accepted only packets with a public id get through: the first other one stops the reading
+of the session, and it and all behind it wait, in order, in the receive buffer and with the client.
+"""
+
+from typing import TYPE_CHECKING
+
+from cluster.gateway.session import GatewaySession
+
+if TYPE_CHECKING:
+    from cluster.gateway.limits import Limits
+    from cluster.gateway.session_table import SessionTable
+
+__all__ = ["LimitedSession", "make_session", "public_front"]
+
+_plain_on_recv = GatewaySession.on_recv
+
+
+class LimitedSession(GatewaySession):
+    """One client whose every recv counts."""
+
+    __slots__ = (
+        "_bytes_full_at",
+        "_has_rates",
+        "_kept_from",
+        "_kept_until",
+        "_limits",
+        "_packets_charged",
+        "_packets_full_at",
+        "is_waiting",
+    )
+
+    def __init__(self, table: "SessionTable", limits: "Limits") -> None:
+        self._limits = limits
+        self._has_rates = limits.packet_rate is not None or limits.byte_rate is not None
+        super().__init__(table)
+
+    def on_recycle(self) -> None:
+        super().on_recycle()
+        self.is_waiting = False
+        """Whether packets are here that wait for the session to be accepted."""
+        self._packets_charged = 0
+        self._packets_full_at = self._bytes_full_at = 0.0
+        self._kept_from = self._kept_until = 0.0
+
+    def on_recv(self, data: bytes | memoryview) -> int:
+        self.received_at = now = self._core.batch_now
+        if self.is_accepted:
+            consumed = _plain_on_recv(self, data)
+        else:
+            consumed = self._recv_public(data)
+        if consumed and self._has_rates:
+            self._charge(consumed, now)
+        return consumed
+
+    def _charge(self, num_bytes: int, now: float) -> None:
+        """Count packets of `num_bytes` in all; what is over its rate is the last that is taken."""
+        limits = self._limits
+        floor = self._floor(now) if self._kept_from else now
+        rate = limits.packet_rate
+        if rate is not None:
+            taken = self.packets_taken
+            count, self._packets_charged = taken - self._packets_charged, taken
+            self._packets_full_at = full_at = rate.spend(self._packets_full_at, count, floor)
+            if rate.is_overdrawn(full_at, now):
+                limits.exceeded(self, "packets_per_s")
+                return
+        rate = limits.byte_rate
+        if rate is not None:
+            self._bytes_full_at = full_at = rate.spend(self._bytes_full_at, num_bytes, floor)
+            if rate.is_overdrawn(full_at, now):
+                limits.exceeded(self, "bytes_per_s")
+
+    # -- pauses ------------------------------------------------------------------------------------
+    #
+    # What a client sends while it is not read comes at once afterwards, and that is not its doing.
+    # So tokens of that time are kept beyond the burst, for as long again as the pause was.
+
+    def pause_recv(self) -> None:
+        if not self._recv_paused:
+            now = self._core.batch_now
+            if not self._kept_from or now >= self._kept_until:
+                self._kept_from = now
+            self._kept_until = float("inf")
+        super().pause_recv()
+
+    def resume_recv(self) -> None:
+        if self.is_waiting:
+            return
+        if self._recv_paused:
+            now = self._core.batch_now
+            self._kept_until = now + (now - self._kept_from)
+        super().resume_recv()
+
+    def _floor(self, now: float) -> float:
+        """Return since when tokens are kept."""
+        if now >= self._kept_until:
+            self._kept_from = 0.0
+            return now
+        return self._kept_from
+
+    # -- acceptance --------------------------------------------------------------------------------
+
+    def _recv_public(self, data: bytes | memoryview) -> int:
+        """Take what may pass of `data`; read no more if anything has to wait."""
+        shard = self.shard
+        front = public_front(data, shard.public_ids, shard.max_packet_bytes)
+        if front == len(data):
+            return _plain_on_recv(self, data)
+        consumed = _plain_on_recv(self, data[:front]) if front else 0
+        self.is_waiting = True
+        shard.begin_waiting(self)
+        self.pause_recv()
+        return consumed
+
+    def accept(self) -> None:
+        """Let packets of every id through from now on; those that wait come first."""
+        self.is_accepted = True
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Let what waits be looked at again: the session is accepted, or more ids are public."""
+        if self.is_waiting:
+            self.is_waiting = False
+            self.shard.end_waiting(self)
+            self.shard.reconsider(self)
+
+    def on_disconnected(self, cause: str) -> None:
+        if self.is_waiting:
+            self.shard.end_waiting(self)
+        super().on_disconnected(cause)
+
+
+def make_session(table: "SessionTable") -> GatewaySession:
+    """Return a session for `table`, of the kind that its limits need."""
+    limits = table.limits
+    return LimitedSession(table, limits) if limits.watches_recvs else GatewaySession(table)
+
+
+def public_front(data: bytes | memoryview, public_ids: frozenset[int], size_max: int) -> int:
+    """Return how much of `data` lies ahead of the first complete packet whose id is not public.
+
+    All of it, when there is none, or a size that cannot be comes first.
+    """
+    end = len(data)
+    offset = 0
+    while end - offset >= 4:
+        size = data[offset] | data[offset + 1] << 8
+        if size < 4 or size > size_max or size > end - offset:
+            break
+        if data[offset + 2] | data[offset + 3] << 8 not in public_ids:
+            return offset
+        offset += size
+    return end

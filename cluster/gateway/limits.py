@@ -1,0 +1,98 @@
+"""What `[limits]` comes to in a gateway: deadlines, rates, admission, and the session that obeys.
+
+A gateway whose clients are limited by nothing that happens on each recv has plain sessions: their
+path pays nothing for the limits. Parts of packets have a deadline there as well, because a part
+that is left over is off that path.
+"""
+
+from typing import TYPE_CHECKING
+
+from cluster.gateway.admission import Admission
+from cluster.gateway.counters import Counters
+from cluster.gateway.deadlines import Deadlines
+from cluster.gateway.rate_limit import RateLimit
+from cluster.iocp import IocpCore
+from cluster.shared.causes import Cause
+from cluster.shared.config import LimitsConfig
+
+if TYPE_CHECKING:
+    from cluster.gateway.session import GatewaySession
+
+__all__ = ["Limits"]
+
+
+class Limits:
+    """The limits of one gateway. For the dispatching thread."""
+
+    __slots__ = (
+        "_admission",
+        "_core",
+        "byte_rate",
+        "counters",
+        "deadlines",
+        "needs_acceptance",
+        "packet_rate",
+        "watches_recvs",
+    )
+
+    def __init__(
+        self, core: IocpCore, config: LimitsConfig, max_packet_bytes: int, counters: Counters
+    ) -> None:
+        """Keep the limits of `config` with the clock and the timers of `core`."""
+        self._core = core
+        self.counters = counters
+        self.deadlines = Deadlines(core, config)
+        self.packet_rate = _rate(config.packets_per_s, config.packets_burst)
+        self.byte_rate = _rate(config.bytes_per_s, config.bytes_burst, max_packet_bytes)
+        self._admission = _admission(config)
+        self.needs_acceptance = config.auth_timeout_s > 0
+        """Whether a session's packets wait until it is accepted, but for public ones."""
+        self.watches_recvs = bool(
+            config.idle_timeout_s
+            or self.needs_acceptance
+            or self.packet_rate is not None
+            or self.byte_rate is not None
+        )
+        """Whether a session has to look at each recv."""
+
+    def admit(self, session: "GatewaySession") -> bool:
+        """Count a session that has connected; or, past a limit, end it at once: False."""
+        address, admission = session.address, self._admission
+        if admission is not None and address is not None:
+            passed = admission.refusal(address.host, self._core.batch_now)
+            if passed is not None:
+                self.counters.add(f"rate_limited_{passed}")
+                self.counters.add("connections_refused")
+                session.abort(Cause.RATE_LIMITED)
+                return False
+        session.opened_at = session.reading_since = session.received_at = self._core.batch_now
+        session.is_accepted = not self.needs_acceptance
+        return True
+
+    def opened(self, session: "GatewaySession") -> None:
+        """A session that was admitted has its id and its shard."""
+        if self.watches_recvs:
+            self.deadlines.opened(session)
+
+    def exceeded(self, session: "GatewaySession", what: str) -> None:
+        """End a session that is past the rate of `what`."""
+        self.counters.add(f"rate_limited_{what}")
+        session.abort(Cause.RATE_LIMITED)
+
+    def release(self, session: "GatewaySession") -> None:
+        """A session that was admitted has ended."""
+        self.deadlines.forget(session)
+        if self._admission is not None and session.address is not None:
+            self._admission.release(session.address.host)
+
+
+def _rate(per_s: int, burst: int, burst_min: int = 1) -> RateLimit | None:
+    return RateLimit(per_s, burst or max(per_s, burst_min)) if per_s else None
+
+
+def _admission(config: LimitsConfig) -> Admission | None:
+    by_address = _rate(config.accepts_per_address_per_s, config.accepts_per_address_burst)
+    in_all = _rate(config.accepts_per_s, config.accepts_burst)
+    if not config.connections_per_address and by_address is None and in_all is None:
+        return None
+    return Admission(config.connections_per_address, by_address, in_all)
