@@ -208,8 +208,6 @@ class Gateway(IocpObject):
         """Give everything back. The sessions that are left are reset."""
         if self._beat_timer is not None:
             self._beat_timer.cancel()
-        if self._links is not None:
-            self._links.close()
         self._serving.close()
         if self._serving.phase is DrainPhase.DRAINED:
             deadline = self._core.now() + LAST_WORDS_MS / 1_000
@@ -217,11 +215,26 @@ class Gateway(IocpObject):
                 self._core.dispatch(0.01)
                 self._serving.lanes.receive()
                 self._control.check()
+            self._end_links(deadline)
+        elif self._links is not None:
+            self._links.close()
         self._quarantine.close()
         self._serving.close_lanes()
         self._hub.close()
         self._control.close(LAST_WORDS_MS)
         self._context.term()
+
+    def _end_links(self, deadline: float) -> None:
+        """Give other nodes what the last batches had for them, and end all connections."""
+        links = self._links
+        if links is None:
+            return
+        while not links.is_told and self._core.now() < deadline:
+            links.flush()
+            self._core.dispatch(0.01)
+        links.close()
+        while not links.is_over and self._core.now() < deadline:
+            self._core.dispatch(0.01)
 
     def _beat(self) -> None:
         self._workers.beat()

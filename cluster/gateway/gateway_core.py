@@ -200,6 +200,7 @@ class GatewayCore:
             self.phase,
             is_committed=all(shard.is_idle for shard in self.shards),
             session_count=len(self.table.sessions),
+            is_told=self.traffic.is_told,
             is_late=self._core.now() >= self._drain_deadline,
         )
 

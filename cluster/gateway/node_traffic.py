@@ -45,6 +45,11 @@ class NodeTraffic(IocpObject):
         if self.links is not None:
             self.links.send_all(BROADCAST + packets)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the nodes that can be reached have settled all that was for them."""
+        return self.links is None or self.links.is_told
+
     # -- from other nodes --------------------------------------------------------------------------
 
     def delivered(self, delivery: Delivery, payload: bytes) -> None:

@@ -7,6 +7,7 @@ is read a second time, in slices and with the same checks, so that the headers k
 
 from itertools import repeat
 
+from cluster.iocp.packet_framing import PACKET_BYTES_MAX
 from cluster.shared.lane import LaneViolation
 from cluster.shared.names import NAME_BYTES_MAX
 from cluster.shared.records import (
@@ -43,20 +44,21 @@ CAUSE_BYTES_MAX = 255
 
 _LENGTH_MAX = {
     SEND: 0xFFFF_FFFF,
-    BROADCAST: 0xFFFF_FFFF,
+    BROADCAST: RECORD_BYTES + PACKET_BYTES_MAX,
     DISCONNECT: RECORD_BYTES + CAUSE_BYTES_MAX,
     SAVE: RECORD_BYTES + SAVE_BYTES_MAX,
     BIND: RECORD_BYTES + BIND_BYTES_MAX,
     UNBIND: RECORD_BYTES + UNBIND_BYTES,
-    SEND_TO: 0xFFFF_FFFF,
+    SEND_TO: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,
     JOIN: RECORD_BYTES + NAME_BYTES_MAX,
     LEAVE: RECORD_BYTES + NAME_BYTES_MAX,
-    PUBLISH: 0xFFFF_FFFF,
     ACCEPT: RECORD_BYTES,
+    PUBLISH: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,
     DEFER: RECORD_BYTES + DEFERRED.size,
     DONE: RECORD_BYTES + FINISHED.size,
 }
-"""The largest record of each outbound kind; the batch itself is bounded anyway."""
+"""The largest record of each outbound kind. What may be for other nodes or is kept for many holds
+one packet, which a record of a link can carry; the rest is bounded by its batch."""
 
 
 def read_headers(view: memoryview, offset: int) -> tuple[list[Header], int]:

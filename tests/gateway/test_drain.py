@@ -11,23 +11,28 @@ CLOSING, DRAINED = DrainPhase.CLOSING, DrainPhase.DRAINED
 
 
 @pytest.mark.parametrize(
-    ("phase", "is_committed", "session_count", "follows"),
+    ("phase", "is_committed", "session_count", "is_told", "follows"),
     [
-        (FINISHING, False, 3, FINISHING),
-        (FINISHING, False, 0, FINISHING),
-        (FINISHING, True, 3, CLOSING),
-        (FINISHING, True, 0, CLOSING),
-        (CLOSING, False, 0, CLOSING),  # a worker has not heard of the last end yet
-        (CLOSING, True, 1, CLOSING),
-        (CLOSING, True, 0, DRAINED),
-        (DRAINED, True, 0, DRAINED),
+        (FINISHING, False, 3, True, FINISHING),
+        (FINISHING, False, 0, True, FINISHING),
+        (FINISHING, True, 3, True, CLOSING),
+        (FINISHING, True, 0, False, CLOSING),
+        (CLOSING, False, 0, True, CLOSING),  # a worker has not heard of the last end yet
+        (CLOSING, True, 1, True, CLOSING),
+        (CLOSING, True, 0, False, CLOSING),  # another node has not had all that is for it
+        (CLOSING, True, 0, True, DRAINED),
+        (DRAINED, True, 0, True, DRAINED),
     ],
 )
 def test_each_phase_ends_when_its_work_is_done(
-    phase: DrainPhase, is_committed: bool, session_count: int, follows: DrainPhase
+    phase: DrainPhase, is_committed: bool, session_count: int, is_told: bool, follows: DrainPhase
 ):
     found = next_drain_phase(
-        phase, is_committed=is_committed, session_count=session_count, is_late=False
+        phase,
+        is_committed=is_committed,
+        session_count=session_count,
+        is_told=is_told,
+        is_late=False,
     )
     assert found is follows
 
@@ -36,7 +41,11 @@ def test_each_phase_ends_when_its_work_is_done(
 def test_when_the_time_is_up_whatever_is_left_stays_undone(phase: DrainPhase):
     for is_committed, session_count in itertools.product((False, True), (0, 5)):
         found = next_drain_phase(
-            phase, is_committed=is_committed, session_count=session_count, is_late=True
+            phase,
+            is_committed=is_committed,
+            session_count=session_count,
+            is_told=False,
+            is_late=True,
         )
         assert found is DRAINED
 
@@ -46,6 +55,10 @@ def test_who_was_not_asked_to_drain_serves_on():
         (False, True), (0, 5), (False, True)
     ):
         found = next_drain_phase(
-            SERVING, is_committed=is_committed, session_count=session_count, is_late=is_late
+            SERVING,
+            is_committed=is_committed,
+            session_count=session_count,
+            is_told=True,
+            is_late=is_late,
         )
         assert found is SERVING

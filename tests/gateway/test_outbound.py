@@ -19,11 +19,13 @@ from cluster.shared.records import (
     BROADCAST,
     DISCONNECT,
     OPENED,
+    PUBLISH,
     RECORD,
     RECORD_BYTES,
     SAVE,
     SAVE_BYTES_MAX,
     SEND,
+    SEND_TO,
     RecordError,
     make_record,
 )
@@ -244,6 +246,16 @@ def test_a_batch_of_very_many_records_is_carried_out_in_order(count: int):
     assert applying.start(b"".join(make_record(SEND, 1, b"%d" % n) for n in range(count)))
     assert applying.calls(1) == [b"%d" % n for n in range(count)]
     assert applying.count("sends") == count
+
+
+@pytest.mark.parametrize("kind", [BROADCAST, PUBLISH, SEND_TO])
+def test_what_may_be_for_many_is_one_packet_at_most(kind: int):
+    """More than a link could carry to other nodes would end the gateway."""
+    applying = Applying()
+    assert applying.start(make_record(BROADCAST, 0, bytes(65_535)))
+    with pytest.raises(LaneViolation, match=f"kind {kind}"):
+        applying.start(make_record(kind, 0, bytes(65_535 + 257)))
+    assert applying.calls(1) == [bytes(65_535)]
 
 
 def test_a_batch_that_changes_after_it_was_checked_is_a_violation():

@@ -1,15 +1,12 @@
 """Nodes of one cluster, as processes: they find each other, again and again, and nobody else."""
 
-import contextlib
 import os
-import secrets
 import signal
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.applications.playground import ECHO, GREETING, TO_ALL
+from tests.applications.playground import ANNOUNCE, ECHO, FAREWELL, GREETING, TO_ALL
 from tests.system.cluster_node import ClusterNode
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import free_ports, wait_linked, write_configs
@@ -85,23 +82,19 @@ def test_a_node_with_another_secret_is_refused_and_told_so(
     assert nodes[1].status()["links"][0]["state"] == "awaited"
 
 
-def test_strangers_at_the_private_address_get_nothing(
+def test_what_a_drain_has_for_other_nodes_reaches_them(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
     nodes = start(cluster_up, tmp_path, 2)
     wait_linked(nodes)
-    host, port = nodes[0].status()["links"][0]["address"].split(":")
-    knocks = 100
-    for number in range(knocks):
-        with socket.create_connection((host, int(port)), timeout=10) as stranger:
-            stranger.sendall(secrets.token_bytes(1 + number * 7))
-            with contextlib.suppress(OSError):  # it may be reset already
-                stranger.shutdown(socket.SHUT_WR)
-                assert stranger.recv(1) == b""
-    status = nodes[1].status()
-    assert status["links"][0]["state"] == "linked"
-    # Those that sent less than a greeting ended before there was anything to refuse.
-    assert refusals(status)["links_refused_stranger"] > knocks // 2
+    with ExitStack() as stack:
+        first, second = [greeted(stack, node) for node in nodes]
+        assert first.ask(ANNOUNCE, b"")[0] == ANNOUNCE
+        nodes[0].process.terminate()
+        packet_id, told = second.receive()
+        assert packet_id == FAREWELL
+        assert told.endswith(b" drain")
+    assert nodes[0].wait_exit() == 0
 
 
 def test_a_secret_that_others_may_read_is_refused_with_the_remedy(

@@ -228,6 +228,22 @@ class Links:
         for node in self._links:
             self.send(node, payload)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the nodes that are linked now have settled everything that was sent."""
+        return not any(
+            link.log.retained_count
+            for link in self._links.values()
+            if link.session is not None and link.session.is_resumed
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no connection is left, after `close`."""
+        services: list[ServerService | ClientService] = [self._service]
+        services += [link.service for link in self._links.values() if link.service is not None]
+        return not any(service.current_session_count for service in services)
+
     def settle(self, delivery: Delivery) -> None:
         """What was delivered has had its effect, for good: its sender may forget it."""
         link = self._links[delivery.node]

@@ -156,6 +156,26 @@ def test_what_was_received_and_not_settled_is_undelivered_when_the_peer_begins_a
     assert world[2].got == []
 
 
+def test_a_node_is_told_when_those_that_are_linked_have_settled_everything(make_world: MakeWorld):
+    world = make_world((1, 2, 3))
+    world.run_linked()
+    held = world[2].hold()
+    assert world[1].links.is_told
+    world[1].links.send_all(b"to both")
+    assert not world[1].links.is_told
+    world.run(lambda: bool(held and world[3].got), "the record")
+    world.run_for(TIMEOUT_S)
+    assert not world[1].links.is_told  # one of two is not enough
+    world[2].links.settle(held[0])
+    world.run(lambda: world[1].links.is_told, "all told")
+    world[2].kill()
+    world.run(lambda: world[1].state(2) != "linked", "the loss")
+    assert world[1].links.send(2, b"for its next life, if it has one")
+    assert world[1].links.is_told
+    world[1].links.close()
+    world.run(lambda: world[1].links.is_over, "the end of all connections")
+
+
 def test_a_full_log_is_told_and_counted_and_room_comes_back(make_world: MakeWorld):
     world = make_world((1, 2), retained_bytes_max=10_000)
     taken = [world[1].links.send(2, bytes(1_000)) for _ in range(20)]
