@@ -1,6 +1,7 @@
 """The sessions of this node by id, user and group, and which shard each one has."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
@@ -13,10 +14,22 @@ from cluster.gateway.users import UserTable
 from cluster.shared.causes import Cause
 from cluster.shared.lane import LaneState
 
-__all__ = ["SessionTable"]
+__all__ = ["SessionTable", "SessionWatcher"]
 
 # Applications may end sessions with any string; the number of counters stays bounded.
 _CAUSES = frozenset(Cause)
+
+
+class SessionWatcher(Protocol):
+    """Who looks on as sessions come and go."""
+
+    def opened(self, session: GatewaySession) -> None:
+        """A session was given its id and shard."""
+        ...
+
+    def closed(self, session: GatewaySession, cause: str) -> None:
+        """A connection has ended, also one that never became a session."""
+        ...
 
 
 class SessionTable:
@@ -31,6 +44,7 @@ class SessionTable:
         "limits",
         "sessions",
         "users",
+        "watcher",
     )
 
     def __init__(
@@ -49,6 +63,7 @@ class SessionTable:
         self.limits = limits
         self.sessions: dict[int, GatewaySession] = {}
         self.users: UserTable[GatewaySession] = UserTable()
+        self.watcher: SessionWatcher | None = None
         self.groups: GroupTable[GatewaySession] = GroupTable()
 
     @property
@@ -72,6 +87,8 @@ class SessionTable:
         self.counters.add("sessions_opened")
         shard.append_opened(session)
         self.limits.opened(session)
+        if self.watcher is not None:
+            self.watcher.opened(session)
 
     def _choose_shard(self) -> int:
         # What always goes in, the news of sessions, goes where there is room.
@@ -84,6 +101,8 @@ class SessionTable:
 
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""
+        if self.watcher is not None:
+            self.watcher.closed(session, cause)
         if self.sessions.pop(session.id, None) is None:
             return  # it was not admitted, or there was no id left for it
         self.limits.release(session)

@@ -21,7 +21,6 @@ from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ShardReport
 from cluster.testing.client import TestClient
 from cluster.testing.lives import Lives
-from cluster.testing.watched_session import WatchedSession
 from cluster.worker.app import App
 from cluster.worker.session import Session
 
@@ -87,8 +86,7 @@ class TestNode:
         self._gateway = GatewayCore(
             self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
         )
-        table = self._gateway.table
-        self._gateway.service.set_session_factory(lambda: WatchedSession(table, self))
+        self._gateway.table.watcher = self
         self._clients: dict[int, TestClient] = {}
         """Those whose connection the gateway has not closed, by their port."""
         self._is_settling = False
@@ -288,13 +286,13 @@ class TestNode:
     # -- sessions ----------------------------------------------------------------------------------
 
     def opened(self, session: GatewaySession) -> None:
-        """The gateway has opened a session; done by that."""
+        """Learn which client a session is of (`SessionWatcher`)."""
         client = self._client_of(session)
         if client is not None:
             client.session_id = session.id
 
     def closed(self, session: GatewaySession, cause: str) -> None:
-        """The gateway has closed a session; done by that."""
+        """Learn how the connection of a client has ended (`SessionWatcher`)."""
         client = self._client_of(session)
         if client is not None:
             client.cause = str(cause)

@@ -218,11 +218,11 @@ class App:
         """Call `f()` every `seconds` seconds in each worker, until that ends.
 
         The n-th call is due n intervals after the worker's start, behind `on_start`: it does not
-        drift. Calls that are missed while a handler holds the loop are skipped, not made up for.
-        What a call sends goes out with no packet's commit. One that raises is logged, and what it
-        sent is not sent; the next one comes all the same. A function may have several intervals.
-        To be said at the import: RuntimeError in a running worker. Raises ValueError for less than
-        0.001 s.
+        drift. Calls that are missed while a handler holds the loop, or while a coroutine of the
+        call before still awaits, are skipped, not made up for. What a call sends goes out with no
+        packet's commit. One that raises is logged, and what it sent is not sent; the next one comes
+        all the same. A function may have several intervals. To be said at the import: RuntimeError
+        in a running worker. Raises ValueError for less than 0.001 s.
         """
         if not INTERVAL_MIN_S <= seconds < math.inf:
             raise ValueError(f"every {seconds!r} seconds: give {INTERVAL_MIN_S} or more")

@@ -2,11 +2,12 @@
 
 The n-th call of a series is due at its start and n intervals, whenever the calls before it really
 ran, so it does not drift. Calls whose time passes while the worker is busy are not made up for: the
-one that is late runs, once, and the next one is the first whose time is still to come.
+one that is late runs, once, and the next one is the first whose time is still to come. Nor is one
+made while the coroutine of the one before it is still in progress.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,10 +63,11 @@ class TimerHandle:
 class _Series:
     """Calls of one function, again and again."""
 
-    __slots__ = ("_interval_s", "_number", "_start", "_timers", "function")
+    __slots__ = ("_function", "_interval_s", "_is_awaiting", "_number", "_start", "_timers")
 
     def __init__(self, repeated: Repeated, timers: "AppTimers", start: float) -> None:
-        self._interval_s, self.function = repeated
+        self._interval_s, self._function = repeated
+        self._is_awaiting = False
         self._timers = timers
         self._start = start
         self._number = 0
@@ -78,7 +80,20 @@ class _Series:
 
     def _take(self) -> Callable[[], Any]:
         self._plan(self._timers.now)
-        return self.function
+        return self._call
+
+    def _call(self) -> Any:
+        if self._is_awaiting:
+            return None
+        result = self._function()
+        return self._to_end(result) if isinstance(result, Coroutine) else result
+
+    async def _to_end(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._is_awaiting = True
+        try:
+            await coroutine
+        finally:
+            self._is_awaiting = False
 
 
 class AppTimers:

@@ -1,5 +1,6 @@
 """Time is in the test's hand: what it passes comes due in order, and at its exact moment."""
 
+import asyncio
 import math
 
 import pytest
@@ -97,6 +98,30 @@ def test_a_timer_may_be_cancelled_by_a_packet():
         assert client.cause is None
         node.advance(0.001)
         assert client.cause == "asleep"
+
+
+def test_timers_may_await_and_none_overtakes_itself():
+    app = App()
+    ran: list[tuple[str, float]] = []
+
+    @app.every(1)
+    async def slowly() -> None:
+        begun = node.now - start
+        await asyncio.sleep(2.5)
+        ran.append(("every", begun))
+        app.broadcast(9, b"done")
+
+    async def once(what: str) -> None:
+        await asyncio.sleep(0.5)
+        ran.append((what, node.now - start))
+
+    with TestNode(app) as node:
+        start = node.now
+        client = node.connect()
+        app.call_later(1, once, "later")
+        node.advance(8)
+        assert ran == [("later", 1.5), ("every", 1.0), ("every", 4.0)]
+        assert client.received == [Packet(9, b"done")] * 2
 
 
 def test_a_long_time_with_nothing_to_do_passes_at_once():

@@ -1,7 +1,7 @@
 """When functions of an application are due, by a clock that is a number."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -189,6 +189,44 @@ def test_a_turn_makes_one_call_of_a_series_however_long_each_takes():
     while (function := bench.timers.take_due(bench.now, newest)) is not None:
         function()
     assert len(bench.ran) == 1
+
+
+def test_a_call_that_awaits_is_not_begun_a_second_time_beside_itself():
+    bench = Bench()
+    awaiting: list[Any] = []
+
+    class Pause:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def slow() -> None:
+        bench.note("begun")
+        await Pause()
+        bench.note("done")
+
+    def begin(now: float) -> None:
+        """As the worker does: a coroutine takes its first step at once, and goes on later."""
+        bench.now = now
+        function = bench.timers.take_due(now, bench.timers.newest())
+        assert function is not None
+        result = function()
+        if result is not None:
+            result.send(None)
+            awaiting.append(result)
+
+    bench.timers.start([Repeated(1.0, slow)], 0.0)
+    begin(1.0)
+    begin(2.0)
+    assert bench.ran == [(1.0, "begun")]
+    with pytest.raises(StopIteration):
+        awaiting[0].send(None)
+    begin(3.0)
+    assert bench.ran[1:] == [(2.0, "done"), (3.0, "begun")]
+    # One that was cancelled is over as well.
+    awaiting[1].close()
+    begin(4.0)
+    assert bench.ran[-1] == (4.0, "begun")
+    awaiting[2].close()
 
 
 def test_after_clear_nothing_is_due():
