@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import time
@@ -120,6 +121,16 @@ def supervise_nodes(
             fleet.close()
 
 
+def exit_code_of(codes: Sequence[int | None]) -> int:
+    """Return the exit code of a fleet whose nodes had `codes`; None for one that was cut off.
+
+    A supervisor dies of SIGTERM only where it was asked to end before it had begun anything, so
+    that counts as drained.
+    """
+    failed = [code for code in codes if code not in (None, 0, -signal.SIGTERM)]
+    return next((code if code > 0 else 128 - code for code in failed if code), 0)
+
+
 @contextmanager
 def _private_ports(count: int) -> Iterator[list[int]]:
     """Keep `count` free ports of the loopback address for the nodes, which bind them again.
@@ -202,12 +213,16 @@ class _Fleet:
         while any(member.exit_code is None for member in self._members):
             select.select([self._signals.fileno()], [], [], _TURN_S)
             self._signals.clear()
-            if self._signals.stop_count > 1 or time.monotonic() > self._end_deadline:
+            is_late = time.monotonic() > self._end_deadline
+            if self._signals.stop_count > 1 or (is_late and self._signals.stop_count):
                 return 128 + self._signals.last_stop_signal
+            if is_late:
+                break  # nobody asked for the end: one that could not start has the code
             if self._signals.stop_count:
                 self._end_all()
             self._check_exits(is_ready)
-            if not is_ready and all(member.ready_line for member in self._members):
+            is_ending = self._end_deadline < float("inf")
+            if not (is_ready or is_ending) and all(member.ready_line for member in self._members):
                 waiting = [member for member in self._members if not member.is_linked]
                 if not waiting:
                     is_ready = True
@@ -217,8 +232,7 @@ class _Fleet:
                     told_at = time.monotonic()
                     names = ", ".join(str(member.node) for member in waiting)
                     logger.warning("the links of these nodes do not stand yet: %s", names)
-        codes = [member.exit_code or 0 for member in self._members]
-        return next((code if code > 0 else 128 - code for code in codes if code), 0)
+        return exit_code_of([member.exit_code for member in self._members])
 
     def _check_exits(self, is_ready: bool) -> None:
         for member in self._members:

@@ -1,11 +1,12 @@
 """What the nodes of `cluster up --nodes N` are told; their processes have a system test."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from cluster.shared.config import Config, ConfigError, LinksConfig, NodeConfig, WorkersConfig
-from cluster.supervisor.fleet import plan_nodes
+from cluster.supervisor.fleet import exit_code_of, plan_nodes
 
 
 def test_each_node_gets_an_id_an_address_and_a_folder_and_the_rest_is_the_same():
@@ -51,3 +52,18 @@ def test_port_0_is_a_free_one_for_each():
 def test_what_leaves_no_room_is_told(config: Config, key: str):
     with pytest.raises(ConfigError, match=key):
         plan_nodes(config, Path("/base"), [41, 42, 43], Path("/secret"))
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], 0),
+        ([0, 3, 2], 3),
+        ([-signal.SIGTERM, 0], 0),  # asked to end before it could hear
+        ([-signal.SIGTERM, 2], 2),
+        ([0, -9], 137),
+        ([None, 2], 2),
+    ],
+)
+def test_the_first_failure_is_the_exit_code(codes: list[int | None], expected: int):
+    assert exit_code_of(codes) == expected

@@ -83,3 +83,13 @@ def test_a_node_that_cannot_start_ends_all_with_its_code_and_line(tmp_path: Path
         assert process.stdout is not None
         assert process.stdout.read() == ""
     assert "no_such_module" in (tmp_path / "stderr").read_text()
+
+
+def test_a_signal_while_the_nodes_start_ends_them_in_good_order(tmp_path: Path):
+    with up(tmp_path) as process:
+        second = tmp_path / "run" / "node-2"
+        wait_until(lambda: second.is_dir() and any(second.iterdir()), what="the second node")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
