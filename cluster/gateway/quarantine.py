@@ -141,7 +141,7 @@ class Quarantine:
             shard.index,
             what,
             session.id,
-            session.address,
+            session.address_text,
             self._max_redeliveries,
         )
         self._counters.add("dead_letters")
@@ -152,7 +152,7 @@ class Quarantine:
                 epoch=self._epoch,
                 shard=shard.index,
                 session=session.id,
-                address=str(session.address),
+                address=session.address_text,
                 kind=delivery.kind,
                 packet_id=delivery.packet_id,
                 sequence=delivery.sequence,

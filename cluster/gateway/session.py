@@ -148,6 +148,12 @@ class GatewaySession(Session):
         self._table.forget(self, cause)
 
     @property
+    def address_text(self) -> str:
+        """The client's address, as workers are told it."""
+        assert self._address is not None, "known before the session is opened"
+        return self._address.text
+
+    @property
     def is_present(self) -> bool:
         """Whether the client has not ended its side and nobody has begun to end this one."""
         return self.is_connected and not self.closed_appended

@@ -98,7 +98,7 @@ class Shard:
 
     def append_opened(self, session: "GatewaySession") -> None:
         """Tell the worker of a new session."""
-        self.lane.append(OPENED, session.id, str(session.address).encode(), 0, session)
+        self.lane.append(OPENED, session.id, session.address_text.encode(), 0, session)
         self.needs_flush = True
 
     def append_closed(self, session: "GatewaySession", cause: str) -> None:

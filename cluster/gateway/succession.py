@@ -148,21 +148,23 @@ class Succession:
         for session_id, count in self.deferred.packet_counts().items():
             left[session_id] = left.get(session_id, 0) + count
         nobody = _Login()
-        find_login = self._logins.get
+        find_login, find_groups = self._logins.get, self._groups.get
         replayed = []
         for session_id, session in self._sessions.items():
             login = find_login(session_id, nobody)
             replayed.append(
                 ReplayedSession(
                     id=session_id,
-                    address=str(session.address),
+                    address=session.address_text,
                     closing=session_id in self._closing,
                     sequence=session.next_sequence - 1 - left.get(session_id, 0),
                     saved=self._saved.get(session_id),
                     user=login.user,
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
-                    groups=[name.decode("utf-8", "replace") for name in self.groups(session_id)],
+                    groups=[
+                        name.decode("utf-8", "replace") for name in find_groups(session_id, ())
+                    ],
                     # A record of it that is not committed says the opposite of what was before it.
                     send_blocked=session.told_send_blocked != session.send_record_in_lane,
                 )

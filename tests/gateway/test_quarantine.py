@@ -27,7 +27,7 @@ class Session:
 
     def __init__(self, session_id: int = 7) -> None:
         self.id = session_id
-        self.address = "10.0.0.1:5"
+        self.address_text = "10.0.0.1:5"
         self.next_sequence = 13
         self.uncommitted_bytes = 1 << 20
         self.is_slow = False

@@ -305,7 +305,7 @@ def test_a_grant_tells_how_far_any_predecessor_was_sent(memory_gateway: MakeGate
 
 
 class FakeSession:
-    address = "address"
+    address_text = "address"
     next_sequence = 1
     told_send_blocked = send_record_in_lane = False
 

@@ -32,7 +32,7 @@ class FakeSession:
     """What a shard notes of a session for its successors."""
 
     id = 7
-    address = "address"
+    address_text = "address"
     next_sequence = 1
     told_send_blocked = send_record_in_lane = False
 
