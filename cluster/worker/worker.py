@@ -286,7 +286,8 @@ class Worker:
         try:
             self.end()
         except _StoppedWithoutRoom:
-            logger.info("stopped with output for which the lane has no room")
+            what = "output" if self._outbox.entries else "a commit"
+            logger.info("stopped with %s for which the lane has no room", what)
 
     @property
     def sessions(self) -> Mapping[int, Session]:

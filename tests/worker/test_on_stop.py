@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.lane import Commit
 from cluster.shared.messages import Refuse, Stop
 from cluster.shared.records import RecordKind
 from cluster.worker import App, Session
@@ -77,6 +78,46 @@ def test_if_it_raises_that_is_logged_and_nothing_that_it_sent_is_sent(
     assert bench.others() == []
 
 
+def test_what_the_lane_refused_when_the_stop_came_is_tried_again_and_nothing_is_told(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    bench = make_bench()
+    publish = bench.lane.publish
+    refused: list[Commit] = []
+
+    def refuse_once(commit: Commit, records: list[bytes]) -> bool:
+        if records and not refused:
+            refused.append(commit)
+            bench.finish()
+            return False
+        return publish(commit, records)
+
+    bench.lane.publish = refuse_once
+    bench.open_session()
+    bench.send((ECHO, b"a"))
+    with caplog.at_level(logging.INFO):
+        bench.worker.run()
+    bench.take()
+    assert len(refused) == 1
+    assert bench.output() == make_packet(ECHO, b"a")
+    assert "no room" not in caplog.text
+
+
+def test_a_commit_that_the_lane_does_not_take_is_not_called_output(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    bench = make_bench()
+    publish = bench.lane.publish
+    bench.lane.publish = lambda commit, records: (
+        bench.lane.serial_published == 0 and publish(commit, records)
+    )
+    bench.open_session()
+    bench.send((STOP, b""))  # answers nothing
+    with caplog.at_level(logging.INFO):
+        bench.worker.run()
+    assert "stopped with a commit for which the lane has no room" in caplog.text
+
+
 def test_it_runs_also_when_the_lane_takes_nothing_any_more(
     make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ):
@@ -95,7 +136,7 @@ def test_it_runs_also_when_the_lane_takes_nothing_any_more(
         run_to_the_end(bench)
     assert calls == ["stop"]
     assert bench.output() == b""
-    assert "for which the lane has no room" in caplog.text
+    assert "stopped with output for which the lane has no room" in caplog.text
 
 
 def test_a_worker_that_is_not_wanted_any_more_ends_without_it(make_bench: MakeBench):
