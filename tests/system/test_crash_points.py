@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX sig
 LANE_KINDS = LANES
 """Every kind of lane between processes."""
 
+APP = "tests.applications.crash_points:app"
+
 CLIENTS = 4
 DEPTH = 6
 
@@ -101,7 +103,7 @@ class CheckingClient(threading.Thread):
 class CrashingNode:
     """A node with one worker, which dies as planned."""
 
-    def __init__(self, directory: Path, lane: str, broken: str = "") -> None:
+    def __init__(self, directory: Path, lane: str, broken: str = "", app: str = APP) -> None:
         """Start it, with a commit that is `broken` on purpose in that way, or in none."""
         directory.mkdir(parents=True, exist_ok=True)
         self._plan = directory / "plan"
@@ -112,7 +114,7 @@ class CrashingNode:
             "CRASH_LOG": str(self._log),
             "CRASH_BREAK": broken,
         }
-        arguments = ["--app", "tests.applications.crash_points:app", "--workers", "1"]
+        arguments = ["--app", app, "--workers", "1"]
         self.node = ClusterNode(directory, [*arguments, "--lane", lane], env=env)
 
     def deaths(self) -> list[tuple[str, int]]:
