@@ -178,7 +178,15 @@ class Coroutines:
         return False
 
     def _go_on(self, queue: _Queue) -> None:
-        """Begin the next call that waits; in a round."""
+        """Begin the next call that waits; in a round, which is to raise what is raised here."""
+        try:
+            self._begin_next(queue)
+        except (SystemExit, KeyboardInterrupt):
+            raise  # which asyncio lets through
+        except BaseException as error:
+            self._escaped = error
+
+    def _begin_next(self, queue: _Queue) -> None:
         session = queue.session
         if self._is_ending:
             return
