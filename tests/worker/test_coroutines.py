@@ -873,7 +873,7 @@ def test_in_a_session_that_was_ended_only_the_call_in_progress_begins_again(
 
 
 def answer_until_ended(bench: Bench) -> None:
-    """Play the gateway that a worker asks whether it has everything."""
+    """Play the gateway that a worker asks whether it has everything; handlers leave its socket."""
     assert bench.thread is not None
     while bench.thread.is_alive():
         for _ in bench.heartbeats():
@@ -899,7 +899,7 @@ def test_a_deferred_call_that_is_set_aside_is_skipped_and_ends_its_session(make_
 
     async def last(session: Session, payload: bytes) -> None:
         await asyncio.sleep(0.02)
-        bench.finish()
+        bench.worker.request_stop()
 
     bench.app.packet_handlers[LAST] = last
     send(bench, 2, (1, b""), (SLOW, b"poison too"))
@@ -931,7 +931,7 @@ def test_before_each_step_of_a_suspect_everything_is_committed(make_bench: MakeB
             session.send(SLOW, b"step")
             await asyncio.sleep(0)
         seen.append(bench.gateway.serial_applied == bench.lane.serial_published)
-        bench.finish()
+        bench.worker.request_stop()
 
     open_sessions(bench, 2)
     send(bench, 2, *[(PLAIN, b"%d" % number) for number in range(9)])
