@@ -20,6 +20,7 @@ __all__ = [
     "cluster_up",
     "library_echo",
     "uvloop_echo",
+    "uvloop_publish",
     "uvloop_typed",
 ]
 
@@ -94,6 +95,14 @@ def uvloop_echo() -> Iterator[Server]:
     with _script("uvloop_echo.py") as process:
         assert process.stdout is not None
         yield Server("uvloop", int(process.stdout.readline()), [process.pid])
+
+
+@contextmanager
+def uvloop_publish() -> Iterator[Server]:
+    """Run the publishes of `publish_app` as loops of writes on uvloop, in one process."""
+    with _script("uvloop_publish.py") as process:
+        assert process.stdout is not None
+        yield Server("uvloop, loop of writes", int(process.stdout.readline()), [process.pid])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.session import GatewaySession
+from cluster.iocp.session_fan_out import send_now_to_each
 
 __all__ = ["FAN_OUT_SLICE", "FanOut"]
 
@@ -49,9 +50,7 @@ class FanOut:
         assert budget > 0
         counters = self._counters
         self._done = end = min(first + budget, len(targets))
-        sends = 0
-        for session in targets[first:end]:
-            sends += session.send_now(data)
+        sends = send_now_to_each(targets[first:end], data)
         counters.sends += sends
         counters.bytes_sent += sends * len(data)
         budget -= end - first

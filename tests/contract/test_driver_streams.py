@@ -290,6 +290,40 @@ def test_send_now_reports_a_failure_by_the_next_submitted_send(port: Port, pair:
     assert port.driver.send_now(client.socket, b"x") == 0
 
 
+# -- send_now_to_each ------------------------------------------------------------------------------
+
+
+def test_send_now_to_each_sends_the_same_to_all(port: Port) -> None:
+    pairs = [port.pair() for _ in range(5)]
+    handles = [client.socket for client, _ in pairs]
+    assert port.driver.send_now_to_each(handles, b"hello") == [5] * 5
+    assert port.driver.send_now_to_each(handles[1:3], b"!") == [1, 1]
+    assert port.driver.send_now_to_each([], b"nobody") == []
+    assert port.turn(0) == []  # it makes no completion
+    received = [port.recv(server, 6 if n in (1, 2) else 5) for n, (_, server) in enumerate(pairs)]
+    assert received == [b"hello", b"hello!", b"hello!", b"hello", b"hello"]
+
+
+def test_who_takes_nothing_of_a_send_to_each_holds_up_nobody(port: Port) -> None:
+    first, full, reset, closed, last = (port.pair() for _ in range(5))
+    while port.driver.send_now(full[0].socket, bytes(1 << 20)):
+        pass
+    reset[1].socket.reset_on_close()
+    reset[1].close()
+    assert port.do(reset[0], RecvEvent()).error in RESETS
+    closed[0].close()
+    handles = [client.socket for client, _ in (first, full, reset, closed, last)]
+    # So much that it does not fit, also where the kernel has made some room by itself.
+    counts = port.driver.send_now_to_each(handles[1:3], bytes(1 << 20))
+    assert counts[0] < 1 << 20
+    assert counts[1] == 0
+    counts = port.driver.send_now_to_each(handles, b"x" * 4_096)
+    assert [counts[0], *counts[2:]] == [4_096, 0, 0, 4_096]
+    assert port.recv(first[1], 4_096) == port.recv(last[1], 4_096) == b"x" * 4_096
+    # Of what failed the next submitted send tells, as after `send_now`.
+    assert port.do(reset[0], SendEvent([b"x"])).error is Cause.RESET
+
+
 # -- from one descriptor to the next ---------------------------------------------------------------
 
 

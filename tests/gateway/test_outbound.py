@@ -34,6 +34,8 @@ from cluster.shared.records import (
 class RecordingSession:
     """Takes what the applier does to a session."""
 
+    _send_registered = True  # so that also in a fan-out all goes through `send_now`
+
     def __init__(self, number: int) -> None:
         self.id = number
         self.calls: list[Any] = []

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from cluster.iocp import Cause, IocpCore, ServerService, Session, SessionSettings, SessionState
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
+from cluster.iocp.session_fan_out import send_now_to_each
 from tests.iocp.peers import Peer
 from tests.iocp.world import LOOPBACK, Recorder
 
@@ -279,6 +280,12 @@ class SessionMachine(RuleBasedStateMachine):
     def send_now(self, number: int, size: int) -> None:
         session = self.pick_connected(number)
         session.say(session.send_now, size)
+
+    @precondition(is_connected)
+    @rule(number=numbers, size=data_sizes)
+    def send_now_to_each(self, number: int, size: int) -> None:
+        session = self.pick_connected(number)
+        session.say(lambda data: send_now_to_each([session], data) == 1, size)
 
     @precondition(is_connected)
     @rule(

@@ -13,6 +13,7 @@ A driver takes operations (`submit`) and hands back what became of them (`poll`)
 `tests/contract/test_driver_*.py` runs these rules on each driver.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from cluster.iocp.iocp_event import Buffer, IocpEvent
@@ -56,7 +57,7 @@ class Handle(Protocol):
 class Driver(Protocol):
     """One completion queue. `submit`, `cancel`, `post` and `watch` may come from any thread.
 
-    `poll`, `recv_again` and `send_now` belong to the threads that dispatch.
+    `poll`, `recv_again`, `send_now` and `send_now_to_each` belong to the threads that dispatch.
     """
 
     name: str
@@ -122,6 +123,13 @@ class Driver(Protocol):
 
         0 stands for nothing taken and for any failure: the next submitted send reports it.
         No send may be in flight on `handle`. `data` is the caller's again on return.
+        """
+        ...
+
+    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
+        """Do `send_now` of the same `data` for each of `handles`; return what it would, for each.
+
+        One call, so that nothing but the system calls is done for each of many.
         """
         ...
 

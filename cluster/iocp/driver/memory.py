@@ -8,6 +8,7 @@ decides, and its clock can be one that goes on by itself when nothing is left to
 import errno
 import heapq
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from threading import TIMEOUT_MAX, Condition, get_ident
 
@@ -160,6 +161,9 @@ class MemoryDriver:
             if not isinstance(handle, StreamHandle) or handle.is_closed:
                 return 0
             return handle.send_now(data)
+
+    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
+        return [self.send_now(handle, data) for handle in handles]
 
     def _begin(self, event: IocpEvent) -> None:
         event.init()

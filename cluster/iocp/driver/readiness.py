@@ -13,12 +13,14 @@ import errno
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
 from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
 from cluster.iocp.driver.socket_handle import SocketHandle
+from cluster.iocp.driver.socket_sends import send_to_each
 from cluster.iocp.errors import (
     EventInFlightError,
     MisuseError,
@@ -169,6 +171,9 @@ class ReadinessDriver(QueuedDriver):
             return 0
         except AttributeError:  # the handle is closed
             return 0
+
+    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
+        return send_to_each(handles, data)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner

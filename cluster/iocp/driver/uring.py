@@ -17,13 +17,14 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import NamedTuple
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Completion, Handle
 from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
+from cluster.iocp.driver.socket_sends import send_to_each
 from cluster.iocp.driver.uring_buffers import BUFFER_BYTES, BUFFER_GROUP, ProvidedBuffers
 from cluster.iocp.driver.uring_handle import UringHandle, take_kept
 from cluster.iocp.driver.uring_memory import Gather, SocketAddress
@@ -177,6 +178,9 @@ class UringDriver(QueuedDriver):
             return 0
         except AttributeError:  # the handle is closed
             return 0
+
+    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
+        return send_to_each(handles, data)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner

@@ -9,6 +9,7 @@ import errno
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from threading import Lock, get_ident
 
 from cluster.iocp.causes import Cause
@@ -201,6 +202,9 @@ class WindowsDriver:
             return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
         except (OSError, AttributeError):  # nothing taken, or a handle that is closed
             return 0
+
+    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
+        return [self.send_now(handle, data) for handle in handles]
 
     def _wake(self) -> None:
         """End the wait of `poll`, if it waits and there is something for it."""
