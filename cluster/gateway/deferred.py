@@ -48,12 +48,14 @@ class Deferred:
     Bounded by `deferred_bytes_max` of the lane's capacity, and one call.
     """
 
-    __slots__ = ("_calls", "_done", "_new", "_pending_bytes", "closing", "num_bytes")
+    __slots__ = ("_calls", "_done", "_new", "_pending_bytes", "closing", "done_count", "num_bytes")
 
     def __init__(self) -> None:
         self._calls: dict[Commit, DeferredCall] = {}
         self.num_bytes = 0
         """As `deferred_bytes` counts them."""
+        self.done_count = 0
+        """Calls that were deferred and are done, of all workers together."""
         self.closing: set[int] = set()
         """The sessions whose `closed` is deferred: they have not ended for their worker."""
         # The batch in hand.
@@ -142,6 +144,7 @@ class Deferred:
     def commit(self) -> list[DeferredCall]:
         """The batch in hand is committed; return the calls that are done with it."""
         done = [self._calls.pop(name) for name in self._done]
+        self.done_count += len(done)
         for call in done:
             self._count(call, -1)
         for call in self._new.values():

@@ -13,6 +13,7 @@ class WorkerLife:
         "control_identity",
         "create_time",
         "decode_errors",
+        "done_before",
         "first_position",
         "incarnation",
         "is_ready",
@@ -28,10 +29,13 @@ class WorkerLife:
         pid: int,
         create_time: float,
         liveness: Liveness,
+        done_before: int = 0,
     ) -> None:
         self.incarnation = incarnation
         self.first_position = first_position
         """The record that it goes on with; a commit behind it is a commit of this life."""
+        self.done_before = done_before
+        """How many deferred calls its predecessors have done; one more is progress as well."""
         self.control_identity = control_identity
         self.pid = pid
         self.create_time = create_time

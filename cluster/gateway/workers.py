@@ -150,6 +150,7 @@ class Workers:
             hello.pid,
             hello.create_time,
             liveness,
+            shard.succession.deferred.done_count,
         )
         self._lives[shard.index] = life
         self._by_identity[control_identity] = shard.index
@@ -266,7 +267,7 @@ class Workers:
         if life is None:
             return
         if life.is_ready:
-            if life.committed_told or shard.lane.log.committed.position == life.first_position:
+            if life.committed_told or not _has_progressed(shard, life):
                 return
             life.committed_told = True
         else:
@@ -347,3 +348,11 @@ class Workers:
             if life is not None
         ]
         return any(told)
+
+
+def _has_progressed(shard: Shard, life: WorkerLife) -> bool:
+    """Whether something is done for good that was not when `life` began."""
+    return (
+        shard.lane.log.committed.position != life.first_position
+        or shard.succession.deferred.done_count != life.done_before
+    )

@@ -134,6 +134,20 @@ def test_an_opening_that_is_deferred_is_replayed_with_its_session(memory_gateway
     assert (call.kind, call.payload, call.sequence) == (OPENED, str(session.address).encode(), 0)
 
 
+def test_a_life_that_ends_a_deferred_call_has_made_progress(memory_gateway: MakeGateway):
+    world = memory_gateway()
+    worker, session = with_packets(world, 1)
+    worker.commit(defer(session, 2))
+    committed(world, Commit(3, 0))
+    worker = successor(world)
+    assert [report.committed for report in world.reports][-1] is False
+    worker.publish(make_record(SEND, session, make_packet(1, b"step")))
+    world.settle()
+    assert [report.committed for report in world.reports][-1] is False
+    worker.publish(done(session, 2))
+    world.run_until(lambda: world.reports[-1].committed, "the report")
+
+
 # -- the end of a session --------------------------------------------------------------------------
 
 

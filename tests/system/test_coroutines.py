@@ -32,14 +32,18 @@ DEATHS = [
     "after_defer:10",
     "before_done:10",
     "after_done:10",
-    # Each time a successor that has just been given what was deferred.
+    # Successors that have just been given what was deferred. Five in a row without any progress
+    # would be the last, so others come in between.
     "after_grant:1",
     "in_on_resumed:2",
     "after_replay:1",
+    "second_step:10",
     "again_first_step:1",
     "again_second_step:1",
+    "first_step:10",
     "again_last_step:2",
     "before_done:1",
+    "last_step:10",
     "after_done:1",
     "before_defer:1",
     "after_farewell:10",
