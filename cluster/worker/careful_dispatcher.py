@@ -120,4 +120,4 @@ class CarefulDispatcher(Dispatcher):
             self._make_session(session_id, record[RECORD_BYTES:].decode())
         session = self.sessions.get(session_id)
         if session is not None:
-            self.set_aside(session, kind)
+            self.calls.set_aside(session, kind)

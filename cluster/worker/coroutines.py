@@ -208,7 +208,7 @@ class Coroutines:
         """Call the handler; True if it goes on later."""
         mark = self._outbox.mark()
         if inbound.name in self._set_aside:
-            self._dispatcher.set_aside(session, inbound.kind)
+            self._dispatcher.calls.set_aside(session, inbound.kind)
             return False
         self._note.doing(inbound.name)
         goes_on = self._dispatcher.deliver(session, inbound, mark)
@@ -230,11 +230,12 @@ class Coroutines:
         """It has, and awaits something, or has come to its end."""
         self._note.clear()
         if self._is_ending:
-            self._dispatcher.failed(call.session, call.packet_id, None, call.mark)
+            self._dispatcher.calls.failed(call.session, call.packet_id, None, call.mark)
 
     def failed(self, call: CoroutineCall, error: BaseException | None) -> None:
         """The step in hand raised `error`, None if it was cancelled: nothing of it remains."""
-        self._dispatcher.failed(call.session, call.packet_id, error, call.mark, call.what)
+        calls = self._dispatcher.calls
+        calls.failed(call.session, call.packet_id, error, call.mark, call.what)
 
     def escaped(self, error: BaseException) -> None:
         """To be raised by the round in which it happens."""

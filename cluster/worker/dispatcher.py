@@ -10,33 +10,26 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import CALL, INDEX_BITS, HandlerCall, NoteWriter
 from cluster.shared.records import (
-    BIND,
     BOUND,
     CLOSED,
     DEFER,
     DEFERRED,
-    DISCONNECT,
-    JOIN,
-    LEAVE,
     OPENED,
     PACKETS,
     RECORD,
     RECORD_BYTES,
-    SAVE,
-    SEND,
     SEND_BLOCKED,
     SEND_READY,
     SEQUENCE,
     SEQUENCE_BYTES,
-    UNBIND,
 )
-from cluster.shared.user_records import read_bind, read_bound
+from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
+from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.login import resumed_login
 from cluster.worker.outbox import Mark, Outbox
@@ -70,14 +63,13 @@ class Dispatcher:
         "_packet_index",
         "_position",
         "_redelivering",
+        "calls",
         "coroutines",
         "now",
-        "on_error",
         "publish_at",
         "publish_bytes",
         "redelivered_through",
         "sessions",
-        "unhandled_packets",
     )
 
     def __init__(
@@ -98,8 +90,6 @@ class Dispatcher:
         self._make_coroutines = make_coroutines
         self.now: Callable[[], float] = monotonic
         """The clock of `publish_at`."""
-        self.on_error: Callable[[BaseException], None] | None = None
-        """Hears of what a function of the application raised, behind what is done about it."""
         self.publish_at = 0.0
         self.publish_bytes = 0
         self.redelivered_through = 0
@@ -113,7 +103,12 @@ class Dispatcher:
         self._note_words = self._note.words
         self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
-        self.unhandled_packets = 0
+        self.calls = HandlerCalls(app, outbox, self.sessions)
+
+    @property
+    def unhandled_packets(self) -> int:
+        """Packets that no handler takes."""
+        return self.calls.unhandled_packets
 
     @property
     def commit(self) -> Commit:
@@ -140,7 +135,7 @@ class Dispatcher:
             try:
                 result = self._app.resumed_handler(session)
             except Exception as error:
-                self.failed(session, None, error, mark)
+                self.calls.failed(session, None, error, mark)
             else:
                 if result is not None:
                     self._begin(session, HandlerCall(0, 0, replayed.id), None, result, mark)
@@ -252,9 +247,9 @@ class Dispatcher:
                                 session, packet_id, data[offset + 4 : offset + size]
                             )
                         else:
-                            self.unhandled_packets += 1
+                            self.calls.unhandled_packets += 1
                     except Exception as error:
-                        self.failed(session, packet_id, error, (entry_count, num_bytes))
+                        self.calls.failed(session, packet_id, error, (entry_count, num_bytes))
                     if result is not None:
                         inbound = self._inbound(
                             PACKETS, position, index, data[offset : offset + size], session
@@ -326,32 +321,10 @@ class Dispatcher:
             return
         self._note_words[CALL] = self._position << INDEX_BITS
         mark = self._outbox.mark()
-        result = self._call_event(session, kind, payload, mark)
+        result = self.calls.event(session, kind, payload, mark)
         goes_on = result is not None and self._begin_here(session, inbound, result, mark)
         if kind == CLOSED and not goes_on:
             session.end()
-
-    def _call_event(self, session: Session, kind: int, payload: bytes, mark: Mark) -> Any:
-        """Call the handler of an event, and return what it returns."""
-        app = self._app
-        if kind == CLOSED:
-            del self.sessions[session.id]
-        try:
-            if kind == OPENED and app.connected_handler is not None:
-                return app.connected_handler(session)
-            if kind == CLOSED and app.disconnected_handler is not None:
-                return app.disconnected_handler(session, payload.decode())
-            if kind == BOUND and app.bound_handler is not None and session.login is not None:
-                bound = read_bound(payload)
-                if session.is_open and session.login.counts(bound):
-                    return app.bound_handler(session, bound.result)
-            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and session.is_open:
-                return app.send_blocked_handler(session)
-            if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
-                return app.send_ready_handler(session)
-        except Exception as error:
-            self.failed(session, None, error, mark)
-        return None
 
     # -- coroutines --------------------------------------------------------------------------------
 
@@ -370,40 +343,15 @@ class Dispatcher:
                 return False
             session.sequence = sequence
             packet_id = payload[2] | payload[3] << 8
-            result = self._call_packet(session, packet_id, payload[4:], mark)
+            result = self.calls.packet(session, packet_id, payload[4:], mark)
         else:
-            result = self._call_event(session, kind, payload, mark)
+            result = self.calls.event(session, kind, payload, mark)
         goes_on = result is not None and self._begin(
             session, inbound.name, inbound, result, mark, packet_id
         )
         if kind == CLOSED and not goes_on:
             session.end()
         return goes_on
-
-    def _call_packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
-        handler, any_handler = self._app.packet_handlers.get(packet_id), self._app.any_handler
-        try:
-            if handler is not None:
-                return handler(session, payload)
-            if any_handler is not None:
-                return any_handler(session, packet_id, payload)
-            self.unhandled_packets += 1
-        except Exception as error:
-            self.failed(session, packet_id, error, mark)
-        return None
-
-    def set_aside(self, session: Session, kind: int) -> None:
-        """End the session whose handler call is skipped."""
-        if kind == CLOSED:
-            self.sessions.pop(session.id, None)
-        logger.error(
-            "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
-            "workers died of it",
-            session.id,
-            session.address,
-        )
-        session.disconnect(Cause.POISON)
-        session.is_open = False
 
     def _inbound(
         self, kind: int, position: int, index: int, payload: bytes, session: Session
@@ -499,63 +447,7 @@ class Dispatcher:
         try:
             result = function()
         except Exception as error:
-            self.failed(None, None, error, mark, what)
+            self.calls.failed(None, None, error, mark, what)
         else:
             if result is not None:
                 self._begin(None, None, None, result, mark, what=what)
-
-    def failed(
-        self,
-        session: Session | None,
-        packet_id: int | None,
-        error: BaseException | None,
-        mark: Mark,
-        what: str = "",
-    ) -> None:
-        """A call, or a step of one, raised `error`, None if it was cancelled: undo it.
-
-        Where no session was in hand, `what` it was is logged.
-        """
-        self._take_back(mark)
-        if error is not None and session is not None:
-            self._raised(session, packet_id, error)
-        elif error is not None:
-            logger.error("%s raised", what, exc_info=error)
-            if self.on_error is not None:
-                self.on_error(error)
-
-    def _take_back(self, mark: Mark) -> None:
-        """Undo a call that raised: what it sent and saved, and what it made of sessions."""
-        outbox = self._outbox
-        for kind, session_id, payload in reversed(outbox.take_back(mark)):
-            if kind == SEND:
-                continue
-            session = self.sessions.get(session_id)
-            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND) else None
-            if session is None:
-                continue
-            if kind == SAVE:
-                session.saved = replaced
-            elif kind == DISCONNECT:
-                session.is_open = True
-            elif kind in (JOIN, LEAVE):
-                session.take_back_group(kind, payload)
-            elif session.login is not None and kind == BIND:
-                session.login.take_back_bind(read_bind(payload).request)
-            elif session.login is not None and kind == UNBIND:
-                session.login.take_back_unbind(replaced)
-
-    def _raised(self, session: Session, packet_id: int | None, error: BaseException) -> None:
-        what = "an event" if packet_id is None else f"packet id {packet_id}"
-        logger.error(
-            "the handler of %s raised; session %#x (%s), packet %d, is ended",
-            what,
-            session.id,
-            session.address,
-            session.sequence,
-            exc_info=error,
-        )
-        if session.id in self.sessions:
-            session.disconnect(Cause.HANDLER_ERROR)
-        if self.on_error is not None:
-            self.on_error(error)

@@ -156,7 +156,7 @@ class Worker:
         self._decode_errors_before = app.decode_errors.count
         self._stopping = False
         self._dispatcher.now = self._now
-        self._dispatcher.on_error = on_error
+        self._dispatcher.calls.on_error = on_error
         self._dispatcher.publish_bytes = PUBLISH_BYTES
         self._dispatcher.redelivered_through = grant.redelivered_through
         self._has_batch = False
@@ -438,7 +438,7 @@ class Worker:
         if isinstance(error, SystemExit):
             raise error
         if error is not None:
-            self._dispatcher.failed(None, None, error, mark, "the application's on_stop")
+            self._dispatcher.calls.failed(None, None, error, mark, "the application's on_stop")
 
     def _cancel_coroutines(self) -> None:
         """Have coroutines clean up; what they put out from now on is not sent."""

@@ -169,7 +169,7 @@ def test_numbers_that_were_taken_back_are_not_given_to_others():
     bench.asked()
     mark = bench.outbox.mark()
     bench.session.bind("bob")
-    bench.dispatcher._take_back(mark)
+    bench.dispatcher.calls.take_back(mark)
     bench.session.bind("eve")
     assert bench.asked() == [Bind(SecondLogin.REPLACE, 3, "eve")]
 

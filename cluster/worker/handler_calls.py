@@ -1,0 +1,153 @@
+"""Calls of an application's handlers, and what becomes of one that raises.
+
+A call that raises ends its session, not the worker: it is logged with session, packet id and
+traceback, and what it had put out is taken back, as if it had not been made. (The dispatcher makes
+the calls for packets in its own loop, as most calls are, and comes here with what they raise.)
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from cluster.shared.causes import Cause
+from cluster.shared.records import (
+    BIND,
+    BOUND,
+    CLOSED,
+    DISCONNECT,
+    JOIN,
+    LEAVE,
+    OPENED,
+    SAVE,
+    SEND,
+    SEND_BLOCKED,
+    SEND_READY,
+    UNBIND,
+)
+from cluster.shared.user_records import read_bind, read_bound
+from cluster.worker.app import App
+from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.session import Session
+
+__all__ = ["HandlerCalls"]
+
+logger = logging.getLogger("cluster.worker")
+
+
+class HandlerCalls:
+    """Those of one incarnation. For the loop's thread."""
+
+    __slots__ = ("_app", "_outbox", "_sessions", "on_error", "unhandled_packets")
+
+    def __init__(self, app: App, outbox: Outbox, sessions: dict[int, Session]) -> None:
+        """Call the handlers of `app`. One of the `sessions` that is closed is taken out of them."""
+        self._app = app
+        self._outbox = outbox
+        self._sessions = sessions
+        self.on_error: Callable[[BaseException], None] | None = None
+        """Hears of what a function of the application raised, behind what is done about it."""
+        self.unhandled_packets = 0
+
+    def packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
+        """Call the handler of a packet with `payload`, and return what it returns."""
+        handler, any_handler = self._app.packet_handlers.get(packet_id), self._app.any_handler
+        try:
+            if handler is not None:
+                return handler(session, payload)
+            if any_handler is not None:
+                return any_handler(session, packet_id, payload)
+            self.unhandled_packets += 1
+        except Exception as error:
+            self.failed(session, packet_id, error, mark)
+        return None
+
+    def event(self, session: Session, kind: int, payload: bytes, mark: Mark) -> Any:
+        """Call the handler of an event, a record of `kind`, and return what it returns."""
+        app = self._app
+        if kind == CLOSED:
+            del self._sessions[session.id]
+        try:
+            if kind == OPENED and app.connected_handler is not None:
+                return app.connected_handler(session)
+            if kind == CLOSED and app.disconnected_handler is not None:
+                return app.disconnected_handler(session, payload.decode())
+            if kind == BOUND and app.bound_handler is not None and session.login is not None:
+                bound = read_bound(payload)
+                if session.is_open and session.login.counts(bound):
+                    return app.bound_handler(session, bound.result)
+            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and session.is_open:
+                return app.send_blocked_handler(session)
+            if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
+                return app.send_ready_handler(session)
+        except Exception as error:
+            self.failed(session, None, error, mark)
+        return None
+
+    def set_aside(self, session: Session, kind: int) -> None:
+        """End the session whose handler call is skipped."""
+        if kind == CLOSED:
+            self._sessions.pop(session.id, None)
+        logger.error(
+            "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
+            "workers died of it",
+            session.id,
+            session.address,
+        )
+        session.disconnect(Cause.POISON)
+        session.is_open = False
+
+    def failed(
+        self,
+        session: Session | None,
+        packet_id: int | None,
+        error: BaseException | None,
+        mark: Mark,
+        what: str = "",
+    ) -> None:
+        """A call, or a step of one, raised `error`, None if it was cancelled: undo it.
+
+        Where no session was in hand, `what` it was is logged.
+        """
+        self.take_back(mark)
+        if error is not None and session is not None:
+            self._raised(session, packet_id, error)
+        elif error is not None:
+            logger.error("%s raised", what, exc_info=error)
+            if self.on_error is not None:
+                self.on_error(error)
+
+    def take_back(self, mark: Mark) -> None:
+        """Undo a call that raised: what it sent and saved, and what it made of sessions."""
+        outbox = self._outbox
+        for kind, session_id, payload in reversed(outbox.take_back(mark)):
+            if kind == SEND:
+                continue
+            session = self._sessions.get(session_id)
+            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND) else None
+            if session is None:
+                continue
+            if kind == SAVE:
+                session.saved = replaced
+            elif kind == DISCONNECT:
+                session.is_open = True
+            elif kind in (JOIN, LEAVE):
+                session.take_back_group(kind, payload)
+            elif session.login is not None and kind == BIND:
+                session.login.take_back_bind(read_bind(payload).request)
+            elif session.login is not None and kind == UNBIND:
+                session.login.take_back_unbind(replaced)
+
+    def _raised(self, session: Session, packet_id: int | None, error: BaseException) -> None:
+        what = "an event" if packet_id is None else f"packet id {packet_id}"
+        logger.error(
+            "the handler of %s raised; session %#x (%s), packet %d, is ended",
+            what,
+            session.id,
+            session.address,
+            session.sequence,
+            exc_info=error,
+        )
+        if session.id in self._sessions:
+            session.disconnect(Cause.HANDLER_ERROR)
+        if self.on_error is not None:
+            self.on_error(error)
