@@ -89,7 +89,8 @@ def test_a_node_whose_standard_streams_are_closed_works(
     with PacketClient(port) as client:
         assert client.ask(1, b"hello") == (1, b"hello")
     if 1 not in closed:
-        assert node.stdout.startswith("ready node=1 ")
+        # It waits for the spare as well.
+        wait_until(lambda: node.stdout.startswith("ready node=1 "), what="the ready line")
     if 2 not in closed:
         assert "listening at" in node.stderr
     assert node.drain() == 0
