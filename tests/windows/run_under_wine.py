@@ -42,7 +42,7 @@ PYTHON_SHA256 = "8a4dbddadc63ca9700370bc95e5a8e27a03c00c7ac6ab3877102bd9bb4c4f5f
 NOT_UNDER_WINE = ["typer<0.16", "click<8.2"]
 """Later typers import pydantic, whose Windows build needs a function that Wine 8 does not have."""
 
-NOT_NEEDED = ("pytest-xdist", "pytest-cov")
+NOT_NEEDED = ("pytest-xdist", "pytest-cov", "iocp-cluster")
 
 INSTALL_LIMIT_S = 300
 DOWNLOAD_LIMIT_S = 180
@@ -262,6 +262,8 @@ def requirements() -> list[str]:
     """Return what the project and its tests need, as far as it is needed under Wine."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["test"], "colorama"]
+    # pip reads markers for the system that it runs on, which is not the one that it fetches for.
+    needed = [one for one in needed if "sys_platform == 'linux'" not in one]
     return [one for one in needed if not one.startswith(NOT_NEEDED)] + NOT_UNDER_WINE
 
 
