@@ -12,6 +12,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limits import Limits
+from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
@@ -69,7 +70,8 @@ class GatewayCore:
             counters,
             Limits(core, config.limits, config.gateway.max_packet_bytes, counters),
         )
-        self.traffic = NodeTraffic(core, self.table, counters)
+        self.traffic = NodeTraffic(config.node.id, counters)
+        broadcasts = NodeBroadcasts(self.traffic, core, self.table, counters)
         self._appliers = [
             OutboundApplier(
                 shard.lane,
@@ -78,7 +80,7 @@ class GatewayCore:
                 self.table.groups,
                 counters,
                 shard.succession,
-                self.traffic.broadcast,
+                broadcasts.broadcast,
             )
             for shard in self.shards
         ]

@@ -1,93 +1,118 @@
-"""What goes between nodes, and what becomes of it here.
+"""What goes between nodes, sorted by topic.
 
-A record of a link begins with one byte that says what it is. What is delivered is settled once it
-has had its effect on this node's sessions.
+A record of a link begins with one byte that says what it is, its kind; each kind belongs to one
+topic, which carries it out and settles it.
 """
 
-from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.links.links import Delivery, Links
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
 
-if TYPE_CHECKING:
-    from cluster.gateway.session_table import SessionTable
-
-__all__ = ["NodeTraffic"]
-
-BROADCAST = b"\x01"
-"""Complete packets for every session of the node."""
+__all__ = ["NodeTraffic", "Topic"]
 
 
-class NodeTraffic(IocpObject):
-    """Gives records to the links, and carries out those of others. For the dispatching thread.
+class Topic(Protocol):
+    """Answers for records of some kinds. Payloads begin with the kind; no call may raise."""
 
-    Bounded by the senders: what a node has not settled waits in the log of whoever sent it.
+    def delivered(self, delivery: Delivery, payload: bytes) -> None:
+        """Take a record, once and in order; `NodeTraffic.settle` it when its effect is for good."""
+
+    def settled(self, node: int, payload: bytes) -> None:
+        """`node` has settled this record of ours."""
+
+    def undelivered(self, node: int, payload: bytes) -> None:
+        """`node` began another life: nobody knows whether this record of ours had its effect."""
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        """A connection to `node` stands; with `is_new_life` it remembers nothing of before.
+
+        Comes before the first record of that connection is taken or sent.
+        """
+
+    def lost(self, node: int) -> None:
+        """The connection to `node` is gone; records for it wait until it is back."""
+
+
+class NodeTraffic:
+    """Gives the records of the topics to the links, and those of other nodes to the topics.
+
+    For the dispatching thread. Bounded by the senders: what a node has not settled waits in the
+    log of whoever sent it.
     """
 
-    def __init__(self, core: IocpCore, table: "SessionTable", counters: Counters) -> None:
-        self.handle = None
+    def __init__(self, node: int, counters: Counters) -> None:
+        self.node = node
+        """This node's id."""
         self.links: Links | None = None
-        """Where this node's records go; None while it stands alone."""
-        self._core = core
-        self._sessions = table.sessions
+        """Where records go; None while this node stands alone."""
         self._counters = counters
-        self._waiting: deque[tuple[Delivery, bytes]] = deque()
-        self._fan_out = FanOut(counters)
-        self._event = IocpEvent(EventType.POST)
+        self._topics: dict[int, Topic] = {}
+
+    def register(self, kinds: Iterable[int], topic: Topic) -> None:
+        """Have `topic` answer for records that begin with one of `kinds`, each 0 to 255."""
+        for kind in kinds:
+            assert kind not in self._topics
+            self._topics[kind] = topic
 
     # -- to other nodes ----------------------------------------------------------------------------
 
-    def broadcast(self, packets: bytes) -> None:
-        """Send complete packets to every session of every other node."""
+    @property
+    def nodes(self) -> list[int]:
+        """The ids of the other nodes of the cluster, linked or not, in order."""
+        return [] if self.links is None else self.links.nodes
+
+    def is_linked(self, node: int) -> bool:
+        """Whether a connection to `node` stands."""
+        return self.links is not None and self.links.is_linked(node)
+
+    def send(self, node: int, payload: bytes) -> bool:
+        """Have another node be given `payload`, as `Links.send`; False when its log is full."""
+        return self.links is not None and self.links.send(node, payload)
+
+    def send_all(self, payload: bytes) -> None:
+        """Have every other node be given `payload`; what finds a log full is counted."""
         if self.links is not None:
-            self.links.send_all(BROADCAST + packets)
+            self.links.send_all(payload)
+
+    def settle(self, delivery: Delivery) -> None:
+        """What was delivered has had its effect, for good."""
+        if self.links is not None:
+            self.links.settle(delivery)
 
     @property
     def is_told(self) -> bool:
         """Whether the nodes that can be reached have settled all that was for them."""
         return self.links is None or self.links.is_told
 
-    # -- from other nodes --------------------------------------------------------------------------
+    # -- from other nodes (`LinkUser`) -------------------------------------------------------------
 
     def delivered(self, delivery: Delivery, payload: bytes) -> None:
-        """Take a record (`LinkUser`)."""
-        if payload[:1] == BROADCAST:
-            self._waiting.append((delivery, payload[1:]))
-            self._come_back()
-        else:
+        """Take a record; one that nobody here knows is counted, and gone."""
+        topic = self._topics.get(payload[0]) if payload else None
+        if topic is None:
             self._counters.add("links_unknown_records")
-            self._settle(delivery)
+            self.settle(delivery)
+        else:
+            topic.delivered(delivery, payload)
 
     def settled(self, node: int, payloads: list[bytes]) -> None:
-        """Broadcasts that have arrived concern nobody any more (`LinkUser`)."""
+        """Tell the topics."""
+        for payload in payloads:
+            self._topics[payload[0]].settled(node, payload)
 
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
-        """Broadcasts to a node that has begun anew had no one left to reach (`LinkUser`)."""
+        """Tell the topics."""
+        for payload in payloads:
+            self._topics[payload[0]].undelivered(node, payload)
 
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        """Go on with what was delivered, one slice at a time."""
-        budget = FAN_OUT_SLICE
-        fan_out = self._fan_out
-        while self._waiting and budget > 0:
-            delivery, packets = self._waiting[0]
-            if not fan_out.is_active:
-                self._counters.add("broadcasts_of_other_nodes")
-                fan_out.begin(packets, list(self._sessions.values()))
-            budget = fan_out.advance(budget)
-            if not fan_out.is_active:
-                self._waiting.popleft()
-                self._settle(delivery)
-        if self._waiting:
-            self._come_back()
+    def linked(self, node: int, is_new_life: bool) -> None:
+        """Tell each topic once."""
+        for topic in dict.fromkeys(self._topics.values()):
+            topic.linked(node, is_new_life)
 
-    def _settle(self, delivery: Delivery) -> None:
-        if self.links is not None:
-            self.links.settle(delivery)
-
-    def _come_back(self) -> None:
-        if self._event.owner is None:
-            self._event.owner = self
-            self._core.post(self._event)
+    def lost(self, node: int) -> None:
+        """Tell each topic once."""
+        for topic in dict.fromkeys(self._topics.values()):
+            topic.lost(node)

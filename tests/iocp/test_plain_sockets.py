@@ -8,7 +8,7 @@ import pytest
 
 from cluster.iocp import Cause, IocpCore, NetAddress, ServerService, make_packet
 from cluster.iocp.socket_utils import set_linger_reset
-from tests.contract.driver_harness import recv_a_reset
+from tests.contract.driver_harness import RESETS, recv_a_reset
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import EchoSession, RecordingPacketSession, World
 
@@ -99,7 +99,7 @@ def test_a_reset_in_mid_packet_ends_that_session_only(world: World):
     service = world.server(EchoPackets)
     serve(world, service, talk)
     (session,) = [s for s in world.sessions if s.calls]
-    assert session.disconnected_with == Cause.RESET
+    assert session.disconnected_with in RESETS
     assert session.packets == [make_packet(1, b"whole")]
 
 

@@ -81,6 +81,17 @@ class LinkUser(Protocol):
         """`node` began another life: nobody knows whether these had their effect."""
         ...
 
+    def linked(self, node: int, is_new_life: bool) -> None:
+        """A connection to `node` stands; with `is_new_life` it remembers nothing of before.
+
+        Comes behind `undelivered`, and ahead of the first record of that connection.
+        """
+        ...
+
+    def lost(self, node: int) -> None:
+        """The connection to `node` is gone; comes before the next `linked` of that node."""
+        ...
+
 
 class _Link:
     """What there is of one peer."""
@@ -91,6 +102,7 @@ class _Link:
         "called_at",
         "failures",
         "has_violated",
+        "is_new_life",
         "log",
         "look_up",
         "node",
@@ -119,6 +131,8 @@ class _Link:
         self.failures = 0
         self.has_violated = False
         """Whether the last session broke the protocol: `failures` goes on from there."""
+        self.is_new_life = True
+        """Whether the peer has begun a life since `LinkUser.linked` was told last."""
         self.reason = ""
         """Why there is no session; empty while there is one, or none was tried yet."""
 
@@ -229,6 +243,16 @@ class Links:
             self.send(node, payload)
 
     @property
+    def nodes(self) -> list[int]:
+        """The ids of the other nodes, linked or not, in order."""
+        return list(self._links)
+
+    def is_linked(self, node: int) -> bool:
+        """Whether a connection to `node` stands, and both sides know how far they are."""
+        session = self._links[node].session
+        return session is not None and session.is_resumed
+
+    @property
     def is_told(self) -> bool:
         """Whether the nodes that are linked now have settled everything that was sent."""
         return not any(
@@ -305,6 +329,9 @@ class Links:
         if older is not None:
             self._counters.add("links_replaced")
             older.abort(Cause.REPLACED)
+            self._tell_lost(link, older)
+        if peer.life != link.log.peer_life:
+            link.is_new_life = True
         undelivered = link.log.meet(peer.life)
         if undelivered:
             self._counters.add("links_undelivered", len(undelivered))
@@ -335,6 +362,8 @@ class Links:
                 link.reason = ""
                 if not link.has_violated:
                     link.failures = 0
+                is_new_life, link.is_new_life = link.is_new_life, False
+                self._user.linked(link.node, is_new_life)
             elif kind == RECORD:
                 log.take(position)
                 self._user.delivered(Delivery(link.node, peer.life, position), payload)
@@ -391,11 +420,16 @@ class Links:
                 self._counters.add("links_lost")
                 level = logging.INFO if cause == Cause.EOF else logging.WARNING
                 logger.log(level, "the link with node %d is lost: %s", link.node, link.reason)
+            self._tell_lost(link, session)
         elif session.dialled is not None:
             link = self._links[session.dialled]
             link.reason = session.reason or _why_not(session, link.address, cause)
         if session.dialled is not None and link is not None and link.session is None:
             self._call_later(link)
+
+    def _tell_lost(self, link: _Link, session: NodeSession) -> None:
+        if session.is_resumed:
+            self._user.lost(link.node)
 
     def _link_of(self, session: NodeSession) -> _Link | None:
         """Return the link whose session this is; None when another has taken its place."""

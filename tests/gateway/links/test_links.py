@@ -202,6 +202,24 @@ def test_another_life_of_a_peer_gets_nothing_of_the_last_and_it_is_counted(make_
     assert world[1].lost_payloads == [b"old %d" % number for number in range(5)]
 
 
+def test_each_connection_is_told_and_whether_the_peer_remembers(make_world: MakeWorld):
+    world = make_world([1, 2])
+    world.run_linked()
+    assert world[1].connections == [("new life", 2)]
+    assert world[2].connections == [("new life", 1)]
+    world[2].cut(1)
+    world.run(lambda: len(world[1].connections) == 3, "a new connection")
+    world.run_linked()
+    assert world[1].connections[1:] == [("lost", 2), ("linked", 2)]
+    assert world[2].connections[1:] == [("lost", 1), ("linked", 1)]
+    world[2].kill()
+    world[2].begin()
+    world.run(lambda: len(world[1].connections) == 5, "another life")
+    world.run_linked()
+    assert world[1].connections[3:] == [("lost", 2), ("new life", 2)]
+    assert world[2].connections == [("new life", 1)]
+
+
 def test_a_node_that_is_away_is_called_for_ever_with_a_growing_pause(make_world: MakeWorld):
     world = make_world((1, 2))
     world.run_linked()

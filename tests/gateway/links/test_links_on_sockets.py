@@ -24,7 +24,7 @@ class Node:
     def __init__(self, core: IocpCore, node: int, life: int, peer: tuple[int, NetAddress]) -> None:
         self.got: list[bytes] = []
         self.settled_count = 0
-        self.lost: list[bytes] = []
+        self.undelivered_payloads: list[bytes] = []
         self.counters = Counters()
         self.links = Links(
             LinkIdentity(node, life, "game", SECRET),
@@ -47,7 +47,13 @@ class Node:
         self.settled_count += len(payloads)
 
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
-        self.lost += payloads
+        self.undelivered_payloads += payloads
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        pass
+
+    def lost(self, node: int) -> None:
+        pass
 
     @property
     def is_linked(self) -> bool:
@@ -88,7 +94,7 @@ class Pair:
         assert self.second.got == sent[1]
         assert self.first.got == sent[2]
         for node in (self.first, self.second):
-            assert node.lost == []
+            assert node.undelivered_payloads == []
             assert node.counters.snapshot().get("links_violations", 0) == 0
 
 

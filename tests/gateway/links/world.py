@@ -32,6 +32,8 @@ class LinkedNode:
         self.got = []
         self.settled_payloads: list[bytes] = []
         self.lost_payloads: list[bytes] = []
+        self.connections: list[tuple[str, int]] = []
+        """What was told of connections: "new life", "linked" or "lost", and of which node."""
         self.held: list[Delivery] | None = None
         """Deliveries that wait to be settled; None when each is settled at once."""
         self.counters = Counters()
@@ -60,6 +62,12 @@ class LinkedNode:
 
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
         self.lost_payloads += payloads
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        self.connections.append(("new life" if is_new_life else "linked", node))
+
+    def lost(self, node: int) -> None:
+        self.connections.append(("lost", node))
 
     def kill(self) -> None:
         """End as a process does that is killed: without a word to anyone."""

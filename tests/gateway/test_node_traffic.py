@@ -1,0 +1,66 @@
+"""Records between nodes find their topic."""
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.links.links import Delivery
+from cluster.gateway.node_traffic import NodeTraffic
+
+
+class Heard:
+    """A topic that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def delivered(self, delivery: Delivery, payload: bytes) -> None:
+        self.calls.append(("delivered", delivery, payload))
+
+    def settled(self, node: int, payload: bytes) -> None:
+        self.calls.append(("settled", node, payload))
+
+    def undelivered(self, node: int, payload: bytes) -> None:
+        self.calls.append(("undelivered", node, payload))
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        self.calls.append(("linked", node, is_new_life))
+
+    def lost(self, node: int) -> None:
+        self.calls.append(("lost", node))
+
+
+def test_each_kind_goes_to_its_topic_and_connections_to_all():
+    traffic = NodeTraffic(1, Counters())
+    one, two = Heard(), Heard()
+    traffic.register([1], one)
+    traffic.register([2, 3], two)
+    delivery = Delivery(2, 77, 1)
+    traffic.delivered(delivery, b"\x01a")
+    traffic.delivered(delivery, b"\x03b")
+    traffic.settled(2, [b"\x02c", b"\x01d"])
+    traffic.undelivered(2, [b"\x03e"])
+    traffic.linked(2, True)
+    traffic.lost(2)
+    both = [("linked", 2, True), ("lost", 2)]
+    assert one.calls == [("delivered", delivery, b"\x01a"), ("settled", 2, b"\x01d"), *both]
+    assert two.calls == [
+        ("delivered", delivery, b"\x03b"),
+        ("settled", 2, b"\x02c"),
+        ("undelivered", 2, b"\x03e"),
+        *both,
+    ]
+
+
+def test_what_nobody_knows_is_counted():
+    counters = Counters()
+    traffic = NodeTraffic(1, counters)
+    traffic.delivered(Delivery(2, 77, 1), b"\xff")
+    traffic.delivered(Delivery(2, 77, 2), b"")
+    assert counters.snapshot()["links_unknown_records"] == 2
+
+
+def test_a_node_that_stands_alone_sends_to_nobody():
+    traffic = NodeTraffic(1, Counters())
+    traffic.send_all(b"\x01")
+    assert traffic.nodes == []
+    assert not traffic.send(2, b"\x01")
+    assert not traffic.is_linked(2)
+    assert traffic.is_told
