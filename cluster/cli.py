@@ -198,6 +198,14 @@ def up(
             "--nodes", metavar="N", min=1, help="Run N linked nodes here, for development."
         ),
     ] = 1,
+    shared_port: Annotated[
+        bool,
+        typer.Option(
+            "--shared-port",
+            help="With --nodes: all listen at one client port, instead of one each. Without: "
+            "beside other nodes of this machine that were started so.",
+        ),
+    ] = False,
     reload: Annotated[
         bool,
         typer.Option(
@@ -215,6 +223,7 @@ def up(
 
     configure_logging("supervisor")
     flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
+    flags["node.shared_port"] = shared_port or None
     resolved = load_config(config, flags)
     path = _run_directory_of(resolved)
     watched = _watched_directories(resolved.node.app, reload, reload_dir or [])

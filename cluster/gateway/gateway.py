@@ -321,7 +321,9 @@ class Gateway(IocpObject):
     def status(self) -> NodeStatus:
         """Return the state of the node as `cluster status` shows it."""
         counters, shards = self._counters.snapshot(), self._serving.shards
-        counters["accept_errors"] = self._serving.service.listener.accept_errors
+        listener = self._serving.service.listener
+        counters["accept_errors"] = listener.accept_errors
+        counters["connections_refused_full"] = listener.full_refusals
         counters["control_refused"] = counters.get("control_refused", 0) + self._control.refused
         counters["packets_received"] = sum(s.log.packets_appended for s in shards)
         counters["bytes_received"] = sum(s.log.packet_bytes_appended for s in shards)

@@ -146,6 +146,7 @@ class GatewayCore:
                 send_ready_bytes=limits.send_ready_bytes or blocked_bytes // 2,
             ),
             gateway.accepts_outstanding_max,
+            self._config.node.shared_port,
         )
 
     def _violated(self, shard: Shard, reason: str) -> None:

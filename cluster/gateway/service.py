@@ -2,7 +2,8 @@
 
 `opened` and `closed` records always go in, because the worker has to hear of them. What bounds
 them is that a shard whose lane is full gets no new session, and that clients wait in the backlog
-when all shards are.
+when all shards are. On a port that nodes share (`node.shared_port`) clients wait for moments like
+these, but not for the end of a session: a gateway with as many as it may have closes theirs.
 """
 
 from typing import Any

@@ -3,7 +3,9 @@
 As many accepts are outstanding as there are free session slots, up to a maximum, and they are
 armed again after their completion, good or bad: a client that vanishes, or a machine that has
 run out of descriptors, never drains the pool. Without a free slot no accept is outstanding
-and clients wait in the backlog.
+and clients wait in the backlog; only where the port is shared some stay outstanding, and who is
+accepted by them while there is no slot is closed at once: the system has given that client to this
+listener, and it would wait here while others have room.
 """
 
 import logging
@@ -29,6 +31,9 @@ logger = logging.getLogger("cluster.iocp")
 BACKLOG = 4_096
 """Clients that may wait to be accepted. Linux cuts this to net.core.somaxconn (4,096)."""
 
+REFUSALS_OUTSTANDING = 16
+"""Accepts that a full service keeps outstanding on a shared port, to refuse clients."""
+
 ACCEPT_RETRY_S = 0.1
 """Pause before accepting again when the machine ran out of descriptors or memory."""
 
@@ -46,6 +51,7 @@ class Listener(IocpObject):
         "_retry",
         "_service",
         "accept_errors",
+        "full_refusals",
     )
 
     def __init__(self) -> None:
@@ -61,6 +67,8 @@ class Listener(IocpObject):
         self._closing = False
         self.accept_errors = 0
         """Accepts that failed so far, whatever the reason."""
+        self.full_refusals = 0
+        """Clients that were accepted and closed because a shared port came to a full service."""
 
     @property
     def outstanding_accepts(self) -> int:
@@ -82,7 +90,9 @@ class Listener(IocpObject):
         self._core = service.iocp_core
         self._enough = service.accepts_outstanding_max * 7 // 8
         self._closing = False
-        self.handle = self._core.driver.open_listener(service.net_address, BACKLOG)
+        self.handle = self._core.driver.open_listener(
+            service.net_address, BACKLOG, service.shares_port
+        )
         try:
             self._arm(service)
         except BaseException:
@@ -106,6 +116,8 @@ class Listener(IocpObject):
     def _arm(self, service: "ServerService") -> None:
         with self._lock:
             wanted = min(service.free_slot_count, service.accepts_outstanding_max)
+            if service.shares_port and service.is_full:
+                wanted = min(REFUSALS_OUTSTANDING, service.accepts_outstanding_max)
             missing = wanted - len(self._outstanding) - self._arming
             if missing <= 0 or self._closing:
                 return
@@ -167,14 +179,18 @@ class Listener(IocpObject):
         if service is None:
             self.close()  # the service was dropped
         is_closing = self._closing
+        is_admitted = True
         if service is not None and session is not None and not is_closing and event.error is None:
-            service.expect_session(session)  # before its accept no longer counts
+            is_admitted = service.expect_session(session)  # before its accept no longer counts
         with self._lock:
             self._outstanding.pop(event, None)
         if is_closing:
             event.release()
         elif event.error is not None:
             self._process_failure(event)
+        elif not is_admitted:
+            event.release()
+            self.full_refusals += 1
         elif session is not None:
             self._core.hand_over(session, event)
         if self._closing:

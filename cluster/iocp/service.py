@@ -276,12 +276,18 @@ class ServerService(Service):
         max_session_count: int = 1,
         settings: SessionSettings | None = None,
         accepts_outstanding_max: int = 128,
+        shares_port: bool = False,
     ) -> None:
-        """See `Service`; at most `accepts_outstanding_max` accepts wait for clients at a time."""
+        """See `Service`; at most `accepts_outstanding_max` accepts wait for clients at a time.
+
+        One that `shares_port` listens beside others. While it has no free slot it accepts clients
+        and closes their connections at once, because no other would come to take them.
+        """
         super().__init__(net_address, iocp_core, session_factory, max_session_count, settings)
         if accepts_outstanding_max < 1:
             raise MisuseError(f"accepts_outstanding_max={accepts_outstanding_max}: at least 1")
         self.accepts_outstanding_max = accepts_outstanding_max
+        self.shares_port = shares_port
         self._expected: dict[Session, None] = {}  # accepted, and on their way to `add_session`
         self._listener = Listener()
 
@@ -299,9 +305,24 @@ class ServerService(Service):
         with self._lock:
             return self._max_session_count - len(self._sessions) - len(self._expected)
 
-    def expect_session(self, session: "Session") -> None:
-        """Hold a slot for a session that was accepted; called by the listener."""
-        self._expected[session] = None
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many sessions as there may be."""
+        return self._max_session_count <= len(self._sessions) + len(self._expected)
+
+    def expect_session(self, session: "Session") -> bool:
+        """Hold a slot for a session that was accepted; called by the listener.
+
+        False, and nothing is held, when a service that `shares_port` has none.
+        """
+        if not self.shares_port:  # which has no more accepts outstanding than slots
+            self._expected[session] = None
+            return True
+        with self._lock:
+            if self.is_full:
+                return False
+            self._expected[session] = None
+            return True
 
     def start(self) -> bool:
         """Listen; raises OSError when the address cannot be had."""

@@ -5,6 +5,8 @@ connections are in TIME_WAIT; on Windows it would let a stranger share the port,
 listener asks for the opposite, exclusive use.
 """
 
+import errno
+import os
 import socket
 import struct
 from typing import Any
@@ -15,14 +17,17 @@ __all__ = [
     "accept_stream",
     "bind_any_address",
     "has_no_delay",
+    "hold_port",
     "open_listening_socket",
     "open_stream_socket",
     "set_linger_reset",
     "set_no_delay",
     "set_reuse_address",
+    "set_reuse_port",
 ]
 
 _EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+_SHARED: int | None = getattr(socket, "SO_REUSEPORT", None)
 # Winsock, which alone has the option above, has two shorts in its struct linger.
 _LINGER_RESET = struct.pack("ii" if _EXCLUSIVE is None else "hh", 1, 0)
 
@@ -66,17 +71,44 @@ def accept_stream(listener: socket.SocketType) -> tuple[socket.SocketType, Any]:
     return socket.SocketType(family, socket.SOCK_STREAM, 0, fileno=fd), peer
 
 
-def open_listening_socket(address: NetAddress, backlog: int) -> socket.socket:
-    """Return a socket that listens on `address`; raises OSError. IPv6 does not take IPv4."""
+def set_reuse_port(sock: socket.socket) -> None:
+    """Let `sock` have its address together with others of this user that do so; raises OSError."""
+    if _SHARED is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    sock.setsockopt(socket.SOL_SOCKET, _SHARED, 1)
+
+
+def open_listening_socket(
+    address: NetAddress, backlog: int, shares_port: bool = False
+) -> socket.socket:
+    """Return a socket that listens on `address`; raises OSError. IPv6 does not take IPv4.
+
+    `shares_port`: others may listen there as well, and the system gives each client to one of them.
+    """
+    sock = hold_port(address, shares_port)
+    try:
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def hold_port(address: NetAddress, shares_port: bool = False) -> socket.socket:
+    """Return a socket that is bound to `address` and does not listen; raises OSError.
+
+    It takes no clients from those with whom it `shares_port`.
+    """
     address = address.resolve()
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         set_reuse_address(sock)
+        if shares_port:
+            set_reuse_port(sock)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address.host, address.port))
-        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise

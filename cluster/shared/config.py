@@ -42,6 +42,9 @@ class NodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`MODULE:NAME` of the application; None is the echo application."""
     run_dir: str | None = None
     """The run directory; None is the default one of this user."""
+    shared_port: bool = False
+    """Other nodes of this machine listen at the same address, with the same key; each client comes
+    to one of them. A node with `gateway.max_sessions` closes the connection at once."""
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,8 @@ nothing here. Every error is a `ConfigError` on one line, whatever bytes the fil
 
 import difflib
 import json
+import socket
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -185,6 +187,8 @@ def _fits(kind: inspect.Type, value: object) -> bool:
             return is_above and value <= _number(high)
         case inspect.LiteralType(values=values):
             return isinstance(value, str) and value in values
+        case inspect.BoolType():
+            return isinstance(value, bool)
         case inspect.StrType():
             return isinstance(value, str)
         case inspect.ListType(item_type=item):
@@ -208,6 +212,8 @@ def _describe(kind: inspect.Type) -> str:
             return f"one of {', '.join(map(str, values))}"
         case inspect.UnionType(types=types):
             return " or ".join(_describe(t) for t in types if not isinstance(t, inspect.NoneType))
+        case inspect.BoolType():
+            return "true or false"
         case inspect.StrType():
             return "a string"
         case inspect.ListType(item_type=item):
@@ -272,6 +278,10 @@ def _check_across_keys(config: Config, settings: Mapping[str, _Setting]) -> None
     if config.gateway.send_queue_bytes_max < packet_bytes:
         raise settings["gateway.send_queue_bytes_max"].error(
             f"at least one packet of gateway.max_packet_bytes = {packet_bytes}"
+        )
+    if config.node.shared_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise settings["node.shared_port"].error(
+            f"false: {sys.platform} has no SO_REUSEPORT, so nodes cannot share a port"
         )
     _check_limits(config, settings)
     _check_links(config, settings)

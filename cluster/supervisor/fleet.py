@@ -22,6 +22,8 @@ from typing import IO
 
 import msgspec
 
+from cluster.iocp import NetAddress
+from cluster.iocp.socket_utils import hold_port
 from cluster.shared.config import Config, ConfigError, parse_listen
 from cluster.shared.messages import ProtocolError
 from cluster.shared.process import spawn
@@ -50,7 +52,8 @@ def plan_nodes(
 ) -> list[tuple[Config, Path]]:
     """Return the configuration and the run directory of each node.
 
-    Ids and client ports go on from those of `config`; with port 0 each node takes a free one.
+    Ids and client ports go on from those of `config`; with port 0 each node takes a free one. With
+    `node.shared_port` all have the same, which is given here.
     Raises ConfigError for a configuration that says itself what is decided here.
     """
     if config.links.listen is not None:
@@ -59,7 +62,8 @@ def plan_nodes(
     if config.node.id + count - 1 > 65_535:
         raise ConfigError(f"--nodes = {count}: node.id = {config.node.id} leaves too few ids")
     host, port = parse_listen(config.node.listen)
-    if port and port + count - 1 > 65_535:
+    step = 0 if config.node.shared_port else 1
+    if port and port + step * (count - 1) > 65_535:
         raise ConfigError(f"--nodes = {count}: node.listen = {config.node.listen} leaves no ports")
     shown_host = f"[{host}]" if ":" in host else host
     nodes = [
@@ -72,7 +76,7 @@ def plan_nodes(
         node = msgspec.structs.replace(
             config.node,
             id=config.node.id + index,
-            listen=f"{shown_host}:{port + index if port else 0}",
+            listen=f"{shown_host}:{port + step * index if port else 0}",
             run_dir=str(run_directory),
         )
         links = msgspec.structs.replace(
@@ -102,6 +106,8 @@ def supervise_nodes(
         stack.enter_context(base.lock("nodes"))
         signals = stack.enter_context(SignalWatch())
         ports = stack.enter_context(_private_ports(count))
+        if config.node.shared_port:
+            config = stack.enter_context(_with_client_port(config))
         secret = directory / "secret"
         secret.unlink(missing_ok=True)
         secret.touch(mode=0o600)
@@ -144,6 +150,26 @@ def _private_ports(count: int) -> Iterator[list[int]]:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind((_PRIVATE_HOST, 0))
         yield [holder.getsockname()[1] for holder in holders]
+
+
+@contextmanager
+def _with_client_port(config: Config) -> Iterator[Config]:
+    """Keep the port that the nodes share, a free one for port 0, and give `config` with it.
+
+    The socket that keeps it takes no clients, because it does not listen. Raises ConfigError when
+    somebody else has the port.
+    """
+    try:
+        holder = hold_port(NetAddress.parse(config.node.listen), shares_port=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {config.node.listen}: {error.strerror}; choose another address "
+            "with --listen or node.listen"
+        ) from None
+    with holder:
+        listen = str(NetAddress.from_sockaddr(holder.getsockname()))
+        node = msgspec.structs.replace(config.node, listen=listen)
+        yield msgspec.structs.replace(config, node=node)
 
 
 class _Member:

@@ -1,6 +1,7 @@
 """Configuration: flag beats file beats default, and every error says all that its reader needs."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -597,3 +598,22 @@ def test_links_are_off_by_default_and_read_from_the_file(tmp_path: Path) -> None
 )
 def test_links_that_cannot_be_are_told(tmp_path: Path, text: str, end: str) -> None:
     assert end in error_of(tmp_path, f"[links]\n{text}\n")
+
+
+# A port that nodes share
+
+
+def test_a_switch_is_true_or_false(tmp_path: Path) -> None:
+    assert load(tmp_path, "[node]\nshared_port = false").node.shared_port is False
+    assert "expected true or false" in error_of(tmp_path, "[node]\nshared_port = 1")
+
+
+def test_a_port_is_shared_where_the_system_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "SO_REUSEPORT", 15, raising=False)
+    assert load_config(None, {"node.shared_port": True}).node.shared_port
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    message = error_of(tmp_path, "", {"node.shared_port": True})
+    assert message.startswith("--shared-port: node.shared_port = true: expected false: ")
+    assert "SO_REUSEPORT" in message

@@ -41,6 +41,13 @@ def test_port_0_is_a_free_one_for_each():
     assert [node.node.listen for node, _ in plans] == ["127.0.0.1:0"] * 3
 
 
+def test_a_shared_port_is_the_same_for_all():
+    config = Config(node=NodeConfig(listen="127.0.0.1:65535", shared_port=True))
+    plans = plan_nodes(config, Path("/base"), [41, 42, 43], Path("/secret"))
+    assert [node.node.listen for node, _ in plans] == ["127.0.0.1:65535"] * 3
+    assert all(node.node.shared_port for node, _ in plans)
+
+
 @pytest.mark.parametrize(
     ("config", "key"),
     [

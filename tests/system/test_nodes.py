@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -93,3 +94,33 @@ def test_a_signal_while_the_nodes_start_ends_them_in_good_order(tmp_path: Path):
         assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
         assert process.stdout is not None
         assert process.stdout.read() == ""
+
+
+def test_nodes_on_one_port_are_each_given_clients_and_full_ones_close_theirs(tmp_path: Path):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[gateway]\nmax_sessions = 2\n[workers]\nspares = 0\n")
+    with up(tmp_path, "--shared-port", "--config", str(config)) as process, ExitStack() as stack:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            matches = [READY_LINE.fullmatch(line) for line in lines]
+            assert all(matches), (lines, (tmp_path / "stderr").read_text())
+            (port,) = {int(match["port"]) for match in matches if match}
+            greeted: list[PacketClient] = []
+
+            def is_full() -> bool:
+                client = stack.enter_context(PacketClient(port))
+                with suppress(EOFError, ConnectionError):  # which came to the full one
+                    assert client.receive()[0] == GREETING
+                    greeted.append(client)
+                return len(greeted) == 4
+
+            wait_until(is_full, interval_s=0, what="two clients at each node")
+            stack.enter_context(PacketClient(port)).receive_end()  # whichever it comes to
+            greeted[0].send(TO_ALL, b"to everybody")
+            for client in greeted:
+                assert client.receive() == (TO_ALL, b"to everybody")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
+        finally:
+            process.kill()

@@ -70,8 +70,12 @@ class Driver(Protocol):
         """Return the driver's clock in seconds; it never goes back."""
         ...
 
-    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
-        """Open a listening socket; raises OSError. Port 0 takes a free port."""
+    def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
+        """Open a listening socket; raises OSError. Port 0 takes a free port.
+
+        One that `shares_port` listens beside others of this user that do so, and each client comes
+        to one of them; where the system has no such thing it is an OSError.
+        """
         ...
 
     def open_socket(self, remote: NetAddress) -> Handle:

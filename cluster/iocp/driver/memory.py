@@ -7,6 +7,7 @@ decides, and its clock can be one that goes on by itself when nothing is left to
 
 import errno
 import heapq
+import os
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
@@ -91,7 +92,10 @@ class MemoryDriver:
     def now(self) -> float:
         return self.network.now()
 
-    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
+    def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
+        """See `Driver`; this network has no ports that are shared."""
+        if shares_port:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         address = address.resolve()
         with self.network.lock:
             self._check_open()

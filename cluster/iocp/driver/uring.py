@@ -140,9 +140,9 @@ class UringDriver(QueuedDriver):
     def now(self) -> float:
         return time.monotonic()
 
-    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
+    def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
         self._check_open()
-        sock = open_listening_socket(address, backlog)
+        sock = open_listening_socket(address, backlog, shares_port)
         set_no_delay(sock)  # those that it accepts inherit it
         handle = self._new_handle(sock)
         handle.accepts = deque()

@@ -81,9 +81,9 @@ class WindowsDriver:
     def now(self) -> float:
         return time.monotonic()
 
-    def open_listener(self, address: NetAddress, backlog: int) -> Handle:
+    def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
         self._check_open()
-        handle = self._new_handle(open_listening_socket(address, backlog))
+        handle = self._new_handle(open_listening_socket(address, backlog, shares_port))
         handle.accepts = {}
         return handle
 
