@@ -59,6 +59,9 @@ class NodeBroadcasts(IocpObject):
     def lost(self, node: int) -> None:
         """Nothing depends on it."""
 
+    def removed(self, node: int) -> None:
+        """Nothing depends on it."""
+
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Go on with what was delivered, one slice at a time."""
         budget = FAN_OUT_SLICE

@@ -34,6 +34,12 @@ class Topic(Protocol):
     def lost(self, node: int) -> None:
         """The connection to `node` is gone; records for it wait until it is back."""
 
+    def removed(self, node: int) -> None:
+        """`node` has left the cluster for good, and what it held is gone with it.
+
+        Comes behind `lost` and `undelivered`; nothing of its old life comes any more.
+        """
+
 
 class NodeTraffic:
     """Gives the records of the topics to the links, and those of other nodes to the topics.
@@ -116,3 +122,8 @@ class NodeTraffic:
         """Tell each topic once."""
         for topic in dict.fromkeys(self._topics.values()):
             topic.lost(node)
+
+    def removed(self, node: int) -> None:
+        """Tell each topic once."""
+        for topic in dict.fromkeys(self._topics.values()):
+            topic.removed(node)

@@ -26,6 +26,9 @@ class Heard:
     def lost(self, node: int) -> None:
         self.calls.append(("lost", node))
 
+    def removed(self, node: int) -> None:
+        self.calls.append(("removed", node))
+
 
 def test_each_kind_goes_to_its_topic_and_connections_to_all():
     traffic = NodeTraffic(1, Counters())
@@ -39,7 +42,8 @@ def test_each_kind_goes_to_its_topic_and_connections_to_all():
     traffic.undelivered(2, [b"\x03e"])
     traffic.linked(2, True)
     traffic.lost(2)
-    both = [("linked", 2, True), ("lost", 2)]
+    traffic.removed(2)
+    both = [("linked", 2, True), ("lost", 2), ("removed", 2)]
     assert one.calls == [("delivered", delivery, b"\x01a"), ("settled", 2, b"\x01d"), *both]
     assert two.calls == [
         ("delivered", delivery, b"\x03b"),

@@ -3,12 +3,16 @@
 One session with each peer counts, the one connected last of those that have proved themselves: an
 older one is half-open, because a node calls again only when it has lost its connection. A lost one
 is called for again, for ever, with a pause that grows and has chance in it.
+
+Which nodes there are may change (`add_node`, `remove_node`): silence never takes a node out, only
+the list of members does.
 """
 
 import ipaddress
 import logging
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from cluster.gateway.counters import Counters
@@ -37,12 +41,15 @@ from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 from cluster.shared.messages import LinkState, LinkStatus
 
-__all__ = ["Delivery", "LinkUser", "Links", "NodeAddress"]
+__all__ = ["NODES_MAX", "Delivery", "LinkUser", "Links", "NodeAddress"]
 
 logger = logging.getLogger("cluster.gateway")
 
 UNPROVED_MAX = 64
 """Callers that may be in their handshake at a time; one more takes the place of the oldest."""
+
+NODES_MAX = 1_024
+"""Most other nodes that a list which changes may hold."""
 
 QUEUED_BYTES_MAX = 1 << 18
 """Bytes that are given to a connection before it has sent what it had."""
@@ -64,6 +71,8 @@ class Delivery(NamedTuple):
     node: int
     life: int
     position: int
+    term: int = 0
+    """Which membership of this node it came in, see `Links.begin_life`."""
 
 
 class LinkUser(Protocol):
@@ -92,6 +101,10 @@ class LinkUser(Protocol):
         """The connection to `node` is gone; comes before the next `linked` of that node."""
         ...
 
+    def removed(self, node: int) -> None:
+        """`node` has left the list, and what it held is gone; behind `lost` and `undelivered`."""
+        ...
+
 
 class _Link:
     """What there is of one peer."""
@@ -99,6 +112,7 @@ class _Link:
     __slots__ = (
         "address",
         "arrival",
+        "call",
         "called_at",
         "failures",
         "has_violated",
@@ -123,6 +137,8 @@ class _Link:
         """What the peer was told last of how far this side is."""
         self.service: ClientService | None = None
         """Of the present attempt to call; sessions hold theirs weakly."""
+        self.call: NodeSession | None = None
+        """The session of that attempt: the ends of others call for nothing."""
         self.timer: Timer | None = None
         self.look_up: LookUp | None = None
         self.called_at = 0.0
@@ -164,12 +180,17 @@ class Links:
         self._user = user
         self._timeout_s = timeout_s
         self._random = rng or random.Random()
-        self._links = {
-            node: _Link(node, address, retained_bytes_max)
-            for node, address in sorted(nodes, key=lambda entry: entry[0])
-            if node != identity.node
-        }
-        self._callers = frozenset(node for node in self._links if node < identity.node)
+        self._retained_bytes_max = retained_bytes_max
+        self._term = 0
+        self._links: dict[int, _Link] = {}  # in the order of nodes
+        self._left: list[ClientService] = []  # of nodes that have left, until they are over
+        self._put_links(
+            {
+                node: _Link(node, address, retained_bytes_max)
+                for node, address in nodes
+                if node != identity.node
+            }
+        )
         self._settings = SessionSettings(
             close_timeout_s=1.0,
             send_queue_bytes_max=8 << 20,
@@ -180,7 +201,7 @@ class Links:
             listen,
             core,
             lambda: NodeSession(self, None),
-            UNPROVED_MAX + 2 * len(self._links) + 1,
+            UNPROVED_MAX + 2 * max(len(self._links), NODES_MAX) + 1,
             self._settings,
             accepts_outstanding_max=16,
         )
@@ -190,6 +211,7 @@ class Links:
         self._beat_timer: Timer | None = None
         self._logged_at = -REFUSALS_LOGGED_EVERY_S
         self._refusals_unlogged = 0
+        self._started = False
         self._closed = False
 
     @property
@@ -200,9 +222,9 @@ class Links:
     def start(self) -> None:
         """Listen, and call the nodes with a greater id; raises OSError for the address."""
         self._service.start()
+        self._started = True
         for link in self._links.values():
-            if link.node not in self._callers:
-                self._call(link)
+            self._call_first(link)
         self._beat()
 
     def close(self) -> None:
@@ -212,25 +234,115 @@ class Links:
             self._beat_timer.cancel()
         self._service.close_service(Cause.DRAIN)
         for link in self._links.values():
-            if link.timer is not None:
-                link.timer.cancel()
-            if link.look_up is not None:
-                link.look_up.cancel()
-            if link.service is not None:
-                link.service.close_service(Cause.DRAIN)
+            self._stop_calling(link, Cause.DRAIN)
+
+    # -- who there is ------------------------------------------------------------------------------
+
+    def add_node(self, node: int, address: NetAddress) -> bool:
+        """Have a link with `node` at `address` from now on; False if there are `NODES_MAX`.
+
+        A node that is in the list already keeps its connection and its log, and is called at
+        `address` from the next call on. This node's own id counts for nothing.
+        """
+        if node == self._identity.node:
+            return True
+        link = self._links.get(node)
+        if link is not None:
+            if link.address != address:
+                link.address = address
+                if link.session is None and node not in self._callers:
+                    self._stop_calling(link, Cause.REPLACED)
+                    self._call_first(link)
+            return True
+        if len(self._links) >= NODES_MAX:
+            self._counters.add("links_too_many_nodes")
+            return False
+        link = _Link(node, address, self._retained_bytes_max)
+        self._put_links({**self._links, node: link})
+        self._call_first(link)
+        return True
+
+    def remove_node(self, node: int) -> None:
+        """`node` is gone for good: end its connection, and give back what it has not settled.
+
+        That goes to `LinkUser.undelivered`, and is counted; then comes `LinkUser.removed`. A node
+        that is not in the list is no error.
+        """
+        link = self._links.get(node)
+        if link is None:
+            return
+        session, link.session = link.session, None
+        self._put_links({each: other for each, other in self._links.items() if each != node})
+        self._to_flush.pop(link, None)
+        self._leave(link, session)
+        self._give_back(link, link.log.forget(), f"node {node} has left the cluster")
+        self._user.removed(node)
+
+    def begin_life(self, life: int) -> None:
+        """This node was taken for gone and comes back: to all others it is `life` from now on.
+
+        Connections end and logs begin anew; what was not settled is given back, as for a peer
+        that has begun another life.
+        """
+        self._identity = replace(self._identity, life=life)
+        self._term += 1
+        for node, link in list(self._links.items()):
+            session, link.session = link.session, None
+            self._leave(link, session)
+            self._to_flush.pop(link, None)
+            fresh = _Link(node, link.address, self._retained_bytes_max)
+            self._links[node] = fresh
+            self._give_back(link, link.log.forget(), "this node had left the cluster")
+            self._call_first(fresh)
+
+    def _put_links(self, links: dict[int, _Link]) -> None:
+        self._links = dict(sorted(links.items()))
+        self._callers = frozenset(node for node in links if node < self._identity.node)
+
+    def _leave(self, link: _Link, session: NodeSession | None) -> None:
+        """End the calls and the connection of a link that has been taken out."""
+        self._stop_calling(link, Cause.NODE_LOST)
+        self._left = [service for service in self._left if service.current_session_count]
+        if link.service is not None and link.service.current_session_count:
+            self._left.append(link.service)
+        if session is not None:
+            session.abort(Cause.NODE_LOST)
+            self._tell_lost(link, session)
+
+    @staticmethod
+    def _stop_calling(link: _Link, cause: str) -> None:
+        link.call = None
+        if link.timer is not None:
+            link.timer.cancel()
+            link.timer = None
+        if link.look_up is not None:
+            link.look_up.cancel()
+            link.look_up = None
+        if link.service is not None:
+            link.service.close_service(cause)
+
+    def _give_back(self, link: _Link, undelivered: list[bytes], why: str) -> None:
+        if undelivered:
+            self._counters.add("links_undelivered", len(undelivered))
+            logger.warning("%s: records whose outcome nobody knows: %d", why, len(undelivered))
+            self._user.undelivered(link.node, undelivered)
 
     # -- what goes over the links ------------------------------------------------------------------
 
     def send(self, node: int, payload: bytes) -> bool:
         """Have `node` be given `payload`, once and in order; False when its log is full.
 
-        Raises KeyError for a node that is not in the list, ValueError for more than
-        `RECORD_BYTES_MAX`. What the node had not settled when it began another life goes to
-        `LinkUser.undelivered`, and is counted (`links_undelivered`).
+        False, and counted (`links_unlisted`), for a node that is not in the list; raises
+        ValueError for more than `RECORD_BYTES_MAX`. What the node had not settled when it began
+        another life, or left, goes to `LinkUser.undelivered`, and is counted
+        (`links_undelivered`).
         """
         if len(payload) > RECORD_BYTES_MAX:
             raise ValueError(f"a record of {len(payload)} bytes; a link takes {RECORD_BYTES_MAX}")
-        link = self._links[node]
+        link = self._links.get(node)
+        if link is None:
+            self._counters.add("links_unlisted")
+            return False
         if not link.log.append(payload):
             self._counters.add("links_full")
             return False
@@ -249,8 +361,14 @@ class Links:
 
     def is_linked(self, node: int) -> bool:
         """Whether a connection to `node` stands, and both sides know how far they are."""
-        session = self._links[node].session
+        link = self._links.get(node)
+        session = None if link is None else link.session
         return session is not None and session.is_resumed
+
+    @property
+    def term(self) -> int:
+        """How often this node has begun another life among the others."""
+        return self._term
 
     @property
     def is_told(self) -> bool:
@@ -264,15 +382,16 @@ class Links:
     @property
     def is_over(self) -> bool:
         """Whether no connection is left, after `close`."""
-        services: list[ServerService | ClientService] = [self._service]
+        services: list[ServerService | ClientService] = [self._service, *self._left]
         services += [link.service for link in self._links.values() if link.service is not None]
         return not any(service.current_session_count for service in services)
 
     def settle(self, delivery: Delivery) -> None:
         """What was delivered has had its effect, for good: its sender may forget it."""
-        link = self._links[delivery.node]
-        link.log.settle(delivery.life, delivery.position)
-        self._to_flush[link] = None
+        link = self._links.get(delivery.node)
+        if link is not None and delivery.term == self._term:
+            link.log.settle(delivery.life, delivery.position)
+            self._to_flush[link] = None
 
     def flush(self) -> None:
         """Give the connections what waits for them. Call it after each batch of completions."""
@@ -318,7 +437,12 @@ class Links:
     def proved(self, session: NodeSession, peer: Peer) -> None:
         """The peer knows the secret: this is the session that counts from now on."""
         self._unproved.pop(session, None)
-        link = self._links[peer.node]
+        link = self._links.get(peer.node)
+        if link is None or session.term != self._term:
+            # It, or this node, has left the list since it greeted.
+            self._counters.add("links_refused_node")
+            session.abort(Cause.NODE_LOST)
+            return
         if session.arrival < link.arrival:
             # Its node has called again since, maybe in another life: nobody is at its other end.
             self._counters.add("links_replaced")
@@ -333,14 +457,7 @@ class Links:
         if peer.life != link.log.peer_life:
             link.is_new_life = True
         undelivered = link.log.meet(peer.life)
-        if undelivered:
-            self._counters.add("links_undelivered", len(undelivered))
-            logger.warning(
-                "node %d has begun another life: records whose outcome nobody knows: %d",
-                peer.node,
-                len(undelivered),
-            )
-            self._user.undelivered(peer.node, undelivered)
+        self._give_back(link, undelivered, f"node {peer.node} has begun another life")
         logger.info("linked with node %d at %s", peer.node, session.address)
         link.told = link.log.progress
         session.send(make_progress_frame(RESUME, link.told))
@@ -366,7 +483,8 @@ class Links:
                 self._user.linked(link.node, is_new_life)
             elif kind == RECORD:
                 log.take(position)
-                self._user.delivered(Delivery(link.node, peer.life, position), payload)
+                delivery = Delivery(link.node, peer.life, position, self._term)
+                self._user.delivered(delivery, payload)
             elif kind == ALIVE:
                 settled = log.acknowledge(read_progress(position, payload))
                 if settled:
@@ -386,8 +504,9 @@ class Links:
         self._counters.add("links_violations")
         logger.error("%s broke the links' protocol: %s", session.peer, reason)
         session.reason = f"it broke the links' protocol: {reason}"
-        if session.peer is not None:
-            self._links[session.peer.node].has_violated = True
+        link = self._link_of(session)
+        if link is not None:
+            link.has_violated = True
         session.abort(Cause.LOCAL)
 
     def refused(self, session: NodeSession, refusal: LinkRefusal, reason: str) -> None:
@@ -422,10 +541,13 @@ class Links:
                 logger.log(level, "the link with node %d is lost: %s", link.node, link.reason)
             self._tell_lost(link, session)
         elif session.dialled is not None:
-            link = self._links[session.dialled]
-            link.reason = session.reason or _why_not(session, link.address, cause)
-        if session.dialled is not None and link is not None and link.session is None:
-            self._call_later(link)
+            link = self._links.get(session.dialled)
+            if link is not None and link.call is session:
+                link.reason = session.reason or _why_not(session, link.address, cause)
+        if link is not None and link.call is session:
+            link.call = None
+            if link.session is None:
+                self._call_later(link)
 
     def _tell_lost(self, link: _Link, session: NodeSession) -> None:
         if session.is_resumed:
@@ -436,10 +558,14 @@ class Links:
         peer = session.peer
         if peer is None:
             return None
-        link = self._links[peer.node]
-        return link if link.session is session else None
+        link = self._links.get(peer.node)
+        return link if link is not None and link.session is session else None
 
     # -- calling -----------------------------------------------------------------------------------
+
+    def _call_first(self, link: _Link) -> None:
+        if self._started and link.node not in self._callers:
+            self._call(link)
 
     def _call_later(self, link: _Link) -> None:
         if self._closed or link.timer is not None:
@@ -478,7 +604,7 @@ class Links:
             return
         try:
             link.service = ClientService(
-                address, self.core, lambda: NodeSession(self, link.node), 1, self._settings
+                address, self.core, lambda: self._make_call(link), 1, self._settings
             )
         except OSError as error:  # an interface that is not there, for one
             link.reason = f"cannot connect to {address}: {error}"
@@ -488,6 +614,10 @@ class Links:
         if not link.service.start():
             link.reason = "no socket is left to call with"
             self._call_later(link)
+
+    def _make_call(self, link: _Link) -> NodeSession:
+        link.call = NodeSession(self, link.node)
+        return link.call
 
     # -- signs of life -----------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class NodeSession(Session):
         "is_resumed",
         "peer",
         "reason",
+        "term",
         "was_greeted",
     )
 
@@ -57,6 +58,8 @@ class NodeSession(Session):
         """Why this side ended it, in words; empty if it did not."""
         self.was_greeted = False
         """Whether there was a connection at all."""
+        self.term = 0
+        """Which membership of this node it greeted in, see `Links.begin_life`."""
         self.heard_at = 0.0
         """When something came last, in seconds of the core's clock."""
         self._links = links
@@ -66,6 +69,7 @@ class NodeSession(Session):
     def on_connected(self) -> None:
         links = self._links
         self.was_greeted = True
+        self.term = links.term
         self._handshake = links.handshake(self.dialled)
         self._timer = links.core.call_later(HANDSHAKE_TIMEOUT_S, self._timed_out)
         if self.dialled is None:

@@ -55,6 +55,9 @@ class Node:
     def lost(self, node: int) -> None:
         pass
 
+    def removed(self, node: int) -> None:
+        pass
+
     @property
     def is_linked(self) -> bool:
         (status,) = self.links.status()

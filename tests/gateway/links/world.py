@@ -33,7 +33,7 @@ class LinkedNode:
         self.settled_payloads: list[bytes] = []
         self.lost_payloads: list[bytes] = []
         self.connections: list[tuple[str, int]] = []
-        """What was told of connections: "new life", "linked" or "lost", and of which node."""
+        """What was told of nodes: "new life", "linked", "lost" or "removed", and of which."""
         self.held: list[Delivery] | None = None
         """Deliveries that wait to be settled; None when each is settled at once."""
         self.counters = Counters()
@@ -68,6 +68,9 @@ class LinkedNode:
 
     def lost(self, node: int) -> None:
         self.connections.append(("lost", node))
+
+    def removed(self, node: int) -> None:
+        self.connections.append(("removed", node))
 
     def kill(self) -> None:
         """End as a process does that is killed: without a word to anyone."""
