@@ -3,8 +3,10 @@
 One wheel holds all sessions that have a deadline. A session is looked at when its slot comes, and
 moved on if it was active meanwhile, so what a packet costs is at most a stored time. Idle means
 that nothing was received; what is sent to a client does not count, for it says nothing of whether
-the client is still there. While the gateway itself does not read a session its clocks stand still,
-and begin anew when it is read again. A session at EOF has no deadline: it ends with the commit.
+the client is still there. A client whose packets its worker has not handled yet waits, and is not
+idle; its time begins with the commit. While the gateway itself does not read a session its clocks
+stand still, and begin anew when it is read again. A session at EOF has no deadline: it ends with
+the commit.
 """
 
 from typing import TYPE_CHECKING
@@ -27,8 +29,8 @@ _TICK_S_MIN, _TICK_S_MAX = 0.01, 1.0
 
 _SLOTS = 256
 
-_LOOKS_MAX = 1_024
-"""Sessions that are looked at before others get their turn: about 1 ms."""
+_LOOKS_MAX = 64
+"""Sessions that are looked at before others get their turn: at most a few ms, if all are ended."""
 
 
 class Deadlines:
@@ -86,9 +88,11 @@ class Deadlines:
         reading_since = session.reading_since if is_read else now
         found = None
         if self.auth_timeout_s and not session.is_accepted:
-            found = session.opened_at + self.auth_timeout_s, Cause.AUTH_TIMEOUT
+            times = 2 if session.uncommitted_bytes else 1  # its login may be among that
+            found = session.opened_at + times * self.auth_timeout_s, Cause.AUTH_TIMEOUT
         if self.idle_timeout_s:
-            due = max(session.received_at, reading_since) + self.idle_timeout_s
+            since = now if session.uncommitted_bytes else max(session.received_at, reading_since)
+            due = since + self.idle_timeout_s
             if found is None or due < found[0]:
                 found = due, Cause.IDLE_TIMEOUT
         if self.packet_timeout_s and session.unconsumed_bytes:

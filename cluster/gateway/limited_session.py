@@ -23,55 +23,55 @@ class LimitedSession(GatewaySession):
 
     __slots__ = (
         "_bytes_full_at",
-        "_has_rates",
         "_kept_from",
         "_kept_until",
         "_limits",
-        "_packets_charged",
         "_packets_full_at",
+        "has_rates",
+        "hears_all_commits",
         "is_waiting",
     )
 
     def __init__(self, table: "SessionTable", limits: "Limits") -> None:
         self._limits = limits
-        self._has_rates = limits.packet_rate is not None or limits.byte_rate is not None
+        self.hears_all_commits = limits.deadlines.idle_timeout_s > 0
+        self.has_rates = limits.packet_rate is not None or limits.byte_rate is not None
         super().__init__(table)
 
     def on_recycle(self) -> None:
         super().on_recycle()
         self.is_waiting = False
         """Whether packets are here that wait for the session to be accepted."""
-        self._packets_charged = 0
         self._packets_full_at = self._bytes_full_at = 0.0
         self._kept_from = self._kept_until = 0.0
 
     def on_recv(self, data: bytes | memoryview) -> int:
-        self.received_at = now = self._core.batch_now
+        self.received_at = self._core.batch_now
         if self.is_accepted:
-            consumed = _plain_on_recv(self, data)
-        else:
-            consumed = self._recv_public(data)
-        if consumed and self._has_rates:
-            self._charge(consumed, now)
-        return consumed
+            return _plain_on_recv(self, data)
+        return self._recv_public(data)
 
-    def _charge(self, num_bytes: int, now: float) -> None:
-        """Count packets of `num_bytes` in all; what is over its rate is the last that is taken."""
+    def may_spend(self, packet_count: int, num_bytes: int) -> bool:
         limits = self._limits
+        now = self.received_at
         floor = self._floor(now) if self._kept_from else now
         rate = limits.packet_rate
         if rate is not None:
-            taken = self.packets_taken
-            count, self._packets_charged = taken - self._packets_charged, taken
-            self._packets_full_at = full_at = rate.spend(self._packets_full_at, count, floor)
+            self._packets_full_at = full_at = rate.spend(self._packets_full_at, packet_count, floor)
             if rate.is_overdrawn(full_at, now):
                 limits.exceeded(self, "packets_per_s")
-                return
+                return False
         rate = limits.byte_rate
         if rate is not None:
             self._bytes_full_at = full_at = rate.spend(self._bytes_full_at, num_bytes, floor)
             if rate.is_overdrawn(full_at, now):
                 limits.exceeded(self, "bytes_per_s")
+                return False
+        return True
+
+    def on_committed(self) -> None:
+        self.received_at = self._core.batch_now  # who has waited for an answer was not idle
+        super().on_committed()
 
     # -- pauses ------------------------------------------------------------------------------------
     #

@@ -11,7 +11,7 @@ from cluster.gateway.admission import Admission
 from cluster.gateway.counters import Counters
 from cluster.gateway.deadlines import Deadlines
 from cluster.gateway.rate_limit import RateLimit
-from cluster.iocp import IocpCore
+from cluster.iocp import IocpCore, NetAddress
 from cluster.shared.causes import Cause
 from cluster.shared.config import LimitsConfig
 
@@ -55,22 +55,21 @@ class Limits:
         )
         """Whether a session has to look at each recv."""
 
-    def admit(self, session: "GatewaySession") -> bool:
-        """Count a session that has connected; or, past a limit, end it at once: False."""
-        address, admission = session.address, self._admission
-        if admission is not None and address is not None:
-            passed = admission.refusal(address.host, self._core.batch_now)
-            if passed is not None:
-                self.counters.add(f"rate_limited_{passed}")
-                self.counters.add("connections_refused")
-                session.abort(Cause.RATE_LIMITED)
-                return False
+    def admits(self, address: NetAddress | None) -> bool:
+        """Count a new connection from `address`; or, past a limit, only its refusal: False."""
+        if self._admission is None or address is None:
+            return True
+        passed = self._admission.refusal(address.host, self._core.batch_now)
+        if passed is None:
+            return True
+        self.counters.add(f"rate_limited_{passed}")
+        self.counters.add("connections_refused")
+        return False
+
+    def begin(self, session: "GatewaySession") -> None:
+        """The times of a session begin: it is connected."""
         session.opened_at = session.reading_since = session.received_at = self._core.batch_now
         session.is_accepted = not self.needs_acceptance
-        return True
-
-    def opened(self, session: "GatewaySession") -> None:
-        """A session that was admitted has its id and its shard."""
         if self.watches_recvs:
             self.deadlines.opened(session)
 
@@ -80,7 +79,7 @@ class Limits:
         session.abort(Cause.RATE_LIMITED)
 
     def release(self, session: "GatewaySession") -> None:
-        """A session that was admitted has ended."""
+        """A session whose connection was admitted has ended."""
         self.deadlines.forget(session)
         if self._admission is not None and session.address is not None:
             self._admission.release(session.address.host)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.gateway.limited_session import make_session
 from cluster.gateway.session_table import SessionTable
-from cluster.iocp import ServerService
+from cluster.iocp import NetAddress, ServerService
 
 __all__ = ["GatewayService"]
 
@@ -33,6 +33,9 @@ class GatewayService(ServerService):
             self._is_paused = True
             self._table.counters.add("accepting_paused")
         return 0
+
+    def admits(self, address: NetAddress | None) -> bool:
+        return self._table.admits(address)
 
     def resume_accepting(self) -> None:
         """Accept again when a lane has room again; to be called after each batch of completions."""

@@ -24,6 +24,7 @@ class GatewaySession(Session):
     __slots__ = (
         "_table",
         "closed_appended",
+        "hears_commits",
         "held_packets",
         "id",
         "is_accepted",
@@ -45,6 +46,12 @@ class GatewaySession(Session):
     recyclable = True
     tells_sends = False
 
+    has_rates = False
+    """Whether packets are to be paid for, by `may_spend`."""
+
+    hears_all_commits = False
+    """Whether `on_committed` is called for everything, and not only while the client is slow."""
+
     shard: "Shard"
 
     def __init__(self, table: "SessionTable") -> None:
@@ -58,6 +65,7 @@ class GatewaySession(Session):
         self.uncommitted_bytes = 0
         self.held_packets: tuple[bytes, int] | None = None
         self.is_slow = False
+        self.hears_commits = self.hears_all_commits
         self.closed_appended = False
         self.user: str | None = None
         self.is_accepted = True
@@ -92,6 +100,8 @@ class GatewaySession(Session):
             offset += size
             count += 1
         if count:
+            if self.has_rates and not self.may_spend(count, offset):
+                return offset
             packets = data if offset == end and type(data) is bytes else bytes(data[:offset])
             log = shard.log
             if log.uncommitted_bytes >= log.capacity_bytes:
@@ -120,6 +130,10 @@ class GatewaySession(Session):
             self.partial_since = self._core.batch_now
             self._table.limits.deadlines.left_part(self)
 
+    def may_spend(self, packet_count: int, num_bytes: int) -> bool:
+        """Count packets that have come; False, and the session is ended, when they are too many."""
+        return True
+
     def resume_recv(self) -> None:
         if self._recv_paused:
             self.reading_since = self._core.batch_now
@@ -130,6 +144,11 @@ class GatewaySession(Session):
 
     def look_again(self) -> None:
         """Other packet ids may be public by now."""
+
+    def on_committed(self) -> None:
+        """Some of the client's packets are done for good."""
+        if self.is_slow:
+            self.shard.reconsider(self)
 
     def on_send(self, num_bytes: int) -> None:
         if self.is_slow:

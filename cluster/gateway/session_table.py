@@ -11,6 +11,7 @@ from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.shard import Shard
 from cluster.gateway.users import UserTable
+from cluster.iocp import NetAddress
 from cluster.shared.causes import Cause
 from cluster.shared.lane import LaneState
 
@@ -27,8 +28,8 @@ class SessionWatcher(Protocol):
         """A session was given its id and shard."""
         ...
 
-    def closed(self, session: GatewaySession, cause: str) -> None:
-        """A connection has ended, also one that never became a session."""
+    def closed(self, address: NetAddress | None, cause: str) -> None:
+        """A connection from `address` has ended, also one that never became a session."""
         ...
 
 
@@ -55,7 +56,7 @@ class SessionTable:
         counters: Counters,
         limits: Limits,
     ) -> None:
-        """Give each session that `limits` admit one of `shards`, the one that `routing` chooses."""
+        """Give each session one of `shards`, the one that `routing` chooses, under `limits`."""
         self._ids = ids
         self._shards = shards
         self._routing = routing
@@ -71,22 +72,28 @@ class SessionTable:
         """Whether there is no shard whose lane has room."""
         return all(shard.lane.is_full for shard in self._shards)
 
+    def admits(self, address: NetAddress | None) -> bool:
+        """Whether the limits let a new connection from `address` in; it is counted if they do."""
+        if self.limits.admits(address):
+            return True
+        if self.watcher is not None:
+            self.watcher.closed(address, Cause.RATE_LIMITED)
+        return False
+
     def open(self, session: GatewaySession) -> None:
         """Give a session that has connected an id and a shard, and tell the shard's worker."""
-        if not self.limits.admit(session):
-            return
         try:
             session_id = self._ids.next_id()
         except Exception:
             self.limits.release(session)
             raise
+        self.limits.begin(session)
         shard = self._shards[self._choose_shard()]
         session.shard = shard
         session.id = session_id
         self.sessions[session.id] = session
         self.counters.add("sessions_opened")
         shard.append_opened(session)
-        self.limits.opened(session)
         if self.watcher is not None:
             self.watcher.opened(session)
 
@@ -102,9 +109,9 @@ class SessionTable:
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""
         if self.watcher is not None:
-            self.watcher.closed(session, cause)
+            self.watcher.closed(session.address, cause)
         if self.sessions.pop(session.id, None) is None:
-            return  # it was not admitted, or there was no id left for it
+            return  # there was no id left for it
         self.limits.release(session)
         self.users.release(session)
         self.groups.leave_all(session)

@@ -182,7 +182,7 @@ class Shard:
     def slow_down(self, session: "GatewaySession") -> None:
         """Do not read a client that takes its replies too slowly."""
         if not session.is_slow:
-            session.is_slow = True
+            session.is_slow = session.hears_commits = True
             self._counters.add("slow_reader_paused")
         session.pause_recv()
 
@@ -202,6 +202,7 @@ class Shard:
                 self.slow_down(session)
                 continue
             session.is_slow = False
+            session.hears_commits = session.hears_all_commits
             session.resume_recv()
 
     # -- sessions that are not accepted yet --------------------------------------------------------
@@ -235,8 +236,8 @@ class Shard:
         for kind, session, num_bytes, _, record in freed:
             if kind == PACKETS:
                 session.uncommitted_bytes -= num_bytes - PACKETS_OVERHEAD
-                if session.is_slow:
-                    self._reconsider.append(session)
+                if session.hears_commits:
+                    session.on_committed()
             elif kind == OPENED:
                 self.succession.opened(session)
             elif kind == BOUND:
@@ -268,8 +269,8 @@ class Shard:
         """A deferred call is done: what it held up goes on."""
         if call.kind == CLOSED:
             self._closed(call.session)
-        elif call.session.is_slow:
-            self._reconsider.append(call.session)
+        elif call.session.hears_commits:
+            call.session.on_committed()
 
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""

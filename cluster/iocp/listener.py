@@ -23,6 +23,7 @@ from cluster.iocp.timers import Timer
 
 if TYPE_CHECKING:
     from cluster.iocp.service import ServerService
+    from cluster.iocp.session import Session
 
 __all__ = ["Listener"]
 
@@ -181,7 +182,7 @@ class Listener(IocpObject):
         is_closing = self._closing
         is_admitted = True
         if service is not None and session is not None and not is_closing and event.error is None:
-            is_admitted = service.expect_session(session)  # before its accept no longer counts
+            is_admitted = self._admit(service, session, event)  # before its accept no longer counts
         with self._lock:
             self._outstanding.pop(event, None)
         if is_closing:
@@ -190,13 +191,24 @@ class Listener(IocpObject):
             self._process_failure(event)
         elif not is_admitted:
             event.release()
-            self.full_refusals += 1
         elif session is not None:
             self._core.hand_over(session, event)
         if self._closing:
             self._close_if_quiet()
         else:
             self.replenish()
+
+    def _admit(self, service: "ServerService", session: "Session", event: AcceptEvent) -> bool:
+        """Hold a slot for an accepted client; False if there is none, or it is not wanted."""
+        if not service.expect_session(session):
+            self.full_refusals += 1
+            return False
+        if service.admits(event.address):
+            return True
+        service.expect_no_more(session)
+        if event.accepted is not None:
+            event.accepted.reset_on_close()  # nothing is left to remember of it
+        return False
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1

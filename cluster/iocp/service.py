@@ -324,6 +324,17 @@ class ServerService(Service):
             self._expected[session] = None
             return True
 
+    def expect_no_more(self, session: "Session") -> None:
+        """Give the slot of an accepted session back: it will not come."""
+        self._expected.pop(session, None)
+
+    def admits(self, address: NetAddress | None) -> bool:
+        """Whether a client that was accepted from `address` may stay; called by the listener.
+
+        A subclass may refuse: the connection is reset at once, and there was no session.
+        """
+        return True
+
     def start(self) -> bool:
         """Listen; raises OSError when the address cannot be had."""
         return self.can_start() and self._listener.start_accept(self)

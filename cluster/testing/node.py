@@ -14,7 +14,7 @@ import msgspec
 from cluster.gateway.counters import Counters
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.session import GatewaySession
-from cluster.iocp import ClientService, IocpCore, SessionSettings
+from cluster.iocp import ClientService, IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.shared.config import GIB, Config, make_config
 from cluster.shared.local_hub import LocalHub
@@ -287,19 +287,18 @@ class TestNode:
 
     def opened(self, session: GatewaySession) -> None:
         """Learn which client a session is of (`SessionWatcher`)."""
-        client = self._client_of(session)
+        client = self._client_at(session.address)
         if client is not None:
             client.session_id = session.id
 
-    def closed(self, session: GatewaySession, cause: str) -> None:
+    def closed(self, address: NetAddress | None, cause: str) -> None:
         """Learn how the connection of a client has ended (`SessionWatcher`)."""
-        client = self._client_of(session)
+        client = self._client_at(address)
         if client is not None:
             client.cause = str(cause)
             del self._clients[client.port]
 
-    def _client_of(self, session: GatewaySession) -> TestClient | None:
-        address = session.address
+    def _client_at(self, address: NetAddress | None) -> TestClient | None:
         return None if address is None else self._clients.get(address.port)
 
 

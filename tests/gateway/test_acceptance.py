@@ -126,7 +126,10 @@ def test_who_is_not_accepted_in_time_is_ended_whatever_it_sends(timed_gateway: M
     waiter.send(game(1) * 3)
     for _ in range(10):
         talker.send(login)
-        world.pass_time(0.48)
+        world.pass_time(0.4)
+        worker.read()
+        assert worker.commit()
+        world.pass_time(0.08)
     assert {peer.ended for peer in (silent, talker, waiter, good)} == {None}
     world.pass_time(0.5)
     assert [peer.ended for peer in (silent, talker, waiter, good)] == [Cause.EOF] * 3 + [None]
@@ -138,6 +141,25 @@ def test_who_is_not_accepted_in_time_is_ended_whatever_it_sends(timed_gateway: M
     assert game(1) not in handled(worker)
     world.pass_time(10)
     assert good.ended is None
+
+
+def test_a_login_that_the_worker_has_not_handled_has_twice_the_time(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=AUTH)
+    worker = world.start_worker(public_ids=[LOGIN])
+    peer = world.connect()
+    session_id = world.newest().id
+    peer.send(login + game(1))
+    world.pass_time(9)
+    assert peer.ended is None
+    world.wait_for(worker, PACKETS)
+    assert worker.commit(accept(session_id))
+    world.wait_for(worker, PACKETS, 2)
+    world.pass_time(5)
+    assert peer.ended is None
+    late = world.connect()
+    late.send(login)
+    world.pass_time(10.5)
+    assert late.ended is Cause.EOF
 
 
 def test_an_end_of_the_stream_behind_what_waits_waits_too(timed_gateway: MakeGateway):

@@ -120,6 +120,23 @@ def test_a_client_that_is_not_read_is_not_idle(timed_gateway: MakeGateway):
     assert peer.ended is IocpCause.EOF
 
 
+def test_a_client_whose_worker_has_not_answered_is_not_idle(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(idle_timeout_s=1))
+    worker = world.start_worker()
+    peer = world.connect()
+    worker.read()
+    assert worker.commit()
+    say(world, peer)
+    world.pass_time(5)
+    assert peer.ended is None
+    assert worker.echo()
+    world.pass_time(0.95)  # its time begins with the answer
+    assert peer.ended is None
+    assert len(peer.received) == len(PACKET)
+    world.pass_time(0.15)
+    assert peer.ended is IocpCause.EOF
+
+
 def test_a_client_at_eof_whose_replies_take_long_is_not_idle(timed_gateway: MakeGateway):
     world = timed_gateway(limits=limits(idle_timeout_s=1, packet_timeout_s=0.5))
     worker = world.start_worker()
@@ -275,6 +292,8 @@ def test_a_flood_of_packets_ends_its_own_session(gateway: MakeGateway):
     world.wait_for(worker, CLOSED)
     (closed,) = [record for record in worker.records if record.kind == CLOSED]
     assert closed.payload == b"rate_limited"
+    # Of what was too much the worker has seen nothing.
+    assert sum(r.packet_count for r in worker.records if r.session == closed.session) <= 20
     world.settle()
     assert good.ended is None
     assert world.count("rate_limited_packets_per_s") == 1

@@ -30,7 +30,7 @@ class Session:
         self.address_text = "10.0.0.1:5"
         self.next_sequence = 13
         self.uncommitted_bytes = 1 << 20
-        self.is_slow = False
+        self.hears_commits = False
         self.told_send_blocked = self.send_record_in_lane = False
         self.causes: list[str] = []
 

@@ -345,3 +345,35 @@ def test_the_address_of_a_client_is_known(world: World):
     assert peer.handle is not None
     assert session.address == peer.handle.local_address
     assert isinstance(session.address, NetAddress)
+
+
+def test_a_client_that_is_not_admitted_is_cut_off_and_takes_no_slot(steady_world: World):
+    class Picky(ServerService):
+        wanted = True
+
+        def admits(self, address: NetAddress | None) -> bool:
+            assert address is not None
+            assert address.host == "127.0.0.1"
+            return self.wanted
+
+    world = steady_world
+    made: list[RecordingSession] = []
+
+    def make() -> RecordingSession:
+        made.append(RecordingSession())
+        return made[-1]
+
+    service = Picky(LOOPBACK, world.core, make, 2, accepts_outstanding_max=1)
+    world.services.append(service)
+    assert service.start()
+    service.wanted = False
+    for _ in range(5):  # more than there are slots
+        refused = Peer(world.core, service.listener.local_address)
+        world.run_until(lambda: refused.ended, "the refusal")  # noqa: B023
+    assert service.current_session_count == 0
+    assert service.free_slot_count == 2
+    assert [call for session in made for call in session.calls] == []
+    service.wanted = True
+    good = world.peer(service)
+    world.run_until(lambda: service.current_session_count == 1, "a session")
+    assert good.ended is None
