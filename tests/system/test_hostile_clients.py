@@ -6,7 +6,6 @@ import socket
 import struct
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from tests.applications import playground
 from tests.support import wait_until
 from tests.system.cluster_node import ClusterNode
+from tests.system.outcome import Outcome
 from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the cluster is not run there yet")
@@ -89,33 +89,12 @@ class Neighbour(threading.Thread):
             raise AssertionError(f"the neighbour, at question {self.asked}") from self.failure
 
 
-class Outcome:
-    """What a test did to the counters of the node."""
-
-    def __init__(self, counters: dict[str, int]) -> None:
-        self._before = Counter(counters)
-        self.counters: Counter[str] = Counter()
-
-    def settle(self, counters: dict[str, int]) -> None:
-        self.counters = Counter(counters)
-        self.counters.subtract(self._before)
-
-    @property
-    def causes(self) -> dict[str, int]:
-        """How many sessions ended with each cause; the neighbour's is an `eof`."""
-        return {
-            name.removeprefix("closed_"): count
-            for name, count in self.counters.items()
-            if name.startswith("closed_") and count
-        }
-
-
 @contextmanager
 def everything_comes_back(node: ClusterNode) -> Iterator[tuple[Neighbour, Outcome]]:
     """Have a neighbour served throughout; then wait until all is as it was before."""
     before = node.status()
     gateway = psutil.Process(before["gateway"]["pid"])
-    outcome = Outcome(before["counters"])
+    outcome = Outcome(node)  # the neighbour's own end is an `eof`
     neighbour = Neighbour(node.port)
     descriptors = gateway.num_fds()
     neighbour.start()
@@ -134,7 +113,6 @@ def everything_comes_back(node: ClusterNode) -> Iterator[tuple[Neighbour, Outcom
         ),
         "nothing is left",
     )
-    outcome.settle(status["counters"])
     assert outcome.counters["sessions_opened"] == outcome.counters["sessions_closed"]
     assert status["gateway"]["pid"] == gateway.pid
     assert status["workers"] == before["workers"]
