@@ -10,8 +10,14 @@ from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from tests.contract.driver_harness import Port
 
 SEED_VARIABLE = "SIMULATION_SEED"
+RUNS_VARIABLE = "SIMULATION_RUNS"
 
 MakePort = Callable[..., Port]
+
+
+def runs(default: int) -> range:
+    """Return the numbers of runs of a random test; `SIMULATION_RUNS=N` asks for N of them."""
+    return range(int(os.environ.get(RUNS_VARIABLE, default)))
 
 
 @pytest.fixture

@@ -25,12 +25,23 @@ def free_ports(count: int) -> Iterator[list[int]]:
 
 
 def write_configs(
-    directory: Path, ports: Sequence[int], secrets: dict[int, str] | None = None, more: str = ""
+    directory: Path,
+    ports: Sequence[int],
+    secrets: dict[int, str] | None = None,
+    more: str = "",
+    *,
+    hosts: Sequence[str] | None = None,
+    timeout_s: float = 2,
 ) -> list[Path]:
-    """Write the configuration of a node for each of `ports`, numbered from 1."""
-    nodes = ", ".join(f'"{node}@127.0.0.1:{port}"' for node, port in enumerate(ports, 1))
+    """Write the configuration of a node for each of `ports`, numbered from 1.
+
+    Their private addresses are on the loopback, or on `hosts`. `more` goes to `[links]`.
+    """
+    hosts = hosts or ["127.0.0.1"] * len(ports)
+    addresses = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
+    nodes = ", ".join(f'"{node}@{address}"' for node, address in enumerate(addresses, 1))
     paths = []
-    for node, port in enumerate(ports, 1):
+    for node, address in enumerate(addresses, 1):
         secret = directory / f"secret{node}"
         secret.write_text((secrets or {}).get(node, SECRET))
         secret.chmod(0o600)
@@ -44,10 +55,10 @@ def write_configs(
             spares = 0
             [links]
             cluster = "game"
-            listen = "127.0.0.1:{port}"
+            listen = "{address}"
             secret_file = "{secret}"
             nodes = [{nodes}]
-            timeout_s = 2
+            timeout_s = {timeout_s}
             {more}
             """
         )

@@ -81,7 +81,7 @@ class MemoryDriver:
         self._late: list[tuple[float, int, _Done]] = []
         self._order = count()
         self._pending: dict[IocpEvent, MemoryHandle] = {}  # not done; cancel can end these
-        self._owned: set[MemoryHandle] = set()
+        self._owned: dict[MemoryHandle, None] = {}  # in order, so that a seed decides everything
         self._watches: dict[int, IocpEvent] = {}
         self._watcher: DescriptorWatcher | None = None
         self._thread = 0  # which dispatches: none does before the first poll
@@ -212,12 +212,17 @@ class MemoryDriver:
 
     def own(self, handle: MemoryHandle) -> MemoryHandle:
         """Close `handle` together with this driver."""
-        self._owned.add(handle)
+        self._owned[handle] = None
         return handle
 
     def disown(self, handle: MemoryHandle) -> None:
         """Undo `own`."""
-        self._owned.discard(handle)
+        self._owned.pop(handle, None)
+
+    def go_on(self) -> None:
+        """Take up what the network held back, as far as it now can."""
+        for handle in list(self._owned):
+            handle.go_on()
 
     def complete(self, event: IocpEvent, num_bytes: int, handle: MemoryHandle | None) -> None:
         """Queue the completion of an operation that is done, now or in a while."""

@@ -76,6 +76,10 @@ class MemoryHandle(ABC):
         """Forget every operation."""
 
     @abstractmethod
+    def go_on(self) -> None:
+        """The network has changed: take up again what it held back."""
+
+    @abstractmethod
     def _leave_network(self) -> None:
         """Give the address back, and let the other side know."""
 

@@ -43,6 +43,9 @@ class ListenerHandle(MemoryHandle):
     def abandon(self) -> None:
         self._accepts.clear()
 
+    def go_on(self) -> None:
+        """Nothing is held back here: a connect on a blocked way waits at its client."""
+
     def offer(self, client: "StreamHandle") -> None:
         """Connect `client` now, or when there is room."""
         self._waiting.append(client)

@@ -87,6 +87,7 @@ class MemoryNetwork:
     """
 
     __slots__ = (
+        "_blocked",
         "_drivers",
         "_listeners",
         "_next_port",
@@ -122,6 +123,7 @@ class MemoryNetwork:
         self.lock = Lock()
         self._random = random.Random(self.seed)
         self._drivers: list[MemoryDriver] = []
+        self._blocked: set[tuple[MemoryDriver, MemoryDriver]] = set()
         self._listeners: dict[NetAddress, ListenerHandle] = {}
         self._ports: set[int] = set()
         self._next_port = 0
@@ -130,7 +132,35 @@ class MemoryNetwork:
         """Return the network's time in seconds."""
         return time.monotonic() if self.clock is None else self.clock.now()
 
+    # -- ways that are blocked ------------------------------------------------------------------
+
+    def block(self, source: "MemoryDriver", target: "MemoryDriver") -> None:
+        """Let nothing get from the sockets of `source` to those of `target`, until `unblock`.
+
+        As with a cable that is pulled: nobody is told. What is sent waits on the way, and takes up
+        the room that a connection has; a connect waits, blocked in whichever direction. An end
+        that closes meanwhile is gone without a word, and whatever it had on the way with it: the
+        other end hears of that when it has sent something, and the answer gets through.
+        """
+        with self.lock:
+            self._blocked.add((source, target))
+
+    def unblock(self, source: "MemoryDriver", target: "MemoryDriver") -> None:
+        """Undo `block`: what waited on the way arrives now. Idempotent."""
+        with self.lock:
+            self._blocked.discard((source, target))
+            for driver in {source: None, target: None}:
+                driver.go_on()
+
     # Everything below is for drivers and handles, which hold the lock.
+
+    def is_blocked(self, source: "MemoryDriver", target: "MemoryDriver") -> bool:
+        """Whether nothing gets from `source` to `target`."""
+        return (source, target) in self._blocked
+
+    def is_parted(self, one: "MemoryDriver", other: "MemoryDriver") -> bool:
+        """Whether nothing gets there and back."""
+        return self.is_blocked(one, other) or self.is_blocked(other, one)
 
     # -- addresses ----------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ class StreamHandle(MemoryHandle):
     __slots__ = (
         "_broken",
         "_connect",
+        "_far",
+        "_held",
+        "_held_end",
         "_incoming",
         "_incoming_ended",
         "_is_connected",
@@ -31,6 +34,7 @@ class StreamHandle(MemoryHandle):
         "_recv",
         "_send",
         "_send_ended",
+        "_unanswered",
         "remote_address",
     )
 
@@ -43,10 +47,14 @@ class StreamHandle(MemoryHandle):
         self._port = port
         self._listener: ListenerHandle | None = None  # which has not admitted us yet
         self._peer: StreamHandle | None = None
+        self._far: MemoryDriver | None = None  # where the other end is, or was
         self._is_connected = False
         self._broken = 0  # the error number that every operation now ends in
         self._incoming = bytearray()
         self._incoming_ended = False
+        self._held = bytearray()  # what a network that is blocked has of the other end
+        self._held_end = False
+        self._unanswered = 0  # bytes to an end that is gone, of which it cannot tell
         self._send_ended = False
         self._connect: IocpEvent | None = None
         self._recv: IocpEvent | None = None
@@ -100,8 +108,10 @@ class StreamHandle(MemoryHandle):
             self._complete(event, code=errno.ECONNREFUSED)
         else:
             self._connect = event
-            self._listener = listener
             self.remote_address = event.address
+            if network.is_parted(self.driver, listener.driver):
+                return  # until `go_on`
+            self._listener = listener
             listener.offer(self)
 
     def _forget_connect(self) -> None:
@@ -119,6 +129,7 @@ class StreamHandle(MemoryHandle):
         other = StreamHandle(listening, remote)
         other.remote_address = self._address
         self._peer, other._peer = other, self
+        self._far, other._far = listening, self.driver
         self._is_connected = other._is_connected = True
         self._end_connect(0)
         return other
@@ -135,6 +146,7 @@ class StreamHandle(MemoryHandle):
     # -- streams ------------------------------------------------------------------------------
 
     def _try_recv(self) -> None:
+        self._let_in()
         event = self._recv
         if event is None:
             return
@@ -185,16 +197,17 @@ class StreamHandle(MemoryHandle):
         """Move what fits to the other side; return how many bytes."""
         peer = self._peer
         network = self.driver.network
-        room = network.buffer_bytes - (0 if peer is None else len(peer._incoming))
-        total = min(room, sum(len(buffer) for buffer in buffers))
+        on_the_way = self._unanswered if peer is None else len(peer._incoming) + len(peer._held)
+        total = min(network.buffer_bytes - on_the_way, sum(len(buffer) for buffer in buffers))
         total = left = network.portion(total, network.faults.partial_send)
         if peer is None:
             # The other side has closed. A system takes the bytes, and has an answer only then.
-            if total:
-                self._break(errno.ECONNRESET)
+            self._unanswered += total
+            self._hear_answer()
             return total
+        arriving = peer._held if peer._held or self._is_blocked() else peer._incoming
         for buffer in buffers:
-            peer._incoming += memoryview(buffer)[:left]
+            arriving += memoryview(buffer)[:left]
             left -= min(left, len(buffer))
             if left == 0:
                 break
@@ -211,22 +224,69 @@ class StreamHandle(MemoryHandle):
         self._try_send()  # one that is pending fails
         self._complete(event)
         if self._peer is not None:
+            if self._is_blocked():
+                self._peer._held_end = True
+                return
             self._peer._incoming_ended = True
             self._peer._try_recv()
 
     def break_off(self) -> None:
-        """Reset the connection: both ends fail from now on."""
+        """Reset the connection: both ends fail from now on, or hear of it when they next send."""
         peer = self._peer
         self._break(errno.ECONNRESET)
         if peer is not None:
-            peer._break(errno.ECONNRESET)
+            if self._is_blocked():
+                peer._lose_peer()
+            else:
+                peer._break(errno.ECONNRESET)
 
     def _break(self, code: int) -> None:
         self._broken = code
         self._peer = None
         self._incoming.clear()
+        self._held.clear()
         self._try_recv()
         self._try_send()
+
+    def _lose_peer(self) -> None:
+        """The other end is gone, and nothing tells of it."""
+        self._peer = None
+        self._held.clear()
+        self._held_end = False
+        self._try_send()  # what waited for room goes to nobody
+
+    def _hear_answer(self) -> None:
+        """What went to an end that is gone is answered by a reset, where the network lets it."""
+        assert self._far is not None
+        if self._unanswered and not self.driver.network.is_parted(self.driver, self._far):
+            self._unanswered = 0
+            self._break(errno.ECONNRESET)
+
+    def _is_blocked(self) -> bool:
+        """Whether nothing gets from here to the other end now."""
+        network = self.driver.network
+        return self._far is not None and network.is_blocked(self.driver, self._far)
+
+    def go_on(self) -> None:
+        """The network has changed: what it held back goes on where it now can."""
+        if self._connect is not None and self._listener is None:
+            event, self._connect = self._connect, None
+            assert isinstance(event, ConnectEvent)
+            self._start_connect(event)
+        elif self._is_connected and not self._broken:
+            self._try_recv()
+            self._hear_answer()
+
+    def _let_in(self) -> None:
+        """Have what was held back, if nothing holds it back any more."""
+        if not (self._held or self._held_end):
+            return
+        assert self._far is not None
+        if not self.driver.network.is_blocked(self._far, self.driver):
+            self._incoming += self._held
+            self._held.clear()
+            self._incoming_ended |= self._held_end
+            self._held_end = False
 
     def _leave_network(self) -> None:
         if self._port:
@@ -234,7 +294,11 @@ class StreamHandle(MemoryHandle):
         peer, self._peer = self._peer, None
         if peer is None:
             return
-        if self._incoming or self._reset_on_close:
+        self._let_in()
+        peer._unanswered = len(self._held)
+        if self._is_blocked():
+            peer._lose_peer()
+        elif self._incoming or self._reset_on_close:
             peer._break(errno.ECONNRESET)
         else:
             peer._peer = None
