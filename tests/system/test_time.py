@@ -85,8 +85,14 @@ def test_ticks_go_on_and_reminders_come_once_and_in_time_though_a_worker_dies(
         }
         assert planners == {mortal, survivor}
         os.kill(mortal, signal.SIGKILL)
-        node.wait_restarts(1, 0)
-        (successor,) = set(node.worker_pids()) - {survivor}
+        workers = node.wait_status(
+            lambda status: (
+                [(worker["restarts"], worker["state"]) for worker in status["workers"]]
+                == [(1, "ready"), (0, "ready")]
+            ),
+            "a successor",
+        )["workers"]
+        successor = workers[0]["pid"]
         listeners[0].wait_ticks(successor, survivor)
         for listener, reminder in zip(listeners, reminders, strict=True):
             assert listener.wait_reminder() == reminder
