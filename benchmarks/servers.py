@@ -14,11 +14,13 @@ import psutil
 __all__ = [
     "LIBRARY_DRIVERS",
     "LibraryServer",
+    "Nodes",
     "Server",
     "asyncio_echo",
     "build",
     "cluster_up",
     "library_echo",
+    "nodes_up",
     "uvloop_echo",
     "uvloop_publish",
     "uvloop_typed",
@@ -70,6 +72,15 @@ class LibraryServer(Server):
         assert self._process.stdout is not None
         self._process.send_signal(signal.SIGUSR1)
         return int(self._process.stdout.readline())
+
+
+class Nodes(Server):
+    """Several nodes as one cluster; `port` is the first one's."""
+
+    def __init__(self, name: str, ports: list[int], pids: list[int]) -> None:
+        super().__init__(name, ports[0], pids)
+        self.ports = ports
+        """Where each node listens for clients, in the order of ids."""
 
 
 @contextmanager
@@ -148,6 +159,33 @@ def cluster_up(*flags: str, name: str = "cluster") -> Iterator[Server]:
             children.sort(key=lambda child: "gateway" not in child.cmdline())
             port = int(ready["listen"].rpartition(":")[2])
             yield Server(name, port, [child.pid for child in children])
+        finally:
+            process.terminate()
+            process.wait(60)
+            process.stdout.close()
+
+
+@contextmanager
+def nodes_up(count: int, *flags: str) -> Iterator[Nodes]:
+    """Run `cluster up --nodes COUNT` with `flags` on free ports; all processes count."""
+    with tempfile.TemporaryDirectory(prefix="iocp-bench-") as run_dir:
+        command = [sys.executable, "-m", "cluster", "up", "--listen", "127.0.0.1:0"]
+        process = subprocess.Popen(
+            [*command, "--run-dir", f"{run_dir}/run", "--nodes", str(count), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            ports = {}
+            for _ in range(count):
+                fields = process.stdout.readline().split()
+                ready = dict(field.split("=", 1) for field in fields if "=" in field)
+                ports[int(ready["node"])] = int(ready["listen"].rpartition(":")[2])
+            children = psutil.Process(process.pid).children(recursive=True)
+            pids = [process.pid, *(child.pid for child in children)]
+            yield Nodes(f"{count} nodes", [ports[node] for node in sorted(ports)], pids)
         finally:
             process.terminate()
             process.wait(60)
