@@ -24,6 +24,7 @@ from cluster.gateway.shard import Shard
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
+from cluster.iocp.driver.memory import MemoryDriver
 from cluster.iocp.packet_framing import iter_packets
 from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.config import LimitsConfig, RoutingChoice
@@ -39,20 +40,24 @@ PIDS = itertools.count(1 << 30)
 
 
 class LocalHub:
-    """`LaneHub` of lanes in one process: it has a descriptor that workers ring."""
+    """`LaneHub` of lanes in one process: it has a descriptor that workers ring.
+
+    One that is not watched tells nothing: whoever turns the world looks at the lanes each time.
+    """
 
     kind = "local"
     endpoint = ""
     dropped_batches = 0
 
-    def __init__(self, lanes: list[LocalGatewayLane]) -> None:
+    def __init__(self, lanes: list[LocalGatewayLane], *, is_watched: bool = True) -> None:
         self._lanes = lanes
+        self._is_watched = is_watched
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
     def descriptors(self) -> list[int]:
-        return [self._reader.fileno()]
+        return [self._reader.fileno()] if self._is_watched else []
 
     def ring(self) -> None:
         try:
@@ -150,7 +155,9 @@ class GatewayWorld:
         self.counters = Counters()
         batch_bytes = accepted_batch_bytes(max_batch_bytes)
         self.lanes = [LocalGatewayLane(lane_bytes, batch_bytes) for _ in range(shard_count)]
-        self.hub = LocalHub(self.lanes)
+        # A thread of the memory driver watches: in simulated time nothing may depend on when.
+        is_simulated = isinstance(driver, MemoryDriver) and driver.network.clock is not None
+        self.hub = LocalHub(self.lanes, is_watched=not is_simulated)
         self.shards = [
             Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
             for index, lane in enumerate(self.lanes)
