@@ -14,6 +14,7 @@ direction, between other nodes, in another life or under another protocol versio
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
@@ -104,16 +105,34 @@ class Handshake:
     before.
     """
 
-    __slots__ = ("_claimed", "_identity", "_ours", "_theirs", "_wanted", "expected_bytes", "peer")
+    __slots__ = (
+        "_claimed",
+        "_identity",
+        "_life_for",
+        "_ours",
+        "_theirs",
+        "_wanted",
+        "expected_bytes",
+        "life",
+        "peer",
+    )
 
     def __init__(
-        self, identity: LinkIdentity, wanted: int | None, known: frozenset[int] = frozenset()
+        self,
+        identity: LinkIdentity,
+        wanted: int | None,
+        known: frozenset[int] = frozenset(),
+        life_for: Callable[[int], int] | None = None,
     ) -> None:
         """Begin as the dialler of the node `wanted`, or, if that is None, as the answerer.
 
-        An answerer lets in the nodes of `known` with a smaller id than its own.
+        An answerer lets in the nodes of `known` with a smaller id than its own. `life_for` says
+        which life a node is told; by default each is told that of `identity`.
         """
         self._identity = identity
+        self._life_for = life_for
+        self.life = 0
+        """The life that this side has told; 0 before it has."""
         self._wanted = wanted
         self._claimed = known if wanted is None else frozenset({wanted})
         self._ours = b"" if wanted is None else self._greeting(wanted)
@@ -148,13 +167,14 @@ class Handshake:
 
     def _greeting(self, wanted: int) -> bytes:
         mine = self._identity
+        self.life = mine.life if self._life_for is None else self._life_for(wanted)
         return _GREETING.pack(
             _MAGIC,
             LINK_PROTOCOL,
             mine.node,
             wanted,
             mine.cluster_digest,
-            mine.life,
+            self.life,
             secrets.token_bytes(_NONCE_BYTES),
         )
 

@@ -71,8 +71,8 @@ class Delivery(NamedTuple):
     node: int
     life: int
     position: int
-    term: int = 0
-    """Which membership of this node it came in, see `Links.begin_life`."""
+    to_life: int = 0
+    """Which life of this node it came to, as that node knows it."""
 
 
 class LinkUser(Protocol):
@@ -117,6 +117,7 @@ class _Link:
         "failures",
         "has_violated",
         "is_new_life",
+        "life",
         "log",
         "look_up",
         "node",
@@ -127,8 +128,10 @@ class _Link:
         "told",
     )
 
-    def __init__(self, node: int, address: NetAddress, retained_bytes_max: int) -> None:
+    def __init__(self, node: int, address: NetAddress, life: int, retained_bytes_max: int) -> None:
         self.node = node
+        self.life = life
+        """Which life of this node the peer is told: another one for each log there is with it."""
         self.address = address
         self.log = LinkLog(retained_bytes_max)
         self.session: NodeSession | None = None
@@ -181,12 +184,11 @@ class Links:
         self._timeout_s = timeout_s
         self._random = rng or random.Random()
         self._retained_bytes_max = retained_bytes_max
-        self._term = 0
         self._links: dict[int, _Link] = {}  # in the order of nodes
         self._left: list[ClientService] = []  # of nodes that have left, until they are over
         self._put_links(
             {
-                node: _Link(node, address, retained_bytes_max)
+                node: _Link(node, address, identity.life, retained_bytes_max)
                 for node, address in nodes
                 if node != identity.node
             }
@@ -242,7 +244,9 @@ class Links:
         """Have a link with `node` at `address` from now on; False if there are `NODES_MAX`.
 
         A node that is in the list already keeps its connection and its log, and is called at
-        `address` from the next call on. This node's own id counts for nothing.
+        `address` from the next call on. This node's own id counts for nothing. To one that has
+        left the list and comes back this node is another life: it remembers nothing of before,
+        whatever that one does.
         """
         if node == self._identity.node:
             return True
@@ -257,7 +261,7 @@ class Links:
         if len(self._links) >= NODES_MAX:
             self._counters.add("links_too_many_nodes")
             return False
-        link = _Link(node, address, self._retained_bytes_max)
+        link = _Link(node, address, self._random.getrandbits(64), self._retained_bytes_max)
         self._put_links({**self._links, node: link})
         self._call_first(link)
         return True
@@ -285,12 +289,11 @@ class Links:
         that has begun another life.
         """
         self._identity = replace(self._identity, life=life)
-        self._term += 1
         for node, link in list(self._links.items()):
             session, link.session = link.session, None
             self._leave(link, session)
             self._to_flush.pop(link, None)
-            fresh = _Link(node, link.address, self._retained_bytes_max)
+            fresh = _Link(node, link.address, life, self._retained_bytes_max)
             self._links[node] = fresh
             self._give_back(link, link.log.forget(), "this node had left the cluster")
             self._call_first(fresh)
@@ -366,11 +369,6 @@ class Links:
         return session is not None and session.is_resumed
 
     @property
-    def term(self) -> int:
-        """How often this node has begun another life among the others."""
-        return self._term
-
-    @property
     def is_told(self) -> bool:
         """Whether the nodes that are linked now have settled everything that was sent."""
         return not any(
@@ -389,7 +387,7 @@ class Links:
     def settle(self, delivery: Delivery) -> None:
         """What was delivered has had its effect, for good: its sender may forget it."""
         link = self._links.get(delivery.node)
-        if link is not None and delivery.term == self._term:
+        if link is not None and delivery.to_life == link.life:
             link.log.settle(delivery.life, delivery.position)
             self._to_flush[link] = None
 
@@ -422,7 +420,11 @@ class Links:
 
     def handshake(self, dialled: int | None) -> Handshake:
         """Return one side of a new handshake."""
-        return Handshake(self._identity, dialled, self._callers)
+        return Handshake(self._identity, dialled, self._callers, self._life_for)
+
+    def _life_for(self, node: int) -> int:
+        link = self._links.get(node)
+        return self._identity.life if link is None else link.life
 
     def knocked(self, session: NodeSession) -> None:
         """Somebody has connected to the private listener."""
@@ -438,8 +440,8 @@ class Links:
         """The peer knows the secret: this is the session that counts from now on."""
         self._unproved.pop(session, None)
         link = self._links.get(peer.node)
-        if link is None or session.term != self._term:
-            # It, or this node, has left the list since it greeted.
+        if link is None or session.life != link.life:
+            # It, or this node, has left the list since the greetings.
             self._counters.add("links_refused_node")
             session.abort(Cause.NODE_LOST)
             return
@@ -483,7 +485,7 @@ class Links:
                 self._user.linked(link.node, is_new_life)
             elif kind == RECORD:
                 log.take(position)
-                delivery = Delivery(link.node, peer.life, position, self._term)
+                delivery = Delivery(link.node, peer.life, position, link.life)
                 self._user.delivered(delivery, payload)
             elif kind == ALIVE:
                 settled = log.acknowledge(read_progress(position, payload))

@@ -38,9 +38,9 @@ class NodeSession(Session):
         "dialled",
         "heard_at",
         "is_resumed",
+        "life",
         "peer",
         "reason",
-        "term",
         "was_greeted",
     )
 
@@ -58,8 +58,8 @@ class NodeSession(Session):
         """Why this side ended it, in words; empty if it did not."""
         self.was_greeted = False
         """Whether there was a connection at all."""
-        self.term = 0
-        """Which membership of this node it greeted in, see `Links.begin_life`."""
+        self.life = 0
+        """The life of this node that the peer was told, once that has proved itself."""
         self.heard_at = 0.0
         """When something came last, in seconds of the core's clock."""
         self._links = links
@@ -69,7 +69,6 @@ class NodeSession(Session):
     def on_connected(self) -> None:
         links = self._links
         self.was_greeted = True
-        self.term = links.term
         self._handshake = links.handshake(self.dialled)
         self._timer = links.core.call_later(HANDSHAKE_TIMEOUT_S, self._timed_out)
         if self.dialled is None:
@@ -127,6 +126,7 @@ class NodeSession(Session):
             self._stop_timer()
             self._handshake = None
             self.peer = handshake.peer
+            self.life = handshake.life
             self.heard_at = self._links.core.now()
             self._links.proved(self, handshake.peer)
             if len(data) > expected:

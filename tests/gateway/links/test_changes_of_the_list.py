@@ -199,3 +199,35 @@ def test_nodes_that_come_and_go_at_random_get_each_record_of_a_life_at_most_once
         assert len(told) == 120  # of each record to each of two, exactly one of both
         for link in node.links._links.values():
             link.log.check_invariants()
+
+
+@pytest.mark.parametrize("back", [1, 2])
+def test_who_is_removed_and_added_while_it_stays_begins_anew_with_both(
+    make_world: MakeWorld, back: int
+) -> None:
+    """It came back, was met, and only then the news arrives that it had been gone."""
+    world = make_world((1, 2))
+    other = 3 - back
+    returning, staying = world[back], world[other]
+    returning.links.begin_life(4_711)
+    world.run_linked()
+    held = staying.hold()
+    for node in (returning, staying):
+        node.links.send_all(b"before")
+    world.run(lambda: bool(held and returning.got), "the records")
+    world.run_for(TIMEOUT_S)
+    staying.links.remove_node(back)
+    staying.links.add_node(back, world.addresses[back])
+    world.run_linked()
+    assert returning.lost_payloads == [b"before"]
+    assert ("new life", other) == returning.connections[-1]
+    staying.links.settle(held[0])  # nobody waits for it any more
+    for node in (returning, staying):
+        node.links.send_all(b"after")
+    world.run(lambda: len(held) == len(returning.got) == 2, "the records behind")
+    world.run_for(TIMEOUT_S)
+    assert returning.settled_payloads == []
+    staying.links.settle(held[1])
+    world.run(lambda: returning.settled_payloads == [b"after"], "that it is settled")
+    for node in (returning, staying):
+        assert node.count("links_violations") == 0
