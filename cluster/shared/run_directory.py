@@ -123,6 +123,11 @@ class RunDirectory:
         """Leave the resolved configuration for the node's other processes."""
         self._replace(_CONFIG, encode_config(config))
 
+    @property
+    def has_config(self) -> bool:
+        """Whether a gateway has come so far as to leave the resolved configuration."""
+        return self._file(_CONFIG).exists()
+
     def read_config(self) -> Config:
         """Return what `write_config` left."""
         data = self._read(_CONFIG)

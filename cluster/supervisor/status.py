@@ -27,7 +27,7 @@ _RECONNECT_MS = 20
 def read_status(
     run_directory: RunDirectory, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> NodeStatus | None:
-    """Return the status of the node in `run_directory`, None when nothing runs there.
+    """Return the status of the node in `run_directory`, None when nothing runs there yet.
 
     The gateway is asked, and given `timeout_s` seconds. If it does not answer but the node has a
     supervisor, the status is what that one knows, with the counters empty. Raises
@@ -46,6 +46,8 @@ def read_status(
     if supervisor_pid is None and gateway_pid is None:
         return None
     record = read_node_record(run_directory) if supervisor_pid is not None else None
+    if record is None and not run_directory.has_config:
+        return None  # its first process has only begun to start
     return record or _bare_status(run_directory, gateway_pid)
 
 

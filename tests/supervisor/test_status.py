@@ -75,6 +75,12 @@ def test_nothing_runs_where_nobody_holds_a_role(directory: RunDirectory):
     assert read_status(directory, SHORT_S) is None
 
 
+@pytest.mark.parametrize("role", ["supervisor", "gateway"])
+def test_a_node_that_has_only_begun_to_start_does_not_run_yet(directory: RunDirectory, role: str):
+    with directory.lock(role):
+        assert read_status(directory, SHORT_S) is None
+
+
 def test_the_gateway_is_asked_first(directory: RunDirectory):
     with directory.lock("gateway"), gateway_that_answers(directory.control_endpoint()):
         assert read_status(directory) == STATUS
