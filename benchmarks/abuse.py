@@ -25,7 +25,7 @@ from cluster.supervisor.status import read_status
 
 CONFIG = """
 [gateway]
-accepts_outstanding_max = 16
+accepts_outstanding_max = 4
 send_queue_bytes_max = 131072
 send_stall_timeout_s = 2
 [limits]
@@ -33,7 +33,7 @@ idle_timeout_s = 10
 packet_timeout_s = 2
 auth_timeout_s = 5
 packets_per_s = 100
-packets_burst = 100
+packets_burst = 50
 bytes_per_s = 100000
 connections_per_address = 2500
 accepts_per_address_per_s = 50

@@ -1,6 +1,7 @@
-/* CLIENTS clients that abuse a server at 127.0.0.1:PORT in one way, all at once, for SECONDS.
- * Whoever is cut off comes back after PAUSE_MS. They come from 127.0.0.9, to be told from good
- * ones. Prints one line of JSON: connections made, and how many of them the server has ended.
+/* CLIENTS clients that abuse a server at 127.0.0.1:PORT in one way, for SECONDS. They come all at
+ * once, and then each keeps its own time. Whoever is cut off comes back after PAUSE_MS. Their address
+ * is 127.0.0.9, to be told from good ones. Prints one line of JSON: connections made, and how many
+ * of them the server has ended.
  *
  * drip     a login, then one byte of a packet each 500 ms, which is never whole
  * connect  nothing: connects and leaves
@@ -105,6 +106,7 @@ static void established(struct client *client) {
     made++;
     if (mode == CONNECT) { leave(client); return; }
     if (!act(client, 1)) { cut_off(client); return; }
+    client->next_at -= rand() / (RAND_MAX + 1.0) * STEP_MS / 1000;
     struct epoll_event event = {.events = mode == DEAF ? 0 : EPOLLIN, .data.ptr = client};
     if (mode == FLOOD) event.events |= EPOLLOUT;
     epoll_ctl(poller, EPOLL_CTL_MOD, client->fd, &event);
