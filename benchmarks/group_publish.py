@@ -45,7 +45,8 @@ def main() -> None:
 
 def measure(program: Path, server: Server, options: argparse.Namespace) -> Result:
     """Have a group of `server` publish for a while."""
-    arguments = (server.port, options.sessions, options.packet_bytes, options.seconds)
+    ports = ",".join(map(str, server.ports))
+    arguments = (ports, options.sessions, options.packet_bytes, options.seconds)
     process = subprocess.Popen(
         [str(program), *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -73,6 +74,8 @@ def measure(program: Path, server: Server, options: argparse.Namespace) -> Resul
         "cpu_us": cpu / result["packets"] * 1e6,
         "packets_per_s": result["packets"] / result["seconds"],
         "publish_ms": result["seconds"] / result["published"] * 1e3,
+        "p50_us": result["p50_us"],
+        "p99_us": result["p99_us"],
     }
 
 

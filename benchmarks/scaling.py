@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.servers import Nodes, build, nodes_up
+from benchmarks.servers import Server, build, nodes_up
 
 APPLICATIONS = {"echo": "benchmarks.scaling_app:echo", "burn": "benchmarks.scaling_app:burn"}
 NODES = (1, 2, 3)
@@ -63,7 +63,7 @@ def core_count() -> int:
 
 
 def measure(
-    program: Path, nodes: Nodes, sessions: int, packet_bytes: int, seconds: float
+    program: Path, nodes: Server, sessions: int, packet_bytes: int, seconds: float
 ) -> Result:
     """Load all nodes at once."""
     count = len(nodes.ports)

@@ -14,7 +14,6 @@ import psutil
 __all__ = [
     "LIBRARY_DRIVERS",
     "LibraryServer",
-    "Nodes",
     "Server",
     "asyncio_echo",
     "build",
@@ -38,6 +37,8 @@ class Server:
     def __init__(self, name: str, port: int, pids: list[int]) -> None:
         self.name = name
         self.port = port
+        self.ports = [port]
+        """Of several nodes, each one's."""
         self._processes = [psutil.Process(pid) for pid in pids]
 
     def cpu_seconds(self) -> float:
@@ -72,15 +73,6 @@ class LibraryServer(Server):
         assert self._process.stdout is not None
         self._process.send_signal(signal.SIGUSR1)
         return int(self._process.stdout.readline())
-
-
-class Nodes(Server):
-    """Several nodes as one cluster; `port` is the first one's."""
-
-    def __init__(self, name: str, ports: list[int], pids: list[int]) -> None:
-        super().__init__(name, ports[0], pids)
-        self.ports = ports
-        """Where each node listens for clients, in the order of ids."""
 
 
 @contextmanager
@@ -166,8 +158,11 @@ def cluster_up(*flags: str, name: str = "cluster") -> Iterator[Server]:
 
 
 @contextmanager
-def nodes_up(count: int, *flags: str) -> Iterator[Nodes]:
-    """Run `cluster up --nodes COUNT` with `flags` on free ports; all processes count."""
+def nodes_up(count: int, *flags: str) -> Iterator[Server]:
+    """Run `cluster up --nodes COUNT` with `flags` on free ports; all processes count.
+
+    `ports` are in the order of ids.
+    """
     with tempfile.TemporaryDirectory(prefix="iocp-bench-") as run_dir:
         command = [sys.executable, "-m", "cluster", "up", "--listen", "127.0.0.1:0"]
         process = subprocess.Popen(
@@ -185,7 +180,9 @@ def nodes_up(count: int, *flags: str) -> Iterator[Nodes]:
                 ports[int(ready["node"])] = int(ready["listen"].rpartition(":")[2])
             children = psutil.Process(process.pid).children(recursive=True)
             pids = [process.pid, *(child.pid for child in children)]
-            yield Nodes(f"{count} nodes", [ports[node] for node in sorted(ports)], pids)
+            server = Server(f"{count} node{'s' * (count > 1)}", ports[min(ports)], pids)
+            server.ports = [ports[node] for node in sorted(ports)]
+            yield server
         finally:
             process.terminate()
             process.wait(60)

@@ -61,20 +61,24 @@ class Host:
         self.is_alive = self.is_running = True
         self.counters = Counters()
         self.held: list[tuple[Delivery, Record, int]] = []
-        """What was delivered and is not settled, and in which life of this node."""
+        """What was delivered and is not settled, and which life of this node it was for."""
         self.linked_with: set[int] = set()
         """The nodes that were told to be linked."""
         self.heard_of = dict.fromkeys(world.addresses, 0)
         """The last life of each node that something came from."""
-        self.ledgers = self._make_ledgers()
-        self.lives_met = dict.fromkeys(self.ledgers, 0)
+        self.lives: dict[int, int] = {}
+        """Which life each other node is to take this one for."""
+        self.ledgers: dict[int, Ledger] = {}
+        self.lives_met: dict[int, int] = {}
         """The last life of each node that it is told to be linked with."""
+        self._lives_seen: dict[tuple[int, int], int] = {}  # as the links name them
+        self._begin_with(*[node for node in world.addresses if node != self.node])
         self.driver = HostDriver(world.network)
         self.drivers.append(self.driver)
         world.block_again()
         self.core = IocpCore(driver=self.driver)
         self.links = Links(
-            LinkIdentity(self.node, self.link_life, "game", SECRET),
+            LinkIdentity(self.node, self._link_life, "game", SECRET),
             world.addresses[self.node],
             world.addresses.items(),
             self.core,
@@ -87,39 +91,52 @@ class Host:
         self.links.start()
 
     @property
-    def link_life(self) -> int:
-        """The life by which the links know it."""
+    def _link_life(self) -> int:
         return 1000 * self.node + self.life
 
-    def _make_ledgers(self) -> dict[int, Ledger]:
-        world = self.world
-        return {
-            node: Ledger(self.node, self.life, node, world.retained_bytes_max)
-            for node in world.addresses
-            if node != self.node
-        }
+    def _begin_with(self, *nodes: int) -> None:
+        """Be `life` to these from now on, which owes them nothing yet."""
+        for node in nodes:
+            self.lives[node] = self.life
+            self.ledgers[node] = Ledger(self.node, self.life, node, self.world.retained_bytes_max)
+            self.lives_met[node] = 0
 
-    def _end_life(self) -> None:
-        for other in self.world.living():
-            if other is not self and other.links._links[self.node].log.peer_life == self.link_life:
-                other.ledgers[self.node].met(self.life)
+    def _end_with(self, *nodes: int) -> None:
+        """Be no longer who these have met, if they have."""
+        for node in nodes:
+            other = self.world.hosts[node]
+            if other.is_alive:
+                met = other.links._links[self.node].log.peer_life
+                if met == self.links._links[node].life:
+                    other.ledgers[self.node].met(self.lives[node])
 
     def come_back(self) -> None:
         """Be another life to the others, as a node that was taken for gone and hears of it."""
-        self._end_life()
+        nodes = list(self.ledgers)
+        self._end_with(*nodes)
         self.life += 1
-        ledgers, self.ledgers = self.ledgers, {}
-        self._given_back = ledgers
-        self.links.begin_life(self.link_life)
-        assert all(ledger.is_even for ledger in ledgers.values())
-        assert not self.linked_with
-        self.ledgers = self._make_ledgers()
-        self.lives_met = dict.fromkeys(self.ledgers, 0)
+        self._given_back, self.ledgers = self.ledgers, {}
+        self.links.begin_life(self._link_life)
+        self._begin_again_with(*nodes)
+
+    def forget(self, node: int) -> None:
+        """Hear that a node was gone, when it is back already and maybe linked."""
+        self._end_with(node)
+        self.life += 1
+        self._given_back = {node: self.ledgers.pop(node)}
+        self.links.remove_node(node)
+        self.links.add_node(node, self.world.addresses[node])
+        self._begin_again_with(node)
+
+    def _begin_again_with(self, *nodes: int) -> None:
+        assert all(self._given_back[node].is_even for node in nodes)
+        assert not self.linked_with.intersection(nodes)
+        self._begin_with(*nodes)
 
     def kill(self) -> None:
         """End as a process does that is killed; where the way is blocked, nobody hears of it."""
         self.is_alive = False
-        self._end_life()
+        self._end_with(*self.ledgers)
         for name, count in self.counters.snapshot().items():
             self.totals.add(name, count)
         self.core.close()
@@ -151,7 +168,7 @@ class Host:
         for _ in range(min(count, len(self.held))):
             delivery, record, life = self.held.pop(rng.randrange(len(self.held)))
             sender = self.world.hosts[delivery.node]
-            if record.sender_life == sender.life:
+            if record.sender_life == sender.lives[self.node]:
                 sender.ledgers[self.node].settle(life, record)
             self.links.settle(delivery)
 
@@ -159,13 +176,15 @@ class Host:
         record = Record.parse(payload)
         sender = self.world.hosts[delivery.node]
         assert (record.sender, record.receiver) == (sender.node, self.node)
-        assert delivery.life == 1000 * sender.node + record.sender_life
+        seen = self._lives_seen.setdefault((sender.node, record.sender_life), delivery.life)
+        assert delivery.life == seen
         assert record.sender_life >= self.heard_of[sender.node], "of a life that was over"
         self.heard_of[sender.node] = record.sender_life
-        if record.sender_life == sender.life:
-            sender.ledgers[self.node].delivered(self.life, record)
+        life = self.lives[sender.node]
+        if record.sender_life == sender.lives[self.node]:
+            sender.ledgers[self.node].delivered(life, record)
         assert sender.node in self.linked_with
-        self.held.append((delivery, record, self.life))
+        self.held.append((delivery, record, life))
 
     def settled(self, node: int, payloads: list[bytes]) -> None:
         self.ledgers[node].told_settled(payloads)
@@ -173,8 +192,9 @@ class Host:
 
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
         assert node not in self.linked_with
-        if self.ledgers:
-            self.ledgers[node].told_undelivered(self.world.hosts[node].life, payloads)
+        if node in self.ledgers:
+            life = self.world.hosts[node].lives[self.node]
+            self.ledgers[node].told_undelivered(life, payloads)
         else:
             self._given_back[node].given_back(payloads)
         self.fates["undelivered"] += len(payloads)
@@ -182,7 +202,7 @@ class Host:
     def linked(self, node: int, is_new_life: bool) -> None:
         assert node not in self.linked_with
         self.linked_with.add(node)
-        life = self.world.hosts[node].life
+        life = self.world.hosts[node].lives[self.node]
         assert self.lives_met[node] <= life
         assert is_new_life == (self.lives_met[node] != life)
         self.lives_met[node] = life
@@ -191,7 +211,7 @@ class Host:
         self.linked_with.remove(node)
 
     def removed(self, node: int) -> None:
-        raise AssertionError("nobody leaves")
+        assert node not in self.ledgers
 
     # -- links -------------------------------------------------------------------------------------
 

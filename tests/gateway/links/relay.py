@@ -64,8 +64,8 @@ class Relay:
             await asyncio.gather(
                 self._pass_on(reader, to_writer, left), self._pass_on(to_reader, writer, left)
             )
-        except (ConnectionError, OSError):
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # an end of this relay, too: asyncio in 3.11 logs a cancelled one as an error
         finally:
             self._writers -= pair
             for each in pair:

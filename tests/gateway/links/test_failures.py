@@ -118,6 +118,17 @@ def test_a_node_that_was_taken_for_gone_comes_back_as_another_life(world: Failin
     world.check_recovery()
 
 
+def test_a_node_that_is_forgotten_by_another_begins_anew_with_it_alone(
+    world: FailingWorld,
+) -> None:
+    world.run(lambda: len(world[2].held) == len(world[3].held) == 6, "the records")
+    world[2].forget(3)
+    send_everywhere(world)
+    world.run(lambda: world.is_linked, "all links")
+    assert [world[node].fates["undelivered"] for node in (1, 2, 3)] == [0, 3, 6]
+    world.check_recovery()
+
+
 def test_a_node_that_was_paused_is_lost_and_goes_on_where_it_was(world: FailingWorld) -> None:
     world.run(lambda: len(world[2].held) == 6, "the records")
     world[2].is_running = False
@@ -205,6 +216,7 @@ class Chaos:
             self._pause,
             self._jump,
             self._come_back,
+            self._forget,
             *[world.heal, self._begin, self._go_on] * 2,
         ]
 
@@ -258,6 +270,11 @@ class Chaos:
         host = self._host()
         if host.is_alive and host.is_running:
             host.come_back()
+
+    def _forget(self) -> None:
+        node, other = self._nodes()
+        if self.world[node].is_alive:
+            self.world[node].forget(other)
 
     def _pause(self) -> None:
         self._host().is_running = False
