@@ -9,7 +9,7 @@ what comes behind a deferred call is deferred too. So the first of them is the o
 """
 
 from struct import error as StructError
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.iocp.packet_framing import HEADER
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
@@ -20,6 +20,7 @@ from cluster.shared.records import (
     CLOSED,
     DEFERRED,
     FINISHED,
+    OF_SHARDS,
     PACKETS,
     PACKETS_OVERHEAD,
     RECORD_BYTES,
@@ -28,6 +29,7 @@ from cluster.shared.records import (
 
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession
+    from cluster.gateway.shard_tells import TellOwner
 
 __all__ = ["Deferred", "DeferredCall"]
 
@@ -35,7 +37,8 @@ __all__ = ["Deferred", "DeferredCall"]
 class DeferredCall(NamedTuple):
     """One handler call; `payload` is the packet with its header, or what the record holds."""
 
-    session: "GatewaySession"
+    session: "GatewaySession | TellOwner"
+    """Whose it is."""
     kind: int
     sequence: int
     """0 if it is not of a packet."""
@@ -96,7 +99,8 @@ class Deferred:
             raise LaneViolation(f"a defer record of {len(payload)} bytes") from None
         entry = log.entry_at(position)
         what = f"{count} calls from {Commit(position, first)} on are deferred"
-        if entry is None or entry[1].id != session_id:
+        # Nobody owns a record about credit, which asks for no call.
+        if entry is None or entry[1] is None or entry[1].id != session_id:
             raise LaneViolation(f"{what}, of no record that session {session_id:#x} has sent")
         kind, session, _, packet_count, record = entry
         if count < 1 or first + count > (packet_count if kind == PACKETS else 1):
@@ -156,9 +160,12 @@ class Deferred:
     def _count(self, call: DeferredCall, sign: int) -> None:
         num_bytes = deferred_bytes(call.payload)
         self.num_bytes += sign * num_bytes
+        session: Any = call.session
         if call.kind == PACKETS:
             # What a client has caused and nobody has done: too much, and it is not read.
-            call.session.uncommitted_bytes += sign * num_bytes
+            session.uncommitted_bytes += sign * num_bytes
+        elif call.kind in OF_SHARDS:
+            session.is_deferred = sign > 0
         elif call.kind == CLOSED and sign > 0:
             self.closing.add(call.session.id)
         elif call.kind == CLOSED:
@@ -198,7 +205,7 @@ class Deferred:
 
 
 def _calls_of(
-    session: "GatewaySession", kind: int, record: bytes, first: int, count: int
+    session: "GatewaySession | TellOwner", kind: int, record: bytes, first: int, count: int
 ) -> list[DeferredCall]:
     """Return `count` handler calls that `record` asks for, from number `first` on."""
     if kind != PACKETS:

@@ -5,12 +5,15 @@ from typing import NamedTuple
 from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard import Shard
+from cluster.gateway.shard_tells import TellOwner
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.lane import Commit
 from cluster.shared.note import HandlerCall
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    MESSAGE,
+    OF_SHARDS,
     OPENED,
     PACKETS,
     PACKETS_OVERHEAD,
@@ -18,6 +21,7 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
     SEQUENCE,
+    UNDELIVERED,
 )
 
 __all__ = ["Delivery", "find_delivery"]
@@ -28,6 +32,8 @@ _KINDS = {
     BOUND: "bound",
     SEND_BLOCKED: "send_blocked",
     SEND_READY: "send_ready",
+    MESSAGE: "message",
+    UNDELIVERED: "undelivered",
 }
 
 
@@ -35,12 +41,13 @@ class Delivery(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
-    """packet, opened, closed, bound, send_blocked, send_ready, resumed"""
-    session: GatewaySession
+    """packet, opened, closed, bound, send_blocked, send_ready, message, undelivered, resumed"""
+    session: GatewaySession | TellOwner
     packet_id: int | None = None
-    """None if it is not of a packet, as the sequence and the payload are."""
+    """None if it is not of a packet, as the sequence is."""
     sequence: int | None = None
     payload: bytes | None = None
+    """Of a packet or a message."""
 
 
 def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
@@ -62,8 +69,7 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
         return None
     kind, session, _, packet_count, record = entry
     if kind != PACKETS:
-        event = _KINDS.get(kind)
-        return Delivery(event, session) if event is not None and call.packet_index == 0 else None
+        return _event(kind, session, record[RECORD_BYTES:]) if call.packet_index == 0 else None
     if call.packet_index >= packet_count:
         return None
     offset = PACKETS_OVERHEAD
@@ -77,8 +83,14 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
 
 def _deferred_delivery(call: DeferredCall) -> Delivery | None:
     if call.kind != PACKETS:
-        event = _KINDS.get(call.kind)
-        return None if event is None else Delivery(event, call.session)
+        return _event(call.kind, call.session, call.payload)
     packet_id: int = HEADER.unpack_from(call.payload)[1]
     payload = call.payload[HEADER_BYTES:]
     return Delivery("packet", call.session, packet_id, call.sequence, payload)
+
+
+def _event(kind: int, session: GatewaySession | TellOwner, payload: bytes) -> Delivery | None:
+    name = _KINDS.get(kind)
+    if name is None:
+        return None
+    return Delivery(name, session, payload=payload if kind in OF_SHARDS else None)

@@ -331,6 +331,10 @@ class Gateway(IocpObject):
         counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in shards)
         counters["deferred_calls"] = sum(s.succession.deferred.count for s in shards)
         counters["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
+        counters["messages_waiting"] = sum(shard.tells.waiting_count for shard in shards)
+        counters["tells_on_the_way_bytes"] = sum(
+            shard.tells.windows.on_the_way_bytes for shard in shards
+        )
         counters["sessions_held"] = sum(shard.held_count for shard in shards)
         return NodeStatus(
             node=self._config.node.id,

@@ -21,6 +21,7 @@ from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
+from cluster.gateway.tell_router import TellRouter
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.shared.batch_bytes import accepted_batch_bytes
@@ -28,6 +29,7 @@ from cluster.shared.causes import Cause
 from cluster.shared.config import Config
 from cluster.shared.lane import LaneHub
 from cluster.shared.messages import ControlMessage, ShardReport
+from cluster.shared.tell_records import tell_window_bytes
 
 __all__ = ["GatewayCore"]
 
@@ -81,9 +83,11 @@ class GatewayCore:
                 counters,
                 shard.succession,
                 broadcasts.broadcast,
+                shard.tells,
             )
             for shard in self.shards
         ]
+        self.tells = TellRouter(self.shards, self.traffic, core, counters)
         self.workers = self._make_workers(life, send, report, quarantine)
         self.lanes = LaneRunner(
             core, hub, self.shards, self._appliers, self.workers.committed, self._violated
@@ -98,6 +102,8 @@ class GatewayCore:
             self._counters,
             gateway.max_packet_bytes,
             gateway.send_queue_bytes_max,
+            self._config.node.id,
+            tell_window_bytes(self._config.links.retained_bytes_max, self._config.workers.count),
         )
 
     def _make_workers(
@@ -127,6 +133,7 @@ class GatewayCore:
             lambda shard: self.lanes.drain(shard),
             self._core.now,
             quarantine,
+            lambda: self.tells.nodes,
         )
 
     def _make_service(self) -> GatewayService:

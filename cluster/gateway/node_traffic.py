@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery, Links
+from cluster.gateway.links.links import Delivery, Life, Links
 
 __all__ = ["NodeTraffic", "Topic"]
 
@@ -72,6 +72,10 @@ class NodeTraffic:
     def is_linked(self, node: int) -> bool:
         """Whether a connection to `node` stands."""
         return self.links is not None and self.links.is_linked(node)
+
+    def life_of(self, node: int) -> Life | None:
+        """Return which life of `node` gets what is sent now; None if it is not in the list."""
+        return None if self.links is None else self.links.life_of(node)
 
     def send(self, node: int, payload: bytes) -> bool:
         """Have another node be given `payload`, as `Links.send`; False when its log is full."""

@@ -14,11 +14,12 @@ from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
+from cluster.gateway.shard_tells import ShardTells
 from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
 from cluster.gateway.users import UserTable
 from cluster.shared.group_records import check_group, read_publish
-from cluster.shared.lane import GatewayLane, OutboundBatch
+from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
 from cluster.shared.records import (
     ACCEPT,
     BROADCAST,
@@ -31,6 +32,7 @@ from cluster.shared.records import (
     RECORD_BYTES,
     SAVE,
     SEND,
+    TELL,
 )
 
 __all__ = ["OutboundApplier"]
@@ -54,6 +56,7 @@ class OutboundApplier:
         "_offset",
         "_sessions",
         "_succession",
+        "_tells",
         "_to_nodes",
         "_user_requests",
     )
@@ -67,13 +70,15 @@ class OutboundApplier:
         counters: Counters,
         succession: Succession,
         to_nodes: Callable[[bytes], object] = lambda packets: None,
+        tells: ShardTells | None = None,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
         Which of the `users` each one is, and its `groups`, change as the worker asks. What a
         successor is to know goes to `succession`, what other nodes are to broadcast to
-        `to_nodes`.
+        `to_nodes`, messages for other shards to `tells`; without these there is nobody to tell.
         """
+        self._tells = tells
         self._to_nodes = to_nodes
         self._lane = lane
         self._sessions = sessions
@@ -143,6 +148,8 @@ class OutboundApplier:
         self._fan_out.abandon()
         self._undo_groups()
         self._succession.abandon()
+        if self._tells is not None:
+            self._tells.abandon()
 
     def _apply_records(self, view: memoryview) -> bool:
         """Carry out the records whose headers are at hand; False when the budget is spent."""
@@ -178,6 +185,8 @@ class OutboundApplier:
                     self._succession.deferred.done(session_id, payload)
                 elif kind == DISCONNECT:
                     self._disconnect(session_id, payload)
+                elif kind == TELL:
+                    self._tell(bytes(payload))
                 elif kind in _OF_GROUPS:
                     self._change_group(kind, session_id, check_group(bytes(payload)))
                 elif kind == ACCEPT:
@@ -198,6 +207,11 @@ class OutboundApplier:
         session = self._sessions.get(session_id)
         if session is not None:
             session.disconnect(str(cause, "utf-8", "replace"))
+
+    def _tell(self, payload: bytes) -> None:
+        if self._tells is None:
+            raise LaneViolation("a message where there is nobody to tell")
+        self._tells.add(payload)
 
     def _change_group(self, kind: int, session_id: int, name: bytes) -> None:
         # Noted also when the connection is gone: `on_disconnected` may ask for its groups.

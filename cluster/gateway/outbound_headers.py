@@ -28,8 +28,10 @@ from cluster.shared.records import (
     SAVE_BYTES_MAX,
     SEND,
     SEND_TO,
+    TELL,
     UNBIND,
 )
+from cluster.shared.tell_records import TELL_BYTES_MAX
 from cluster.shared.user_records import BIND_BYTES_MAX, UNBIND_BYTES
 
 __all__ = ["HEADERS_MAX", "Header", "check_headers", "read_headers"]
@@ -56,6 +58,7 @@ _LENGTH_MAX = {
     PUBLISH: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,
     DEFER: RECORD_BYTES + DEFERRED.size,
     DONE: RECORD_BYTES + FINISHED.size,
+    TELL: RECORD_BYTES + TELL_BYTES_MAX,
 }
 """The largest record of each outbound kind. What may be for other nodes or is kept for many holds
 one packet, which a record of a link can carry; the rest is bounded by its batch."""

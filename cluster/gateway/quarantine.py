@@ -15,6 +15,7 @@ from cluster.gateway.delivery import Delivery, find_delivery
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.poison import DeathCount
 from cluster.gateway.shard import Shard
+from cluster.gateway.shard_tells import TellOwner
 from cluster.shared.causes import Cause
 from cluster.shared.dead_letters import DeadLetter
 from cluster.shared.lane import Commit
@@ -136,11 +137,12 @@ class Quarantine:
         what = delivery.kind
         if delivery.packet_id is not None:
             what = f"packet {delivery.sequence} (id {delivery.packet_id})"
+        of = f" of session {session.id:#x}" if session.id else ""
         logger.error(
-            "shard %d: %s of session %#x (%s) is set aside: %d workers in a row died of it",
+            "shard %d: %s%s (%s) is set aside: %d workers in a row died of it",
             shard.index,
             what,
-            session.id,
+            of,
             session.address_text,
             self._max_redeliveries,
         )
@@ -160,6 +162,6 @@ class Quarantine:
                 deaths=self._max_redeliveries,
             )
         )
-        if delivery.kind == "resumed":
+        if delivery.kind == "resumed" and not isinstance(session, TellOwner):
             shard.succession.end_now(session.id)  # a successor takes it over as one that closes
             session.disconnect(Cause.POISON)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
+from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Freed, GatewayLane
@@ -17,6 +18,7 @@ from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    OF_SHARDS,
     OPENED,
     PACKETS,
     PACKETS_OVERHEAD,
@@ -24,6 +26,8 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
+from cluster.shared.shard_ids import ShardId
+from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from cluster.shared.user_records import read_bound
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class Shard:
         "public_ids",
         "slow_bytes",
         "succession",
+        "tells",
     )
 
     def __init__(
@@ -60,6 +65,8 @@ class Shard:
         counters: Counters,
         max_packet_bytes: int,
         send_queue_bytes_max: int,
+        node: int = 1,
+        tell_window_bytes: int = TELL_WINDOW_BYTES_MAX,
     ) -> None:
         self.index = index
         self.lane = lane
@@ -82,6 +89,8 @@ class Shard:
         """Sessions that have a `bound` record in the lane, and the next one, which waits."""
         self.succession = Succession()
         """What the shard's next worker will be told of its sessions."""
+        self.tells = ShardTells(ShardId(node, index), lane, counters, tell_window_bytes)
+        """What it tells other shards, and is told by them."""
 
     @property
     def held_count(self) -> int:
@@ -92,7 +101,7 @@ class Shard:
     def is_idle(self) -> bool:
         """Whether the worker has done everything that was received, in coroutines too."""
         is_done = self.lane.log.is_committed and not self.succession.deferred.count
-        return is_done and not self._held
+        return is_done and not self._held and not self.tells.waiting_count
 
     # -- inbound ---------------------------------------------------------------------------------
 
@@ -172,10 +181,15 @@ class Shard:
             self.append_packets(session, packets, count)
 
     def _take_held(self) -> None:
-        while self._held and not self.lane.is_full:
-            session = next(iter(self._held))
-            self._release_held(session)
-            self._reconsider.append(session)
+        """Put into the lane, in turn, a recv that is held and a message that waits."""
+        while not self.lane.is_full:
+            session = next(iter(self._held), None)
+            if session is not None:
+                self._release_held(session)
+                self._reconsider.append(session)
+            if not self.tells.take_waiting() and session is None:
+                return
+            self.needs_flush = True
 
     # -- slow readers ------------------------------------------------------------------------------
 
@@ -245,14 +259,23 @@ class Shard:
             elif kind in (SEND_BLOCKED, SEND_READY):
                 session.send_record_in_lane = False
                 self.append_send_state(session)
+            elif kind in OF_SHARDS:
+                self._tell_freed(kind, session, record)
             elif kind == CLOSED and session.id not in deferred.closing:
                 self._closed(session)
         for call in done:
             self._finished(call)
         if self.succession.pending:
             self.succession.commit()
-        if self._held:
+        tells = self.tells
+        if tells.has_pending:
+            tells.commit()
+        if self._held or tells.waiting_count:
             self._take_held()
+
+    def _tell_freed(self, kind: int, owner: TellOwner | None, record: bytes) -> None:
+        self.tells.freed(kind, owner, record)
+        self.needs_flush = True  # it may have led to a record about credit
 
     def _bound_committed(self, session: "GatewaySession", record: bytes) -> None:
         self.succession.bound(session.id, read_bound(record[RECORD_BYTES:]))
@@ -267,10 +290,14 @@ class Shard:
 
     def _finished(self, call: DeferredCall) -> None:
         """A deferred call is done: what it held up goes on."""
-        if call.kind == CLOSED:
-            self._closed(call.session)
-        elif call.session.hears_commits:
-            call.session.on_committed()
+        session = call.session
+        if isinstance(session, TellOwner):
+            self.tells.done(call.kind, session)
+            self.needs_flush = True
+        elif call.kind == CLOSED:
+            self._closed(session)
+        elif session.hears_commits:
+            session.on_committed()
 
     def replay(self) -> list[ReplayedSession]:
         """Return the sessions that a successor takes over, as of the commit."""

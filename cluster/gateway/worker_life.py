@@ -19,6 +19,7 @@ class WorkerLife:
         "is_ready",
         "liveness",
         "pid",
+        "tells_full",
     )
 
     def __init__(
@@ -42,5 +43,6 @@ class WorkerLife:
         self.liveness = liveness
         self.is_ready = False
         self.decode_errors = 0
-        """As its last heartbeat told."""
+        self.tells_full = 0
+        """As its last heartbeat told, both."""
         self.committed_told = False

@@ -76,13 +76,16 @@ class Workers:
         drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
         quarantine: Quarantine | None = None,
+        nodes: Callable[[], list[int]] | None = None,
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far. Without a `quarantine` workers note nothing, and
-        nothing is ever set aside.
+        nothing is ever set aside. `nodes` says which nodes there are, this one too; without it
+        this one stands alone.
         """
+        self._nodes = nodes if nodes is not None else lambda: [identity.node]
         self._identity = identity
         self._shards = shards
         self._lane_endpoint = lane_endpoint
@@ -178,6 +181,10 @@ class Workers:
             worker_timeout_s=identity.worker_timeout_s,
             note=quarantine.begin_life(shard, incarnation) if quarantine is not None else None,
             suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
+            nodes=self._nodes(),
+            shard_count=len(self._shards),
+            tell_window_bytes=shard.tells.windows.window_bytes,
+            tells=shard.tells.replay(),
         )
         if not self._send(control_identity, grant):
             self.fence(shard, "it left before its grant")
@@ -309,6 +316,9 @@ class Workers:
         if heartbeat.decode_errors > life.decode_errors:
             self._counters.add("decode_errors", heartbeat.decode_errors - life.decode_errors)
             life.decode_errors = heartbeat.decode_errors
+        if heartbeat.tells_full > life.tells_full:
+            self._counters.add("tells_full", heartbeat.tells_full - life.tells_full)
+            life.tells_full = heartbeat.tells_full
         if heartbeat.state in ("stopping", "settling"):
             self._send_heartbeat(self._shards[shard_index], life)
 

@@ -25,7 +25,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     address: str
     kind: str
-    """packet, opened, closed, bound, send_blocked, send_ready, resumed"""
+    """packet, opened, closed, bound, send_blocked, send_ready, message, undelivered, resumed
+
+    A message is of no session (0); its address is the shard that it is from.
+    """
     packet_id: int | None
     sequence: int | None
     payload: bytes | None

@@ -46,6 +46,7 @@ __all__ = [
     "Stop",
     "SupervisorHello",
     "Suspect",
+    "TellState",
     "WorkerGone",
     "WorkerHeartbeat",
     "WorkerReport",
@@ -55,7 +56,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
@@ -178,6 +179,17 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     is_set_aside: bool
 
 
+class TellState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What a shard has `told` one node since the gateway began, as of the commit, in bytes.
+
+    That much of it as `returned` says has come to its end, as its workers know.
+    """
+
+    node: int
+    told: int
+    returned: int
+
+
 class Grant(_Message, frozen=True, kw_only=True):
     """Gateway → worker: the shard is yours.
 
@@ -186,6 +198,9 @@ class Grant(_Message, frozen=True, kw_only=True):
     left `deferred` comes first, in the order of each session. `note` is the
     file in the run directory where the worker notes what it has in hand, if there is one;
     `suspects` stand in the order of the lane.
+
+    The shards of `nodes` may be told messages, `shard_count` of which are this node's; on the way
+    to each node may be `tell_window_bytes`, and is what `tells` says.
     """
 
     node: int
@@ -203,6 +218,10 @@ class Grant(_Message, frozen=True, kw_only=True):
     worker_timeout_s: float
     note: str | None = None
     suspects: list[Suspect] = []
+    nodes: list[int] = []
+    shard_count: int = 1
+    tell_window_bytes: int = 1 << 20
+    tells: list[TellState] = []
 
 
 class Refuse(_Message, frozen=True, kw_only=True):
@@ -220,7 +239,8 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
-    at once. `decode_errors` counts the packets that did not decode in this life.
+    at once. `decode_errors` counts the packets and messages that did not decode in this life,
+    `tells_full` the messages to other shards for which there was no credit.
     """
 
     incarnation: int
@@ -228,6 +248,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     serial_sent: int
     state: LaneState
     decode_errors: int = 0
+    tells_full: int = 0
 
 
 class GatewayHeartbeat(_Message, frozen=True, kw_only=True):

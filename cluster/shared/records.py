@@ -17,6 +17,7 @@ __all__ = [
     "BOUND",
     "BROADCAST",
     "CLOSED",
+    "CREDIT",
     "DEFER",
     "DEFERRED",
     "DISCONNECT",
@@ -24,6 +25,8 @@ __all__ = [
     "FINISHED",
     "JOIN",
     "LEAVE",
+    "MESSAGE",
+    "OF_SHARDS",
     "OPENED",
     "PACKETS",
     "PACKETS_OVERHEAD",
@@ -38,7 +41,9 @@ __all__ = [
     "SEND_TO",
     "SEQUENCE",
     "SEQUENCE_BYTES",
+    "TELL",
     "UNBIND",
+    "UNDELIVERED",
     "Record",
     "RecordError",
     "RecordKind",
@@ -85,6 +90,12 @@ class RecordKind(IntEnum):
     """Inbound: much waits to be sent to the session; no payload."""
     SEND_READY = 6
     """Inbound: little waits again to be sent to the session; no payload."""
+    MESSAGE = 7
+    """Inbound: a message of another shard, or of this one (`tell_records`); of no session."""
+    CREDIT = 8
+    """Inbound: how much of what the shard has told one node has come to its end; of no session."""
+    UNDELIVERED = 9
+    """Inbound: a tell of the shard of which nobody knows what became; of no session."""
     SEND = 16
     """Outbound: complete packets for one session."""
     BROADCAST = 17
@@ -113,6 +124,8 @@ class RecordKind(IntEnum):
     An index is 0, and the number 1, where the record is not of packets."""
     DONE = 28
     """Outbound: a deferred handler call is done (`FINISHED`)."""
+    TELL = 29
+    """Outbound: a message for a shard or the owner of a key (`tell_records`); of no session."""
 
 
 # Plain integers for the paths that look at every record.
@@ -122,6 +135,9 @@ CLOSED = int(RecordKind.CLOSED)
 BOUND = int(RecordKind.BOUND)
 SEND_BLOCKED = int(RecordKind.SEND_BLOCKED)
 SEND_READY = int(RecordKind.SEND_READY)
+MESSAGE = int(RecordKind.MESSAGE)
+CREDIT = int(RecordKind.CREDIT)
+UNDELIVERED = int(RecordKind.UNDELIVERED)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
@@ -135,6 +151,10 @@ SEND_TO = int(RecordKind.SEND_TO)
 ACCEPT = int(RecordKind.ACCEPT)
 DEFER = int(RecordKind.DEFER)
 DONE = int(RecordKind.DONE)
+TELL = int(RecordKind.TELL)
+
+OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED})
+"""Inbound kinds that concern no session, but what shards tell each other."""
 
 SAVE_BYTES_MAX = 65_536
 """The largest payload of a `save` record: the gateway keeps one for each session."""

@@ -7,7 +7,6 @@ every machine, and nobody who chooses keys can aim at a member cheaply.
 """
 
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import TypeVar
 
 __all__ = ["KEY_BYTES_MAX", "Key", "encode_key", "owner"]
@@ -56,6 +55,8 @@ def owner(key: Key, members: Iterable[_Member]) -> _Member:
     nodes and then of one node's shards, are two calls. Raises ValueError when there is no member,
     and what `encode_key` raises.
     """
+    from hashlib import blake2b  # not at the top: a process that owns no keys starts faster
+
     weigh = blake2b(encode_key(key), digest_size=_WEIGHT_BYTES, person=_PERSON)
     best: tuple[bytes, bytes, _Member] | None = None
     for member in members:

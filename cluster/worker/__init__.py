@@ -3,11 +3,25 @@
 Applications import what they need from here: `from cluster.worker import App, Session`.
 """
 
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult
 from cluster.worker.app import App
 from cluster.worker.app_timers import TimerHandle
 from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.session import Session
+from cluster.worker.tells import AskFailed, Full, Telling, Undelivered
 
-__all__ = ["App", "BindResult", "Binding", "OutputTooLarge", "Session", "TimerHandle"]
+__all__ = [
+    "App",
+    "AskFailed",
+    "BindResult",
+    "Binding",
+    "Full",
+    "OutputTooLarge",
+    "Session",
+    "ShardId",
+    "Telling",
+    "TimerHandle",
+    "Undelivered",
+]

@@ -8,18 +8,26 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+
+import msgspec
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.names import encode_name
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult, SecondLogin
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated, TimerHandle
 from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
 from cluster.worker.handler_shape import check_handler, is_coroutine_function
+from cluster.worker.message_handlers import MessageHandlers, encode_message
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.payload_handlers import adapt_any_handler, adapt_packet_handler
 from cluster.worker.session import Session
+from cluster.worker.tells import Receiver, Telling, Tells, decode_answer
+
+if TYPE_CHECKING:
+    from cluster.shared.rendezvous import Key
 
 __all__ = ["App", "Runtime"]
 
@@ -32,6 +40,7 @@ DisconnectedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 
@@ -41,6 +50,11 @@ POSTED_MAX = 65_536
 
 class Runtime(Protocol):
     """What a running worker gives its application."""
+
+    @property
+    def tells(self) -> Tells:
+        """What goes to other shards."""
+        ...
 
     def broadcast(self, packet: bytes) -> None:
         """Send one packet to every session of the node."""
@@ -106,6 +120,8 @@ class App:
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
         self.bound_handler: BoundHandler | None = None
+        self.messages = MessageHandlers(self.codec)
+        """Those of messages that shards tell each other."""
         self.repeated: list[Repeated] = []
         """What `every` was given."""
         self.send_blocked_handler: SessionHandler | None = None
@@ -253,6 +269,44 @@ class App:
         self.send_ready_handler = self._checked(handler, "session")
         return handler
 
+    @overload
+    def on_message(self, what: type[msgspec.Struct]) -> Callable[[_Handler], _Handler]: ...
+
+    @overload
+    def on_message(self, what: _Handler) -> _Handler: ...
+
+    def on_message(self, what: Any) -> Any:
+        """Call `f(message, sender)` for the messages of one type that shards tell this one.
+
+        The type, a msgspec.Struct, is given, `@app.on_message(Move)`, or the annotation of
+        `message` says it, `@app.on_message`; its name is what shards know it by. `sender` is a
+        `ShardId`. What the handler returns, a struct or nothing, answers who has asked (`ask`).
+
+        Messages of one shard are handled once and in order, and again, as packets are, after a
+        worker's death without their commit. Those whose handlers await go on beside each other.
+        A call that raises is logged and taken back, and nothing else ends by that. Raises TypeError
+        and ValueError for what cannot be a handler of messages, or has one.
+        """
+        given = what if isinstance(what, type) else None
+
+        def register(handler: _Handler) -> _Handler:
+            self.messages.add(self._checked(handler, "message", "sender"), given)
+            return handler
+
+        return register if given is not None else register(what)
+
+    def on_undelivered(self, handler: _Handler) -> _Handler:
+        """Call `f(message, receiver)` when nobody knows what became of a message.
+
+        The node that it was for has begun another life, or is gone for good, before the message was
+        handled for good there; or it has no such shard. It may have been handled. `receiver` is the
+        `ShardId` that was told, or the key, as bytes. The call is made in the shard that has
+        told it, in a successor of its worker if need be. Types of messages that this application
+        does not handle itself are to be in the annotation of `message`, as a union.
+        """
+        self.messages.set_undelivered(self._checked(handler, "message", "receiver"))
+        return handler
+
     # -- running -----------------------------------------------------------------------------------
 
     def broadcast(self, packet_id: int, message: Message = b"") -> None:
@@ -315,6 +369,83 @@ class App:
         left_out = 0 if exclude is None else exclude.id
         packet = make_packet(packet_id, self.codec.encode(message))
         self._runtime.send_group(encode_name(name, "group name"), packet, left_out)
+
+    @property
+    def shard(self) -> ShardId:
+        """The shard that runs here; RuntimeError outside of a running worker."""
+        return self._tells("shard").name
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The ids of all nodes of the cluster, this one too; RuntimeError as for `shard`."""
+        return self._tells("nodes").nodes
+
+    def tell(self, shard: ShardId | int, message: msgspec.Struct) -> Telling:
+        """Tell a shard a message: its `on_message` handler is called with it, once and in order.
+
+        `shard` is a `ShardId`, or the index of a shard of this node; it may be this one. The
+        message goes out with what this handler call commits, and waits for a node that cannot be
+        reached, for as long as it takes; see `on_undelivered`. Each shard may have so much on its
+        way to each node, 1 MiB or what `links.retained_bytes_max` allows. Beyond that a plain
+        handler's call raises `Full`; in a coroutine write `await app.tell(...)`, which waits.
+
+        Raises ValueError for a shard that there is not and for a message that is too long (65,536
+        bytes with the name of its type), TypeError for what is no struct, OutputTooLarge like
+        `Session.send`. For handlers and the loop's thread.
+        """
+        return self._tells("tell").tell(shard, encode_message(message, self.codec))
+
+    def tell_key(self, key: "Key", message: msgspec.Struct) -> Telling:
+        """Tell the shard that owns `key`, a str, bytes or an int, a message; else as `tell`.
+
+        Which one that is, all shards agree on: rendezvous hashing over the nodes, and then over the
+        shards of the node. 7, "7" and b"7" are one key.
+        """
+        return self._tells("tell_key").tell_key(key, encode_message(message, self.codec))
+
+    @overload
+    async def ask(
+        self,
+        to: Receiver,
+        message: msgspec.Struct,
+        reply_type: type[_Reply],
+        *,
+        timeout_s: float = ...,
+    ) -> _Reply: ...
+
+    @overload
+    async def ask(
+        self, to: Receiver, message: msgspec.Struct, *, timeout_s: float = ...
+    ) -> None: ...
+
+    async def ask(
+        self,
+        to: Receiver,
+        message: msgspec.Struct,
+        reply_type: type[msgspec.Struct] | None = None,
+        *,
+        timeout_s: float = 5.0,
+    ) -> msgspec.Struct | None:
+        """Tell a shard, or the owner of a key, a message, and wait for what its handler returns.
+
+        `to` is as for `tell`, or a str or bytes that is a key. The answer is a `reply_type`;
+        without one it is only waited for. Not in `on_start` and `on_stop`, when nothing comes.
+
+        Raises TimeoutError when there is no answer within `timeout_s` seconds, the time without
+        credit included; `Undelivered` when the node that was asked is gone or has begun anew: both
+        leave open whether the message was handled. `AskFailed` when there is no answer:
+        the handler raised, or there is none, or the answer is of another type. What `tell` raises,
+        but for `Full`. If the worker that asks dies, the handler call begins again in its
+        successor, and asks again: then the message may be handled twice.
+        """
+        content = encode_message(message, self.codec)
+        answer = await self._tells("ask").ask(to, content, timeout_s)
+        return None if reply_type is None else decode_answer(answer, reply_type, self.codec)
+
+    def _tells(self, what: str) -> Tells:
+        if self._runtime is None:
+            raise RuntimeError(f"{what} works in a running worker only; start one by cluster up")
+        return self._runtime.tells
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.

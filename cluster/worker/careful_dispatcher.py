@@ -17,6 +17,7 @@ from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    OF_SHARDS,
     OPENED,
     PACKETS,
     PACKETS_OVERHEAD,
@@ -89,6 +90,7 @@ class CarefulDispatcher(Dispatcher):
             self._settle()
             if suspect.is_set_aside:
                 ends_session = True
+                self._position = position
                 self._skip(kind, session_id, record)
                 if kind == PACKETS:
                     self._packet_index = suspect.index + 1
@@ -102,6 +104,8 @@ class CarefulDispatcher(Dispatcher):
             self._bound(session_id, record[RECORD_BYTES:])
         elif kind in (SEND_BLOCKED, SEND_READY):
             self._send_state(session_id, kind)
+        elif kind in OF_SHARDS and not ends_session:
+            self._from_shard(kind, record[RECORD_BYTES:])
         self._position = position + 1
         self._packet_index = 0
         self._settle()
@@ -116,6 +120,9 @@ class CarefulDispatcher(Dispatcher):
             self._packet_index = count
 
     def _skip(self, kind: int, session_id: int, record: bytes) -> None:
+        if kind in OF_SHARDS:
+            self.skip_message(kind, record[RECORD_BYTES:])
+            return
         if kind == OPENED:
             self._make_session(session_id, record[RECORD_BYTES:].decode())
         session = self.sessions.get(session_id)

@@ -11,8 +11,8 @@ next round instead.
 """
 
 from collections import deque
-from collections.abc import Collection, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.deferred_bytes import deferred_bytes
 from cluster.shared.note import HandlerCall, NoteWriter
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cluster.worker.dispatcher import Dispatcher
 
 __all__ = ["Coroutines"]
+
+_What = TypeVar("_What")
 
 
 class _Queue:
@@ -152,6 +154,11 @@ class Coroutines:
             self._loop.call_soon(self._go_on, self._make_busy(session))
         self.wait_behind(session, inbound)
 
+    def take_over_message(self, inbound: InboundCall) -> None:
+        """Have a message that a predecessor deferred begin again in the next round."""
+        self._loop.call_soon(self._guard, self._begin_message, inbound)
+        self.defer(inbound)
+
     def forget(self, session_id: int, inbound: InboundCall) -> None:
         """A call that a predecessor deferred has no session any more: it is done."""
         self.defer(inbound)
@@ -178,13 +185,29 @@ class Coroutines:
         return False
 
     def _go_on(self, queue: _Queue) -> None:
-        """Begin the next call that waits; in a round, which is to raise what is raised here."""
+        """Begin the next call that waits."""
+        self._guard(self._begin_next, queue)
+
+    def _guard(self, begin: Callable[[_What], None], what: _What) -> None:
+        """Begin something in a round, which is to raise what is raised here."""
         try:
-            self._begin_next(queue)
+            begin(what)
         except (SystemExit, KeyboardInterrupt):
             raise  # which asyncio lets through
         except BaseException as error:
             self._escaped = error
+
+    def _begin_message(self, inbound: InboundCall) -> None:
+        if self._is_ending:
+            return
+        if not self.may_step(inbound.name):
+            self._loop.call_soon(self._guard, self._begin_message, inbound)
+            return
+        self._note.doing(inbound.name)
+        goes_on = self._dispatcher.deliver_message(inbound, inbound.name in self._set_aside)
+        self._note.clear()
+        if not goes_on:
+            self._done(0, inbound)
 
     def _begin_next(self, queue: _Queue) -> None:
         session = queue.session
@@ -248,6 +271,8 @@ class Coroutines:
             return
         session, inbound = call.session, call.inbound
         if session is None:
+            if inbound is not None:
+                self._done(0, inbound)
             return
         if inbound is not None:
             self._done(session.id, inbound)

@@ -65,6 +65,18 @@ class DecodeErrors:
                 _reason(error),
             )
 
+    def add_message(self, sender: str, num_bytes: int, error: Exception) -> None:
+        """A message of another shard, of `num_bytes`, did not decode, or nothing takes its type.
+
+        It is dropped: there is no session to be ended.
+        """
+        self.count += 1
+        self.log_unlogged()
+        if self._limit.admit(self._now()):
+            logger.warning(
+                "a message of %s with %d bytes is dropped: %s", sender, num_bytes, _reason(error)
+            )
+
     def log_unlogged(self, is_last: bool = False) -> None:
         """Tell how many there were without a line of their own, once it is time to.
 
@@ -73,7 +85,8 @@ class DecodeErrors:
         unlogged = self._limit.take_refused(self._now(), is_last)
         if unlogged:
             logger.warning(
-                "%d more packets did not decode; of these no line was logged each", unlogged
+                "%d more packets or messages did not decode; of these no line was logged each",
+                unlogged,
             )
 
 

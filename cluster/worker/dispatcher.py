@@ -18,6 +18,7 @@ from cluster.shared.records import (
     CLOSED,
     DEFER,
     DEFERRED,
+    OF_SHARDS,
     OPENED,
     PACKETS,
     RECORD,
@@ -32,9 +33,11 @@ from cluster.worker.app import App
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.login import resumed_login
+from cluster.worker.message_calls import MessageCalls
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
+from cluster.worker.tells import Tells
 
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
@@ -57,12 +60,14 @@ class Dispatcher:
         "_between_packets",
         "_make_coroutines",
         "_max_payload_bytes",
+        "_messages",
         "_note",
         "_note_words",
         "_outbox",
         "_packet_index",
         "_position",
         "_redelivering",
+        "_tells",
         "calls",
         "coroutines",
         "now",
@@ -104,6 +109,14 @@ class Dispatcher:
         self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
         self.calls = HandlerCalls(app, outbox, self.sessions)
+        self._tells: Tells | None = None
+        self._messages: MessageCalls | None = None
+
+    def connect_shards(self, tells: Tells) -> None:
+        """Take what other shards tell this one, and give `tells` what is for itself."""
+        self._tells = tells
+        self._messages = MessageCalls(self._app, tells, self._outbox, self.calls)
+        self.calls.take_back_tell = tells.take_back
 
     @property
     def unhandled_packets(self) -> int:
@@ -148,7 +161,9 @@ class Dispatcher:
         """
         coroutines = self.begin_coroutines()
         session = self.sessions.get(session_id)
-        if session is None:
+        if inbound.kind in OF_SHARDS:
+            coroutines.take_over_message(inbound)
+        elif session is None:
             coroutines.forget(session_id, inbound)
         else:
             coroutines.take_over(session, inbound)
@@ -179,6 +194,8 @@ class Dispatcher:
                 self._bound(session_id, data[start:offset])
             elif kind in (SEND_BLOCKED, SEND_READY):
                 self._send_state(session_id, kind)
+            elif kind in OF_SHARDS:
+                self._from_shard(kind, data[start:offset])
             else:
                 logger.error("inbound record %d is of unknown kind %d", position, kind)
             position += 1
@@ -274,7 +291,7 @@ class Dispatcher:
             self._event(session_id, BOUND, answer)
 
     def hear_ahead(self, chunk: InboundChunk) -> None:
-        """Take the answers to binds in `chunk` that are still to come, before their turn.
+        """Take the answers to binds and questions, and the credit, in `chunk` before their turn.
 
         They are heard again then, which changes nothing.
         """
@@ -284,6 +301,8 @@ class Dispatcher:
             length, kind, _, session_id = RECORD.unpack_from(records, offset)
             if kind == BOUND and position >= self._position:
                 self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
+            elif kind in OF_SHARDS and position >= self._position and self._tells is not None:
+                self._tells.hear(kind, bytes(records[offset + RECORD_BYTES : offset + length]))
             offset += length
             position += 1
 
@@ -294,6 +313,34 @@ class Dispatcher:
             return False
         counts = session.login.heard(read_bound(answer))
         return counts and session.is_open and self._app.bound_handler is not None
+
+    def _from_shard(self, kind: int, payload: bytes) -> None:
+        """Take what another shard has for this one, or for its handlers."""
+        messages = self._messages
+        if self._tells is None or messages is None or self._tells.hear(kind, payload):
+            return
+        name = HandlerCall(self._position, 0)
+        self._note_words[CALL] = self._position << INDEX_BITS
+        mark = self._outbox.mark()
+        result = messages.call(kind, payload, mark)
+        if result is not None:
+            inbound = InboundCall(name, kind, payload, 0, self._redelivering)
+            self._begin_message_here(inbound, result, mark)
+
+    def _begin_message_here(
+        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
+    ) -> None:
+        if self._begin_message(inbound, result, mark):
+            assert self.coroutines is not None
+            self.coroutines.defer(inbound)
+            self._add_defer(0, inbound.name, 1)
+
+    def _begin_message(
+        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
+    ) -> bool:
+        assert self._messages is not None
+        what = self._messages.what(inbound.kind, inbound.payload)
+        return self._begin(None, inbound.name, inbound, result, mark, what=what)
 
     def _send_state(self, session_id: int, kind: int) -> None:
         session = self.sessions.get(session_id)
@@ -352,6 +399,27 @@ class Dispatcher:
         if kind == CLOSED and not goes_on:
             session.end()
         return goes_on
+
+    def deliver_message(self, inbound: InboundCall, is_set_aside: bool) -> bool:
+        """Make a call of a message that was deferred, or skip it; True if it goes on later."""
+        messages = self._messages
+        assert messages is not None
+        mark = self._outbox.mark()
+        if is_set_aside:
+            result = messages.set_aside(inbound.kind, inbound.payload)
+        else:
+            result = messages.call(inbound.kind, inbound.payload, mark)
+        return result is not None and self._begin_message(inbound, result, mark)
+
+    def skip_message(self, kind: int, payload: bytes) -> None:
+        """Set aside the call of the record in hand, in which workers died."""
+        assert self._messages is not None
+        mark = self._outbox.mark()
+        result = self._messages.set_aside(kind, payload)
+        if result is not None:
+            name = HandlerCall(self._position, 0)
+            inbound = InboundCall(name, kind, payload, 0, self._redelivering)
+            self._begin_message_here(inbound, result, mark)
 
     def _inbound(
         self, kind: int, position: int, index: int, payload: bytes, session: Session

@@ -22,6 +22,7 @@ from cluster.shared.records import (
     SEND,
     SEND_BLOCKED,
     SEND_READY,
+    TELL,
     UNBIND,
 )
 from cluster.shared.user_records import read_bind, read_bound
@@ -37,7 +38,14 @@ logger = logging.getLogger("cluster.worker")
 class HandlerCalls:
     """Those of one incarnation. For the loop's thread."""
 
-    __slots__ = ("_app", "_outbox", "_sessions", "on_error", "unhandled_packets")
+    __slots__ = (
+        "_app",
+        "_outbox",
+        "_sessions",
+        "on_error",
+        "take_back_tell",
+        "unhandled_packets",
+    )
 
     def __init__(self, app: App, outbox: Outbox, sessions: dict[int, Session]) -> None:
         """Call the handlers of `app`. One of the `sessions` that is closed is taken out of them."""
@@ -47,6 +55,8 @@ class HandlerCalls:
         self.on_error: Callable[[BaseException], None] | None = None
         """Hears of what a function of the application raised, behind what is done about it."""
         self.unhandled_packets = 0
+        self.take_back_tell: Callable[[bytes], None] = lambda payload: None
+        """Hears of a message for another shard that was not told after all."""
 
     def packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
         """Call the handler of a packet with `payload`, and return what it returns."""
@@ -121,6 +131,9 @@ class HandlerCalls:
         outbox = self._outbox
         for kind, session_id, payload in reversed(outbox.take_back(mark)):
             if kind == SEND:
+                continue
+            if kind == TELL:
+                self.take_back_tell(payload)
                 continue
             session = self._sessions.get(session_id)
             replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND) else None

@@ -46,6 +46,7 @@ class Outbox:
         "_has_others",
         "call_start",
         "entries",
+        "marked",
         "max_batch_bytes",
         "num_bytes",
         "replaced",
@@ -59,6 +60,8 @@ class Outbox:
         self.num_bytes = 0
         self.call_start = 0
         """How many bytes there were when the handler call that runs now began."""
+        self.marked: Mark = (0, 0)
+        """Where what runs now began, if it began with `mark`."""
         self.replaced: list[Any] = []
         """For each save and unbind among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
@@ -91,7 +94,8 @@ class Outbox:
     def mark(self) -> Mark:
         """Begin a handler call; return what `take_back` needs to undo everything from here on."""
         self.call_start = self.num_bytes
-        return len(self.entries), self.num_bytes
+        self.marked = len(self.entries), self.num_bytes
+        return self.marked
 
     def take_back(self, mark: Mark) -> list[tuple[int, int, bytes]]:
         """Drop all that was added since `mark`, and return it."""

@@ -102,6 +102,11 @@ class TaskLoop:
         """Whether something can go on at once, in the next round."""
         return self._loop.has_ready
 
+    @property
+    def is_in_task(self) -> bool:
+        """Whether a task takes a step now, so that it may await."""
+        return asyncio.current_task(self._loop) is not None
+
     def next_due(self) -> float | None:
         """Return when the next timer is due at the earliest, by the clock; None without any."""
         return self._loop.next_timer

@@ -30,6 +30,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.note import HandlerCall, NoteWriter
 from cluster.shared.records import BROADCAST, OPENED, PUBLISH, SEND_TO
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.app_timers import AppTimers, TimerHandle
@@ -39,6 +40,7 @@ from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Outbox
 from cluster.worker.session import Session
+from cluster.worker.tells import Tells
 
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
@@ -148,6 +150,9 @@ class Worker:
         """Runs the coroutines of an application that has any."""
         self._has_rounded = False
         self._dispatcher = self._make_dispatcher()
+        self.tells = self._make_tells()
+        """What goes to other shards."""
+        self._dispatcher.connect_shards(self.tells)
         self._backlog: deque[InboundChunk] = deque()
         self._in_hand = InboundChunk(0, b"")
         self._hears_ahead = False
@@ -182,6 +187,24 @@ class Worker:
                 *common, in_lane, self._settle, make_coroutines=self._make_coroutines
             )
         return Dispatcher(*common, make_coroutines=self._make_coroutines)
+
+    def _make_tells(self) -> Tells:
+        grant = self._grant
+        tells = Tells(
+            self._outbox,
+            ShardId(grant.node, grant.shard),
+            grant.nodes,
+            grant.shard_count,
+            grant.tell_window_bytes,
+            grant.tells,
+            # Of this life alone: an answer to a question of another one is for nobody.
+            (grant.nonce ^ grant.incarnation << 32) % (1 << 64),
+        )
+        tells.is_in_coroutine = self._is_in_coroutine
+        return tells
+
+    def _is_in_coroutine(self) -> bool:
+        return self._tasks is not None and self._tasks.is_in_task
 
     def _make_coroutines(self) -> "Coroutines":
         # Only an application that awaits pays for asyncio.
@@ -664,6 +687,7 @@ class Worker:
             serial_sent=self._lane.serial_published,
             state=state,
             decode_errors=self._app.decode_errors.count - self._decode_errors_before,
+            tells_full=self.tells.full_count,
         )
         self._link.send(heartbeat)
 

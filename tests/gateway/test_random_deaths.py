@@ -26,6 +26,7 @@ from cluster.worker.app_timers import TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.session import Session
+from cluster.worker.tells import Tells
 from tests.gateway.world import GatewayWorld, packets_in
 from tests.iocp.peers import Peer
 
@@ -173,6 +174,10 @@ class MortalWorker:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
+
+    @property
+    def tells(self) -> Tells:
+        raise AssertionError("nobody here tells other shards anything")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self._outbox.add(PUBLISH, left_out, pack_publish(name, packet))

@@ -135,6 +135,8 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
         sessions=[],
         max_packet_bytes=65_535,
         worker_timeout_s=TIMEOUT_S,
+        nodes=[3],
+        shard_count=2,
     )
     assert grant.lane.kind == "local"
     assert grant.lane.endpoint == "ipc://lanes"

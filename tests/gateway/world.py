@@ -14,6 +14,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limited_session import make_session
 from cluster.gateway.limits import Limits
+from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
@@ -21,6 +22,7 @@ from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
+from cluster.gateway.tell_router import TellRouter
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
@@ -178,9 +180,12 @@ class GatewayWorld:
                 self.table.groups,
                 self.counters,
                 shard.succession,
+                tells=shard.tells,
             )
             for shard in self.shards
         ]
+        self.traffic = NodeTraffic(1, self.counters)
+        self.tells = TellRouter(self.shards, self.traffic, self.core, self.counters)
         self.sent: list[tuple[bytes, ControlMessage]] = []
         self.reports: list[ShardReport] = []
         self.workers = Workers(
@@ -193,6 +198,7 @@ class GatewayWorld:
             lambda shard: self.appliers[shard.index].abandon(),
             lambda shard: self.runner.drain(shard),
             self.core.now,
+            nodes=lambda: self.tells.nodes,
         )
         self.violations: list[tuple[int, str]] = []
         self.echoing: list[ScriptedWorker] = []
@@ -289,6 +295,7 @@ class GatewayWorld:
         for shard in self.shards:
             shard.lane.log.check_invariants()
             shard.succession.check_invariants()
+            shard.tells.check_invariants()
 
     def run_until(
         self, predicate: Callable[[], Any], what: str = "the condition", timeout_s: float = 10.0

@@ -13,6 +13,7 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.worker import App, Session, TimerHandle
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.outbox import Outbox
+from cluster.worker.tells import Tells
 
 
 def test_handlers_are_found_by_packet_id():
@@ -166,6 +167,10 @@ class Runtime:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         return self.timers.call_at(seconds, function, *args)
+
+    @property
+    def tells(self) -> Tells:
+        raise AssertionError("nobody here tells other shards anything")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.published.append((name, packet, left_out))

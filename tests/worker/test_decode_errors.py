@@ -37,7 +37,8 @@ def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptur
     errors.log_unlogged()
     errors.log_unlogged()
     assert caplog.messages[LOG_LINES_MAX:] == [
-        f"{1_000 - LOG_LINES_MAX} more packets did not decode; of these no line was logged each"
+        f"{1_000 - LOG_LINES_MAX} more packets or messages did not decode; of these no line was "
+        "logged each"
     ]
     errors.add(session, 1, 5, msgspec.DecodeError("again"))
     assert caplog.messages[-1].endswith("again")

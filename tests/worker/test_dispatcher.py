@@ -15,6 +15,7 @@ from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
+from cluster.worker.tells import Tells
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
@@ -46,6 +47,10 @@ class Bench:
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
+
+    @property
+    def tells(self) -> Tells:
+        raise AssertionError("nobody here tells other shards anything")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.outbox.add(PUBLISH, left_out, pack_publish(name, packet))

@@ -41,7 +41,7 @@ from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 from cluster.shared.messages import LinkState, LinkStatus
 
-__all__ = ["NODES_MAX", "Delivery", "LinkUser", "Links", "NodeAddress"]
+__all__ = ["NODES_MAX", "Delivery", "Life", "LinkUser", "Links", "NodeAddress"]
 
 logger = logging.getLogger("cluster.gateway")
 
@@ -63,6 +63,11 @@ REFUSALS_LOGGED_EVERY_S = 10.0
 
 NodeAddress = tuple[int, NetAddress]
 """A node's id and the address of its private listener."""
+
+
+Life = tuple[int, int | None]
+"""Which life of this node a peer is told of, and which life of the peer: what is sent goes from
+the one to the other or to nobody. None before the peer's first, which then is what it was for."""
 
 
 class Delivery(NamedTuple):
@@ -367,6 +372,11 @@ class Links:
         link = self._links.get(node)
         session = None if link is None else link.session
         return session is not None and session.is_resumed
+
+    def life_of(self, node: int) -> Life | None:
+        """Return which life of `node` gets what is sent now; None if it is not in the list."""
+        link = self._links.get(node)
+        return None if link is None else (link.life, link.log.peer_life)
 
     @property
     def is_told(self) -> bool:

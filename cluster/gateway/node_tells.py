@@ -1,0 +1,276 @@
+"""Messages between the shards of two nodes, over the link between these.
+
+    told      u8 16, u64 number of the first, then each: u32 length, u16 shard that told it, tell
+    handled   u8 17, u64 numbers
+    refused   u8 18, u64 numbers
+
+A record of the link is settled when it has arrived, so that nothing else of that link waits for a
+shard that is slow. What each node has told another stays in a table here, under its number, until
+that one says that it is handled for good, or that it has no such shard. When the other node has
+begun another life, or is gone, the table has what is undelivered.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.links.links import Delivery, Life
+from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.shard import Shard
+from cluster.gateway.shard_tells import TellOwner, ToldTell
+from cluster.iocp import IocpCore
+from cluster.shared.records import RecordError
+from cluster.shared.shard_ids import ShardId
+from cluster.shared.tell_records import Tell
+
+__all__ = ["HANDLED", "REFUSED", "TOLD", "NodeTells"]
+
+logger = logging.getLogger("cluster.gateway")
+
+TOLD = 16
+HANDLED = 17
+REFUSED = 18
+
+_FIRST = Struct("<BQ")
+_EACH = Struct("<IH")
+_NUMBER = Struct("<Q")
+
+RECORD_FILL_BYTES = 65_536
+"""A record of the link takes another message until it holds this much."""
+
+RETRY_S = 0.02
+"""How long what finds the log of a link full, by what others put there, waits for its next try."""
+
+
+class _Told(NamedTuple):
+    """What is on its way, and who told it."""
+
+    shard: int
+    told: ToldTell
+
+
+class _Peer:
+    """What there is for one other node."""
+
+    __slots__ = ("answers", "life", "on_the_way", "records")
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        """The life of it that everything here is for."""
+        self.on_the_way: dict[int, _Told] = {}  # in the order of their numbers
+        self.records: deque[bytes] = deque()
+        """What waits for room in the link's log, all of it on its way."""
+        self.answers: dict[int, list[int]] = {HANDLED: [], REFUSED: []}
+        """Numbers that it is to be told; no more than it has on its way."""
+
+
+class NodeTells:
+    """The messages between this node and all others (`Topic`). For the dispatching thread."""
+
+    def __init__(
+        self,
+        traffic: NodeTraffic,
+        core: IocpCore,
+        shards: Sequence[Shard],
+        deliver: Callable[[Tell, TellOwner], bool],
+        counters: Counters,
+    ) -> None:
+        """Give what comes to `deliver`, which says whether there is such a shard."""
+        self._traffic = traffic
+        self._core = core
+        self._shards = shards
+        self._deliver = deliver
+        self._counters = counters
+        # At random, so that no number is one of an earlier life of this node.
+        self._number = secrets.randbits(62)
+        self._peers: dict[int, _Peer] = {}
+        self._known: set[int] = set()
+        self._retries = False
+        traffic.register([TOLD, HANDLED, REFUSED], self)
+
+    # -- to other nodes ----------------------------------------------------------------------------
+
+    def all_nodes(self) -> list[int]:
+        """Return the ids of all nodes; each of them is known from now on."""
+        nodes = self._traffic.nodes
+        self._known.update(nodes)
+        return sorted([self._traffic.node, *nodes])
+
+    def knows(self, node: int) -> bool:
+        """Whether `node` is another node, or was one when somebody asked."""
+        return node in self._known
+
+    def send(self, node: int, shard: int, told: list[ToldTell]) -> None:
+        """Have `node` be given, once and in order, what one of the shards has told it."""
+        peer = self._meet(node)
+        if peer is None:
+            for each in told:
+                self._undelivered(shard, each)
+            return
+        parts: list[bytes] = []
+        num_bytes = 0
+        for each in told:
+            if parts and num_bytes + len(each.payload) > RECORD_FILL_BYTES:
+                peer.records.append(b"".join(parts))
+                parts, num_bytes = [], 0
+            if not parts:
+                parts.append(_FIRST.pack(TOLD, self._number + 1))
+            self._number += 1
+            peer.on_the_way[self._number] = _Told(shard, each)
+            parts += (_EACH.pack(len(each.payload), shard), each.payload)
+            num_bytes += len(each.payload)
+        peer.records.append(b"".join(parts))
+        self._flush(node, peer)
+
+    def handled(self, node: int, number: int) -> None:
+        """What `node` has told under `number` is handled here, for good."""
+        self._answer(node, HANDLED, number)
+
+    def _answer(self, node: int, kind: int, number: int) -> None:
+        peer = self._meet(node)
+        if peer is not None:
+            peer.answers[kind].append(number)
+            self._flush(node, peer)
+
+    def _flush(self, node: int, peer: _Peer) -> None:
+        """Give the link what there is; what finds no room is tried again a moment later."""
+        send, records = self._traffic.send, peer.records
+        while records and send(node, records[0]):
+            records.popleft()
+        for kind, numbers in peer.answers.items():
+            if numbers and send(node, b"%c%b" % (kind, b"".join(map(_NUMBER.pack, numbers)))):
+                numbers.clear()
+        if (records or any(peer.answers.values())) and not self._retries:
+            self._retries = True
+            self._core.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retries = False
+        for node in list(self._peers):
+            peer = self._meet(node)
+            if peer is not None:
+                self._flush(node, peer)
+
+    # -- lives -------------------------------------------------------------------------------------
+
+    def _meet(self, node: int) -> _Peer | None:
+        """Return what there is for the present life of `node`, None if it has left.
+
+        What was on its way to another life is undelivered.
+        """
+        life = self._traffic.life_of(node)
+        peer = self._peers.get(node)
+        if life is None:
+            if peer is not None:
+                del self._peers[node]
+                self._give_up(node, peer)
+            return None
+        if peer is None:
+            peer = self._peers[node] = _Peer(life)
+        elif peer.life != life and peer.life != (life[0], None):
+            former, peer = peer, _Peer(life)
+            self._peers[node] = peer
+            self._give_up(node, former)
+        peer.life = life
+        return peer
+
+    def _give_up(self, node: int, peer: _Peer) -> None:
+        if peer.on_the_way:
+            logger.warning(
+                "node %d is gone or began another life: messages whose outcome nobody knows: %d",
+                node,
+                len(peer.on_the_way),
+            )
+        for shard, told in peer.on_the_way.values():
+            self._undelivered(shard, told)
+
+    def _undelivered(self, shard: int, told: ToldTell) -> None:
+        self._shards[shard].tells.undelivered(told)
+        self._shards[shard].needs_flush = True
+
+    # -- from other nodes (`Topic`) ----------------------------------------------------------------
+
+    def delivered(self, delivery: Delivery, payload: bytes) -> None:
+        """Take messages of another node, or hear what became of those that it was told."""
+        self._traffic.settle(delivery)
+        node = delivery.node
+        peer = self._meet(node)
+        if payload[0] == TOLD:
+            try:
+                all_told = _read_told(payload)
+            except (RecordError, StructError) as error:
+                self._counters.add("messages_unreadable")
+                logger.error("node %d has told what nobody can read: %s", node, error)
+                return
+            for number, shard, told in all_told:
+                self._take(node, number, shard, told)
+            return
+        for (number,) in _NUMBER.iter_unpack(payload[1:]):
+            on_the_way = None if peer is None else peer.on_the_way.pop(number, None)
+            if on_the_way is None:
+                continue  # of an earlier life, whose tells are undelivered already
+            shard, told = on_the_way
+            if payload[0] == HANDLED:
+                self._shards[shard].tells.given_back(node, told.cost)
+                self._shards[shard].needs_flush = True
+            else:
+                self._undelivered(shard, told)
+
+    def _take(self, node: int, number: int, index: int, told: ToldTell) -> None:
+        tell = told.tell
+        if self._shards[0].is_draining and not tell.purpose.is_answer:
+            # Its sender hears of it from the next life of this node, or when it is gone for good.
+            self._counters.add("messages_left_by_drain")
+            return
+        owner = TellOwner(ShardId(node, index), self._traffic.node, told.cost, number)
+        if not self._deliver(tell, owner):
+            self._counters.add("messages_refused")
+            self._answer(node, REFUSED, number)
+
+    def settled(self, node: int, payload: bytes) -> None:
+        """The link has room again for what waits."""
+        peer = self._peers.get(node)
+        if peer is not None and (peer.records or any(peer.answers.values())):
+            self._flush(node, peer)
+
+    def undelivered(self, node: int, payload: bytes) -> None:
+        """`node` has begun another life, or has left."""
+        self._meet(node)
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        """A connection to `node` stands, maybe to another life of it."""
+        self._meet(node)
+
+    def lost(self, node: int) -> None:
+        """What is on its way waits."""
+
+    def removed(self, node: int) -> None:
+        """What is on its way to `node` is undelivered."""
+        self._meet(node)
+
+    # -- the status --------------------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless the numbers are in order."""
+        for peer in self._peers.values():
+            numbers = list(peer.on_the_way)
+            assert numbers == sorted(numbers)
+            assert not numbers or numbers[-1] <= self._number
+
+
+def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:
+    """Return number, shard and tell of each message in a `told` record of another node."""
+    number: int = _FIRST.unpack_from(payload)[1]
+    offset = _FIRST.size
+    told: list[tuple[int, int, ToldTell]] = []
+    while offset < len(payload):
+        length, shard = _EACH.unpack_from(payload, offset)
+        offset += _EACH.size
+        told.append((number + len(told), shard, ToldTell(payload[offset : offset + length])))
+        offset += length
+    return told

@@ -1,0 +1,110 @@
+"""The handlers of messages from other shards, by the name of the type of message."""
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cluster.shared.names import encode_name
+from cluster.shared.tell_records import pack_content
+from cluster.worker.codec import Codec
+from cluster.worker.payload_annotation import find_payload_parameter, handler_name
+
+__all__ = ["MessageHandler", "MessageHandlers", "encode_message", "type_name"]
+
+
+class MessageHandler(NamedTuple):
+    """What is called as `f(message, sender)`, and how its message is decoded."""
+
+    function: Callable[..., Any]
+    decode: Callable[[bytes], Any]
+
+
+def type_name(type_: type[msgspec.Struct]) -> str:
+    """Return the name by which other shards know a type of message."""
+    return type_.__name__
+
+
+def encode_message(message: Any, codec: Codec) -> bytes:
+    """Return the content of a message; TypeError for what is no struct, or cannot be encoded."""
+    if not isinstance(message, msgspec.Struct):
+        raise TypeError(
+            f"a message for a shard is a msgspec.Struct, not {type(message).__name__}: {message!r}"
+        )
+    name = encode_name(type_name(type(message)), "type's name")
+    return pack_content(name, codec.encode(message))
+
+
+class MessageHandlers:
+    """Those of one application."""
+
+    def __init__(self, codec: Codec) -> None:
+        """Have none yet; messages are decoded by `codec`."""
+        self._codec = codec
+        self.by_name: dict[str, MessageHandler] = {}
+        self.undelivered: Callable[..., Any] | None = None
+        """The handler of messages of which nobody knows what became."""
+        self._undelivered_decoders: dict[str, Callable[[bytes], Any]] = {}
+
+    def add(self, handler: Callable[..., Any], given: Any = None) -> None:
+        """Have `handler` take messages of the type `given`, or else of that of its annotation.
+
+        Raises TypeError, with handler, parameter and remedy, for what is no struct, and for an
+        annotation that says something else than what was given; ValueError for a type whose name
+        has a handler.
+        """
+        type_ = _find_type(handler, given)
+        name = type_name(type_)
+        if name in self.by_name:
+            other = handler_name(self.by_name[name].function)
+            raise ValueError(f"messages of type {name} have the handler {other} already")
+        encode_name(name, "type's name")
+        self.by_name[name] = MessageHandler(handler, self._codec.decoder(type_))
+
+    def set_undelivered(self, handler: Callable[..., Any]) -> None:
+        """Have `handler` hear of what is undelivered; its annotation may add types of messages."""
+        self.undelivered = handler
+        annotation = find_payload_parameter(handler, 0).annotation
+        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        for type_ in typing.get_args(annotation) if is_union else (annotation,):
+            if _is_message_type(type_):
+                self._undelivered_decoders[type_name(type_)] = self._codec.decoder(type_)
+
+    def undelivered_decoder(self, name: str) -> Callable[[bytes], Any]:
+        """Return what decodes an undelivered message; LookupError for a type that nothing names."""
+        handler = self.by_name.get(name)
+        decode = self._undelivered_decoders.get(name) if handler is None else handler.decode
+        if decode is None:
+            raise LookupError(
+                f"neither on_message nor the annotation of on_undelivered names the type {name!r}"
+            )
+        return decode
+
+
+def _is_message_type(type_: Any) -> bool:
+    """Return whether messages may be of `type_`."""
+    return (
+        isinstance(type_, type)
+        and issubclass(type_, msgspec.Struct)
+        and type_ is not (msgspec.Struct)
+    )
+
+
+def _find_type(handler: Callable[..., Any], given: Any) -> type[msgspec.Struct]:
+    parameter = find_payload_parameter(handler, 0)
+    annotation = parameter.annotation
+    type_: Any = given if given is not None else annotation
+    if not _is_message_type(type_):
+        raise TypeError(
+            f"handler {handler_name(handler)}: annotate {parameter.name!r} with the msgspec.Struct "
+            f"that it takes, or write @app.on_message(Type); it says {type_!r}"
+        )
+    if _is_message_type(annotation) and annotation is not type_:
+        raise TypeError(
+            f"handler {handler_name(handler)} is for {type_.__name__}, and {parameter.name!r} is "
+            f"annotated with {annotation.__name__}"
+        )
+    found: type[msgspec.Struct] = type_
+    return found

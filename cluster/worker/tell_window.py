@@ -1,0 +1,88 @@
+"""What a worker may still tell one node, and who waits to tell it. No I/O, no clock.
+
+Whoever waits is served in order, and nobody overtakes: while one waits there is no credit for
+others. Answers have room of their own, and a queue of their own.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cluster.shared.tell_records import Purpose, window_for
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+__all__ = ["TellWindow"]
+
+
+class TellWindow:
+    """For one node, as its worker knows it. For the loop's thread."""
+
+    __slots__ = ("_queues", "_reserved", "_window_bytes", "returned", "told")
+
+    def __init__(self, window_bytes: int, told: int = 0, returned: int = 0) -> None:
+        """Begin with what predecessors have told, and what has come back of it, in bytes."""
+        self._window_bytes = window_bytes
+        self.told = told
+        self.returned = returned
+        self._reserved = 0
+        """For those who have waited and go on in their next step."""
+        self._queues: dict[bool, deque[tuple[Future[None], int, Purpose]]] = {
+            False: deque(),
+            True: deque(),
+        }
+
+    @property
+    def on_the_way_bytes(self) -> int:
+        """What was told and has not come back."""
+        return self.told - self.returned
+
+    def has_credit(self, cost: int, purpose: Purpose) -> bool:
+        """Whether something that counts `cost` may be told now."""
+        return not self._queues[purpose.is_answer] and self._has_room(cost, purpose)
+
+    def _has_room(self, cost: int, purpose: Purpose) -> bool:
+        on_the_way = self.told - self.returned + self._reserved + cost
+        return on_the_way <= window_for(purpose, self._window_bytes)
+
+    def add(self, cost: int) -> None:
+        """Something was told."""
+        self.told += cost
+
+    def take_back(self, cost: int) -> None:
+        """It was not: the call that told it raised."""
+        self.told -= cost
+        self._serve()
+
+    def hear(self, returned: int) -> None:
+        """So much has come back in all; what was heard before says nothing new."""
+        if returned > self.returned:
+            self.returned = returned
+            self._serve()
+
+    async def wait(self, cost: int, purpose: Purpose) -> None:
+        """Return when there is credit; it has to be used, by `add`, in the same step."""
+        # Not at the top: a worker without coroutines starts faster without it.
+        from asyncio import CancelledError, get_running_loop
+
+        queue = self._queues[purpose.is_answer]
+        waiter = (get_running_loop().create_future(), cost, purpose)
+        queue.append(waiter)
+        try:
+            await waiter[0]
+        except CancelledError:
+            if waiter in queue:
+                queue.remove(waiter)
+            else:
+                self._reserved -= cost
+            self._serve()
+            raise
+        self._reserved -= cost
+
+    def _serve(self) -> None:
+        for queue in self._queues.values():
+            while queue and self._has_room(*queue[0][1:]):
+                future, cost, _ = queue.popleft()
+                if not future.done():
+                    self._reserved += cost
+                    future.set_result(None)

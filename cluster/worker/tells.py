@@ -1,0 +1,301 @@
+"""What the handlers of one worker tell other shards, and the questions that wait for answers.
+
+Whatever is told is an output of the handler call, or of the step of a coroutine, that tells it: it
+goes out with its commit, and is taken back if it raises. Before that it needs credit, so that
+nobody can tell a node more than it takes.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster.shared.messages import TellState
+from cluster.shared.records import CREDIT, TELL, UNDELIVERED
+from cluster.shared.shard_ids import SHARDS_MAX, ShardId
+from cluster.shared.tell_records import (
+    BY_KEY,
+    Purpose,
+    content_bytes_max,
+    pack_tell,
+    read_content,
+    read_credit,
+    read_message,
+    read_tell,
+    tell_cost,
+)
+from cluster.worker.codec import Codec
+from cluster.worker.outbox import Outbox
+from cluster.worker.tell_window import TellWindow
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    import msgspec
+
+    from cluster.shared.rendezvous import Key
+
+    _Reply = TypeVar("_Reply", bound=msgspec.Struct)
+
+__all__ = ["AskFailed", "Full", "Receiver", "Telling", "Tells", "Undelivered", "decode_answer"]
+
+logger = logging.getLogger("cluster.worker")
+
+Receiver = ShardId | int | str | bytes
+"""A shard, or the index of one of this node; or a key, which is str or bytes."""
+
+
+class Full(Exception):
+    """There is no credit for one more message to that node; nothing was told."""
+
+
+class Undelivered(Exception):
+    """Nobody knows what became of a question: the node that was asked is gone or began anew."""
+
+
+class AskFailed(Exception):
+    """There is no answer to a question: the message says why, as the other shard does."""
+
+
+class Telling:
+    """What `App.tell` returns. For the loop's thread.
+
+    A plain call that returns one has told the message. In a coroutine, `await` it: it ends when
+    there was credit, and the message is told then.
+    """
+
+    __slots__ = ("_node", "_payload", "_tells", "is_told")
+
+    def __init__(self, tells: "Tells", node: int, payload: bytes, is_told: bool) -> None:
+        self._tells = tells
+        self._node = node
+        self._payload: bytes | None = payload
+        self.is_told = is_told
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self.is_told and self._payload is not None:
+            payload, self._payload = self._payload, None
+            waiting = self._tells.wait_and_tell(self._node, Purpose.TELL, payload)
+            yield from waiting.__await__()
+            self.is_told = True
+
+    def __del__(self) -> None:
+        if not self.is_told and self._payload is not None:
+            self._tells.never_awaited(self._payload)
+
+    def __repr__(self) -> str:
+        return f"<Telling {'told' if self.is_told else 'not told'}>"
+
+
+class Tells:
+    """The messages that one worker tells. For the loop's thread."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        name: ShardId,
+        nodes: Iterable[int],
+        shard_count: int,
+        window_bytes: int,
+        states: Iterable[TellState],
+        first_request: int,
+    ) -> None:
+        """Be the shard `name` among `nodes`, of which this one has `shard_count` shards.
+
+        Each node may be told `window_bytes` at a time; `states` is what predecessors have told.
+        Questions are numbered from `first_request`, which no life before has come near.
+        """
+        self.name = name
+        self.nodes = tuple(nodes) or (name.node,)
+        self.full_count = 0
+        """How often there was no credit."""
+        self.is_in_coroutine: Callable[[], bool] = lambda: False
+        """Whether what runs now may await."""
+        self._outbox = outbox
+        self._shard_count = shard_count
+        self._window_bytes = window_bytes
+        self._windows = {
+            state.node: TellWindow(window_bytes, state.told, state.returned) for state in states
+        }
+        self._next_request = first_request
+        self._questions: dict[int, Future[tuple[Purpose, bytes]]] = {}
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def tell(self, shard: ShardId | int, content: bytes) -> Telling:
+        """Tell a shard a message; see `App.tell`."""
+        return self._tell(*self._pack_for_shard(shard, Purpose.TELL, 0, content))
+
+    def tell_key(self, key: "Key", content: bytes) -> Telling:
+        """Tell the owner of a key a message; see `App.tell_key`."""
+        return self._tell(*self._pack_for_key(key, Purpose.TELL, 0, content))
+
+    def _tell(self, node: int, payload: bytes) -> Telling:
+        if self._tell_now(node, Purpose.TELL, payload):
+            return Telling(self, node, payload, is_told=True)
+        if not self.is_in_coroutine():
+            window = self._window(node)
+            raise Full(
+                f"{window.on_the_way_bytes} bytes of messages are on their way to node {node}, and "
+                f"{self._window_bytes} may be; tell it later, or await it in a coroutine"
+            )
+        return Telling(self, node, payload, is_told=False)
+
+    async def ask(self, to: Receiver, content: bytes, timeout_s: float) -> bytes:
+        """Ask a question, and return the content of the answer; see `App.ask`."""
+        # Not at the top: a worker without coroutines starts faster without it.
+        from asyncio import get_running_loop, timeout
+
+        request = self._next_request
+        self._next_request = (request + 1) % (1 << 64)
+        pack: Callable[..., tuple[int, bytes]] = (
+            self._pack_for_key if isinstance(to, str | bytes) else self._pack_for_shard
+        )
+        node, payload = pack(to, Purpose.ASK, request, content)
+        answer: Future[tuple[Purpose, bytes]] = get_running_loop().create_future()
+        self._questions[request] = answer
+        try:
+            async with timeout(timeout_s):
+                if not self._tell_now(node, Purpose.ASK, payload):
+                    await self.wait_and_tell(node, Purpose.ASK, payload)
+                purpose, answered = await answer
+        except TimeoutError:
+            raise TimeoutError(f"no answer from {to!r} within {timeout_s:g} s") from None
+        finally:
+            del self._questions[request]
+        if purpose is Purpose.FAILURE:
+            raise AskFailed(answered.decode("utf-8", "replace"))
+        return answered
+
+    def answer(
+        self, to: ShardId, purpose: Purpose, request: int, content: bytes
+    ) -> Coroutine[Any, Any, None] | None:
+        """Answer a question; return what to await first when there is no credit for answers."""
+        payload = pack_tell(to, purpose, request, content)
+        if self._tell_now(to.node, purpose, payload):
+            return None
+        return self.wait_and_tell(to.node, purpose, payload)
+
+    async def wait_and_tell(self, node: int, purpose: Purpose, payload: bytes) -> None:
+        """Tell what is packed once there is credit."""
+        await self._window(node).wait(tell_cost(len(payload)), purpose)
+        self._put(node, payload)
+
+    def check_content(self, content: bytes) -> None:
+        """Raise ValueError if no shard may be told something as long as `content`."""
+        bytes_max = content_bytes_max(self._window_bytes)
+        if len(content) > bytes_max:
+            raise ValueError(
+                f"a message of {len(content)} bytes, with the name of its type; {bytes_max} may be "
+                "(at most 65536, less where links.retained_bytes_max is small)"
+            )
+
+    def never_awaited(self, payload: bytes) -> None:
+        """What had no credit was dropped without being awaited."""
+        logger.error(
+            "a message for %s was not told: there was no credit, and nothing awaited it; in a "
+            "coroutine write `await app.tell(...)`",
+            read_tell(payload).receiver,
+        )
+
+    def _pack_for_shard(
+        self, to: ShardId | int, purpose: Purpose, request: int, content: bytes
+    ) -> tuple[int, bytes]:
+        """Return the node and the payload; ValueError for a shard that there is not."""
+        self.check_content(content)
+        if isinstance(to, int):
+            shard = ShardId(self.name.node, to)
+        elif isinstance(to, tuple):
+            shard = ShardId(*to)
+        else:
+            raise TypeError(
+                f"a shard is a ShardId, or an index, not {type(to).__name__}: {to!r}; keys have "
+                "tell_key"
+            )
+        node, index = shard
+        if node not in self.nodes:
+            raise ValueError(f"there is no {shard}; the nodes are {self._list_nodes()}")
+        if not 0 <= index < (self._shard_count if node == self.name.node else SHARDS_MAX):
+            raise ValueError(
+                f"there is no {shard}; this node, {self.name.node}, has shards 0 to "
+                f"{self._shard_count - 1}, others 255 at most"
+            )
+        return node, pack_tell(shard, purpose, request, content)
+
+    def _pack_for_key(
+        self, key: "Key", purpose: Purpose, request: int, content: bytes
+    ) -> tuple[int, bytes]:
+        """Return the node and the payload; raises what `encode_key` raises."""
+        from cluster.shared.rendezvous import encode_key, owner
+
+        self.check_content(content)
+        node = owner(key, self.nodes)
+        return node, pack_tell(ShardId(node, BY_KEY), purpose, request, content, encode_key(key))
+
+    def _list_nodes(self) -> str:
+        return ", ".join(map(str, self.nodes))
+
+    def _tell_now(self, node: int, purpose: Purpose, payload: bytes) -> bool:
+        if not self._window(node).has_credit(tell_cost(len(payload)), purpose):
+            self.full_count += 1
+            return False
+        self._put(node, payload)
+        return True
+
+    def _put(self, node: int, payload: bytes) -> None:
+        self._outbox.add(TELL, 0, payload)
+        self._window(node).add(tell_cost(len(payload)))
+
+    def _window(self, node: int) -> TellWindow:
+        window = self._windows.get(node)
+        if window is None:
+            window = self._windows[node] = TellWindow(self._window_bytes)
+        return window
+
+    # -- what comes back ---------------------------------------------------------------------------
+
+    def take_back(self, payload: bytes) -> None:
+        """The call that told this raised: it never did."""
+        self._window(read_tell(payload).node).take_back(tell_cost(len(payload)))
+
+    def hear(self, kind: int, payload: bytes) -> bool:
+        """Take what an inbound record of `OF_SHARDS` has for this worker itself.
+
+        False if a handler is to be called for it. To hear the same again changes nothing.
+        """
+        if kind == CREDIT:
+            node, returned = read_credit(payload)
+            self._window(node).hear(returned)
+            return True
+        if kind == UNDELIVERED:
+            tell = read_tell(payload)
+            if tell.purpose is Purpose.ASK:
+                self._end_question(tell.request, Undelivered(f"node {tell.node} is gone"))
+            return tell.purpose is not Purpose.TELL
+        message = read_message(payload)
+        if not message.purpose.is_answer:
+            return False
+        self._end_question(message.request, (message.purpose, message.content))
+        return True
+
+    def _end_question(self, request: int, end: tuple[Purpose, bytes] | Undelivered) -> None:
+        answer = self._questions.get(request)
+        if answer is None or answer.done():
+            return  # its time was up, or a predecessor has asked
+        if isinstance(end, Undelivered):
+            answer.set_exception(end)
+        else:
+            answer.set_result(end)
+
+
+def decode_answer(content: bytes, type_: "type[_Reply]", codec: Codec) -> "_Reply":
+    """Return an answer as a `type_`; AskFailed for another one, or none."""
+    if not content:
+        raise AskFailed(f"the handler returned nothing, and {type_.__name__} was asked for")
+    try:
+        name, body = read_content(content)
+        if name == type_.__name__:
+            answer: _Reply = codec.decoder(type_)(body)
+            return answer
+    except ValueError as error:  # msgspec's errors are
+        raise AskFailed(f"the answer does not decode to {type_.__name__}: {error}") from error
+    raise AskFailed(f"the answer is a {name}, and {type_.__name__} was asked for")

@@ -1,0 +1,307 @@
+"""Messages between the shards of one node: real lanes, windows and commits, in one process."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from cluster.testing import TestNode
+from cluster.worker import App, AskFailed, Full, Session, ShardId
+
+TELL, TELL_KEY, ASK, FLOOD, FAIL = range(1, 6)
+
+
+class Note(msgspec.Struct):
+    """Something to be told."""
+
+    number: int
+    text: str = ""
+
+
+class Question(msgspec.Struct):
+    """Something to be asked."""
+
+    number: int
+
+
+class Answer(msgspec.Struct):
+    """What comes of it."""
+
+    number: int
+
+
+class Chat:
+    """An application whose shards tell each other what their clients say."""
+
+    def __init__(self) -> None:
+        self.app = App()
+        self.handled: list[tuple[ShardId, ShardId, Note]] = []
+        """By whom, of whom, and what."""
+        self.app.on_packet(TELL)(self._tell)
+        self.app.on_packet(TELL_KEY)(self._tell_key)
+        self.app.on_message(self._take)
+
+    def _tell(self, session: Session, payload: bytes) -> None:
+        self.app.tell(payload[0], Note(payload[1]))
+
+    def _tell_key(self, session: Session, payload: bytes) -> None:
+        self.app.tell_key(payload, Note(1))
+
+    def _take(self, message: Note, sender: ShardId) -> None:
+        self.handled.append((self.app.shard, sender, message))
+
+
+@pytest.fixture
+def chat() -> Chat:
+    return Chat()
+
+
+def test_a_message_reaches_another_shard_of_the_node(chat: Chat):
+    with TestNode(chat.app, workers=2) as node:
+        client = node.connect()
+        client.send(TELL, bytes([1, 7]))
+        client.send(TELL, bytes([0, 8]))
+        assert node.counters["tells"] == 2
+    me, other = ShardId(1, 0), ShardId(1, 1)
+    assert chat.handled == [(me, me, Note(8)), (other, me, Note(7))] or chat.handled == [
+        (other, me, Note(7)),
+        (me, me, Note(8)),
+    ]
+
+
+def test_a_key_has_one_owner(chat: Chat):
+    with TestNode(chat.app, workers=4) as node:
+        client, other = node.connect(), node.connect()
+        for key in (b"a", b"b", b"c", b"d", b"e", b"f"):
+            client.send(TELL_KEY, key)
+            other.send(TELL_KEY, key)
+    owners = [shard for shard, _, _ in chat.handled]
+    assert len(owners) == 12
+    assert len(set(owners)) > 1
+    assert owners[::2] == owners[1::2]
+
+
+def test_nothing_is_told_by_a_call_that_raises(chat: Chat):
+    def fail(session: Session, payload: bytes) -> None:
+        chat.app.tell(0, Note(1))
+        raise ValueError("this handler fails")
+
+    chat.app.on_packet(FAIL)(fail)
+    with TestNode(chat.app, raise_errors=False) as node:
+        client = node.connect()
+        client.send(FAIL, b"")
+        assert client.cause == "handler_error"
+        assert "tells" not in node.counters
+    assert chat.handled == []
+
+
+def test_without_credit_a_plain_call_raises_and_what_it_told_is_taken_back(chat: Chat):
+    told: list[int] = []
+
+    def flood(session: Session, payload: bytes) -> None:
+        count = 0
+        try:
+            while True:
+                chat.app.tell(0, Note(count, "x" * 60_000))
+                count += 1
+        except Full:
+            told.append(count)
+            if payload:
+                raise
+
+    chat.app.on_packet(FLOOD)(flood)
+    with TestNode(chat.app, raise_errors=False) as node:
+        first, second, third = node.connect(), node.connect(), node.connect()
+        first.send(FLOOD, b"fails")
+        assert chat.handled == []
+        assert "may be; tell it later" in str(node.errors[0])
+        second.send(FLOOD, b"")
+        assert len(chat.handled) == told[1] == told[0] == 17
+        third.send(FLOOD, b"")
+        assert len(chat.handled) == sum(told[1:])
+        assert told[2] > 12
+
+
+def test_a_coroutine_waits_for_credit_and_tells_in_order():
+    app = App()
+    handled: list[int] = []
+
+    @app.on_packet(FLOOD)
+    async def flood(session: Session, payload: bytes) -> None:
+        for number in range(100):
+            await app.tell(1, Note(number, "x" * 60_000))
+        session.send(FLOOD, b"done")
+
+    @app.on_message
+    def take(message: Note, sender: ShardId) -> None:
+        handled.append(message.number)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(FLOOD, b"")
+        assert client.receive().payload == b"done"
+    assert handled == list(range(100))
+
+
+def asking(app: App) -> App:
+    """Give `app` a packet that asks shard 1, and sends what it got."""
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        try:
+            answer = await app.ask(1, Question(payload[0]), Answer, timeout_s=3.0)
+        except (TimeoutError, AskFailed) as error:
+            session.send(ASK, f"{type(error).__name__}: {error}".encode())
+        else:
+            session.send(ASK, b"%d" % answer.number)
+
+    return app
+
+
+def test_a_question_is_answered_by_what_the_handler_returns():
+    app = asking(App())
+
+    @app.on_message(Question)
+    def double(message: Question, sender: ShardId) -> Answer:
+        assert sender == ShardId(1, 0)
+        return Answer(2 * message.number)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        assert client.receive().payload == b"42"
+
+
+def test_a_question_is_answered_by_a_coroutine():
+    app = asking(App())
+
+    @app.on_message
+    async def double(message: Question, sender: ShardId) -> Answer:
+        await asyncio.sleep(1.0)
+        return Answer(2 * message.number)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        node.advance(1.5)
+        assert client.receive().payload == b"42"
+
+
+def test_a_question_ends_at_its_deadline():
+    app = asking(App())
+
+    @app.on_message
+    async def never(message: Question, sender: ShardId) -> None:
+        await asyncio.sleep(60)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        node.advance(4)
+        assert client.receive().payload == b"TimeoutError: no answer from 1 within 3 s"
+        node.advance(60)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_asks_hears_that_the_handler_raised_and_nothing_of_the_call_remains(is_async: bool):
+    app = asking(App())
+    told: list[Note] = []
+    app.on_message(Note)(lambda message, sender: told.append(message))
+
+    if is_async:
+
+        @app.on_message
+        async def fail_later(message: Question, sender: ShardId) -> None:
+            await app.tell(0, Note(1))
+            await asyncio.sleep(1)
+            app.tell(0, Note(2))
+            raise ValueError("it fails")
+
+    else:
+
+        @app.on_message
+        def fail(message: Question, sender: ShardId) -> None:
+            app.tell(0, Note(3))
+            raise ValueError("it fails")
+
+    with TestNode(app, workers=2, raise_errors=False) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        node.advance(2)
+        assert client.receive().payload == b"AskFailed: its handler raised ValueError"
+        assert [str(error) for error in node.errors] == ["it fails"]
+    assert told == ([Note(1)] if is_async else [])
+
+
+def test_a_question_that_nothing_takes_fails_and_is_counted():
+    app = asking(App())
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        reason = client.receive().payload
+        assert reason.startswith(b"AskFailed: LookupError")
+        assert b"no handler takes messages of type 'Question'" in reason
+    assert app.decode_errors.count == 1
+
+
+def test_a_worker_that_dies_loses_no_message_and_repeats_none_that_is_done(chat: Chat):
+    with TestNode(chat.app, workers=2) as node:
+        client = node.connect()
+        node.kill_worker(1, at_commit=True)  # it handles the first, and does not commit it
+        client.send(TELL, bytes([1, 1]))
+        client.send(TELL, bytes([1, 2]))
+        node.kill_worker(0)
+        client.send(TELL, bytes([1, 3]))
+    assert [message.number for _, _, message in chat.handled] == [1, 1, 2, 3]
+
+
+def test_what_was_told_without_a_commit_is_told_once(chat: Chat):
+    with TestNode(chat.app, workers=2) as node:
+        client = node.connect()
+        node.kill_worker(0, at_commit=True)
+        client.send(TELL, bytes([1, 1]))
+    assert [message.number for _, _, message in chat.handled] == [1]
+
+
+def test_a_message_whose_coroutine_awaits_begins_again_in_the_successor():
+    app = App()
+    begun: list[int] = []
+    ended: list[int] = []
+
+    @app.on_packet(TELL)
+    def tell(session: Session, payload: bytes) -> None:
+        app.tell(1, Note(payload[0]))
+
+    @app.on_message
+    async def take(message: Note, sender: ShardId) -> None:
+        begun.append(message.number)
+        await asyncio.sleep(5)
+        ended.append(message.number)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(TELL, b"\x01")
+        client.send(TELL, b"\x02")
+        node.advance(1)
+        node.kill_worker(1)
+        node.advance(10)
+        assert begun == [1, 2, 1, 2]
+        assert ended == [1, 2]
+
+
+def test_messages_have_no_way_around_a_shard_that_is_not_there(chat: Chat):
+    def tell(session: Session, payload: bytes) -> None:
+        for shard in (ShardId(2, 0), 2, -1):
+            with pytest.raises(ValueError, match="there is no shard"):
+                chat.app.tell(shard, Note(1))
+        with pytest.raises(TypeError, match=r"msgspec\.Struct"):
+            chat.app.tell(0, b"bytes")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="a message of 70002 bytes"):
+            chat.app.tell(0, Note(1, "x" * 69_978))
+        session.send(1, b"tried")
+
+    chat.app.on_packet(FAIL)(tell)
+    with TestNode(chat.app, workers=2) as node:
+        client = node.connect()
+        client.send(FAIL, b"")
+        assert client.receive().payload == b"tried"
