@@ -1,11 +1,13 @@
 """What the gateway protects against, as an author sees it in a test."""
 
+import asyncio
+
 import pytest
 
 from cluster.testing import Packet, TestNode
 from cluster.worker import App, Session
 
-LOGIN, WORK, LARGE = 1, 2, 3
+LOGIN, WORK, LARGE, SLOW = 1, 2, 3, 4
 
 
 @pytest.fixture
@@ -40,6 +42,41 @@ def test_an_idle_client_is_ended_at_its_time(app: App):
         node.advance(5)
         assert (idle.cause, busy.cause) == ("idle_timeout", None)
         assert node.counters["closed_idle_timeout"] == 1
+
+
+def test_a_client_that_waits_for_a_coroutine_is_not_idle(app: App):
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(300)
+        session.send(SLOW, payload)
+
+    with TestNode(app, limits={"idle_timeout_s": 60}) as node:
+        client, idle = node.connect(), node.connect()
+        client.send(SLOW, b"patience")
+        node.advance(299)
+        assert (client.cause, idle.cause) == (None, "idle_timeout")
+        node.advance(2)
+        assert client.receive() == Packet(SLOW, b"patience")
+        node.advance(58)
+        assert client.cause is None
+        node.advance(5)
+        assert client.cause == "idle_timeout"
+
+
+def test_a_login_that_awaits_has_twice_the_time(app: App):
+    @app.on_packet(SLOW, public=True)
+    async def log_in_slowly(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(float(payload))
+        session.accept()
+
+    with TestNode(app, limits={"auth_timeout_s": 10}) as node:
+        quick, late = node.connect(), node.connect()
+        quick.send(SLOW, b"15")
+        late.send(SLOW, b"25")
+        node.advance(19)
+        assert (quick.cause, late.cause) == (None, None)
+        node.advance(20)
+        assert (quick.cause, late.cause) == (None, "auth_timeout")
 
 
 def test_a_packet_that_is_not_completed_ends_its_client(app: App):
