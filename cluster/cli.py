@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from cluster.shared.config import Config
     from cluster.shared.dead_letters import DeadLetter
-    from cluster.shared.messages import InHand, NodeStatus
+    from cluster.shared.messages import InHand, MembershipStatus, NodeStatus
 
 __all__ = ["app", "main"]
 
@@ -444,6 +444,8 @@ def _print_table(node: "NodeStatus") -> None:
         table.add_row(*map(str, row), _in_hand(worker.in_hand))
     console.print(table)
     console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
+    if node.membership is not None:
+        console.print(_membership_line(node.membership), soft_wrap=True)
     for link in node.links:
         waiting = f", {link.waiting_records} records wait" if link.waiting_records else ""
         why = f": {link.reason}" if link.reason else ""
@@ -453,6 +455,17 @@ def _print_table(node: "NodeStatus") -> None:
         )
     for name, number in sorted(node.counters.items()):
         console.print(f"{name} {number}")
+
+
+def _membership_line(membership: "MembershipStatus") -> str:
+    line = f"membership {membership.source}: {membership.state}"
+    if membership.lease_left_s is not None:
+        line += f", {membership.lease_left_s:.1f} s of its lease left"
+    if membership.heard_s_ago is not None:
+        line += f", heard from the store {membership.heard_s_ago:.1f} s ago"
+    members = ", ".join(map(str, membership.members)) or "-"
+    why = f": {membership.reason}" if membership.reason else ""
+    return f"{line}; members {members}{why}"
 
 
 def _shown(pid: int | None) -> str:

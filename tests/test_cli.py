@@ -18,6 +18,7 @@ from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
 from cluster.shared.messages import (
     GatewayStatus,
     InHand,
+    MembershipStatus,
     NodeStatus,
     ProtocolVersionError,
     SpareStatus,
@@ -294,6 +295,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
         "spares": [{"pid": 4713}],
         "links": [],
         "counters": {"sends": 123},
+        "membership": None,
     }
     assert read_status.arguments[0].path == tmp_path
 
@@ -311,6 +313,26 @@ def test_status_for_people_shows_the_same(read_status: Called):
         "sends 123",
     ):
         assert shown in done.stdout
+
+
+def test_status_for_people_shows_the_membership(read_status: Called):
+    membership = MembershipStatus(
+        source="etcd",
+        state="lease_lost",
+        members=[1, 3],
+        lease_left_s=0.0,
+        heard_s_ago=12.34,
+        failures=5,
+        reason="http://a:2379: refused",
+    )
+    read_status.result = msgspec.structs.replace(STATUS, membership=membership)
+    assert (
+        "membership etcd: lease_lost, 0.0 s of its lease left, heard from the store 12.3 s ago; "
+        "members 1, 3: http://a:2379: refused\n"
+    ) in run("status").stdout
+    static = MembershipStatus(source="static", state="member", members=[3])
+    read_status.result = msgspec.structs.replace(STATUS, membership=static)
+    assert "membership static: member; members 3\n" in run("status").stdout
 
 
 def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):

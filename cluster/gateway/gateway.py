@@ -18,6 +18,8 @@ from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.links.handshake import LinkIdentity
 from cluster.gateway.links.links import Links
+from cluster.gateway.membership.cluster_members import ClusterMembers
+from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.shard import Shard
@@ -37,6 +39,7 @@ from cluster.shared.messages import (
     GatewayReady,
     GatewayStatus,
     Hello,
+    MembershipStatus,
     NodeStatus,
     Reloaded,
     SpareAlive,
@@ -84,10 +87,12 @@ class Gateway(IocpObject):
         core: IocpCore,
         epoch: int,
         links_secret: bytes | None = None,
+        membership: Membership | None = None,
     ) -> None:
         """Bind everything for `config`, and tell where.
 
-        `links_secret` is needed where `config` has `links.listen`. Raises OSError, zmq.ZMQError
+        `links_secret` is needed where `config` has `links.listen`, and `membership`, which is the
+        gateway's from then on, where its list is not static. Raises OSError, zmq.ZMQError
         or RunDirectoryError when that cannot be. `core` and `directory` stay the caller's.
         """
         self.handle = None
@@ -130,8 +135,11 @@ class Gateway(IocpObject):
         )
         endpoints.publish(self._control.endpoint)
         self._workers = self._serving.workers
-        self._links = None if links_secret is None else self._make_links(life, links_secret)
+        self._membership = membership
+        links_life = life if membership is None else membership.life
+        self._links = None if links_secret is None else self._make_links(links_life, links_secret)
         self._serving.traffic.links = self._links
+        self._own_keys()
         self._spares = Spares(
             config.workers.spares,
             config.workers.count,
@@ -160,6 +168,15 @@ class Gateway(IocpObject):
             retained_bytes_max=links.retained_bytes_max,
         )
 
+    def _own_keys(self) -> None:
+        """Say whose the keys are: of all nodes of the list, or as the membership says."""
+        links, traffic = self._links, self._serving.traffic
+        if links is not None:
+            if self._membership is not None:
+                ClusterMembers(self._membership, links, traffic, self._counters)
+            else:
+                traffic.change_members([traffic.node, *links.nodes])
+
     # -- serving -----------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -170,6 +187,7 @@ class Gateway(IocpObject):
             listen = self._config.links.listen
             self._listen("links.listen", str(listen), self._links.start)
             logger.info("links of node %d at %s", self._config.node.id, self._links.address)
+        self._announce(takes_keys=True)
         self._beat()
         ready = GatewayReady(
             pid=os.getpid(),
@@ -181,6 +199,15 @@ class Gateway(IocpObject):
         )
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
+
+    def _announce(self, takes_keys: bool) -> None:
+        """Tell the other nodes where this one is, where a store does that."""
+        if self._membership is not None and self._links is not None:
+            links = self._config.links
+            assert links.listen is not None
+            host = NetAddress.parse(links.listen).host
+            address = links.advertise or str(NetAddress(host, self._links.address.port))
+            self._membership.announce(address, takes_keys)
 
     @staticmethod
     def _listen(key: str, address: str, start: Callable[[], object]) -> None:
@@ -201,8 +228,11 @@ class Gateway(IocpObject):
             service.resume_accepting()
             if links is not None:
                 links.flush()
-            if self._drain_requested and serving.advance_drain(self._drain_timeout_s):
-                self._finish_drain()
+            if self._drain_requested:
+                if serving.phase is DrainPhase.SERVING:
+                    self._announce(takes_keys=False)
+                if serving.advance_drain(self._drain_timeout_s):
+                    self._finish_drain()
 
     def close(self) -> None:
         """Give everything back. The sessions that are left are reset."""
@@ -218,6 +248,8 @@ class Gateway(IocpObject):
             self._end_links(deadline)
         elif self._links is not None:
             self._links.close()
+        if self._membership is not None:
+            self._membership.close()
         self._quarantine.close()
         self._serving.close_lanes()
         self._hub.close()
@@ -347,8 +379,17 @@ class Gateway(IocpObject):
             workers=[self._worker_status(shard) for shard in shards],
             spares=self._spares.status(),
             links=[] if self._links is None else self._links.status(),
+            membership=self._membership_status(),
             counters=dict(sorted(counters.items())),
         )
+
+    def _membership_status(self) -> MembershipStatus | None:
+        if self._membership is not None:
+            return self._membership.status()
+        if self._links is None:
+            return None
+        members = sorted([self._config.node.id, *self._links.nodes])
+        return MembershipStatus(source="static", state="member", members=members)
 
     def _worker_status(self, shard: Shard) -> WorkerStatus:
         return self._supervisor.worker_status(

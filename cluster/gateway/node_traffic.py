@@ -4,13 +4,22 @@ A record of a link begins with one byte that says what it is, its kind; each kin
 topic, which carries it out and settles it.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.links import Delivery, Life, Links
 
-__all__ = ["NodeTraffic", "Topic"]
+__all__ = ["Members", "NodeTraffic", "Topic"]
+
+
+class Members(NamedTuple):
+    """The nodes whose shards own the keys of the cluster, as this node knows them."""
+
+    version: int
+    """Raised with each change in this life of the gateway; 0 before the first."""
+    nodes: tuple[int, ...]
+    """Their ids, in order; without this node's own while it may take no keys."""
 
 
 class Topic(Protocol):
@@ -53,14 +62,31 @@ class NodeTraffic:
         """This node's id."""
         self.links: Links | None = None
         """Where records go; None while this node stands alone."""
+        self.members = Members(0, (node,))
+        """Who owns keys."""
         self._counters = counters
         self._topics: dict[int, Topic] = {}
+        self._members_listeners: list[Callable[[Members], object]] = []
 
     def register(self, kinds: Iterable[int], topic: Topic) -> None:
         """Have `topic` answer for records that begin with one of `kinds`, each 0 to 255."""
         for kind in kinds:
             assert kind not in self._topics
             self._topics[kind] = topic
+
+    # -- who owns keys -----------------------------------------------------------------------------
+
+    def on_members(self, listener: Callable[[Members], object]) -> None:
+        """Have `listener` told of each change of `members`, before the links change."""
+        self._members_listeners.append(listener)
+
+    def change_members(self, nodes: Iterable[int]) -> None:
+        """Keys are owned by `nodes` from now on; no change is no news."""
+        changed = tuple(sorted(nodes))
+        if changed != self.members.nodes:
+            self.members = Members(self.members.version + 1, changed)
+            for listener in self._members_listeners:
+                listener(self.members)
 
     # -- to other nodes ----------------------------------------------------------------------------
 

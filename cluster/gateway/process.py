@@ -12,6 +12,10 @@ import zmq
 
 from cluster.gateway.gateway import Gateway, ListenError
 from cluster.gateway.links.secret import SecretError, read_secret
+from cluster.gateway.membership.cluster_members import IdentityLostError
+from cluster.gateway.membership.etcd_store import StoreMissingError
+from cluster.gateway.membership.join import JoinError, join_cluster
+from cluster.gateway.membership.membership import Membership
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
@@ -25,6 +29,9 @@ logger = logging.getLogger("cluster.gateway")
 
 DESCRIPTORS_RESERVED = 256
 """Descriptors that are not sessions: sockets of the control plane, files, and room for more."""
+
+EXIT_IDENTITY_LOST = 1
+"""The supervisor begins another epoch, which is another node."""
 
 LOCK_WAIT_S = 3.0
 """A gateway whose supervisor was killed is gone within this time."""
@@ -62,8 +69,18 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     config = msgspec.structs.replace(config, lane=msgspec.structs.replace(config.lane, kind=lane))
     directory.remove_stale_sockets()
     epoch = directory.next_epoch()
+    membership: Membership | None = None
+    if config.links.membership == "etcd":
+        try:
+            membership = join_cluster(config, directory, core, epoch)
+        except (JoinError, StoreMissingError) as error:
+            core.close()
+            return _refuse(str(error))
+        node, epoch = msgspec.structs.replace(config.node, id=membership.node), membership.epoch
+        config = msgspec.structs.replace(config, node=node)
+        logger.info("node %d of cluster %r, epoch %d", node.id, config.links.cluster, epoch)
     try:
-        gateway = Gateway(config, directory, core, epoch, secret)
+        gateway = Gateway(config, directory, core, epoch, secret, membership)
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
     except OSError as error:
@@ -79,6 +96,9 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     _drain_on_signals(gateway)
     try:
         gateway.serve()
+    except IdentityLostError as error:
+        logger.error("this node is not the one that it was any more, and ends: %s", error)
+        return EXIT_IDENTITY_LOST
     finally:
         gateway.close()
         core.close()

@@ -21,6 +21,7 @@ GIB = 1024 * MIB
 DriverChoice = Literal["auto", "iocp", "io_uring", "readiness"]
 LaneChoice = Literal["auto", "shm", "zmq"]
 RoutingChoice = Literal["fewest_sessions", "round_robin"]
+MembershipChoice = Literal["static", "etcd"]
 Timeout = Annotated[float, Meta(gt=0, le=86_400)]
 """Seconds, at most a day."""
 TimeoutOrOff = Annotated[float, Meta(ge=0, le=86_400)]
@@ -36,7 +37,8 @@ class ConfigError(Exception):
 class NodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[node]`: who this node is and where it listens."""
 
-    id: Annotated[int, Meta(ge=1, le=65_535)] = 1
+    id: Annotated[int, Meta(ge=0, le=65_535)] = 1
+    """0, and absent, where `links.membership` is etcd: the smallest id that nobody has is taken."""
     listen: str = "127.0.0.1:7777"
     app: str | None = None
     """`MODULE:NAME` of the application; None is the echo application."""
@@ -101,8 +103,16 @@ class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The name of the cluster; a node of another one is refused."""
     listen: str | None = None
     """The private address, for other nodes only."""
+    advertise: str | None = None
+    """Where others reach it, with etcd; None is `listen`."""
     secret_file: str | None = None
     """The file that holds what all nodes know and nobody else; at least 16 bytes."""
+    membership: MembershipChoice = "static"
+    """Who belongs to the cluster: `nodes`, for ever, or whoever has a lease in etcd."""
+    etcd: list[str] = []
+    """`http://HOST:PORT` of each server of the store; they are asked in turn."""
+    lease_s: Annotated[int, Meta(ge=1, le=3_600)] = 10
+    """A node that etcd does not hear for so many seconds has left the cluster."""
     nodes: list[str] = []
     """`ID@HOST:PORT` of each node's private address; this node's own entry counts for nothing."""
     timeout_s: Timeout = 10.0
@@ -233,6 +243,21 @@ def parse_node(text: str) -> tuple[int, str, int]:
     if port == 0:
         raise ValueError("ID@HOST:PORT with a port from 1 to 65535, where that node listens")
     return int(number), host, port
+
+
+def parse_store(text: str) -> tuple[str, str, int]:
+    """Split `http://HOST:PORT` into scheme, host and port; raises `ValueError`."""
+    scheme, separator, rest = text.partition("://")
+    expected = "http://HOST:PORT or https://HOST:PORT, for example http://10.0.0.9:2379"
+    if not separator or scheme not in ("http", "https"):
+        raise ValueError(expected)
+    try:
+        host, port = parse_listen(rest.removesuffix("/"))
+    except ValueError:
+        raise ValueError(expected) from None
+    if port == 0:
+        raise ValueError(expected)
+    return scheme, host, port
 
 
 _NODE = re.compile(r"[0-9]{1,5}")

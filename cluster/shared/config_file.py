@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from cluster.shared.config import MIB, Config, ConfigError, parse_listen, parse_node
+from cluster.shared.config import (
+    MIB,
+    Config,
+    ConfigError,
+    parse_listen,
+    parse_node,
+    parse_store,
+)
 
 FILE_BYTES_MAX = MIB
 """A configuration is a page of text; anything this long is some other file."""
@@ -76,6 +83,9 @@ def _converted(settings: Mapping[str, _Setting]) -> Config:
         section, _, field = setting.key.partition(".")
         sections.setdefault(section, {})[field] = setting.value
     config = msgspec.convert(sections, Config)
+    if config.links.membership == "etcd" and "node.id" not in settings:
+        node = msgspec.structs.replace(config.node, id=0)
+        config = msgspec.structs.replace(config, node=node)
     _check_across_keys(config, settings)
     return config
 
@@ -242,6 +252,11 @@ def _check_file(text: str) -> None:
         raise ValueError("the path of a file")
 
 
+def _check_advertise(text: str) -> None:
+    if parse_listen(text)[1] == 0:
+        raise ValueError("HOST:PORT with a port from 1 to 65535, where other nodes reach this one")
+
+
 def _check_cluster(text: str) -> None:
     if not 0 < len(text.encode("utf-8", "replace")) <= 64:
         raise ValueError("a name of 1 to 64 bytes")
@@ -253,7 +268,9 @@ _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "node.run_dir": _check_run_dir,
     "links.cluster": _check_cluster,
     "links.listen": parse_listen,
+    "links.advertise": _check_advertise,
     "links.secret_file": _check_file,
+    "links.etcd": parse_store,
     "links.nodes": parse_node,
 }
 """What a string, or each of a list, must look like, by key.
@@ -323,19 +340,59 @@ def _check_links(config: Config, settings: Mapping[str, _Setting]) -> None:
     numbers = [parse_node(node)[0] for node in links.nodes]
     if len(set(numbers)) < len(numbers):
         raise settings["links.nodes"].error("each node once")
+    if config.node.id == 0 and links.membership != "etcd":
+        raise settings["node.id"].error(
+            'an integer from 1 to 65535; 0 only beside links.membership = "etcd"'
+        )
     if links.listen is None:
-        for key in ("links.secret_file", "links.nodes"):
+        for key in _LINKS_KEYS_BESIDE_LISTEN:
             if key in settings:
                 raise settings[key].error("links.listen beside it, this node's private address")
+        if links.membership == "etcd":
+            raise settings["links.membership"].error(
+                "links.listen beside it, this node's private address"
+            )
         return
     if links.secret_file is None:
         raise settings["links.listen"].error(
             "links.secret_file beside it, a file with the secret of the cluster"
         )
+    if links.membership == "etcd":
+        _check_etcd(config, settings)
+        return
+    for key in ("links.etcd", "links.lease_s", "links.advertise"):
+        if key in settings:
+            raise settings[key].error('links.membership = "etcd" beside it')
     if not set(numbers) - {config.node.id}:
         raise settings["links.listen"].error(
             "links.nodes beside it, the ID@HOST:PORT of at least one other node"
         )
+
+
+def _check_etcd(config: Config, settings: Mapping[str, _Setting]) -> None:
+    links = config.links
+    assert links.listen is not None
+    if not links.etcd:
+        raise settings["links.membership"].error(
+            "links.etcd beside it, the http://HOST:PORT of at least one server"
+        )
+    if links.nodes:
+        raise settings["links.nodes"].error('no list of nodes beside links.membership = "etcd"')
+    if links.advertise is None and parse_listen(links.listen)[0] in _ANY_HOSTS:
+        raise settings["links.listen"].error(
+            "links.advertise beside it, the HOST:PORT where other nodes reach this one"
+        )
+
+
+_LINKS_KEYS_BESIDE_LISTEN = (
+    "links.secret_file",
+    "links.nodes",
+    "links.etcd",
+    "links.lease_s",
+    "links.advertise",
+)
+_ANY_HOSTS = frozenset({"0.0.0.0", "::"})
+"""Addresses to listen at that nobody can be called at."""
 
 
 def _one_of(what: str, name: str, known: Iterable[str]) -> str:

@@ -30,6 +30,8 @@ __all__ = [
     "LaneState",
     "LinkState",
     "LinkStatus",
+    "MembershipState",
+    "MembershipStatus",
     "NodeStatus",
     "ProtocolError",
     "ProtocolVersionError",
@@ -65,6 +67,7 @@ _MAGIC = b"IC"
 WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
 LaneState = Literal["idle", "busy", "blocked", "settling", "stopping"]
 LinkState = Literal["linked", "connecting", "backoff", "awaited"]
+MembershipState = Literal["joining", "member", "lease_lost"]
 
 
 class ProtocolError(Exception):
@@ -440,8 +443,25 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class MembershipStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the node belongs to its cluster, and who else does, as far as it knows.
+
+    A `static` list never changes, and all in it are members. With `etcd`, a node in `lease_lost`
+    takes no keys; `lease_left_s` is None without a lease, `heard_s_ago` says how old the store's
+    last word is, `failures` counts requests since one was answered, and `reason` says why.
+    """
+
+    source: Literal["static", "etcd"]
+    state: MembershipState
+    members: list[int]
+    lease_left_s: float | None = None
+    heard_s_ago: float | None = None
+    failures: int = 0
+    reason: str = ""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cluster status --json` prints."""
+    """What `cluster status --json` prints. `membership` is None for a node that stands alone."""
 
     node: int
     epoch: int
@@ -450,6 +470,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     spares: list[SpareStatus]
     links: list[LinkStatus]
     counters: dict[str, int]
+    membership: MembershipStatus | None = None
 
 
 class StatusRequest(_Message, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ def make_node_record(
     driver = last_ready.driver if last_ready else config.gateway.driver
     lane = last_ready.lane if last_ready else config.lane.kind
     return NodeStatus(
-        node=config.node.id,
+        node=last_ready.node if last_ready else config.node.id,
         epoch=last_ready.epoch if last_ready else 0,
         gateway=GatewayStatus(pid=gateway_pid, driver=driver, sessions=0),
         workers=[shard.status(lane) for shard in shards],

@@ -2,7 +2,7 @@
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.links import Delivery
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import Members, NodeTraffic
 
 
 class Heard:
@@ -68,3 +68,15 @@ def test_a_node_that_stands_alone_sends_to_nobody():
     assert not traffic.send(2, b"\x01")
     assert not traffic.is_linked(2)
     assert traffic.is_told
+
+
+def test_a_change_of_the_members_is_told_once_with_a_version():
+    traffic = NodeTraffic(2, Counters())
+    assert traffic.members == (0, (2,))
+    told: list[Members] = []
+    traffic.on_members(told.append)
+    traffic.change_members([3, 1, 2])
+    traffic.change_members([1, 2, 3])
+    traffic.change_members([])
+    assert told == [(1, (1, 2, 3)), (2, ())]
+    assert traffic.members == (2, ())

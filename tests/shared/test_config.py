@@ -29,6 +29,7 @@ from cluster.shared.config import (
     load_config,
     parse_listen,
     parse_node,
+    parse_store,
 )
 from cluster.shared.config_file import FILE_BYTES_MAX
 
@@ -229,7 +230,7 @@ def test_an_unknown_flag_is_an_error_too() -> None:
 # Errors of values
 
 INTEGERS = {
-    "node.id": (1, 65_535),
+    "node.id": (0, 65_535),
     "gateway.max_sessions": (1, 1_000_000),
     "gateway.accepts_outstanding_max": (1, 4_096),
     "gateway.max_packet_bytes": (4, 65_535),
@@ -277,8 +278,9 @@ def test_what_is_no_integer_is_refused(tmp_path: Path, key: str, value: str) -> 
 def test_both_ends_of_the_range_are_allowed(tmp_path: Path, key: str) -> None:
     small_packets = {"gateway.max_packet_bytes": 4}
     for value in INTEGERS[key]:
-        config = load_config(None, small_packets | {key: value})
-        assert value_of(config, key) == value
+        if (key, value) != ("node.id", 0):  # which needs links
+            config = load_config(None, small_packets | {key: value})
+            assert value_of(config, key) == value
 
 
 @pytest.mark.parametrize("key", TIMEOUTS)
@@ -452,7 +454,7 @@ def test_a_configuration_survives_being_handed_to_a_child(flags: dict[str, objec
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b'{"node":{"id":0}}', b'{"x":1}', b'{"node":{"app":"\xff"}}']
+    "data", [b"", b"{", b"[]", b'{"node":{"id":-1}}', b'{"x":1}', b'{"node":{"app":"\xff"}}']
 )
 def test_a_damaged_hand_over_is_a_config_error(data: bytes) -> None:
     with pytest.raises(ConfigError, match="resolved configuration is damaged"):
@@ -564,6 +566,10 @@ nodes = ["1@127.0.0.1:7800", "2@[::1]:7801", "3@games.example:7802"]
 """
 
 
+LISTEN = 'listen = "a:1"\nsecret_file = "/x"\n'
+ETCD = LISTEN + 'membership = "etcd"\netcd = ["http://h:2379"]\n'
+
+
 def test_links_are_off_by_default_and_read_from_the_file(tmp_path: Path) -> None:
     assert Config().links == LinksConfig()
     assert Config().links.listen is None
@@ -594,6 +600,22 @@ def test_links_are_off_by_default_and_read_from_the_file(tmp_path: Path) -> None
         ('listen = "a:1"\nsecret_file = "/x"\nnodes = ["1@a:1"]', "expected links.nodes beside"),
         ('cluster = ""', "expected a name of 1 to 64 bytes"),
         ('secret_file = ""', "expected the path of a file"),
+        ('membership = "raft"', "expected one of etcd, static"),
+        ('membership = "etcd"', "expected links.listen beside it, this node's private address"),
+        (f"{LISTEN}membership = 'etcd'", "expected links.etcd beside it, the http://HOST:PORT of"),
+        (f"{LISTEN}etcd = []", 'expected links.membership = "etcd" beside it'),
+        (f"{LISTEN}lease_s = 5", 'expected links.membership = "etcd" beside it'),
+        (f"{LISTEN}advertise = 'a:1'", 'expected links.membership = "etcd" beside it'),
+        ("lease_s = 0", "expected an integer from 1 to 3600"),
+        ('etcd = ["10.0.0.9:2379"]', "expected http://HOST:PORT or https://HOST:PORT, for example"),
+        ('etcd = ["http://10.0.0.9"]', "expected http://HOST:PORT or https://HOST:PORT, for"),
+        ('etcd = ["http://10.0.0.9:0"]', "expected http://HOST:PORT or https://HOST:PORT, for"),
+        ('advertise = "a:0"', "expected HOST:PORT with a port from 1 to 65535, where other nodes"),
+        (f"{ETCD}nodes = ['2@a:1']", "expected no list of nodes beside links.membership"),
+        (
+            ETCD.replace("a:1", "0.0.0.0:1"),
+            "expected links.advertise beside it, the HOST:PORT where other nodes reach this one",
+        ),
     ],
 )
 def test_links_that_cannot_be_are_told(tmp_path: Path, text: str, end: str) -> None:
@@ -617,3 +639,22 @@ def test_a_port_is_shared_where_the_system_can(
     message = error_of(tmp_path, "", {"node.shared_port": True})
     assert message.startswith("--shared-port: node.shared_port = true: expected false: ")
     assert "SO_REUSEPORT" in message
+
+
+def test_with_etcd_an_id_is_taken_unless_one_is_given(tmp_path: Path) -> None:
+    config = load(tmp_path, f"[links]\n{ETCD}")
+    assert (config.node.id, config.links.etcd) == (0, ["http://h:2379"])
+    assert load(tmp_path, f"[node]\nid = 7\n[links]\n{ETCD}").node.id == 7
+    anywhere = ETCD.replace("a:1", "[::]:1") + 'advertise = "10.0.0.1:7800"\n'
+    assert load(tmp_path, f"[links]\n{anywhere}").links.advertise == "10.0.0.1:7800"
+
+
+def test_the_id_0_is_for_etcd_only(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "[node]\nid = 0\n").endswith(
+        'node.id = 0: expected an integer from 1 to 65535; 0 only beside links.membership = "etcd"'
+    )
+
+
+def test_the_address_of_a_store_is_split() -> None:
+    assert parse_store("http://10.0.0.9:2379") == ("http", "10.0.0.9", 2379)
+    assert parse_store("https://[::1]:2379/") == ("https", "::1", 2379)

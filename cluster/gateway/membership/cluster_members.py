@@ -1,0 +1,60 @@
+"""What a change of the members does here: keys are owned anew, then links come and go."""
+
+import logging
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.links.links import Links
+from cluster.gateway.membership.membership import Membership, MembershipUser
+from cluster.gateway.node_traffic import NodeTraffic
+
+__all__ = ["ClusterMembers", "IdentityLostError"]
+
+logger = logging.getLogger("cluster.gateway")
+
+
+class IdentityLostError(Exception):
+    """Another node has this one's id: what this gateway made with it must end."""
+
+
+class ClusterMembers(MembershipUser):
+    """Carries the membership of this node out, on its links and its keys."""
+
+    def __init__(
+        self, membership: Membership, links: Links, traffic: NodeTraffic, counters: Counters
+    ) -> None:
+        self._counters = counters
+        self._membership = membership
+        self._links = links
+        self._traffic = traffic
+        traffic.change_members([])  # until the store has this node in its list
+        membership.user = self
+
+    def members_changed(self) -> None:
+        """Take the list; a node that has lost its lease only owns no keys, and keeps its links."""
+        membership, node = self._membership, self._traffic.node
+        self._traffic.change_members(
+            member.node
+            for member in membership.members
+            if member.takes_keys and (member.node != node or membership.is_member)
+        )
+        if not membership.is_member:
+            self._counters.add("membership_lost")
+            return
+        others = {each.node: each for each in membership.members if each.node != node}
+        known = set(self._links.nodes)
+        if known != others.keys():
+            logger.info("other members of the cluster: %s", ", ".join(map(str, others)) or "none")
+            self._counters.add("nodes_joined", len(others.keys() - known))
+            self._counters.add("nodes_left", len(known - others.keys()))
+        for gone in known - others.keys():
+            self._links.remove_node(gone)
+        for other, member in others.items():
+            self._links.add_node(other, member.address)
+
+    def begin_life(self, life: int) -> None:
+        """Be another node to the others."""
+        self._links.begin_life(life)
+
+    def identity_lost(self, reason: str) -> None:
+        """End this life of the gateway; the next one takes another id."""
+        raise IdentityLostError(reason)
