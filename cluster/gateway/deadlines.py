@@ -88,7 +88,8 @@ class Deadlines:
         reading_since = session.reading_since if is_read else now
         found = None
         if self.auth_timeout_s and not session.is_accepted:
-            times = 2 if session.uncommitted_bytes else 1  # its login may be among that
+            # Its login may be among what the worker has not handled.
+            times = 2 if session.uncommitted_bytes or session.held_packets else 1
             found = session.opened_at + times * self.auth_timeout_s, Cause.AUTH_TIMEOUT
         if self.idle_timeout_s:
             since = now if session.uncommitted_bytes else max(session.received_at, reading_since)

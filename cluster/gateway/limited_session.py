@@ -23,10 +23,11 @@ class LimitedSession(GatewaySession):
 
     __slots__ = (
         "_bytes_full_at",
-        "_kept_from",
+        "_kept_s",
         "_kept_until",
         "_limits",
         "_packets_full_at",
+        "_paused_at",
         "has_rates",
         "hears_all_commits",
         "is_waiting",
@@ -43,7 +44,7 @@ class LimitedSession(GatewaySession):
         self.is_waiting = False
         """Whether packets are here that wait for the session to be accepted."""
         self._packets_full_at = self._bytes_full_at = 0.0
-        self._kept_from = self._kept_until = 0.0
+        self._kept_s = self._kept_until = self._paused_at = 0.0
 
     def on_recv(self, data: bytes | memoryview) -> int:
         self.received_at = self._core.batch_now
@@ -54,7 +55,7 @@ class LimitedSession(GatewaySession):
     def may_spend(self, packet_count: int, num_bytes: int) -> bool:
         limits = self._limits
         now = self.received_at
-        floor = self._floor(now) if self._kept_from else now
+        floor = self._floor(now) if self._kept_until else now
         rate = limits.packet_rate
         if rate is not None:
             self._packets_full_at = full_at = rate.spend(self._packets_full_at, packet_count, floor)
@@ -76,14 +77,15 @@ class LimitedSession(GatewaySession):
     # -- pauses ------------------------------------------------------------------------------------
     #
     # What a client sends while it is not read comes at once afterwards, and that is not its doing.
-    # So tokens of that time are kept beyond the burst, for as long again as the pause was.
+    # So tokens of that time are kept beyond the burst, for as long again as the pause was; those of
+    # pauses that follow so closely add up, without the time between them.
 
     def pause_recv(self) -> None:
         if not self._recv_paused:
-            now = self._core.batch_now
-            if not self._kept_from or now >= self._kept_until:
-                self._kept_from = now
-            self._kept_until = float("inf")
+            self._paused_at = now = self._core.batch_now
+            if now >= self._kept_until:
+                self._kept_s = 0.0
+                self._kept_until = now
         super().pause_recv()
 
     def resume_recv(self) -> None:
@@ -91,15 +93,19 @@ class LimitedSession(GatewaySession):
             return
         if self._recv_paused:
             now = self._core.batch_now
-            self._kept_until = now + (now - self._kept_from)
+            paused_s = now - self._paused_at
+            self._kept_s += paused_s
+            self._kept_until = max(self._kept_until, now + paused_s)
         super().resume_recv()
 
     def _floor(self, now: float) -> float:
         """Return since when tokens are kept."""
-        if now >= self._kept_until:
-            self._kept_from = 0.0
-            return now
-        return self._kept_from
+        if self._recv_paused:  # the last recv that was in flight
+            return self._paused_at - self._kept_s
+        if now < self._kept_until:
+            return now - self._kept_s
+        self._kept_s = self._kept_until = 0.0
+        return now
 
     # -- acceptance --------------------------------------------------------------------------------
 

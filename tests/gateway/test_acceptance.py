@@ -162,6 +162,22 @@ def test_a_login_that_the_worker_has_not_handled_has_twice_the_time(timed_gatewa
     assert late.ended is Cause.EOF
 
 
+def test_a_login_for_which_the_lane_has_no_room_has_twice_the_time(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=AUTH, lane_bytes=1_024)
+    worker = world.start_worker(public_ids=[LOGIN])
+    peer, other = world.connect(), world.connect()
+    other.send(make_packet(LOGIN, bytes(1_024)))
+    world.wait_for(worker, PACKETS)
+    peer.send(login)
+    world.run_until(lambda: world.count("lane_full") == 1, "that the login is held")
+    world.pass_time(9)
+    assert peer.ended is None
+    assert worker.commit()
+    world.wait_for(worker, PACKETS, 2)
+    world.pass_time(5)
+    assert peer.ended is Cause.EOF
+
+
 def test_an_end_of_the_stream_behind_what_waits_waits_too(timed_gateway: MakeGateway):
     world = timed_gateway(limits=AUTH)
     worker = world.start_worker(public_ids=[LOGIN])

@@ -382,6 +382,40 @@ def test_what_comes_at_once_after_a_pause_of_the_gateway_is_not_held_against_a_c
     assert peer.ended is not None
 
 
+@pytest.mark.parametrize("count, is_ended", [(15, False), (18, True)])
+def test_what_is_kept_is_that_of_pauses_alone_however_they_follow_each_other(
+    timed_gateway: MakeGateway, count: int, is_ended: bool
+):
+    """Each pause comes while tokens of the one before are kept: half a second of pauses in all."""
+    world = timed_gateway(limits=limits(packets_per_s=10, packets_burst=10))
+    world.echoing = [world.start_worker()]
+    peer = world.connect()
+    session = world.newest()
+    for _ in range(5):
+        session.pause_recv()
+        world.pass_time(0.1)
+        session.resume_recv()
+        world.pass_time(0.09)
+    say(world, peer, PACKET * count)
+    assert bool(peer.ended) is is_ended
+
+
+def test_short_pauses_far_apart_keep_nothing_of_the_time_between(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(packets_per_s=10, packets_burst=10))
+    world.echoing = [world.start_worker()]
+    peer = world.connect()
+    session = world.newest()
+    apart_s = 0.1
+    for _ in range(8):
+        session.pause_recv()
+        world.pass_time(0.1)
+        session.resume_recv()
+        world.pass_time(0.9 * apart_s)
+        apart_s *= 2
+    say(world, peer, PACKET * 12)
+    assert peer.ended is not None
+
+
 # -- connections -----------------------------------------------------------------------------------
 
 
