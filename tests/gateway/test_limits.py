@@ -382,7 +382,7 @@ def test_what_comes_at_once_after_a_pause_of_the_gateway_is_not_held_against_a_c
     assert peer.ended is not None
 
 
-@pytest.mark.parametrize("count, is_ended", [(15, False), (18, True)])
+@pytest.mark.parametrize(("count", "is_ended"), [(15, False), (18, True)])
 def test_what_is_kept_is_that_of_pauses_alone_however_they_follow_each_other(
     timed_gateway: MakeGateway, count: int, is_ended: bool
 ):
