@@ -13,6 +13,8 @@ from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limits import Limits
 from cluster.gateway.node_broadcasts import NodeBroadcasts
+from cluster.gateway.node_fan_outs import NodeFanOuts
+from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
@@ -73,7 +75,9 @@ class GatewayCore:
             Limits(core, config.limits, config.gateway.max_packet_bytes, counters),
         )
         self.traffic = NodeTraffic(config.node.id, counters)
-        broadcasts = NodeBroadcasts(self.traffic, core, self.table, counters)
+        fan_outs = NodeFanOuts(self.traffic, core, counters)
+        broadcasts = NodeBroadcasts(self.traffic, fan_outs, self.table.sessions, counters)
+        groups = NodeGroups(self.traffic, fan_outs, core, self.table.groups, counters)
         self._appliers = [
             OutboundApplier(
                 shard.lane,
@@ -82,7 +86,8 @@ class GatewayCore:
                 self.table.groups,
                 counters,
                 shard.succession,
-                broadcasts.broadcast,
+                broadcasts,
+                groups,
                 shard.tells,
             )
             for shard in self.shards

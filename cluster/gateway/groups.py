@@ -1,13 +1,23 @@
 """Which sessions are in which group. A group is there while somebody is in it. No I/O, no clock."""
 
-from collections.abc import Collection
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable
+from typing import Generic, Protocol, TypeVar
 
 from cluster.shared.group_records import GROUPS_MAX
 
-__all__ = ["GroupTable"]
+__all__ = ["GroupTable", "GroupWatcher"]
 
 _Session = TypeVar("_Session")
+
+
+class GroupWatcher(Protocol):
+    """Who looks on as groups come and go."""
+
+    def began(self, name: bytes) -> None:
+        """A group has its first member."""
+
+    def ended(self, name: bytes) -> None:
+        """A group has lost its last member."""
 
 
 class GroupTable(Generic[_Session]):
@@ -17,11 +27,12 @@ class GroupTable(Generic[_Session]):
     joined.
     """
 
-    __slots__ = ("_groups", "_members")
+    __slots__ = ("_groups", "_members", "watcher")
 
     def __init__(self) -> None:
         self._members: dict[bytes, dict[_Session, None]] = {}
         self._groups: dict[_Session, dict[bytes, None]] = {}
+        self.watcher: GroupWatcher | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -33,7 +44,13 @@ class GroupTable(Generic[_Session]):
             if len(groups) >= GROUPS_MAX:
                 return False
             groups[name] = None
-            self._members.setdefault(name, {})[session] = None
+            members = self._members.get(name)
+            if members is None:
+                self._members[name] = {session: None}
+                if self.watcher is not None:
+                    self.watcher.began(name)
+            else:
+                members[session] = None
         return True
 
     def leave(self, session: _Session, name: bytes) -> None:
@@ -64,6 +81,17 @@ class GroupTable(Generic[_Session]):
         del members[session]
         if not members:
             del self._members[name]
+            if self.watcher is not None:
+                self.watcher.ended(name)
+
+    @property
+    def names(self) -> Iterable[bytes]:
+        """The names of all groups."""
+        return self._members.keys()
+
+    def has(self, name: bytes) -> bool:
+        """Whether anybody is in the group."""
+        return name in self._members
 
     def members(self, name: bytes) -> list[_Session]:
         """Return who is in the group as of now, in the order of joining."""

@@ -1,16 +1,12 @@
 """Broadcasts across nodes: one copy for each node, which sends it to all its sessions."""
 
-from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.links.links import Delivery
+from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_traffic import NodeTraffic
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
-
-if TYPE_CHECKING:
-    from cluster.gateway.session_table import SessionTable
+from cluster.gateway.session import GatewaySession
 
 __all__ = ["BROADCAST", "NodeBroadcasts"]
 
@@ -19,23 +15,21 @@ BROADCAST = 1
 _KIND = bytes([BROADCAST])
 
 
-class NodeBroadcasts(IocpObject):
-    """Gives broadcasts to the other nodes, and carries out theirs, slice by slice (`Topic`).
-
-    What is delivered is settled once it is in the queues of all sessions it is for.
-    """
+class NodeBroadcasts:
+    """Gives broadcasts to the other nodes, and carries out theirs (`Topic`)."""
 
     def __init__(
-        self, traffic: NodeTraffic, core: IocpCore, table: "SessionTable", counters: Counters
+        self,
+        traffic: NodeTraffic,
+        fan_outs: NodeFanOuts,
+        sessions: Mapping[int, GatewaySession],
+        counters: Counters,
     ) -> None:
-        self.handle = None
+        """Carry broadcasts of other nodes out on `sessions`, which others change."""
         self._traffic = traffic
-        self._core = core
-        self._sessions = table.sessions
+        self._fan_outs = fan_outs
+        self._sessions = sessions
         self._counters = counters
-        self._waiting: deque[tuple[Delivery, bytes]] = deque()
-        self._fan_out = FanOut(counters)
-        self._event = IocpEvent(EventType.POST)
         traffic.register([BROADCAST], self)
 
     def broadcast(self, packets: bytes) -> None:
@@ -43,9 +37,9 @@ class NodeBroadcasts(IocpObject):
         self._traffic.send_all(_KIND + packets)
 
     def delivered(self, delivery: Delivery, payload: bytes) -> None:
-        """Queue a broadcast of another node."""
-        self._waiting.append((delivery, payload[1:]))
-        self._come_back()
+        """Have a broadcast of another node carried out."""
+        self._counters.add("broadcasts_of_other_nodes")
+        self._fan_outs.take(delivery, payload[1:], lambda: list(self._sessions.values()))
 
     def settled(self, node: int, payload: bytes) -> None:
         """Broadcasts that have arrived concern nobody any more."""
@@ -61,24 +55,3 @@ class NodeBroadcasts(IocpObject):
 
     def removed(self, node: int) -> None:
         """Nothing depends on it."""
-
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        """Go on with what was delivered, one slice at a time."""
-        budget = FAN_OUT_SLICE
-        fan_out = self._fan_out
-        while self._waiting and budget > 0:
-            delivery, packets = self._waiting[0]
-            if not fan_out.is_active:
-                self._counters.add("broadcasts_of_other_nodes")
-                fan_out.begin(packets, list(self._sessions.values()))
-            budget = fan_out.advance(budget)
-            if not fan_out.is_active:
-                self._waiting.popleft()
-                self._traffic.settle(delivery)
-        if self._waiting:
-            self._come_back()
-
-    def _come_back(self) -> None:
-        if self._event.owner is None:
-            self._event.owner = self
-            self._core.post(self._event)

@@ -7,11 +7,13 @@ a fan-out to thousands holds up only its own lane. A batch counts as applied whe
 is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.groups import GroupTable
+from cluster.gateway.node_broadcasts import NodeBroadcasts
+from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard_tells import ShardTells
@@ -46,6 +48,7 @@ class OutboundApplier:
 
     __slots__ = (
         "_batch",
+        "_broadcasts",
         "_budget",
         "_counters",
         "_fan_out",
@@ -53,11 +56,11 @@ class OutboundApplier:
         "_headers",
         "_headers_end",
         "_lane",
+        "_node_groups",
         "_offset",
         "_sessions",
         "_succession",
         "_tells",
-        "_to_nodes",
         "_user_requests",
     )
 
@@ -69,17 +72,20 @@ class OutboundApplier:
         groups: GroupTable[GatewaySession],
         counters: Counters,
         succession: Succession,
-        to_nodes: Callable[[bytes], object] = lambda packets: None,
+        broadcasts: NodeBroadcasts,
+        node_groups: NodeGroups,
         tells: ShardTells | None = None,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
         Which of the `users` each one is, and its `groups`, change as the worker asks. What a
-        successor is to know goes to `succession`, what other nodes are to broadcast to
-        `to_nodes`, messages for other shards to `tells`; without these there is nobody to tell.
+        successor is to know goes to `succession`, what is for other nodes as well to `broadcasts`
+        and `node_groups`, messages for other shards to `tells`; without these there is nobody to
+        tell.
         """
         self._tells = tells
-        self._to_nodes = to_nodes
+        self._broadcasts = broadcasts
+        self._node_groups = node_groups
         self._lane = lane
         self._sessions = sessions
         self._groups = groups
@@ -233,12 +239,13 @@ class OutboundApplier:
 
     def _start_broadcast(self, packets: bytes) -> None:
         self._counters.add("broadcasts")
-        self._to_nodes(packets)
+        self._broadcasts.broadcast(packets)
         self._fan_out.begin(packets, list(self._sessions.values()))
 
     def _start_publish(self, left_out: int, payload: bytes) -> None:
         name, packets = read_publish(payload)
         self._counters.add("publishes")
+        self._node_groups.publish(name, payload)
         members = self._groups.members(name)
         if left_out:
             members = [session for session in members if session.id != left_out]

@@ -356,13 +356,14 @@ class App:
         *,
         exclude: Session | None = None,
     ) -> None:
-        """Send one packet to every session that is in the group `name`, whichever shard has it.
+        """Send one packet to every session that is in the group `name`, whichever node has it.
 
         It is written once, whatever the number of receivers, and reaches those who are members at
         its place in what this handler call commits, the session that is being handled included,
-        but for `exclude`. A group that nobody is in gets nothing. For handlers and the loop's
-        thread. The message is what `Session.send` takes; raises what that raises, and TypeError and
-        ValueError for what is no name.
+        but for `exclude`; at another node those who are members when it arrives. A group that
+        nobody is in gets nothing. For handlers and the loop's thread. The message is what
+        `Session.send` takes; raises what that raises, and TypeError and ValueError for what is no
+        name.
         """
         if self._runtime is None:
             raise RuntimeError("publish works in a running worker only; start one by cluster up")

@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 from cluster.gateway.counters import Counters
 from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.gateway.groups import GroupTable
+from cluster.gateway.node_broadcasts import NodeBroadcasts
+from cluster.gateway.node_fan_outs import NodeFanOuts
+from cluster.gateway.node_groups import NodeGroups
+from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.outbound_headers import HEADERS_MAX
+from cluster.gateway.session import GatewaySession
 from cluster.gateway.succession import Succession
 from cluster.gateway.users import UserTable
+from cluster.iocp import IocpCore
+from cluster.iocp.driver.memory import MemoryDriver
 from cluster.shared.lane import START, LaneViolation, OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.records import (
@@ -62,13 +69,20 @@ class Applying:
         self.sessions = {number: RecordingSession(number) for number in range(1, session_count + 1)}
         self.counters = Counters()
         self.succession = Succession()
+        sessions: Any = self.sessions
+        groups: GroupTable[GatewaySession] = GroupTable()
+        core = IocpCore(driver=MemoryDriver())
+        traffic = NodeTraffic(1, self.counters)
+        fan_outs = NodeFanOuts(traffic, core, self.counters)
         self.applier = OutboundApplier(
             self.lane,
-            self.sessions,  # type: ignore[arg-type]
+            sessions,
             UserTable(),
-            GroupTable(),
+            groups,
             self.counters,
             self.succession,
+            NodeBroadcasts(traffic, fan_outs, sessions, self.counters),
+            NodeGroups(traffic, fan_outs, core, groups, self.counters),
         )
 
     def start(self, *records: bytes) -> bool:

@@ -14,6 +14,9 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limited_session import make_session
 from cluster.gateway.limits import Limits
+from cluster.gateway.node_broadcasts import NodeBroadcasts
+from cluster.gateway.node_fan_outs import NodeFanOuts
+from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.routing import make_routing
@@ -142,6 +145,7 @@ class GatewayWorld:
         self,
         driver: Driver,
         *,
+        node: int = 1,
         shard_count: int = 1,
         routing: RoutingChoice = "fewest_sessions",
         lane_bytes: int = 1 << 20,
@@ -166,11 +170,17 @@ class GatewayWorld:
         ]
         self.limits = Limits(self.core, limits or LimitsConfig(), max_packet_bytes, self.counters)
         self.table = SessionTable(
-            SessionIds(1, 1),
+            SessionIds(node, 1),
             self.shards,
             make_routing(routing, shard_count),
             self.counters,
             self.limits,
+        )
+        self.traffic = NodeTraffic(node, self.counters)
+        fan_outs = NodeFanOuts(self.traffic, self.core, self.counters)
+        broadcasts = NodeBroadcasts(self.traffic, fan_outs, self.table.sessions, self.counters)
+        self.node_groups = NodeGroups(
+            self.traffic, fan_outs, self.core, self.table.groups, self.counters
         )
         self.appliers = [
             OutboundApplier(
@@ -180,16 +190,17 @@ class GatewayWorld:
                 self.table.groups,
                 self.counters,
                 shard.succession,
-                tells=shard.tells,
+                broadcasts,
+                self.node_groups,
+                shard.tells,
             )
             for shard in self.shards
         ]
-        self.traffic = NodeTraffic(1, self.counters)
         self.tells = TellRouter(self.shards, self.traffic, self.core, self.counters)
         self.sent: list[tuple[bytes, ControlMessage]] = []
         self.reports: list[ShardReport] = []
         self.workers = Workers(
-            NodeIdentity(1, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
+            NodeIdentity(node, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
             self.shards,
             "local",
             self.counters,
@@ -283,6 +294,8 @@ class GatewayWorld:
             shard.resume_sessions()
         self.runner.flush()
         self.service.resume_accepting()
+        if self.traffic.links is not None:
+            self.traffic.links.flush()
         for worker in self.echoing:
             worker.echo()
         self.check_invariants()

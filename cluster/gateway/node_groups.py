@@ -1,0 +1,156 @@
+"""Groups across nodes: one copy of a publish for each node that has members.
+
+A node tells the others when a group gets its first member there and when it loses its last one
+(`told_interest`), and sends them what they have members for (`interest`). A node whose interest is
+not known yet, in the moment in which its link begins, is sent everything. One that cannot be
+reached is sent what it had members for when it was heard last, as far as its log takes it: what
+finds that full is counted (`links_full`).
+"""
+
+from cluster.gateway.counters import Counters
+from cluster.gateway.groups import GroupTable
+from cluster.gateway.interest import INTEREST, Interest, read_interest
+from cluster.gateway.links.links import Delivery
+from cluster.gateway.node_fan_outs import NodeFanOuts
+from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.told_interest import ToldInterest
+from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.shared.group_records import read_publish
+from cluster.shared.records import RecordError
+
+__all__ = ["NodeGroups"]
+
+PUBLISH = 2
+"""The name of a group and complete packets for its members, as in the record of a lane."""
+_KIND = bytes([PUBLISH])
+
+RETRY_S = 0.1
+"""How often a node whose log is full is tried to be told of groups."""
+
+
+class NodeGroups(IocpObject):
+    """Gives publishes to the nodes that want them, and carries out theirs (`Topic`).
+
+    For the dispatching thread. It watches the groups here (`GroupWatcher`).
+    """
+
+    def __init__(
+        self,
+        traffic: NodeTraffic,
+        fan_outs: NodeFanOuts,
+        core: IocpCore,
+        groups: GroupTable[GatewaySession],
+        counters: Counters,
+    ) -> None:
+        """Watch `groups`, and carry publishes of other nodes out on their members."""
+        self.handle = None
+        self._traffic = traffic
+        self._fan_outs = fan_outs
+        self._core = core
+        self._groups = groups
+        self._counters = counters
+        self._interest = Interest()
+        self._told: dict[int, ToldInterest] = {}  # of each node that has been linked
+        self._event = IocpEvent(EventType.POST)
+        self._is_retrying = False
+        groups.watcher = self
+        traffic.register([PUBLISH, INTEREST], self)
+
+    def publish(self, name: bytes, payload: bytes) -> None:
+        """Send `payload`, that of a lane's record, to each other node with members of `name`."""
+        if self._told:
+            for node in self._interest.nodes(name):
+                self._counters.add("publishes_to_other_nodes")
+                self._traffic.send(node, _KIND + payload)
+
+    # -- the groups here (`GroupWatcher`) ----------------------------------------------------------
+
+    def began(self, name: bytes) -> None:
+        """Tell the others."""
+        self._changed(name)
+
+    def ended(self, name: bytes) -> None:
+        """Tell the others."""
+        self._changed(name)
+
+    def _changed(self, name: bytes) -> None:
+        if self._told:
+            for told in self._told.values():
+                told.changed(name)
+            self._come_back()
+
+    # -- other nodes (`Topic`) ---------------------------------------------------------------------
+
+    def delivered(self, delivery: Delivery, payload: bytes) -> None:
+        """Have a publish of another node carried out, or learn what it has members for."""
+        try:
+            if payload[0] == PUBLISH:
+                self._publish(delivery, payload)
+            else:
+                self._interest.learn(delivery.node, *read_interest(payload))
+                self._traffic.settle(delivery)
+        except (RecordError, ValueError):
+            self._counters.add("links_unreadable_records")
+            self._traffic.settle(delivery)
+
+    def _publish(self, delivery: Delivery, payload: bytes) -> None:
+        name, packets = read_publish(payload[1:])
+        self._counters.add("publishes_of_other_nodes")
+        self._fan_outs.take(delivery, packets, lambda: self._groups.members(name))
+
+    def settled(self, node: int, payload: bytes) -> None:
+        """What was told is known there; there is room for more."""
+        told = self._told.get(node)
+        if told is not None:
+            if payload[0] == INTEREST:
+                told.settled()
+            self._come_back()
+
+    def undelivered(self, node: int, payload: bytes) -> None:
+        """Whom it was for has gone with that life of the node."""
+
+    def linked(self, node: int, is_new_life: bool) -> None:
+        """Tell a node that remembers nothing everything; go on telling another."""
+        if is_new_life:
+            self._interest.begin(node)
+            self._told[node] = ToldInterest(self._groups.names)
+        self._come_back()
+
+    def lost(self, node: int) -> None:
+        """It may come back, and knows then what it knew."""
+
+    def removed(self, node: int) -> None:
+        """Nobody is there any more."""
+        self._interest.forget(node)
+        self._told.pop(node, None)
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+        """Tell the linked nodes what has changed: once for all changes of a turn."""
+        for node, told in self._told.items():
+            # Only while it is linked, so that what is on the way is what is in this life's log.
+            if self._traffic.is_linked(node):
+                self._tell(node, told)
+
+    def _tell(self, node: int, told: ToldInterest) -> None:
+        while (record := told.next_record(self._groups.has)) is not None:
+            if not self._traffic.send(node, record):
+                self._retry_later()
+                return
+            told.sent()
+
+    def _come_back(self) -> None:
+        if self._event.owner is None:
+            self._event.owner = self
+            self._core.post(self._event)
+
+    def _retry_later(self) -> None:
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._core.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._is_retrying = False
+        self._come_back()

@@ -1,0 +1,136 @@
+"""What nodes know of each other's groups: records, tables, and what is told when."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.gateway.interest import INTEREST, Interest, pack_interest, read_interest
+from cluster.gateway.told_interest import RECORD_BYTES_MAX, RECORDS_MAX, ToldInterest
+
+names = st.binary(min_size=1, max_size=255)
+
+
+@given(st.lists(st.tuples(names, st.booleans())), st.booleans())
+def test_what_is_packed_is_read(changes: list[tuple[bytes, bool]], is_complete: bool):
+    assert read_interest(pack_interest(changes, is_complete)) == (changes, is_complete)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"\2", b"\1\1", b"\1\1\0", b"\1\1\2a", b"\1\2\1a", b"\0\1\1a\1"]
+)
+def test_what_cannot_be_is_refused(rest: bytes):
+    with pytest.raises(ValueError, match="an interest"):
+        read_interest(bytes([INTEREST]) + rest)
+
+
+@given(st.binary())
+def test_whatever_comes_is_read_or_refused(rest: bytes):
+    record = bytes([INTEREST]) + rest
+    try:
+        changes, is_complete = read_interest(record)
+    except ValueError:
+        return
+    assert pack_interest(changes, is_complete) == record
+
+
+def test_nodes_have_what_they_told_until_they_take_it_back():
+    interest = Interest()
+    interest.learn(2, [(b"a", True), (b"b", True)], True)
+    interest.learn(3, [(b"b", True), (b"c", False)], True)
+    interest.check_invariants()
+    assert [interest.nodes(name) for name in (b"a", b"b", b"c")] == [[2], [2, 3], []]
+    interest.learn(2, [(b"b", False), (b"b", False)], True)
+    interest.check_invariants()
+    assert interest.nodes(b"b") == [3]
+    interest.forget(3)
+    interest.check_invariants()
+    assert interest.nodes(b"b") == []
+
+
+def test_a_node_is_sent_everything_until_it_has_told_all():
+    interest = Interest()
+    interest.learn(2, [(b"old", True)], True)
+    interest.begin(2)
+    interest.begin(3)
+    assert interest.nodes(b"any") == [2, 3]
+    interest.learn(2, [(b"room", True)], False)
+    assert interest.nodes(b"room") == [2, 3]
+    assert interest.nodes(b"any") == [2, 3]
+    interest.learn(2, [], True)
+    assert interest.nodes(b"room") == [2, 3]
+    assert interest.nodes(b"any") == interest.nodes(b"old") == [3]
+    interest.forget(3)
+    assert interest.nodes(b"any") == []
+    interest.check_invariants()
+
+
+def take(told: ToldInterest, there: set[bytes]) -> tuple[list[tuple[bytes, bool]], bool] | None:
+    record = told.next_record(lambda name: name in there)
+    if record is None:
+        return None
+    told.sent()
+    return read_interest(record)
+
+
+def test_a_node_without_groups_says_that_this_is_all():
+    told = ToldInterest([])
+    assert not told.knows(b"room")
+    assert take(told, set()) == ([], True)
+    assert take(told, set()) is None
+
+
+def test_changes_before_they_are_told_are_one_and_tell_what_is_so():
+    told = ToldInterest([b"room"])
+    told.changed(b"hall")
+    told.changed(b"room")
+    told.changed(b"hall")
+    assert take(told, {b"hall"}) == ([(b"room", False), (b"hall", True)], True)
+    assert take(told, {b"hall"}) is None
+
+
+def test_a_group_is_known_when_the_last_change_of_it_is_settled():
+    told = ToldInterest([])
+    take(told, set())
+    assert told.knows(b"room")  # that nobody is there
+    told.changed(b"room")
+    assert not told.knows(b"room")
+    take(told, {b"room"})
+    told.changed(b"room")
+    take(told, set())
+    assert told.settled() == []
+    assert told.settled() == [b"room"]
+    assert not told.knows(b"room")
+    assert told.settled() == [b"room"]
+    assert told.knows(b"room")
+
+
+def test_what_was_not_sent_is_told_again():
+    told = ToldInterest([b"room"])
+    for there in (set(), {b"room"}):
+        record = told.next_record(lambda name: name in there)  # noqa: B023
+        assert record is not None
+        assert read_interest(record) == ([(b"room", bool(there))], True)
+    assert not told.knows(b"room")
+
+
+def test_what_is_on_the_way_is_bounded_and_the_last_record_is_the_complete_one():
+    count = 2 * RECORDS_MAX * RECORD_BYTES_MAX // 100
+    all_names = [b"%0100d" % number for number in range(count)]
+    told = ToldInterest(all_names)
+    seen: list[bytes] = []
+    on_the_way = 0
+    while True:
+        taken = take(told, set(all_names))
+        if taken is None:
+            if not on_the_way:
+                break
+            told.settled()
+            on_the_way -= 1
+            continue
+        on_the_way += 1
+        assert on_the_way <= RECORDS_MAX
+        changes, is_complete = taken
+        assert sum(len(name) for name, _ in changes) < RECORD_BYTES_MAX + 256
+        seen += [name for name, is_there in changes if is_there]
+        assert is_complete is (len(seen) == count)
+    assert seen == all_names
