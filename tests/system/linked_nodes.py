@@ -1,7 +1,7 @@
 """Nodes on this machine that are linked with each other, for tests: one run directory for each."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,17 +31,23 @@ def write_configs(
     more: str = "",
     *,
     hosts: Sequence[str] | None = None,
+    ways: Mapping[tuple[int, int], int] | None = None,
     timeout_s: float = 2,
+    workers: int = 1,
+    spares: int = 0,
 ) -> list[Path]:
     """Write the configuration of a node for each of `ports`, numbered from 1.
 
-    Their private addresses are on the loopback, or on `hosts`. `more` goes to `[links]`.
+    Their private addresses are on the loopback, or on `hosts`. `ways` are ports of relays by who
+    calls and who is called. `more` goes to `[links]`.
     """
     hosts = hosts or ["127.0.0.1"] * len(ports)
-    addresses = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
-    nodes = ", ".join(f'"{node}@{address}"' for node, address in enumerate(addresses, 1))
     paths = []
-    for node, address in enumerate(addresses, 1):
+    for node, (host, port) in enumerate(zip(hosts, ports, strict=True), 1):
+        nodes = ", ".join(
+            f'"{other}@{other_host}:{(ways or {}).get((node, other), other_port)}"'
+            for other, (other_host, other_port) in enumerate(zip(hosts, ports, strict=True), 1)
+        )
         secret = directory / f"secret{node}"
         secret.write_text((secrets or {}).get(node, SECRET))
         secret.chmod(0o600)
@@ -51,11 +57,11 @@ def write_configs(
             [node]
             id = {node}
             [workers]
-            count = 1
-            spares = 0
+            count = {workers}
+            spares = {spares}
             [links]
             cluster = "game"
-            listen = "{address}"
+            listen = "{host}:{port}"
             secret_file = "{secret}"
             nodes = [{nodes}]
             timeout_s = {timeout_s}

@@ -7,7 +7,9 @@ hosts can be blocked in either direction. All that the links do is held against 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from itertools import permutations
+from typing import Concatenate, ParamSpec
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkIdentity
@@ -19,12 +21,28 @@ from tests.gateway.links.world import SECRET, TIMEOUT_S
 
 __all__ = ["RECOVERY_S", "FailingWorld", "Host"]
 
+P = ParamSpec("P")
+
 RECOVERY_S = 20.0
 """Within this every link stands again: a silence and a call that nobody answers are noticed
 (2.5 s each), a handshake may be in vain (5 s), and the pause before the next one is 5 s at most."""
 
 QUIET_S = 5 * TIMEOUT_S
 """No link that stands is lost in this time once everything works."""
+
+
+def _noted(call: Callable[Concatenate["Host", P], None]) -> Callable[Concatenate["Host", P], None]:
+    """Have the test hear of what does not hold in a call that the links make."""
+
+    @wraps(call)
+    def noting(host: "Host", /, *arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            call(host, *arguments, **named)
+        except AssertionError as wrong:
+            host.world.wrong.append(wrong)
+            raise
+
+    return noting
 
 
 class HostDriver(MemoryDriver):
@@ -71,8 +89,6 @@ class Host:
         self.ledgers: dict[int, Ledger] = {}
         self.lives_met: dict[int, int] = {}
         """The last life of each node that it is told to be linked with."""
-        self._lives_seen: dict[tuple[int, int], int] = {}  # as the links name them
-        self._begin_with(*[node for node in world.addresses if node != self.node])
         self.driver = HostDriver(world.network)
         self.drivers.append(self.driver)
         world.block_again()
@@ -88,6 +104,7 @@ class Host:
             retained_bytes_max=world.retained_bytes_max,
             rng=random.Random(world.seed + self.node + 100 * self.life),
         )
+        self._begin_with(*[node for node in world.addresses if node != self.node])
         self.links.start()
 
     @property
@@ -98,6 +115,8 @@ class Host:
         """Be `life` to these from now on, which owes them nothing yet."""
         for node in nodes:
             self.lives[node] = self.life
+            name = self.links._links[node].life
+            self.world.lives[self.node, node, name] = self.life
             self.ledgers[node] = Ledger(self.node, self.life, node, self.world.retained_bytes_max)
             self.lives_met[node] = 0
 
@@ -145,6 +164,8 @@ class Host:
         """One turn of its loop."""
         completions = self.core.dispatch(0)
         self.links.flush()
+        for wrong in self.world.wrong:
+            raise wrong
         if completions:
             self.check()
 
@@ -172,12 +193,12 @@ class Host:
                 sender.ledgers[self.node].settle(life, record)
             self.links.settle(delivery)
 
+    @_noted
     def delivered(self, delivery: Delivery, payload: bytes) -> None:
         record = Record.parse(payload)
         sender = self.world.hosts[delivery.node]
         assert (record.sender, record.receiver) == (sender.node, self.node)
-        seen = self._lives_seen.setdefault((sender.node, record.sender_life), delivery.life)
-        assert delivery.life == seen
+        assert self.world.lives[sender.node, self.node, delivery.life] == record.sender_life
         assert record.sender_life >= self.heard_of[sender.node], "of a life that was over"
         self.heard_of[sender.node] = record.sender_life
         life = self.lives[sender.node]
@@ -186,30 +207,40 @@ class Host:
         assert sender.node in self.linked_with
         self.held.append((delivery, record, life))
 
+    @_noted
     def settled(self, node: int, payloads: list[bytes]) -> None:
         self.ledgers[node].told_settled(payloads)
         self.fates["settled"] += len(payloads)
 
+    @_noted
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
         assert node not in self.linked_with
         if node in self.ledgers:
-            life = self.world.hosts[node].lives[self.node]
-            self.ledgers[node].told_undelivered(life, payloads)
+            self.ledgers[node].told_undelivered(self._life_met(node), payloads)
         else:
             self._given_back[node].given_back(payloads)
         self.fates["undelivered"] += len(payloads)
 
+    def _life_met(self, node: int) -> int:
+        """Return the life of `node` that the links know, which may be over."""
+        met = self.links._links[node].log.peer_life
+        assert met is not None
+        return self.world.lives[node, self.node, met]
+
+    @_noted
     def linked(self, node: int, is_new_life: bool) -> None:
         assert node not in self.linked_with
         self.linked_with.add(node)
-        life = self.world.hosts[node].lives[self.node]
+        life = self._life_met(node)
         assert self.lives_met[node] <= life
         assert is_new_life == (self.lives_met[node] != life)
         self.lives_met[node] = life
 
+    @_noted
     def lost(self, node: int) -> None:
         self.linked_with.remove(node)
 
+    @_noted
     def removed(self, node: int) -> None:
         assert node not in self.ledgers
 
@@ -256,6 +287,10 @@ class FailingWorld:
         self.network = MemoryNetwork(seed=seed, clock=self.clock, buffer_bytes=2_000)
         self.addresses = {node: NetAddress("127.0.0.1", 7800 + node) for node in nodes}
         self.hosts: dict[int, Host] = {}
+        self.lives: dict[tuple[int, int, int], int] = {}
+        """The life of a node by itself, whom it told it, and what it is to the links of that."""
+        self.wrong: list[AssertionError] = []
+        """What did not hold in calls by the links, whose session only ends by it."""
         self._blocked: set[tuple[int, int]] = set()
         for node in self.addresses:
             self.hosts[node] = Host(self, node)
