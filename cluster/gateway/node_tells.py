@@ -43,6 +43,9 @@ _NUMBER = Struct("<Q")
 RECORD_FILL_BYTES = 65_536
 """A record of the link takes another message until it holds this much."""
 
+NUMBERS_MAX = RECORD_FILL_BYTES // _NUMBER.size
+"""Numbers in one record of the link."""
+
 RETRY_S = 0.02
 """How long what finds the log of a link full, by what others put there, waits for its next try."""
 
@@ -134,8 +137,10 @@ class NodeTells:
     def _answer(self, node: int, kind: int, number: int) -> None:
         peer = self._meet(node)
         if peer is not None:
-            peer.answers[kind].append(number)
-            self._flush(node, peer)
+            numbers = peer.answers[kind]
+            numbers.append(number)
+            if len(numbers) == 1:  # the others wait for room already
+                self._flush(node, peer)
 
     def _flush(self, node: int, peer: _Peer) -> None:
         """Give the link what there is; what finds no room is tried again a moment later."""
@@ -143,8 +148,8 @@ class NodeTells:
         while records and send(node, records[0]):
             records.popleft()
         for kind, numbers in peer.answers.items():
-            if numbers and send(node, b"%c%b" % (kind, b"".join(map(_NUMBER.pack, numbers)))):
-                numbers.clear()
+            while numbers and send(node, _pack_numbers(kind, numbers[:NUMBERS_MAX])):
+                del numbers[:NUMBERS_MAX]
         if (records or any(peer.answers.values())) and not self._retries:
             self._retries = True
             self._core.call_later(RETRY_S, self._retry)
@@ -200,22 +205,24 @@ class NodeTells:
         self._traffic.settle(delivery)
         node = delivery.node
         peer = self._meet(node)
-        if payload[0] == TOLD:
-            try:
-                all_told = _read_told(payload)
-            except (RecordError, StructError) as error:
-                self._counters.add("messages_unreadable")
-                logger.error("node %d has told what nobody can read: %s", node, error)
-                return
-            for number, shard, told in all_told:
-                self._take(node, number, shard, told)
-            return
-        for (number,) in _NUMBER.iter_unpack(payload[1:]):
+        try:
+            if payload[0] == TOLD:
+                for number, shard, told in _read_told(payload):
+                    self._take(node, number, shard, told)
+            else:
+                self._hear(node, peer, payload[0], list(_NUMBER.iter_unpack(payload[1:])))
+        except (RecordError, StructError) as error:
+            self._counters.add("messages_unreadable")
+            logger.error("node %d has told what nobody can read: %s", node, error)
+
+    def _hear(self, node: int, peer: _Peer | None, kind: int, numbers: list[tuple[int]]) -> None:
+        """Hear what became of what `node` was told under these numbers."""
+        for (number,) in numbers:
             on_the_way = None if peer is None else peer.on_the_way.pop(number, None)
             if on_the_way is None:
                 continue  # of an earlier life, whose tells are undelivered already
             shard, told = on_the_way
-            if payload[0] == HANDLED:
+            if kind == HANDLED:
                 self._shards[shard].tells.given_back(node, told.cost)
                 self._shards[shard].needs_flush = True
             else:
@@ -261,6 +268,10 @@ class NodeTells:
             numbers = list(peer.on_the_way)
             assert numbers == sorted(numbers)
             assert not numbers or numbers[-1] <= self._number
+
+
+def _pack_numbers(kind: int, numbers: list[int]) -> bytes:
+    return b"%c%b" % (kind, b"".join(map(_NUMBER.pack, numbers)))
 
 
 def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:

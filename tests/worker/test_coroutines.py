@@ -587,7 +587,7 @@ def test_an_on_stop_that_awaits_comes_to_its_end_behind_all_others(make_bench: M
 def test_an_on_stop_that_does_not_come_to_a_good_end_leaves_nothing(
     make_bench: MakeBench, caplog: pytest.LogCaptureFixture, error: str
 ):
-    bench = make_bench(worker_timeout_s=0.5)
+    bench = make_bench(worker_timeout_s=1.5)
 
     @bench.app.on_stop
     async def stop() -> None:
@@ -600,7 +600,7 @@ def test_an_on_stop_that_does_not_come_to_a_good_end_leaves_nothing(
     answer_until_ended(bench)
     assert bench.others() == []
     assert "the application's on_stop raised" in caplog.text
-    assert ("no good end" if error == "raises" else "within 0.5 s") in caplog.text
+    assert ("no good end" if error == "raises" else "within 1.5 s") in caplog.text
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_its_on_start(make_bench: MakeBench):

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,7 +22,14 @@ ANY = NetAddress("127.0.0.1", 0)
 class Node:
     """One end: what it was given, settled at once, and what it has settled."""
 
-    def __init__(self, core: IocpCore, node: int, life: int, peer: tuple[int, NetAddress]) -> None:
+    def __init__(
+        self,
+        core: IocpCore,
+        node: int,
+        life: int,
+        peer: tuple[int, NetAddress],
+        timeout_s: float,
+    ) -> None:
         self.got: list[bytes] = []
         self.settled_count = 0
         self.undelivered_payloads: list[bytes] = []
@@ -33,7 +41,7 @@ class Node:
             core,
             self.counters,
             self,
-            timeout_s=TIMEOUT_S,
+            timeout_s=timeout_s,
             retained_bytes_max=4 << 20,
             rng=random.Random(node),
         )
@@ -67,11 +75,12 @@ class Node:
 class Pair:
     """Node 1, which calls node 2 through a relay, on one core."""
 
-    def __init__(self, core: IocpCore, seed: int) -> None:
+    def __init__(self, core: IocpCore, seed: int, timeout_s: float) -> None:
         self.core = core
-        self.second = Node(core, 2, 200, (1, ANY))  # it is called, and never calls
+        self.second = Node(core, 2, 200, (1, ANY), timeout_s)  # it is called, and never calls
         self.relay = Relay(self.second.links.address.port, seed)
-        self.first = Node(core, 1, 100, (2, NetAddress("127.0.0.1", self.relay.port)))
+        relayed = NetAddress("127.0.0.1", self.relay.port)
+        self.first = Node(core, 1, 100, (2, relayed), timeout_s)
 
     def run(self, until: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
         deadline = time.monotonic() + within_s
@@ -103,8 +112,22 @@ class Pair:
 
 @pytest.fixture
 def pair(socket_driver: str, seed: int) -> Iterator[Pair]:
+    """Two nodes that soon take each other for lost."""
+    with open_pair(socket_driver, seed, TIMEOUT_S) as made:
+        yield made
+
+
+@pytest.fixture
+def patient_pair(socket_driver: str, seed: int) -> Iterator[Pair]:
+    """Two nodes that do not, on a machine that stands still for a while."""
+    with open_pair(socket_driver, seed, 10 * TIMEOUT_S) as made:
+        yield made
+
+
+@contextmanager
+def open_pair(socket_driver: str, seed: int, timeout_s: float) -> Iterator[Pair]:
     core = IocpCore(driver=open_driver(socket_driver))
-    made = Pair(core, seed)
+    made = Pair(core, seed, timeout_s)
     yield made
     made.relay.__exit__()
     for node in (made.first, made.second):
@@ -154,7 +177,8 @@ def test_a_stalled_connection_is_given_up_and_another_goes_on_where_it_was(
     pair.check(sent)
 
 
-def test_a_slow_and_long_way_delays_and_nothing_more(pair: Pair, seed: int) -> None:
+def test_a_slow_and_long_way_delays_and_nothing_more(patient_pair: Pair, seed: int) -> None:
+    pair = patient_pair
     rng = random.Random(seed)
     sent: dict[int, list[bytes]] = {1: [], 2: []}
     pair.relay.delay_s = 0.08
