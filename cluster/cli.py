@@ -1,4 +1,4 @@
-"""The command line: `cluster up`, `gateway`, `worker`, `status`, `dead-letters`, `bots`.
+"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `dead-letters`, `bots`.
 
 Parses and calls; what is called is imported by the command that calls it, because the time to
 import the rest would be added to the time until a node is ready. Everything that a user can get
@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from cluster.shared.config import Config
     from cluster.shared.dead_letters import DeadLetter
-    from cluster.shared.messages import InHand, MembershipStatus, NodeStatus
+    from cluster.shared.messages import InHand, MembershipStatus, NodeStatus, WorkerStatus
 
 __all__ = ["app", "main"]
 
@@ -275,15 +275,100 @@ def gateway(
 @_told_in_one_line
 def worker(
     shard: Annotated[int, typer.Option("--shard", metavar="N", min=0, help="Which shard, from 0.")],
-    run_dir: RequiredRunDir,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--run-dir",
+            metavar="DIR",
+            help="Where the processes of the node meet; with --gateway, where notes are kept.",
+        ),
+    ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            "--gateway",
+            metavar="tcp://HOST:PORT",
+            help="Work on another machine than the gateway's; this is its remote.listen.",
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", metavar="DIR", help="With --gateway: this worker's keys and gateway.key."
+        ),
+    ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option("--app", metavar="MODULE:NAME", help="With --gateway: the application."),
+    ] = None,
 ) -> int:
-    """Run one worker of the node in DIR, for a supervisor of your own."""
+    """Run one worker, for a supervisor of your own: of the node in DIR, or of one elsewhere."""
     from cluster.shared.logs import configure_logging
-    from cluster.shared.run_directory import RunDirectory
-    from cluster.worker.process import run_worker
+    from cluster.shared.run_directory import RunDirectory, default_run_directory
+    from cluster.worker.process import run_remote_worker, run_worker
 
     configure_logging(f"worker-{shard}")
-    return run_worker(RunDirectory(Path(run_dir)), shard)
+    if gateway is None:
+        _check_local_worker(run_dir, keys, app)
+        return run_worker(RunDirectory(Path(str(run_dir))), shard)
+    from cluster.shared.config import ConfigError
+    from cluster.shared.remote_endpoints import parse_gateway
+
+    if keys is None:
+        raise ConfigError("--keys: missing: nobody connects to a gateway elsewhere without a key")
+    try:
+        address = parse_gateway(gateway)
+    except ValueError as error:
+        raise ConfigError(f"--gateway: {gateway!r}: expected {error}") from None
+    directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
+    return run_remote_worker(address, keys, shard, app, directory)
+
+
+def _check_local_worker(run_dir: str | None, keys: Path | None, app: str | None) -> None:
+    from cluster.shared.config import ConfigError
+
+    if run_dir is None:
+        raise ConfigError("--run-dir: missing: the run directory of the node; or pass --gateway")
+    for flag, value in (("--keys", keys), ("--app", app)):
+        if value is not None:
+            raise ConfigError(
+                f"{flag}: {str(value)!r}: only with --gateway; the node in {run_dir} says it itself"
+            )
+
+
+@app.command()
+@_told_in_one_line
+def keys(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are put.")],
+    workers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--worker",
+            metavar="NAME",
+            help="Make a pair for the machine NAME, and the gateway's if there is none; may be "
+            "repeated. Without: the gateway's and one called worker.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace those that are there already.")
+    ] = False,
+) -> int:
+    """Make the keys by which a gateway and workers on other machines know each other."""
+    from cluster.shared.config import ConfigError
+    from cluster.shared.key_files import KeyFileError, check_worker_name, make_key_files
+
+    for name in workers or []:
+        try:
+            check_worker_name(name)
+        except ValueError as error:
+            raise ConfigError(f"--worker: {name!r}: expected {error}") from None
+    try:
+        made = make_key_files(directory, workers or [], replace=replace)
+    except KeyFileError as error:
+        raise ConfigError(str(error)) from None
+    for name in made:
+        typer.echo(directory / name)
+    return 0
 
 
 @app.command()
@@ -438,9 +523,11 @@ def _print_table(node: "NodeStatus") -> None:
     console.print(
         f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
     )
+    if gateway.remote_listen:
+        console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
     table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
     for worker in node.workers:
-        row = (worker.shard, _shown(worker.pid), worker.state, worker.restarts, worker.lane)
+        row = (worker.shard, _where(worker), worker.state, worker.restarts, worker.lane)
         table.add_row(*map(str, row), _in_hand(worker.in_hand))
     console.print(table)
     console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
@@ -470,6 +557,14 @@ def _membership_line(membership: "MembershipStatus") -> str:
 
 def _shown(pid: int | None) -> str:
     return "-" if pid is None else str(pid)
+
+
+def _where(worker: "WorkerStatus") -> str:
+    remote = worker.remote
+    if not remote:
+        return _shown(worker.pid)
+    where = "elsewhere" if remote.key is None else f"{remote.key} at {remote.address}"
+    return f"{_shown(worker.pid)} ({where})"
 
 
 def _in_hand(in_hand: "InHand | None") -> str:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import cli
+from cluster.iocp import NetAddress
 from cluster.shared.config import Config
 from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
 from cluster.shared.messages import (
@@ -21,6 +22,7 @@ from cluster.shared.messages import (
     MembershipStatus,
     NodeStatus,
     ProtocolVersionError,
+    RemoteWorker,
     SpareStatus,
     WorkerStatus,
 )
@@ -264,7 +266,97 @@ def test_worker_is_called_with_its_shard(
     assert (run_directory.path, shard) == (tmp_path, 3)
 
 
+def test_a_worker_of_another_machine_is_called_with_all_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, supervise: Called, tmp_path: Path
+):
+    run_remote_worker = Called(1)
+    monkeypatch.setattr("cluster.worker.process.run_remote_worker", run_remote_worker)
+    arguments = ["--gateway", "tcp://[::1]:7900", "--keys", "k", "--app", "a:b"]
+    done = run("worker", "--shard", "3", *arguments, "--run-dir", str(tmp_path))
+    assert (done.exit_code, done.stderr) == (1, "")
+    gateway, keys_dir, shard, app, run_directory = run_remote_worker.arguments
+    assert (gateway, keys_dir, shard, app) == (NetAddress("::1", 7900), Path("k"), 3, "a:b")
+    assert run_directory.path == tmp_path
+    assert run("worker", "--shard", "3", *arguments[:4]).exit_code == 1
+    assert run_remote_worker.arguments[3] is None
+    assert run_remote_worker.arguments[4].path == default_run_directory()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], ["--run-dir: missing", "--gateway"]),
+        (["--gateway", "tcp://10.0.0.1:7900"], ["--keys: missing"]),
+        (["--gateway", "10.0.0.1:7900", "--keys", "k"], ["--gateway: '10.0.0.1:7900'", "tcp://"]),
+        (["--run-dir", "x", "--keys", "k"], ["--keys: 'k': only with --gateway"]),
+        (["--run-dir", "x", "--app", "a:b"], ["--app: 'a:b': only with --gateway"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_worker_here_and_one_elsewhere_are_not_mixed_up(
+    supervise: Called, arguments: list[str], told: list[str]
+):
+    done = run("worker", "--shard", "3", *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    for word in told:
+        assert word in done.stderr
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+def test_keys_are_made_and_never_replaced_unasked(tmp_path: Path):
+    directory = tmp_path / "keys"
+    done = run("keys", str(directory))
+    assert (done.exit_code, done.stderr) == (0, "")
+    made = [Path(line) for line in done.stdout.splitlines()]
+    assert made == [
+        directory / name
+        for name in ("gateway.key", "gateway.key_secret", "worker.key", "worker.key_secret")
+    ]
+    before = [path.read_bytes() for path in made]
+    again = run("keys", str(directory))
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr.startswith(f"cluster: {directory / 'gateway.key'} is there already")
+    assert again.stderr.count("\n") == 1
+    assert [path.read_bytes() for path in made] == before
+    one = run("keys", str(directory), "--worker", "oslo", "--worker", "rome")
+    assert one.stdout.split() == [
+        str(directory / name)
+        for name in ("oslo.key", "oslo.key_secret", "rome.key", "rome.key_secret")
+    ]
+    assert run("keys", str(directory), "--replace").exit_code == 0
+    assert not {path.read_bytes() for path in made} & set(before)
+
+
+def test_a_name_for_a_key_is_checked(tmp_path: Path):
+    done = run("keys", str(tmp_path), "--worker", "../gateway")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("cluster: --worker: '../gateway': expected a name of")
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- status ----------------------------------------------------------------------------------------
+
+
+def test_status_tells_people_which_shards_are_served_from_elsewhere(
+    read_status: Called, tmp_path: Path
+):
+    status = read_status.result
+    assert isinstance(status, NodeStatus)
+    there = RemoteWorker(key="berlin", address="10.0.0.2")
+    nobody = RemoteWorker(key=None, address=None)
+    workers = [
+        msgspec.structs.replace(status.workers[0], shard=0, pid=17, remote=there),
+        msgspec.structs.replace(status.workers[0], shard=1, pid=None, remote=nobody),
+    ]
+    gateway = msgspec.structs.replace(status.gateway, remote_listen="10.0.0.1:7900")
+    read_status.result = msgspec.structs.replace(status, workers=workers, gateway=gateway)
+    done = run("status", "--run-dir", str(tmp_path))
+    assert "workers on other machines connect at tcp://10.0.0.1:7900" in done.stdout
+    assert "17 (berlin at 10.0.0.2)" in done.stdout
+    assert "- (elsewhere)" in done.stdout
 
 
 def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Path):
@@ -470,7 +562,7 @@ def test_bots_as_a_process_end_with_a_clean_result():
 def test_version_and_help_are_code_0():
     assert run("--version").stdout.startswith("cluster")
     help_text = run("--help").stdout
-    for command in ("up", "gateway", "worker", "status", "bots"):
+    for command in ("up", "gateway", "worker", "keys", "status", "bots"):
         assert f"  {command} " in help_text
     assert "completion" not in help_text
 

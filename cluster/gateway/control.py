@@ -129,11 +129,15 @@ class ControlPlane:
     def _take(self) -> bool:
         for _ in range(MESSAGES_PER_TURN):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = self._receive()
             except zmq.Again:
                 return False
             self._take_frames(frames)
         return True
+
+    def _receive(self) -> list[bytes]:
+        """Return the frames of the next message; raises zmq.Again when there is none."""
+        return self._socket.recv_multipart(zmq.NOBLOCK)
 
     def _take_frames(self, frames: list[bytes]) -> None:
         identity = frames[0]

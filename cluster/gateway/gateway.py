@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 
 import zmq
+from msgspec import UNSET
 
 from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
@@ -22,6 +23,9 @@ from cluster.gateway.membership.cluster_members import ClusterMembers
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.remote.door import RemoteDoor, RemoteKeys
+from cluster.gateway.remote.remote_control import RemoteControl
+from cluster.gateway.remote.remote_shards import remote_worker_status
 from cluster.gateway.shard import Shard
 from cluster.gateway.spares import Spares
 from cluster.gateway.supervisor_link import SupervisorLink
@@ -88,12 +92,14 @@ class Gateway(IocpObject):
         epoch: int,
         links_secret: bytes | None = None,
         membership: Membership | None = None,
+        remote_keys: RemoteKeys | None = None,
     ) -> None:
         """Bind everything for `config`, and tell where.
 
-        `links_secret` is needed where `config` has `links.listen`, and `membership`, which is the
-        gateway's from then on, where its list is not static. Raises OSError, zmq.ZMQError
-        or RunDirectoryError when that cannot be. `core` and `directory` stay the caller's.
+        `links_secret` is needed where `config` has `links.listen`, `membership`, which is the
+        gateway's from then on, where its list is not static, and `remote_keys` where it has
+        `remote.listen`. Raises ListenError for that address, and OSError, zmq.ZMQError or
+        RunDirectoryError for what else cannot be. `core` and `directory` stay the caller's.
         """
         self.handle = None
         self._config = config
@@ -111,6 +117,7 @@ class Gateway(IocpObject):
         self._control = ControlPlane(
             self._context, control_address, core, self._take_message, curve
         )
+        self._door = None if remote_keys is None else self._open_door(remote_keys)
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._quarantine = Quarantine(
             config.node.id,
@@ -128,10 +135,11 @@ class Gateway(IocpObject):
             life,
             core,
             self._hub,
-            self._control.send,
+            self._send,
             self._supervisor.report,
             self._counters,
             self._quarantine,
+            None if self._door is None else self._door.hub,
         )
         endpoints.publish(self._control.endpoint)
         self._workers = self._serving.workers
@@ -152,6 +160,31 @@ class Gateway(IocpObject):
         )
         self._beat_interval_s = min(1.0, config.workers.worker_timeout_s / 4)
         self._beat_timer: Timer | None = None
+
+    def _open_door(self, keys: RemoteKeys) -> RemoteDoor:
+        try:
+            return RemoteDoor(
+                self._config,
+                keys,
+                self._core,
+                self._counters,
+                lambda identity, hello, peer: self._workers.hello(identity, hello, peer),
+                lambda identity, heartbeat: self._workers.heartbeat(identity, heartbeat),
+            )
+        except OSError as error:
+            raise ListenError("remote.listen", str(self._config.remote.listen), error) from error
+
+    def _send(self, identity: bytes, message: ControlMessage) -> bool:
+        """Send to a peer on whichever control plane it is; False when it takes nothing."""
+        if self._door is not None and RemoteControl.has(identity):
+            return self._door.control.send(identity, message)
+        return self._control.send(identity, message)
+
+    def _check_control(self) -> None:
+        """Look for messages whose announcement a send may have swallowed."""
+        self._control.check()
+        if self._door is not None:
+            self._door.control.check()
 
     def _make_links(self, life: int, secret: bytes) -> Links:
         links = self._config.links
@@ -195,8 +228,11 @@ class Gateway(IocpObject):
             epoch=self._epoch,
             listen=str(service.listener.local_address),
             driver=self._core.driver.name,
-            lane=self._serving.shards[0].lane.kind,
+            lane=self._hub.kind,
         )
+        if self._door is not None:
+            shards = ", ".join(map(str, sorted(self._config.remote.shards)))
+            logger.info("workers of shards %s connect at tcp://%s", shards, self._door.listen)
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
 
@@ -218,13 +254,13 @@ class Gateway(IocpObject):
 
     def serve(self) -> None:
         """Dispatch until a drain is through."""
-        serving, control = self._serving, self._control
+        serving, check_control = self._serving, self._check_control
         lanes, service, links = serving.lanes, serving.service, self._links
         while serving.phase is not DrainPhase.DRAINED:
             serving.turn(None)
-            control.check()
+            check_control()
             lanes.flush()  # what the control plane brought: a death applies what was published
-            control.check()
+            check_control()
             service.resume_accepting()
             if links is not None:
                 links.flush()
@@ -244,7 +280,7 @@ class Gateway(IocpObject):
             while self._stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
                 self._serving.lanes.receive()
-                self._control.check()
+                self._check_control()
             self._end_links(deadline)
         elif self._links is not None:
             self._links.close()
@@ -253,6 +289,8 @@ class Gateway(IocpObject):
         self._quarantine.close()
         self._serving.close_lanes()
         self._hub.close()
+        if self._door is not None:
+            self._door.close(LAST_WORDS_MS)
         self._control.close(LAST_WORDS_MS)
         self._context.term()
 
@@ -360,6 +398,9 @@ class Gateway(IocpObject):
         counters["packets_received"] = sum(s.log.packets_appended for s in shards)
         counters["bytes_received"] = sum(s.log.packet_bytes_appended for s in shards)
         counters["dropped_batches"] = self._hub.dropped_batches
+        if self._door is not None:
+            counters["control_refused"] += self._door.control.refused
+            counters["dropped_batches"] += self._door.hub.dropped_batches
         counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in shards)
         counters["deferred_calls"] = sum(s.succession.deferred.count for s in shards)
         counters["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
@@ -375,6 +416,7 @@ class Gateway(IocpObject):
                 pid=os.getpid(),
                 driver=self._core.driver.name,
                 sessions=len(self._serving.table.sessions),
+                remote_listen=UNSET if self._door is None else self._door.listen,
             ),
             workers=[self._worker_status(shard) for shard in shards],
             spares=self._spares.status(),
@@ -392,10 +434,11 @@ class Gateway(IocpObject):
         return MembershipStatus(source="static", state="member", members=members)
 
     def _worker_status(self, shard: Shard) -> WorkerStatus:
+        life = self._workers.life(shard.index)
+        is_draining = self._serving.phase is not DrainPhase.SERVING
+        if self._workers.is_remote(shard.index):
+            lives = self._workers.lives_begun(shard.index)
+            return remote_worker_status(shard.index, shard.lane.kind, life, lives, is_draining)
         return self._supervisor.worker_status(
-            shard.index,
-            shard.lane.kind,
-            self._workers.life(shard.index),
-            self._serving.phase is not DrainPhase.SERVING,
-            self._quarantine.in_hand(shard),
+            shard.index, shard.lane.kind, life, is_draining, self._quarantine.in_hand(shard)
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.lane_hubs import LaneHubs
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limits import Limits
 from cluster.gateway.node_broadcasts import NodeBroadcasts
@@ -18,6 +19,7 @@ from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.remote.remote_shards import RemoteShards
 from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
@@ -52,17 +54,20 @@ class GatewayCore:
         report: Callable[[ShardReport], None],
         counters: Counters,
         quarantine: Quarantine | None = None,
+        remote_hub: LaneHub | None = None,
     ) -> None:
         """Make the lanes in `hub`; OSError when there is no memory for them.
 
-        `life` is a random number of 64 bits that tells this life of the gateway from all others.
-        Workers are answered by `send`, the supervisor is told by `report`; `quarantine` as for
-        `Workers`. `core` and `hub` stay the caller's.
+        Those of `remote.shards` are made in `remote_hub`, if there is one. `life` is a random
+        number of 64 bits that tells this life of the gateway from all others. Workers are answered
+        by `send`, the supervisor is told by `report`; `quarantine` as for `Workers`. `core` and
+        both hubs stay the caller's.
         """
         self._config = config
         self._epoch = epoch
         self._core = core
         self._hub = hub
+        self._remote_hub = remote_hub
         self._counters = counters
         self._drain_deadline = 0.0
         self.phase = DrainPhase.SERVING
@@ -95,15 +100,23 @@ class GatewayCore:
         self.tells = TellRouter(self.shards, self.traffic, core, counters)
         self.workers = self._make_workers(life, send, report, quarantine)
         self.lanes = LaneRunner(
-            core, hub, self.shards, self._appliers, self.workers.committed, self._violated
+            core,
+            hub if remote_hub is None else LaneHubs(hub, remote_hub),
+            self.shards,
+            self._appliers,
+            self.workers.committed,
+            self._violated,
         )
         self.service = self._make_service()
 
     def _make_shard(self, index: int) -> Shard:
         gateway, lane = self._config.gateway, self._config.lane
+        hub = self._hub
+        if self._remote_hub is not None and index in self._config.remote.shards:
+            hub = self._remote_hub
         return Shard(
             index,
-            self._hub.open_lane(lane.bytes, accepted_batch_bytes(lane.max_batch_bytes)),
+            hub.open_lane(lane.bytes, accepted_batch_bytes(lane.max_batch_bytes)),
             self._counters,
             gateway.max_packet_bytes,
             gateway.send_queue_bytes_max,
@@ -127,6 +140,9 @@ class GatewayCore:
             config.lane.max_batch_bytes,
             config.workers.worker_timeout_s,
         )
+        remote = RemoteShards()
+        if self._remote_hub is not None:
+            remote = RemoteShards(frozenset(config.remote.shards), self._remote_hub.endpoint)
         return Workers(
             identity,
             self.shards,
@@ -139,6 +155,7 @@ class GatewayCore:
             self._core.now,
             quarantine,
             lambda: self.tells.nodes,
+            remote,
         )
 
     def _make_service(self) -> GatewayService:

@@ -16,8 +16,10 @@ from cluster.gateway.membership.cluster_members import IdentityLostError
 from cluster.gateway.membership.etcd_store import StoreMissingError
 from cluster.gateway.membership.join import JoinError, join_cluster
 from cluster.gateway.membership.membership import Membership
+from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
+from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.process import raise_descriptor_limit
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -55,7 +57,8 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
 def _serve(directory: RunDirectory, config: Config) -> int:
     try:
         secret = _read_secret(config)
-    except SecretError as error:
+        remote_keys = _read_remote_keys(config)
+    except (SecretError, KeyFileError) as error:
         return _refuse(str(error))
     try:
         core = IocpCore(driver=choose_driver(config.gateway.driver))
@@ -80,7 +83,9 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         config = msgspec.structs.replace(config, node=node)
         logger.info("node %d of cluster %r, epoch %d", node.id, config.links.cluster, epoch)
     try:
-        gateway = Gateway(config, directory, core, epoch, secret, membership)
+        gateway = Gateway(config, directory, core, epoch, secret, membership, remote_keys)
+    except ListenError as error:
+        return _refuse(str(error))
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
     except OSError as error:
@@ -112,6 +117,15 @@ def _read_secret(config: Config) -> bytes | None:
         return None
     assert config.links.secret_file is not None, "the configuration was checked"
     return read_secret(Path(config.links.secret_file))
+
+
+def _read_remote_keys(config: Config) -> RemoteKeys | None:
+    """Return the keys for workers on other machines, None where there are none; KeyFileError."""
+    if config.remote.listen is None:
+        return None
+    assert config.remote.keys_dir is not None, "the configuration was checked"
+    directory = Path(config.remote.keys_dir)
+    return RemoteKeys(read_gateway_keys(directory), KnownWorkers(directory))
 
 
 class _SignalHandler:

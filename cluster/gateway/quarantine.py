@@ -6,7 +6,7 @@ session whose `on_resumed` kills is ended here, since no record asks for that ca
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from cluster.gateway.counters import Counters
@@ -19,7 +19,7 @@ from cluster.gateway.shard_tells import TellOwner
 from cluster.shared.causes import Cause
 from cluster.shared.dead_letters import DeadLetter
 from cluster.shared.lane import Commit
-from cluster.shared.messages import InHand, Suspect
+from cluster.shared.messages import InHand, PastCall, Suspect
 from cluster.shared.note import HandlerCall, NoteReader
 
 __all__ = ["Quarantine"]
@@ -35,6 +35,7 @@ class Quarantine:
     """The suspects of all shards. For the dispatching thread."""
 
     __slots__ = (
+        "_awaited",
         "_counters",
         "_counts",
         "_epoch",
@@ -43,6 +44,7 @@ class Quarantine:
         "_max_redeliveries",
         "_node",
         "_notes",
+        "_remote_lives",
         "_wall_clock",
     )
 
@@ -67,9 +69,20 @@ class Quarantine:
         self._wall_clock = wall_clock
         self._counts = [DeathCount(max_redeliveries) for _ in range(shard_count)]
         self._notes: list[tuple[str, NoteReader] | None] = [None] * shard_count
+        self._remote_lives: dict[int, int] = {}
+        """By shard the incarnation that is on another machine, where its note is."""
+        self._awaited: list[int | None] = [None] * shard_count
+        """By shard the incarnation on another machine that has ended, and how is not known yet."""
 
-    def begin_life(self, shard: Shard, incarnation: int) -> str | None:
-        """Make the note of a life that is to be granted; return its name, None without one."""
+    def begin_life(self, shard: Shard, incarnation: int, *, has_note: bool = True) -> str | None:
+        """Make the note of a life that is to be granted; return its name, None without one.
+
+        One that is not to have a note here is on another machine, and has one there.
+        """
+        self._awaited[shard.index] = None
+        if not has_note:
+            self._remote_lives[shard.index] = incarnation
+            return None
         note = self._files.create(shard.index, incarnation)
         if note is None:
             self._counters.add("notes_missing")
@@ -92,12 +105,36 @@ class Quarantine:
         True if it led to something being set aside. An end in good order has nothing in hand;
         that of a life that `was_replaced` says nothing about what it had.
         """
+        remote_life = self._remote_lives.pop(shard.index, None)
+        if remote_life is not None:
+            self._awaited[shard.index] = remote_life
+            return False
         in_hand = self._read(shard)
         note, self._notes[shard.index] = self._notes[shard.index], None
         if note is not None:
             self._files.remove(*note)
         if was_replaced:
             return False
+        return self._died(shard, in_hand)
+
+    def told(self, shard: Shard, nonce: int, past: Sequence[PastCall]) -> None:
+        """A worker on another machine that is to have `shard` tells of the lives before it.
+
+        `nonce` is that of this gateway. If the last life is not among them, because it ended in
+        good order or was elsewhere, nobody knows what it had in hand, and nothing is blamed.
+        """
+        incarnation, self._awaited[shard.index] = self._awaited[shard.index], None
+        if incarnation is None:
+            return
+        in_hand = None
+        for note in past:
+            if (note.nonce, note.incarnation) == (nonce, incarnation):
+                call = HandlerCall(note.position, note.index, note.session)
+                delivery = find_delivery(shard, call)
+                in_hand = None if delivery is None else (call, delivery, 0.0)
+        self._died(shard, in_hand)
+
+    def _died(self, shard: Shard, in_hand: tuple[HandlerCall, Delivery, float] | None) -> bool:
         call = None if in_hand is None else in_hand[0]
         is_poison = self._counts[shard.index].died(call)
         if in_hand is not None and is_poison:

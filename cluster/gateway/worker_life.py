@@ -1,5 +1,6 @@
 """One life of a worker, from its grant until it is gone or fenced."""
 
+from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.shared.liveness import Liveness
 
 __all__ = ["WorkerLife"]
@@ -18,6 +19,7 @@ class WorkerLife:
         "incarnation",
         "is_ready",
         "liveness",
+        "peer",
         "pid",
         "tells_full",
     )
@@ -31,6 +33,7 @@ class WorkerLife:
         create_time: float,
         liveness: Liveness,
         done_before: int = 0,
+        peer: RemotePeer | None = None,
     ) -> None:
         self.incarnation = incarnation
         self.first_position = first_position
@@ -45,4 +48,6 @@ class WorkerLife:
         self.decode_errors = 0
         self.tells_full = 0
         """As its last heartbeat told, both."""
+        self.peer = peer
+        """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

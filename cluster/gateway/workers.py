@@ -2,14 +2,18 @@
 
 A shard has one life at a time. A process that asks for a shard gets it only when the
 predecessor is known dead; a life that breaks the lane contract, or gives no sign for
-`worker_timeout_s`, is fenced: nothing that it publishes from then on is applied.
+`worker_timeout_s`, is fenced: nothing that it publishes from then on is applied. A worker on
+another machine counts as dead when its connection has ended, without which it is of no use.
 """
 
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.remote.remote_control import RemotePeer
+from cluster.gateway.remote.remote_shards import RemoteShards
 from cluster.gateway.shard import Shard
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.lane import LaneState
@@ -77,13 +81,15 @@ class Workers:
         now: Callable[[], float],
         quarantine: Quarantine | None = None,
         nodes: Callable[[], list[int]] | None = None,
+        remote: RemoteShards = RemoteShards(),  # noqa: B008  # which cannot be changed
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far. Without a `quarantine` workers note nothing, and
         nothing is ever set aside. `nodes` says which nodes there are, this one too; without it
-        this one stands alone.
+        this one stands alone. The shards that are `remote` are for workers of other machines,
+        of which the supervisor is told nothing.
         """
         self._nodes = nodes if nodes is not None else lambda: [identity.node]
         self._identity = identity
@@ -96,24 +102,60 @@ class Workers:
         self._drain_lane = drain_lane
         self._now = now
         self._quarantine = quarantine
+        self._remote = remote
         self._incarnation = 0
         self._lives: list[WorkerLife | None] = [None] * len(shards)
+        self._lives_begun = [0] * len(shards)
         self._by_identity: dict[bytes, int] = {}
 
     def life(self, shard_index: int) -> WorkerLife | None:
         """Return who has the shard now."""
         return self._lives[shard_index]
 
+    def lives_begun(self, shard_index: int) -> int:
+        """Return how many workers the shard has had, under this gateway."""
+        return self._lives_begun[shard_index]
+
+    def is_remote(self, shard_index: int) -> bool:
+        """Whether the shard is for workers on other machines."""
+        return shard_index in self._remote.indices
+
     # -- grants ------------------------------------------------------------------------------------
 
-    def hello(self, control_identity: bytes, hello: Hello) -> None:
-        """Grant the shard that a process asks for, or refuse and say why."""
-        refusal = self._refusal(hello)
+    def hello(self, control_identity: bytes, hello: Hello, peer: RemotePeer | None = None) -> None:
+        """Grant the shard that a process asks for, or refuse and say why.
+
+        `peer` is who asks from another machine.
+        """
+        refusal = self._refusal(hello, peer)
         if refusal is not None:
             self._refuse(control_identity, hello.pid, refusal)
             return
+        life = self._lives[hello.shard]
+        if life is not None and not self._is_gone(self._shards[hello.shard], life):
+            self._refuse_held(control_identity, hello, life)
+            return
         self.vacate(hello.shard)
-        self._grant(control_identity, hello)
+        if peer is not None and self._quarantine is not None:
+            self._quarantine.told(self._shards[hello.shard], self._identity.nonce, hello.past)
+        self._grant(control_identity, hello, peer)
+
+    def _is_gone(self, shard: Shard, life: WorkerLife) -> bool:
+        """Whether a life is over; that of a worker elsewhere is given a sign of life to see."""
+        if life.peer is None:
+            return not is_same_process(life.pid, life.create_time)
+        return not self._send_heartbeat(shard, life)
+
+    def _refuse_held(self, control_identity: bytes, hello: Hello, life: WorkerLife) -> None:
+        holder = f"shard {hello.shard} is held by process {life.pid}"
+        if life.peer is None:
+            self._refuse(control_identity, hello.pid, f"{holder}; stop that one first")
+            return
+        reason = (
+            f"{holder} of {life.peer}, whose connection stands; stop that one first, or wait "
+            f"{life.liveness.timeout_s:g} s if it has died"
+        )
+        self._refuse(control_identity, hello.pid, reason, is_temporary=True)
 
     def _refuse(
         self, control_identity: bytes, pid: int, reason: str, is_temporary: bool = False
@@ -122,23 +164,34 @@ class Workers:
         self._counters.add("workers_refused")
         self._send(control_identity, Refuse(reason=reason, is_temporary=is_temporary))
 
-    def _refusal(self, hello: Hello) -> str | None:
+    def _refusal(self, hello: Hello, peer: RemotePeer | None) -> str | None:
         if not 0 <= hello.shard < len(self._shards):
             return (
                 f"shard {hello.shard} does not exist; this node has shards 0 to "
                 f"{len(self._shards) - 1} (workers.count)"
             )
-        life = self._lives[hello.shard]
-        if life is not None and is_same_process(life.pid, life.create_time):
-            return f"shard {hello.shard} is held by process {life.pid}; stop that one first"
+        if self.is_remote(hello.shard) and peer is None:
+            return (
+                f"shard {hello.shard} is for a worker on another machine (remote.shards), which "
+                "connects with --gateway and --keys"
+            )
+        if peer is not None and not self.is_remote(hello.shard):
+            remote = ", ".join(map(str, sorted(self._remote.indices)))
+            return (
+                f"shard {hello.shard} is served on the gateway's machine; those for workers on "
+                f"others are {remote} (remote.shards)"
+            )
         return None
 
-    def _grant(self, control_identity: bytes, hello: Hello) -> None:
+    def _grant(self, control_identity: bytes, hello: Hello, peer: RemotePeer | None) -> None:
         shard = self._shards[hello.shard]
         self._incarnation += 1
         incarnation = self._incarnation
         identity = self._identity
         lane_identity = f"{identity.epoch}.{shard.index}.{incarnation}".encode()
+        if peer is not None:
+            # Not to be guessed by a machine that is to have another shard.
+            lane_identity += b"." + secrets.token_hex(8).encode()
         try:
             commit = shard.lane.grant(incarnation, lane_identity)
         except OSError as error:
@@ -154,9 +207,13 @@ class Workers:
             hello.create_time,
             liveness,
             shard.succession.deferred.done_count,
+            peer,
         )
         self._lives[shard.index] = life
         self._by_identity[control_identity] = shard.index
+        self._lives_begun[shard.index] += 1
+        if peer is not None:
+            logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
         shard.learn(frozenset(hello.public_ids))
         quarantine = self._quarantine
         grant = Grant(
@@ -167,7 +224,7 @@ class Workers:
             incarnation=incarnation,
             lane=LaneOffer(
                 kind=shard.lane.kind,
-                endpoint=self._lane_endpoint,
+                endpoint=self._lane_endpoint if peer is None else self._remote.lane_endpoint,
                 identity=lane_identity,
                 bytes=shard.lane.log.capacity_bytes,
                 max_batch_bytes=identity.max_batch_bytes,
@@ -179,7 +236,11 @@ class Workers:
             redelivered_through=shard.log.sent_before,
             max_packet_bytes=identity.max_packet_bytes,
             worker_timeout_s=identity.worker_timeout_s,
-            note=quarantine.begin_life(shard, incarnation) if quarantine is not None else None,
+            note=(
+                quarantine.begin_life(shard, incarnation, has_note=peer is None)
+                if quarantine is not None
+                else None
+            ),
             suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
             nodes=self._nodes(),
             shard_count=len(self._shards),
@@ -220,7 +281,7 @@ class Workers:
         if self._lives[shard_index] is None:
             return
         if self._end(self._shards[shard_index], was_replaced):
-            self._report(
+            self._tell_supervisor(
                 ShardReport(
                     shard=shard_index,
                     pid=life.pid,
@@ -243,7 +304,7 @@ class Workers:
         self._counters.add("workers_fenced")
         self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
         set_aside = self._end(shard)
-        self._report(
+        self._tell_supervisor(
             ShardReport(
                 shard=shard.index,
                 pid=life.pid,
@@ -254,6 +315,10 @@ class Workers:
                 silent_s=silent_s,
             )
         )
+
+    def _tell_supervisor(self, report: ShardReport) -> None:
+        if not self.is_remote(report.shard):
+            self._report(report)
 
     def _end(self, shard: Shard, was_replaced: bool = False) -> bool:
         """Take the shard from its life; True if that led to something being set aside."""
@@ -287,7 +352,7 @@ class Workers:
         """Tell the supervisor that the shard's life is ready, if it is."""
         life = self._lives[shard_index]
         if life is not None and life.is_ready:
-            self._report(
+            self._tell_supervisor(
                 ShardReport(
                     shard=shard_index,
                     pid=life.pid,
@@ -329,8 +394,9 @@ class Workers:
             life = self._lives[shard.index]
             if life is None:
                 continue
-            if not is_same_process(life.pid, life.create_time):
-                logger.warning("shard %d: process %d has ended", shard.index, life.pid)
+            if self._is_gone(shard, life):
+                where = "" if life.peer is None else f" of {life.peer}, or its connection,"
+                logger.warning("shard %d: process %d%s has ended", shard.index, life.pid, where)
                 self.vacate(shard.index)
                 continue
             reason = life.liveness.verdict(now)
@@ -339,16 +405,17 @@ class Workers:
                 # begun again by the successor.
                 self._drain_lane(shard)
                 self.fence(shard, reason, silent_s=life.liveness.timeout_s)
-                continue
-            self._send_heartbeat(shard, life)
+            elif life.peer is None:
+                self._send_heartbeat(shard, life)
 
-    def _send_heartbeat(self, shard: Shard, life: WorkerLife) -> None:
+    def _send_heartbeat(self, shard: Shard, life: WorkerLife) -> bool:
+        """Give a worker a sign of life; False when there is no connection to it, or no room."""
         heartbeat = GatewayHeartbeat(
             incarnation=life.incarnation,
             position_sent=shard.lane.log.sent_position,
             serial_received=shard.lane.serial_applied,
         )
-        self._send(life.control_identity, heartbeat)
+        return self._send(life.control_identity, heartbeat)
 
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""

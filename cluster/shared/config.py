@@ -121,6 +121,17 @@ class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """What may wait for one node; more is refused to whoever sends it."""
 
 
+class RemoteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[remote]`: workers on other machines. Without `listen` all workers are on this one."""
+
+    listen: str | None = None
+    """Where they connect; the next port is for their lanes."""
+    keys_dir: str | None = None
+    """The directory, made by `cluster keys`, with the gateway's keys and theirs."""
+    shards: list[Annotated[int, Meta(ge=0, le=255)]] = []
+    """The shards that they serve; the supervisor starts workers for the others only."""
+
+
 class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[limits]`: what the gateway lets clients do before it ends their sessions.
 
@@ -166,6 +177,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lane: LaneConfig = LaneConfig()
     supervisor: SupervisorConfig = SupervisorConfig()
     links: LinksConfig = LinksConfig()
+    remote: RemoteConfig = RemoteConfig()
     limits: LimitsConfig = LimitsConfig()
 
 

@@ -271,6 +271,8 @@ _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "links.advertise": _check_advertise,
     "links.secret_file": _check_file,
     "links.etcd": parse_store,
+    "remote.listen": parse_listen,
+    "remote.keys_dir": _check_run_dir,
     "links.nodes": parse_node,
 }
 """What a string, or each of a list, must look like, by key.
@@ -302,6 +304,7 @@ def _check_across_keys(config: Config, settings: Mapping[str, _Setting]) -> None
         )
     _check_limits(config, settings)
     _check_links(config, settings)
+    _check_remote(config, settings)
 
 
 def _check_limits(config: Config, settings: Mapping[str, _Setting]) -> None:
@@ -393,6 +396,29 @@ _LINKS_KEYS_BESIDE_LISTEN = (
 )
 _ANY_HOSTS = frozenset({"0.0.0.0", "::"})
 """Addresses to listen at that nobody can be called at."""
+
+
+def _check_remote(config: Config, settings: Mapping[str, _Setting]) -> None:
+    remote = config.remote
+    if remote.listen is None:
+        for key in ("remote.keys_dir", "remote.shards"):
+            if key in settings:
+                raise settings[key].error("remote.listen beside it, where those workers connect")
+        return
+    if remote.keys_dir is None:
+        raise settings["remote.listen"].error(
+            "remote.keys_dir beside it: nobody connects without a key; make them by `cluster keys`"
+        )
+    if not remote.shards:
+        raise settings["remote.listen"].error(
+            "remote.shards beside it, the shards whose workers are on other machines"
+        )
+    if parse_listen(remote.listen)[1] == 65_535:
+        raise settings["remote.listen"].error("a port up to 65534: the next one is for lanes")
+    if len(set(remote.shards)) < len(remote.shards) or max(remote.shards) >= config.workers.count:
+        raise settings["remote.shards"].error(
+            f"each shard once, below workers.count = {config.workers.count}"
+        )
 
 
 def _one_of(what: str, name: str, known: Iterable[str]) -> str:

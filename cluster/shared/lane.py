@@ -213,8 +213,10 @@ class LaneHub(Protocol):
     endpoint: str
     """Where workers open their ends."""
 
-    dropped_batches: int
-    """Batches of incarnations that have no lane (any more)."""
+    @property
+    def dropped_batches(self) -> int:
+        """Batches of incarnations that have no lane (any more)."""
+        ...
 
     def descriptors(self) -> Sequence[int]:
         """Return what becomes readable when `pump` may find something, or `clear` has to act.

@@ -9,7 +9,7 @@ from struct import Struct as Layout
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -33,10 +33,12 @@ __all__ = [
     "MembershipState",
     "MembershipStatus",
     "NodeStatus",
+    "PastCall",
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
     "Reloaded",
+    "RemoteWorker",
     "ShardReport",
     "SpareAlive",
     "SpareGone",
@@ -92,20 +94,39 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="k
 # -- worker and gateway ---------------------------------------------------------------------------
 
 
+PAST_CALLS_MAX = 16
+"""Earlier lives that a worker tells of."""
+
 PublicIds = Annotated[list[Annotated[int, Meta(ge=0, le=0xFFFF)]], Meta(max_length=0x1_0000)]
 """Packet ids that an application declares as public."""
+
+
+class PastCall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What an earlier worker on another machine had in hand when it died, or 0 for nothing.
+
+    Of the life `incarnation` under the gateway with that `nonce`: packet `index` of the record at
+    `position`, or with position 0 the resumption of `session`.
+    """
+
+    nonce: int
+    incarnation: int
+    position: int
+    index: int
+    session: int
 
 
 class Hello(_Message, frozen=True, kw_only=True):
     """Worker → gateway: a process with its application imported asks for a shard.
 
-    `public_ids` are the packets that get through before a session is accepted.
+    `public_ids` are the packets that get through before a session is accepted. `past` is what
+    notes on that machine tell of earlier lives, where the gateway cannot read them.
     """
 
     shard: int
     pid: int
     create_time: float
     public_ids: PublicIds = []
+    past: Annotated[list[PastCall], Meta(max_length=PAST_CALLS_MAX)] = []
 
 
 class SpareHello(_Message, frozen=True, kw_only=True):
@@ -390,11 +411,15 @@ class Drained(_Message, frozen=True, kw_only=True):
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway's part of a node's status."""
+    """The gateway's part of a node's status.
+
+    `remote_listen` is where workers on other machines connect, as HOST:PORT, if there are any.
+    """
 
     pid: int | None
     driver: str
     sessions: int
+    remote_listen: str | UnsetType = UNSET
 
 
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
@@ -409,8 +434,21 @@ class InHand(msgspec.Struct, frozen=True, kw_only=True):
     for_s: float
 
 
+class RemoteWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the worker of a shard is that is served from other machines; None for nobody yet.
+
+    `key` is the name of the key by which it was let in, `address` the machine's.
+    """
+
+    key: str | None
+    address: str | None
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard's part of a node's status."""
+    """One shard's part of a node's status.
+
+    `remote` is there for a shard that is served from other machines, where its `pid` is one then.
+    """
 
     shard: int
     pid: int | None
@@ -418,6 +456,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     lane: str
     in_hand: InHand | None = None
+    remote: RemoteWorker | UnsetType = UNSET
 
 
 class SpareStatus(msgspec.Struct, frozen=True, kw_only=True):

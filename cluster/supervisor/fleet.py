@@ -58,6 +58,8 @@ def plan_nodes(
     """
     if config.links.listen is not None:
         raise ConfigError("--nodes: decides links.listen by itself; leave it out, or run each node")
+    if config.remote.listen is not None:
+        raise ConfigError("--nodes: remote.listen is of one node; leave it out, or run each node")
     count = len(private_ports)
     if config.node.id + count - 1 > 65_535:
         raise ConfigError(f"--nodes = {count}: node.id = {config.node.id} leaves too few ids")

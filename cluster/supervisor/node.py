@@ -40,8 +40,10 @@ class Node:
         self._config = config
         self._run_directory = run_directory
         self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
-        self.shards = [Shard(index) for index in range(config.workers.count)]
-        self.spares = [Spare() for _ in range(config.workers.spares)]
+        remote = config.remote.shards
+        self.shards = [Shard(i) for i in range(config.workers.count) if i not in remote]
+        """Those whose workers are started here, in order; the others are served from elsewhere."""
+        self.spares = [Spare() for _ in range(config.workers.spares if self.shards else 0)]
         self.candidates: list[Spare] = []
         """Those that wait beside the spares, until each has taken the shard of a worker."""
         self.version = 0
@@ -69,9 +71,14 @@ class Node:
     def _places(self) -> list[Shard | Spare]:
         return [*self.shards, *self.waiting]
 
+    def shard(self, index: int) -> Shard | None:
+        """Return the shard with that number, None where it is not one of this supervisor's."""
+        return next((shard for shard in self.shards if shard.index == index), None)
+
     @property
     def is_ready(self) -> bool:
-        """Whether the gateway listens, every shard is served, and every spare waits."""
+        """Whether the gateway listens, every shard of this machine is served, and every spare
+        waits."""
         return (
             self.gateway.ready is not None
             and all(shard.state == "ready" for shard in self.shards)

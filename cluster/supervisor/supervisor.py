@@ -213,8 +213,9 @@ class Supervisor:
     def _check_files(self, reload: Reload) -> None:
         if reload.take_changes():
             # What a worker died of too often may be mended.
-            for index in self._give_ups:
-                self._node.shards[index].restart_due = time.monotonic()
+            for shard in self._node.shards:
+                if shard.index in self._give_ups:
+                    shard.restart_due = time.monotonic()
             self._give_ups.clear()
         if self._phase is Phase.STARTING:
             failure = reload.watch.failure
@@ -240,8 +241,8 @@ class Supervisor:
                     self._node.keep_listen_address(message.listen)
                     self._node.report_all()
                     self._check_ready()
-            case ShardReport() if 0 <= message.shard < len(self._node.shards):
-                self._shard_reported(self._node.shards[message.shard], message)
+            case ShardReport() if (shard := self._node.shard(message.shard)) is not None:
+                self._shard_reported(shard, message)
             case SpareReport():
                 self._spare_reported(message)
             case GatewayAlive():

@@ -6,26 +6,28 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import msgspec
 import zmq
 
-from cluster.shared.config import Config, ConfigError
-from cluster.shared.endpoints import Endpoint, choose_endpoints
+from cluster.iocp import NetAddress
+from cluster.shared.config import ConfigError
+from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
 from cluster.shared.logs import change_role
-from cluster.shared.messages import ProtocolError, Refuse
-from cluster.shared.note import NoteWriter, open_note
+from cluster.shared.messages import Grant, ProtocolError, Refuse
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.stop_requests import StopRequests
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
-from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.loader import ApplicationError, load_application
-from cluster.worker.spare import QUIET_WAIT_S, ask_for_shard, wait_for_shard
+from cluster.worker.place import KeyRefusedError, LocalPlace, Place, wait_for_config
+from cluster.worker.spare import ask_for_shard, wait_for_shard
 from cluster.worker.worker import (
     GatewayLostError,
     StartHandlerError,
@@ -33,15 +35,9 @@ from cluster.worker.worker import (
     WorkerRefusedError,
 )
 
-__all__ = ["run_worker"]
+__all__ = ["run_remote_worker", "run_worker"]
 
 logger = logging.getLogger("cluster.worker")
-
-CONFIG_WAIT_S = 10.0
-"""Time that the node's configuration may take to appear in the run directory."""
-
-FIND_INTERVAL_S = 0.02
-"""Where its place is not known before, the gateway is looked for so often."""
 
 LOST_GATEWAY = 1
 TRY_AGAIN = 75
@@ -73,21 +69,57 @@ def run_worker(
     application raised; a worker that `is_supervised` leaves both for its supervisor to tell. Main
     thread only.
     """
+
+    def begin() -> tuple[Place, App]:
+        config = wait_for_config(directory)
+        return LocalPlace(directory, config), load_application(config.node.app)
+
     role = _role(shard, spare_number)
+    return _run(shard, begin, lambda error: _tell_failure(directory, role, error, is_supervised))
+
+
+def run_remote_worker(
+    gateway: NetAddress, keys_dir: Path, shard: int, app: str | None, directory: RunDirectory
+) -> int:
+    """Work on `shard` of the gateway at `gateway`, on another machine; return the exit code.
+
+    `keys_dir` has the keys that both sides know each other by, `app` is the application, and
+    `directory` where notes of what is in hand outlive this process. The codes are those of
+    `run_worker`: 2 also for keys that cannot be used or are not known to the gateway, 75 also while
+    the shard's last worker may still live. A worker that hangs ends itself with 1. Main thread
+    only.
+    """
+
+    def begin() -> tuple[Place, App]:
+        # The workers of the gateway's machine start without it.
+        from cluster.worker.remote_place import RemotePlace
+
+        return RemotePlace(gateway, keys_dir, shard, directory), load_application(app)
+
+    role = _role(shard)
+    return _run(shard, begin, lambda error: _tell_failure(directory, role, error, False))
+
+
+def _run(
+    shard: int | None,
+    begin: Callable[[], tuple[Place, App]],
+    tell_failure: Callable[[Exception], None],
+) -> int:
     stop = _StopSignal()
     try:
-        config = _wait_for_config(directory)
-        app = load_application(config.node.app)
-        return _work(directory, config, shard, app, stop)
+        place, app = begin()
+        return _work(place, shard, app, stop)
     except (
         ApplicationError,
         ConfigError,
+        KeyFileError,
+        KeyRefusedError,
         RunDirectoryError,
         ProtocolError,
         StartHandlerError,
         _ShardRefused,
     ) as error:
-        _tell_failure(directory, role, error, is_supervised)
+        tell_failure(error)
         return 2
     except _StopRequested:
         return 0
@@ -157,55 +189,19 @@ class _StopSignal:
         self._worker = worker
 
 
-def _wait_for_config(directory: RunDirectory) -> Config:
-    began = time.monotonic()
-    has_told = False
-    while True:
-        try:
-            return directory.read_config()
-        except RunDirectoryError:
-            waited_s = time.monotonic() - began
-            if waited_s > CONFIG_WAIT_S:
-                raise
-            if waited_s > QUIET_WAIT_S and not has_told:
-                has_told = True
-                logger.info(
-                    "waiting for a gateway to start in %s, at most %g s",
-                    directory.path,
-                    CONFIG_WAIT_S,
-                )
-            time.sleep(0.05)
-
-
-def _wait_for_gateway(directory: RunDirectory, timeout_s: float) -> Endpoint:
-    """Wait until it is known where the gateway is; it need not be there yet."""
-    endpoints = choose_endpoints(directory)
-    deadline = time.monotonic() + timeout_s
-    while (endpoint := endpoints.find_control()) is None:
-        if time.monotonic() > deadline:
-            raise GatewayLostError(f"no gateway has told for {timeout_s:g} s where it is")
-        time.sleep(FIND_INTERVAL_S)
-    return endpoint
-
-
-def _work(
-    directory: RunDirectory, config: Config, shard: int | None, app: App, stop: _StopSignal
-) -> int:
+def _work(place: Place, shard: int | None, app: App, stop: _StopSignal) -> int:
     try:
-        endpoint = _wait_for_gateway(directory, config.workers.worker_timeout_s)
+        endpoint = place.find_gateway()
     except GatewayLostError as error:
         logger.error("%s: %s", _name(shard), error)
         return LOST_GATEWAY
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     control = open_control_socket(context, zmq.DEALER, endpoint.curve)
+    place.watch(control)
     control.connect(endpoint.address)
     lane: WorkerLane | None = None
     try:
-        timeout_s = config.workers.worker_timeout_s
-        if shard is None:
-            grant = wait_for_shard(control, timeout_s, app.public_ids)
-        else:
-            grant = ask_for_shard(control, shard, timeout_s, str(directory.path), app.public_ids)
+        grant = _ask(place, control, shard, app)
         if isinstance(grant, Refuse) and grant.is_temporary:
             logger.warning("%s: %s", _name(shard), grant.reason)
             return TRY_AGAIN
@@ -216,29 +212,32 @@ def _work(
         if shard is None:
             shard = grant.shard
             change_role(_role(shard))
+        grant = place.granted(grant)
         lane = open_worker_lane(grant, context, endpoint.curve)
         logger.info("shard %d: incarnation %d", shard, grant.incarnation)
-        link = ZmqGatewayLink(control, lane.fileno())
-        worker = Worker(app, grant, lane, link, _open_note(directory, grant.note))
+        link = place.make_link(control, lane.fileno(), grant)
+        worker = Worker(app, grant, lane, link, place.open_note(grant))
         stop.stops(worker)
         worker.run()
+        place.ended()
     except (GatewayLostError, LaneUnavailableError, LaneViolation, WorkerRefusedError) as error:
-        logger.error("%s: %s", _name(shard), error)
+        logger.error("%s: %s%s", _name(shard), error, place.hint)
         return LOST_GATEWAY
     finally:
         if lane is not None:
             lane.close()
+        place.close()
         control.close(linger=0)
         context.term()
     return 0
 
 
-def _open_note(directory: RunDirectory, name: str | None) -> NoteWriter | None:
-    """Map the note that the gateway made; without it this worker works, and cannot be blamed."""
-    if name is None:
-        return None
-    try:
-        return open_note(directory.path / name)
-    except OSError as error:
-        logger.warning("what is in hand will not be seen: no note %s (%s)", name, error)
-        return None
+def _ask(
+    place: Place, control: "zmq.Socket[bytes]", shard: int | None, app: App
+) -> Grant | Refuse | None:
+    if shard is None:
+        return wait_for_shard(control, place.timeout_s, app.public_ids)
+    past = place.past_calls()
+    return ask_for_shard(
+        control, shard, place.timeout_s, place.where, app.public_ids, past, place.check
+    )

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
@@ -17,6 +17,7 @@ from cluster.shared.messages import (
     GatewayAlive,
     Grant,
     Hello,
+    PastCall,
     Refuse,
     SpareAlive,
     SpareHello,
@@ -31,6 +32,8 @@ __all__ = ["QUIET_WAIT_S", "ask_for_shard", "wait_for_shard"]
 
 logger = logging.getLogger("cluster.worker")
 
+CHECK_INTERVAL_S = 0.2
+
 QUIET_WAIT_S = 1.0
 """Who waits longer for a gateway says so, once: a person may have started this by hand."""
 
@@ -41,15 +44,24 @@ def ask_for_shard(
     timeout_s: float,
     where: str,
     public_ids: Iterable[int] = (),
+    past: Sequence[PastCall] = (),
+    check: Callable[[], None] | None = None,
 ) -> Grant | Refuse | None:
     """Ask for `shard` and wait for the answer; None when the gateway says stop.
 
-    `public_ids` are the packets that the application declares as public. The gateway may not be
-    there yet: raises GatewayLostError after `timeout_s` seconds. `where` it is waited for is logged
-    before that.
+    `public_ids` are the packets that the application declares as public, `past` is what earlier
+    lives had in hand. The gateway may not be there yet: raises GatewayLostError after `timeout_s`
+    seconds. `where` it is waited for is logged before that. `check` is called a few times a second
+    meanwhile, and may end the waiting by an error.
     """
     pid, create_time = process_identity(os.getpid())
-    hello = Hello(shard=shard, pid=pid, create_time=create_time, public_ids=sorted(public_ids))
+    hello = Hello(
+        shard=shard,
+        pid=pid,
+        create_time=create_time,
+        public_ids=sorted(public_ids),
+        past=list(past),
+    )
     control.send(encode_message(hello))
     began = time.monotonic()
     quiet_s = min(QUIET_WAIT_S, timeout_s)
@@ -60,7 +72,7 @@ def ask_for_shard(
             where,
             timeout_s,
         )
-    return _wait_for_answer(control, timeout_s, None, began)
+    return _wait_for_answer(control, timeout_s, None, began, check)
 
 
 def wait_for_shard(
@@ -82,11 +94,18 @@ def wait_for_shard(
 
 
 def _wait_for_answer(
-    control: "zmq.Socket[bytes]", timeout_s: float, sign_of_life: bytes | None, began: float
+    control: "zmq.Socket[bytes]",
+    timeout_s: float,
+    sign_of_life: bytes | None,
+    began: float,
+    check: Callable[[], None] | None = None,
 ) -> Grant | Refuse | None:
     deadline = began + timeout_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
+        if check is not None:
+            check()
+            left_s = min(left_s, CHECK_INTERVAL_S)
         if not control.poll(math.ceil(left_s * 1000), zmq.POLLIN):
             # Asked once more where time is up: who was itself asleep finds what was said.
             if left_s == 0.0:

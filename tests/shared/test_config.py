@@ -22,6 +22,7 @@ from cluster.shared.config import (
     LaneConfig,
     LinksConfig,
     NodeConfig,
+    RemoteConfig,
     SupervisorConfig,
     WorkersConfig,
     decode_config,
@@ -198,7 +199,7 @@ def test_toml_that_the_parser_cannot_stand_is_still_a_config_error(
 def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[gatway]\nmax_sessions = 5").endswith(
         "cluster.toml: gatway = {max_sessions = 5}: expected one of the sections "
-        "node, gateway, workers, lane, supervisor, links, limits; did you mean gateway?"
+        "node, gateway, workers, lane, supervisor, links, remote, limits; did you mean gateway?"
     )
 
 
@@ -658,3 +659,37 @@ def test_the_id_0_is_for_etcd_only(tmp_path: Path) -> None:
 def test_the_address_of_a_store_is_split() -> None:
     assert parse_store("http://10.0.0.9:2379") == ("http", "10.0.0.9", 2379)
     assert parse_store("https://[::1]:2379/") == ("https", "::1", 2379)
+
+
+# Workers on other machines
+
+REMOTE = '[remote]\nlisten = "10.0.0.1:7900"\nkeys_dir = "/keys"\nshards = [1, 0]'
+
+
+def test_workers_on_other_machines_have_an_address_keys_and_shards(tmp_path: Path) -> None:
+    config = load(tmp_path, REMOTE)
+    assert config.remote == RemoteConfig(listen="10.0.0.1:7900", keys_dir="/keys", shards=[1, 0])
+    assert Config().remote.listen is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('listen = "10.0.0.1:1"\nshards = [1]', ["remote.listen", "remote.keys_dir", "key"]),
+        ('listen = "10.0.0.1:1"\nkeys_dir = "/k"', ["remote.listen", "remote.shards"]),
+        ('keys_dir = "/k"', ["remote.keys_dir", "remote.listen"]),
+        ("shards = [1]", ["remote.shards", "remote.listen"]),
+        (REMOTE[9:].replace("7900", "65535"), ["remote.listen", "65534"]),
+        (REMOTE[9:].replace("[1, 0]", "[1, 1]"), ["remote.shards", "once"]),
+        (REMOTE[9:].replace("[1, 0]", "[2]"), ["remote.shards", "workers.count = 2"]),
+        (REMOTE[9:].replace("[1, 0]", "[-1]"), ["remote.shards", "0 to 255"]),
+        (REMOTE[9:].replace('"/keys"', '""'), ["remote.keys_dir"]),
+        (REMOTE[9:].replace("10.0.0.1:", ""), ["remote.listen", "HOST:PORT"]),
+    ],
+)
+def test_what_is_missing_for_workers_on_other_machines_is_told(
+    tmp_path: Path, text: str, told: list[str]
+) -> None:
+    message = error_of(tmp_path, f"[remote]\n{text}")
+    for word in told:
+        assert word in message
