@@ -17,6 +17,7 @@ from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_shards import RemoteShards
@@ -83,11 +84,19 @@ class GatewayCore:
         fan_outs = NodeFanOuts(self.traffic, core, counters)
         broadcasts = NodeBroadcasts(self.traffic, fan_outs, self.table.sessions, counters)
         groups = NodeGroups(self.traffic, fan_outs, core, self.table.groups, counters)
+        self.users = NodeUsers(
+            self.traffic,
+            core,
+            self.table.sessions,
+            self.table.users,
+            counters,
+            config.links.timeout_s,
+        )
         self._appliers = [
             OutboundApplier(
                 shard.lane,
                 self.table.sessions,
-                self.table.users,
+                self.users,
                 self.table.groups,
                 counters,
                 shard.succession,

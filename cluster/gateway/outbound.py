@@ -14,12 +14,12 @@ from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_groups import NodeGroups
+from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound_headers import Header, check_headers, read_headers
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard_tells import ShardTells
 from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
-from cluster.gateway.users import UserTable
 from cluster.shared.group_records import check_group, read_publish
 from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
 from cluster.shared.records import (
@@ -68,7 +68,7 @@ class OutboundApplier:
         self,
         lane: GatewayLane,
         sessions: dict[int, GatewaySession],
-        users: UserTable[GatewaySession],
+        users: NodeUsers,
         groups: GroupTable[GatewaySession],
         counters: Counters,
         succession: Succession,
@@ -78,7 +78,7 @@ class OutboundApplier:
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
-        Which of the `users` each one is, and its `groups`, change as the worker asks. What a
+        Which user each one is, by `users`, and its `groups`, change as the worker asks. What a
         successor is to know goes to `succession`, what is for other nodes as well to `broadcasts`
         and `node_groups`, messages for other shards to `tells`; without these there is nobody to
         tell.
@@ -91,7 +91,7 @@ class OutboundApplier:
         self._groups = groups
         self._counters = counters
         self._succession = succession
-        self._user_requests = UserRequests(sessions, users, counters, succession)
+        self._user_requests = UserRequests(sessions, users, succession)
         self._fan_out = FanOut(counters)
         self._batch: OutboundBatch | None = None
         self._headers: Iterator[Header] = iter(())

@@ -29,6 +29,7 @@ class GatewaySession(Session):
         "id",
         "is_accepted",
         "is_slow",
+        "login_stamp",
         "next_sequence",
         "opened_at",
         "partial_number",
@@ -68,6 +69,8 @@ class GatewaySession(Session):
         self.hears_commits = self.hears_all_commits
         self.closed_appended = False
         self.user: str | None = None
+        self.login_stamp = 0
+        """Since when it is that user, as nodes compare logins."""
         self.is_accepted = True
         """Whether packets of every id get through."""
         # Times are those of the core's clock, in seconds.

@@ -113,7 +113,7 @@ class SessionTable:
         if self.sessions.pop(session.id, None) is None:
             return  # there was no id left for it
         self.limits.release(session)
-        self.users.release(session)
+        self.users.forget(session)
         self.groups.leave_all(session)
         self._routing.release(session.shard.index)
         self.counters.add("sessions_closed")

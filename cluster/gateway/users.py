@@ -5,6 +5,7 @@ asks for, or its end, never reaches the newer one that took its place. A session
 any more, because its client or the gateway has ended it, keeps nobody out and cannot bind.
 """
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from cluster.shared.user_records import BindResult, SecondLogin
@@ -30,10 +31,14 @@ _Session = TypeVar("_Session", bound=UserSession)
 class UserTable(Generic[_Session]):
     """The users of a node; never more than it has sessions. For the dispatching thread."""
 
-    __slots__ = ("_sessions",)
+    __slots__ = ("_sessions", "on_forgotten", "on_released")
 
     def __init__(self) -> None:
         self._sessions: dict[str, _Session] = {}
+        self.on_released: Callable[[str, _Session], None] | None = None
+        """Called when a session is a user no more, and no other one has taken it over."""
+        self.on_forgotten: Callable[[_Session], None] | None = None
+        """Called when the connection of a session has ended."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -41,6 +46,10 @@ class UserTable(Generic[_Session]):
     def find(self, user: str) -> _Session | None:
         """Return the session that is `user`."""
         return self._sessions.get(user)
+
+    def names(self) -> list[str]:
+        """Return the users as of now."""
+        return list(self._sessions)
 
     def bind(
         self, session: _Session, user: str, policy: SecondLogin
@@ -73,6 +82,20 @@ class UserTable(Generic[_Session]):
         if user is not None:
             del self._sessions[user]
             session.user = None
+            if self.on_released is not None:
+                self.on_released(user, session)
+
+    def forget(self, session: _Session) -> None:
+        """The connection of `session` has ended: release it."""
+        self.release(session)
+        if self.on_forgotten is not None:
+            self.on_forgotten(session)
+
+    def take_from(self, session: _Session) -> None:
+        """Let `session` be nobody, because a session of another node is its user now."""
+        assert session.user is not None
+        del self._sessions[session.user]
+        session.user = None
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless sessions and users know each other."""

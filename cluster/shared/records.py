@@ -24,6 +24,7 @@ __all__ = [
     "DONE",
     "FINISHED",
     "JOIN",
+    "KICK_USER",
     "LEAVE",
     "MESSAGE",
     "OF_SHARDS",
@@ -126,6 +127,8 @@ class RecordKind(IntEnum):
     """Outbound: a deferred handler call is done (`FINISHED`)."""
     TELL = 29
     """Outbound: a message for a shard or the owner of a key (`tell_records`); of no session."""
+    KICK_USER = 30
+    """Outbound: like `send_to`, and the session of the user is to be ended behind the packets."""
 
 
 # Plain integers for the paths that look at every record.
@@ -152,6 +155,7 @@ ACCEPT = int(RecordKind.ACCEPT)
 DEFER = int(RecordKind.DEFER)
 DONE = int(RecordKind.DONE)
 TELL = int(RecordKind.TELL)
+KICK_USER = int(RecordKind.KICK_USER)
 
 OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED})
 """Inbound kinds that concern no session, but what shards tell each other."""

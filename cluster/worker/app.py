@@ -61,7 +61,11 @@ class Runtime(Protocol):
         ...
 
     def send_to(self, user: bytes, packet: bytes) -> None:
-        """Send one packet to a user of the node."""
+        """Send one packet to a user."""
+        ...
+
+    def kick_user(self, user: bytes, packet: bytes) -> None:
+        """Send one last packet to a user, and end its session."""
         ...
 
     def call_later(
@@ -320,17 +324,31 @@ class App:
         self._runtime.broadcast(make_packet(packet_id, self.codec.encode(message)))
 
     def send_to(self, user_id: str, packet_id: int, message: Message = b"") -> None:
-        """Send one packet to the session that is bound to `user_id`, whichever shard has it.
+        """Send one packet to the session that is bound to `user_id`, wherever in the cluster.
 
-        It goes out with what this handler call commits. A user whom no session is bound to gets
-        nothing, which is counted (`sends_to_absent_users`). For handlers and the loop's thread.
-        The message is what `Session.send` takes; raises what that raises, and TypeError and
-        ValueError for what is no user id.
+        It goes out with what this handler call commits; what one shard sends to one user arrives in
+        order. A user whom no session is bound to gets nothing, which is counted
+        (`sends_to_absent_users`); so is what is lost with a node or finds the log of its link full
+        (`sends_to_users_lost`). For handlers and the loop's thread. The message is what
+        `Session.send` takes; raises what that raises, and TypeError and ValueError for what is no
+        user id.
         """
         if self._runtime is None:
             raise RuntimeError("send_to works in a running worker only; start one by cluster up")
         packet = make_packet(packet_id, self.codec.encode(message))
         self._runtime.send_to(encode_name(user_id, "user id"), packet)
+
+    def kick_user(self, user_id: str, packet_id: int, message: Message = b"") -> None:
+        """Tell a user by one last packet, and end its session, wherever in the cluster that is.
+
+        The session ends with the cause `kicked`, as by `Session.kick`, behind what was sent to the
+        user before. A user whom no session is bound to is counted (`kicks_of_absent_users`).
+        Otherwise as `send_to`.
+        """
+        if self._runtime is None:
+            raise RuntimeError("kick_user works in a running worker only; start one by cluster up")
+        packet = make_packet(packet_id, self.codec.encode(message))
+        self._runtime.kick_user(encode_name(user_id, "user id"), packet)
 
     def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
         """Call `function(*args)` on the loop once `seconds` seconds have passed.

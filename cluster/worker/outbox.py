@@ -15,6 +15,7 @@ from cluster.shared.records import (
     BROADCAST,
     DEFER,
     DONE,
+    KICK_USER,
     PUBLISH,
     RECORD,
     RECORD_BYTES,
@@ -27,7 +28,7 @@ __all__ = ["Mark", "Outbox", "OutputTooLarge"]
 
 Mark = tuple[int, int]
 
-_FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, BIND})
+_FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, KICK_USER, BIND})
 """Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
 
 

@@ -29,7 +29,7 @@ from cluster.shared.messages import (
     WorkerHeartbeat,
 )
 from cluster.shared.note import HandlerCall, NoteWriter
-from cluster.shared.records import BROADCAST, OPENED, PUBLISH, SEND_TO
+from cluster.shared.records import BROADCAST, KICK_USER, OPENED, PUBLISH, SEND_TO
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
@@ -236,9 +236,14 @@ class Worker:
         self._outbox.add(BROADCAST, 0, packet)
 
     def send_to(self, user: bytes, packet: bytes) -> None:
-        """Send one packet to a user of the node (`App.send_to`)."""
+        """Send one packet to a user (`App.send_to`)."""
         self._check_packet(packet)
         self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def kick_user(self, user: bytes, packet: bytes) -> None:
+        """Send one last packet to a user, and end its session (`App.kick_user`)."""
+        self._check_packet(packet)
+        self._outbox.add(KICK_USER, 0, pack_send_to(user, packet))
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         """Send one packet to every member of a group but one session (`App.publish`)."""

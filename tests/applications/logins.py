@@ -6,7 +6,7 @@ from cluster.worker import App, BindResult, Session
 
 app = App(second_login="reject" if os.environ.get("SECOND_LOGIN") == "reject" else "replace")
 
-LOGIN, LOGOUT, WHISPER, WHO, KICK = range(1, 6)
+LOGIN, LOGOUT, WHISPER, WHO, KICK, EXPEL = range(1, 7)
 ANSWER, GONE = 100, 101
 
 
@@ -46,6 +46,13 @@ def who(session: Session, payload: bytes) -> None:
 def kick(session: Session, payload: bytes) -> None:
     """End the client's session, telling it."""
     session.kick(KICK, payload)
+
+
+@app.on_packet(EXPEL)
+def expel(session: Session, payload: bytes) -> None:
+    """End the session of the user whose name comes before the first space, telling it the rest."""
+    name, _, text = payload.partition(b" ")
+    app.kick_user(name.decode(), EXPEL, text)
 
 
 @app.on_resumed

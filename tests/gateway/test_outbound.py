@@ -13,6 +13,7 @@ from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.outbound_headers import HEADERS_MAX
 from cluster.gateway.session import GatewaySession
@@ -77,7 +78,7 @@ class Applying:
         self.applier = OutboundApplier(
             self.lane,
             sessions,
-            UserTable(),
+            NodeUsers(traffic, core, sessions, UserTable(), self.counters, 10.0),
             groups,
             self.counters,
             self.succession,

@@ -172,6 +172,9 @@ class MortalWorker:
     def send_to(self, user: bytes, packet: bytes) -> None:
         self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
 
+    def kick_user(self, user: bytes, packet: bytes) -> None:
+        raise AssertionError("nobody is kicked here")
+
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
 

@@ -9,6 +9,7 @@ from cluster.shared.records import (
     BOUND,
     CLOSED,
     DISCONNECT,
+    KICK_USER,
     OPENED,
     SEND,
     SEND_TO,
@@ -43,6 +44,10 @@ def unbind(session: int, request: int = 2) -> bytes:
 
 def send_to(user: str, data: bytes) -> bytes:
     return make_record(SEND_TO, 0, pack_send_to(user.encode(), data))
+
+
+def kick_user(user: str, data: bytes) -> bytes:
+    return make_record(KICK_USER, 0, pack_send_to(user.encode(), data))
 
 
 def answers(worker: ScriptedWorker) -> list[Bound]:
@@ -125,6 +130,31 @@ def test_a_user_is_reached_from_any_shard(two: Two):
     two.world.wait_received(two.peers[1], 36)
     assert two.peers[1].received == b"from another shard, and from its own"
     assert two.peers[0].received == b""
+
+
+def test_a_user_is_kicked_from_any_shard_behind_what_was_sent(two: Two):
+    world = two.world
+    last, go = make_packet(1, b"last"), make_packet(2, b"go")
+    two.do(1, bind(two.ids[1], "bob"))
+    two.do(0, send_to("bob", last), kick_user("bob", go), send_to("bob", b"too late"))
+    world.wait_ended(two.peers[1])
+    assert two.peers[1].received == last + go
+    world.wait_for(two.workers[1], CLOSED)
+    assert two.workers[1].records[-1].payload == b"kicked"
+    two.do(0, kick_user("bob", go))
+    assert world.count("kicks_of_absent_users") == 1
+    assert world.count("sends_to_absent_users") == 1
+    assert not two.peers[0].ended
+
+
+def test_a_session_that_is_ending_is_not_kicked(memory_two: Two):
+    two = memory_two
+    two.do(0, bind(two.ids[0], "ann"))
+    two.peers[0].shut_down()
+    two.world.wait_for(two.workers[0], CLOSED)
+    two.do(1, kick_user("ann", make_packet(2, b"go")))
+    assert two.world.count("kicks_of_absent_users") == 1
+    assert two.workers[0].records[-1].payload == b"eof"
 
 
 def test_a_second_login_ends_the_older_session_in_good_order(two: Two):
@@ -402,6 +432,7 @@ def test_a_user_stays_bound_while_its_shard_has_no_worker(two: Two):
     [
         *[(BIND, payload) for payload in BAD_BINDS],
         *[(SEND_TO, payload) for payload in BAD_SENDS],
+        *[(KICK_USER, payload) for payload in BAD_SENDS],
         (UNBIND, b"abc"),
         (UNBIND, b"abcde"),
     ],

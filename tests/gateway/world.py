@@ -18,6 +18,7 @@ from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
@@ -182,11 +183,14 @@ class GatewayWorld:
         self.node_groups = NodeGroups(
             self.traffic, fan_outs, self.core, self.table.groups, self.counters
         )
+        self.users = NodeUsers(
+            self.traffic, self.core, self.table.sessions, self.table.users, self.counters, 10.0
+        )
         self.appliers = [
             OutboundApplier(
                 shard.lane,
                 self.table.sessions,
-                self.table.users,
+                self.users,
                 self.table.groups,
                 self.counters,
                 shard.succession,

@@ -155,6 +155,7 @@ class Runtime:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.sent_to: list[tuple[bytes, bytes]] = []
+        self.kicked: list[tuple[bytes, bytes]] = []
         self.published: list[tuple[bytes, bytes, int]] = []
         self.wakes = 0
         self.timers = AppTimers()
@@ -164,6 +165,9 @@ class Runtime:
 
     def send_to(self, user: bytes, packet: bytes) -> None:
         self.sent_to.append((user, packet))
+
+    def kick_user(self, user: bytes, packet: bytes) -> None:
+        self.kicked.append((user, packet))
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         return self.timers.call_at(seconds, function, *args)
@@ -201,6 +205,20 @@ def test_a_send_to_is_one_packet_for_one_user():
         with pytest.raises(ValueError, match=r"user id|packet|payload"):
             app.send_to(user, packet_id, payload)
     assert len(runtime.sent_to) == 1
+
+
+def test_a_kick_is_one_packet_for_one_user():
+    app, runtime = App(), Runtime()
+    with pytest.raises(RuntimeError, match="running worker"):
+        app.kick_user("ann", 7, b"abc")
+    app.attach(runtime)
+    app.kick_user("ann", 7, b"abc")
+    app.kick_user("bob", 7)
+    assert runtime.kicked == [(b"ann", b"\x07\x00\x07\x00abc"), (b"bob", b"\x04\x00\x07\x00")]
+    for user, packet_id, payload in (("", 1, b""), ("ann", 65_536, b""), ("ann", 1, b"x" * 65_532)):
+        with pytest.raises(ValueError, match=r"user id|packet|payload"):
+            app.kick_user(user, packet_id, payload)
+    assert len(runtime.kicked) == 2
 
 
 def test_a_publish_names_a_group_and_whom_to_leave_out():

@@ -10,7 +10,16 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import START, Commit
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.records import BROADCAST, DISCONNECT, PUBLISH, SAVE, SEND, SEND_TO, make_record
+from cluster.shared.records import (
+    BROADCAST,
+    DISCONNECT,
+    KICK_USER,
+    PUBLISH,
+    SAVE,
+    SEND,
+    SEND_TO,
+    make_record,
+)
 from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher
@@ -44,6 +53,9 @@ class Bench:
 
     def send_to(self, user: bytes, packet: bytes) -> None:
         self.outbox.add(SEND_TO, 0, pack_send_to(user, packet))
+
+    def kick_user(self, user: bytes, packet: bytes) -> None:
+        self.outbox.add(KICK_USER, 0, pack_send_to(user, packet))
 
     def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
         raise AssertionError("nothing here waits")
