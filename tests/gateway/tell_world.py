@@ -62,8 +62,11 @@ class Workplace:
         self.worker.begin()
 
     def kill(self, *, at_commit: bool = False) -> None:
-        """Let the worker die now, or at its next commit, and have another."""
-        if at_commit:
+        """Let the worker die now, or at its next commit, and have another.
+
+        A handler may call this as well: it goes no further then.
+        """
+        if at_commit or self.worker.is_running:
             self.worker.doom()
         else:
             self.worker.leave()
