@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkIdentity
 from cluster.gateway.links.links import Delivery, Links
-from cluster.iocp import IocpCore, NetAddress
+from cluster.iocp import IocpCore, NetAddress, Service
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from tests.gateway.links.ledger import Ledger, Record
 from tests.gateway.links.world import SECRET, TIMEOUT_S
@@ -251,6 +251,13 @@ class Host:
         (status,) = [status for status in self.links.status() if status.node == other]
         return status.state
 
+    @property
+    def session_count(self) -> int:
+        """How many connections there are, those included that count for nothing."""
+        services: list[Service] = [self.links._service]
+        services += [link.service for link in self.links._links.values() if link.service]
+        return sum(service.current_session_count for service in services)
+
     def cut(self, other: int) -> bool:
         """Break the connection with `other` at this end; False when there is none."""
         session = self.links._links[other].session
@@ -406,6 +413,8 @@ class FailingWorld:
         assert self.count("links_violations") == 0
         assert self.settled_count >= settled + len(self.hosts) * (len(self.hosts) - 1)
         assert all(not host.held for host in self.hosts.values())
+        others = len(self.hosts) - 1
+        assert [host.session_count for host in self.hosts.values()] == [others] * len(self.hosts)
 
     @property
     def settled_count(self) -> int:
