@@ -10,7 +10,7 @@ nothing more to tell. Until the first of those nobody knows what the sender has 
 
 from collections.abc import Iterable
 
-__all__ = ["INTEREST", "Interest", "pack_interest", "read_interest"]
+__all__ = ["INTEREST", "GroupChange", "Interest", "pack_interest", "read_interest"]
 
 INTEREST = 3
 """The kind of these records among those of links."""

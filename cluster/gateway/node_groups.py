@@ -68,16 +68,16 @@ class NodeGroups(IocpObject):
 
     def began(self, name: bytes) -> None:
         """Tell the others."""
-        self._changed(name)
+        self._changed(name, True)
 
     def ended(self, name: bytes) -> None:
         """Tell the others."""
-        self._changed(name)
+        self._changed(name, False)
 
-    def _changed(self, name: bytes) -> None:
+    def _changed(self, name: bytes, is_there: bool) -> None:
         if self._told:
             for told in self._told.values():
-                told.changed(name)
+                told.changed(name, is_there)
             self._come_back()
 
     # -- other nodes (`Topic`) ---------------------------------------------------------------------

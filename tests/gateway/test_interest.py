@@ -81,21 +81,56 @@ def test_a_node_without_groups_says_that_this_is_all():
 
 def test_changes_before_they_are_told_are_one_and_tell_what_is_so():
     told = ToldInterest([b"room"])
-    told.changed(b"hall")
-    told.changed(b"room")
-    told.changed(b"hall")
-    assert take(told, {b"hall"}) == ([(b"room", False), (b"hall", True)], True)
+    told.changed(b"hall", True)
+    told.changed(b"lobby", True)
+    told.changed(b"room", False)
+    told.changed(b"lobby", False)
+    told.changed(b"room", True)
+    assert take(told, {b"hall", b"room"}) == ([(b"hall", True), (b"room", True)], True)
+    told.changed(b"hall", False)
+    told.changed(b"room", False)
+    told.changed(b"hall", True)
+    assert take(told, {b"hall"}) == ([(b"room", False)], True)
     assert take(told, {b"hall"}) is None
+
+
+def test_groups_that_come_and_go_while_nothing_can_be_told_leave_nothing():
+    told = ToldInterest([b"room"])
+    assert take(told, {b"room"}) == ([(b"room", True)], True)
+    for number in range(1_000):
+        told.changed(b"match %d" % number, True)
+        told.changed(b"match %d" % number, False)
+    told.changed(b"room", False)
+    assert take(told, set()) == ([(b"room", False)], True)
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"c", b""])))
+def test_whoever_hears_all_knows_what_is_so(happened: list[bytes]):
+    """Names begin and end by turns; by an empty one what there is gets told."""
+    there: set[bytes] = {b"a"}
+    told = ToldInterest(there)
+    heard: set[bytes] = set()
+    for name in [*happened, b""]:
+        if name:
+            there ^= {name}
+            told.changed(name, name in there)
+            continue
+        while (taken := take(told, there)) is not None:
+            told.settled()
+            for each, is_there in taken[0]:
+                assert is_there is (each not in heard)  # nothing is told that is no news
+                heard ^= {each}
+        assert heard == there
 
 
 def test_a_group_is_known_when_the_last_change_of_it_is_settled():
     told = ToldInterest([])
     take(told, set())
     assert told.knows(b"room")  # that nobody is there
-    told.changed(b"room")
+    told.changed(b"room", True)
     assert not told.knows(b"room")
     take(told, {b"room"})
-    told.changed(b"room")
+    told.changed(b"room", False)
     take(told, set())
     assert told.settled() == []
     assert told.settled() == [b"room"]
