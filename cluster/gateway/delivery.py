@@ -12,6 +12,7 @@ from cluster.shared.note import HandlerCall
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    KEYS,
     MESSAGE,
     OF_SHARDS,
     OPENED,
@@ -34,6 +35,7 @@ _KINDS = {
     SEND_READY: "send_ready",
     MESSAGE: "message",
     UNDELIVERED: "undelivered",
+    KEYS: "keys",
 }
 
 
@@ -41,7 +43,8 @@ class Delivery(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
-    """packet, opened, closed, bound, send_blocked, send_ready, message, undelivered, resumed"""
+    """packet, opened, closed, bound, send_blocked, send_ready, message, undelivered, keys,
+    resumed"""
     session: GatewaySession | TellOwner
     packet_id: int | None = None
     """None if it is not of a packet, as the sequence is."""

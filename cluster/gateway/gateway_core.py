@@ -163,7 +163,6 @@ class GatewayCore:
             lambda shard: self.lanes.drain(shard),
             self._core.now,
             quarantine,
-            lambda: self.tells.nodes,
             remote,
         )
 

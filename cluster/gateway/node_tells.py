@@ -13,7 +13,7 @@ begun another life, or is gone, the table has what is undelivered.
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
@@ -98,11 +98,9 @@ class NodeTells:
 
     # -- to other nodes ----------------------------------------------------------------------------
 
-    def all_nodes(self) -> list[int]:
-        """Return the ids of all nodes; each of them is known from now on."""
-        nodes = self._traffic.nodes
+    def learn(self, nodes: Iterable[int]) -> None:
+        """From now on somebody may have heard of `nodes`."""
         self._known.update(nodes)
-        return sorted([self._traffic.node, *nodes])
 
     def knows(self, node: int) -> bool:
         """Whether `node` is another node, or was one when somebody asked."""

@@ -20,6 +20,8 @@ class Members(NamedTuple):
     """Raised with each change in this life of the gateway; 0 before the first."""
     nodes: tuple[int, ...]
     """Their ids, in order; without this node's own while it may take no keys."""
+    others: tuple[int, ...] = ()
+    """The nodes that there are and that own no keys."""
 
 
 class Topic(Protocol):
@@ -80,11 +82,11 @@ class NodeTraffic:
         """Have `listener` told of each change of `members`, before the links change."""
         self._members_listeners.append(listener)
 
-    def change_members(self, nodes: Iterable[int]) -> None:
-        """Keys are owned by `nodes` from now on; no change is no news."""
-        changed = tuple(sorted(nodes))
-        if changed != self.members.nodes:
-            self.members = Members(self.members.version + 1, changed)
+    def change_members(self, nodes: Iterable[int], others: Iterable[int] = ()) -> None:
+        """Keys are owned by `nodes` from now on, and not by `others`; no change is no news."""
+        changed = tuple(sorted(nodes)), tuple(sorted(others))
+        if changed != self.members[1:]:
+            self.members = Members(self.members.version + 1, *changed)
             for listener in self._members_listeners:
                 listener(self.members)
 

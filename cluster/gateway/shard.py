@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
+from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
@@ -18,6 +19,7 @@ from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    KEYS,
     OF_SHARDS,
     OPENED,
     PACKETS,
@@ -47,6 +49,7 @@ class Shard:
         "_waiting",
         "index",
         "is_draining",
+        "keys",
         "lane",
         "lane_append_packets",
         "log",
@@ -91,6 +94,8 @@ class Shard:
         """What the shard's next worker will be told of its sessions."""
         self.tells = ShardTells(ShardId(node, index), lane, counters, tell_window_bytes)
         """What it tells other shards, and is told by them."""
+        self.keys = ShardKeys(ShardId(node, index), lane)
+        """What it is told of who owns keys."""
 
     @property
     def held_count(self) -> int:
@@ -274,8 +279,11 @@ class Shard:
             self._take_held()
 
     def _tell_freed(self, kind: int, owner: TellOwner | None, record: bytes) -> None:
-        self.tells.freed(kind, owner, record)
-        self.needs_flush = True  # it may have led to a record about credit
+        if kind == KEYS:
+            self.keys.freed(record)
+        else:
+            self.tells.freed(kind, owner, record)
+        self.needs_flush = True  # it may have led to a record about credit, or keys
 
     def _bound_committed(self, session: "GatewaySession", record: bytes) -> None:
         self.succession.bound(session.id, read_bound(record[RECORD_BYTES:]))

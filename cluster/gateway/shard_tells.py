@@ -197,7 +197,7 @@ class ShardTells:
         """The handler call that an inbound record asked for is done, for good."""
         if kind == UNDELIVERED:
             self.given_back(owner.node, owner.cost)
-        elif self.carrier is not None:
+        elif kind == MESSAGE and self.carrier is not None:
             self.carrier.handled(owner)
 
     def replay(self) -> list[TellState]:

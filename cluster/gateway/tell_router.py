@@ -8,6 +8,7 @@ from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
+from cluster.shared.key_records import KeyOwners
 from cluster.shared.rendezvous import owner
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import BY_KEY, Purpose, Tell
@@ -23,6 +24,7 @@ class TellRouter:
     ) -> None:
         """Carry what `shards` tell, and what other nodes tell them by `traffic`."""
         self._shards = shards
+        self._traffic = traffic
         self._node = traffic.node
         self._counters = counters
         self._nodes = NodeTells(traffic, core, shards, self.deliver, counters)
@@ -30,10 +32,21 @@ class TellRouter:
         for shard in shards:
             shard.tells.carrier = self
 
-    @property
-    def nodes(self) -> list[int]:
-        """The nodes of the cluster, this one too, in order; whoever asks may tell them."""
-        return self._nodes.all_nodes()
+        for shard in shards:
+            shard.keys.present = self._present_keys
+        traffic.on_members(lambda _: self._keys_changed())
+
+    def _present_keys(self) -> KeyOwners:
+        """Return who owns keys now, for a worker that may tell all of these nodes from then on."""
+        members = self._traffic.members
+        keys = KeyOwners(members.nodes, members.others)
+        self._nodes.learn(keys.nodes)
+        return keys
+
+    def _keys_changed(self) -> None:
+        for shard in self._shards:
+            if shard.keys.changed():
+                shard.needs_flush = True
 
     def knows(self, tell: Tell) -> bool:
         if tell.node == self._node:

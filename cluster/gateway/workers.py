@@ -80,18 +80,15 @@ class Workers:
         drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
         quarantine: Quarantine | None = None,
-        nodes: Callable[[], list[int]] | None = None,
         remote: RemoteShards = RemoteShards(),  # noqa: B008  # which cannot be changed
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far. Without a `quarantine` workers note nothing, and
-        nothing is ever set aside. `nodes` says which nodes there are, this one too; without it
-        this one stands alone. The shards that are `remote` are for workers of other machines,
+        nothing is ever set aside. The shards that are `remote` are for workers of other machines,
         of which the supervisor is told nothing.
         """
-        self._nodes = nodes if nodes is not None else lambda: [identity.node]
         self._identity = identity
         self._shards = shards
         self._lane_endpoint = lane_endpoint
@@ -216,6 +213,7 @@ class Workers:
             logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
         shard.learn(frozenset(hello.public_ids))
         quarantine = self._quarantine
+        keys = shard.keys.replay()
         grant = Grant(
             node=identity.node,
             epoch=identity.epoch,
@@ -242,7 +240,8 @@ class Workers:
                 else None
             ),
             suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
-            nodes=self._nodes(),
+            nodes=list(keys.nodes),
+            key_owners=list(keys.owners),
             shard_count=len(self._shards),
             tell_window_bytes=shard.tells.windows.window_bytes,
             tells=shard.tells.replay(),

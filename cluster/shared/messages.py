@@ -224,7 +224,7 @@ class Grant(_Message, frozen=True, kw_only=True):
     `suspects` stand in the order of the lane.
 
     The shards of `nodes` may be told messages, `shard_count` of which are this node's; on the way
-    to each node may be `tell_window_bytes`, and is what `tells` says.
+    to each node may be `tell_window_bytes`, and is what `tells` says. Keys belong to `key_owners`.
     """
 
     node: int
@@ -243,6 +243,7 @@ class Grant(_Message, frozen=True, kw_only=True):
     note: str | None = None
     suspects: list[Suspect] = []
     nodes: list[int] = []
+    key_owners: list[int] = []
     shard_count: int = 1
     tell_window_bytes: int = 1 << 20
     tells: list[TellState] = []

@@ -24,6 +24,7 @@ __all__ = [
     "DONE",
     "FINISHED",
     "JOIN",
+    "KEYS",
     "KICK_USER",
     "LEAVE",
     "MESSAGE",
@@ -97,6 +98,8 @@ class RecordKind(IntEnum):
     """Inbound: how much of what the shard has told one node has come to its end; of no session."""
     UNDELIVERED = 9
     """Inbound: a tell of the shard of which nobody knows what became; of no session."""
+    KEYS = 11
+    """Inbound: which nodes own keys from here on (`key_records`); of no session."""
     SEND = 16
     """Outbound: complete packets for one session."""
     BROADCAST = 17
@@ -141,6 +144,7 @@ SEND_READY = int(RecordKind.SEND_READY)
 MESSAGE = int(RecordKind.MESSAGE)
 CREDIT = int(RecordKind.CREDIT)
 UNDELIVERED = int(RecordKind.UNDELIVERED)
+KEYS = int(RecordKind.KEYS)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
@@ -157,8 +161,8 @@ DONE = int(RecordKind.DONE)
 TELL = int(RecordKind.TELL)
 KICK_USER = int(RecordKind.KICK_USER)
 
-OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED})
-"""Inbound kinds that concern no session, but what shards tell each other."""
+OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED, KEYS})
+"""Inbound kinds that concern no session, but what shards tell each other, and who owns keys."""
 
 SAVE_BYTES_MAX = 65_536
 """The largest payload of a `save` record: the gateway keeps one for each session."""

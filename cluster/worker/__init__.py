@@ -10,7 +10,7 @@ from cluster.worker.app_timers import TimerHandle
 from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.session import Session
-from cluster.worker.tells import AskFailed, Full, Telling, Undelivered
+from cluster.worker.tells import AskFailed, Full, NoOwner, Telling, Undelivered
 
 __all__ = [
     "App",
@@ -18,6 +18,7 @@ __all__ = [
     "BindResult",
     "Binding",
     "Full",
+    "NoOwner",
     "OutputTooLarge",
     "Session",
     "ShardId",

@@ -126,6 +126,7 @@ class App:
         self.bound_handler: BoundHandler | None = None
         self.messages = MessageHandlers(self.codec)
         """Those of messages that shards tell each other."""
+        self.keys_handler: Callable[[tuple[int, ...]], Any] | None = None
         self.repeated: list[Repeated] = []
         """What `every` was given."""
         self.send_blocked_handler: SessionHandler | None = None
@@ -311,6 +312,19 @@ class App:
         self.messages.set_undelivered(self._checked(handler, "message", "receiver"))
         return handler
 
+    def on_keys(self, handler: _Handler) -> _Handler:
+        """Call `f(owners)` when nodes join or leave, and keys are owned anew: by `owners`, ids.
+
+        It comes before any message that another node tells by the new list, and `owns` and
+        `tell_key` go by that list from here on. Only the keys of nodes that have left move, and
+        those that a new node gets: hand over what is not this shard's any more. A node whose lease
+        has ended is not among the owners, which may be none; nor is one that drains. With a static
+        list, nothing ever changes. A call that raises is logged and taken back; as any other it
+        comes again after a worker's death without its commit.
+        """
+        self.keys_handler = self._checked(handler, "owners")
+        return handler
+
     # -- running -----------------------------------------------------------------------------------
 
     def broadcast(self, packet_id: int, message: Message = b"") -> None:
@@ -399,6 +413,13 @@ class App:
         """The ids of all nodes of the cluster, this one too; RuntimeError as for `shard`."""
         return self._tells("nodes").nodes
 
+    def owns(self, key: "Key") -> bool:
+        """Whether this shard owns `key`: whether `tell_key` of it comes here. As of this handler.
+
+        Raises what `tell_key` raises for what is no key, RuntimeError as for `shard`.
+        """
+        return self._tells("owns").owns(key)
+
     def tell(self, shard: ShardId | int, message: msgspec.Struct) -> Telling:
         """Tell a shard a message: its `on_message` handler is called with it, once and in order.
 
@@ -418,7 +439,8 @@ class App:
         """Tell the shard that owns `key`, a str, bytes or an int, a message; else as `tell`.
 
         Which one that is, all shards agree on: rendezvous hashing over the nodes, and then over the
-        shards of the node. 7, "7" and b"7" are one key.
+        shards of the node. 7, "7" and b"7" are one key. Raises `NoOwner` while no node may own
+        keys; see `on_keys`.
         """
         return self._tells("tell_key").tell_key(key, encode_message(message, self.codec))
 

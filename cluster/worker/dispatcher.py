@@ -18,6 +18,7 @@ from cluster.shared.records import (
     CLOSED,
     DEFER,
     DEFERRED,
+    KEYS,
     OF_SHARDS,
     OPENED,
     PACKETS,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "no_coroutines"]
 
 logger = logging.getLogger("cluster.worker")
+
+HEARD_AHEAD = OF_SHARDS - {KEYS}
+"""Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
 
 
 def no_coroutines() -> "Coroutines":
@@ -301,7 +305,7 @@ class Dispatcher:
             length, kind, _, session_id = RECORD.unpack_from(records, offset)
             if kind == BOUND and position >= self._position:
                 self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
-            elif kind in OF_SHARDS and position >= self._position and self._tells is not None:
+            elif kind in HEARD_AHEAD and position >= self._position and self._tells is not None:
                 self._tells.hear(kind, bytes(records[offset + RECORD_BYTES : offset + length]))
             offset += length
             position += 1
@@ -414,6 +418,8 @@ class Dispatcher:
     def skip_message(self, kind: int, payload: bytes) -> None:
         """Set aside the call of the record in hand, in which workers died."""
         assert self._messages is not None
+        if kind == KEYS and self._tells is not None:
+            self._tells.hear(kind, payload)  # what it says counts all the same
         mark = self._outbox.mark()
         result = self._messages.set_aside(kind, payload)
         if result is not None:

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cluster.shared.records import UNDELIVERED
+from cluster.shared.key_records import read_keys
+from cluster.shared.records import KEYS, UNDELIVERED
 from cluster.shared.tell_records import (
     REASON_BYTES_MAX,
     Message,
@@ -22,7 +23,7 @@ from cluster.worker.app import App
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.message_handlers import encode_message
 from cluster.worker.outbox import Mark, Outbox
-from cluster.worker.tells import Receiver, Tells
+from cluster.worker.tells import Tells
 
 __all__ = ["MessageCalls"]
 
@@ -45,6 +46,8 @@ class MessageCalls:
         """Return what is called for an inbound record, for the log."""
         if kind == UNDELIVERED:
             return "the handler of undelivered messages"
+        if kind == KEYS:
+            return "the handler of changes of keys"
         message = read_message(payload)
         return f"the handler of a message of {message.sender}"
 
@@ -55,6 +58,8 @@ class MessageCalls:
         """
         if kind == UNDELIVERED:
             return self._undelivered(payload, mark)
+        if kind == KEYS:
+            return self._keys(payload, mark)
         message = read_message(payload)
         try:
             name, body = read_content(message.content)
@@ -65,12 +70,13 @@ class MessageCalls:
         except Exception as error:
             self._app.decode_errors.add_message(str(message.sender), len(message.content), error)
             return self._fail(message, f"{type(error).__name__}: {error}")
-        return self._run(handler.function, decoded, message.sender, message, mark, kind, payload)
+        arguments = decoded, message.sender
+        return self._run(handler.function, arguments, message, mark, kind, payload)
 
     def set_aside(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
         """Skip a call in which workers died; returns as `call` does."""
         logger.error("%s is set aside: workers died of it", self.what(kind, payload))
-        if kind == UNDELIVERED:
+        if kind in (UNDELIVERED, KEYS):
             return None
         return self._fail(read_message(payload), "it is set aside: workers died of it")
 
@@ -87,20 +93,26 @@ class MessageCalls:
                 f"this shard for {tell.receiver!r}", len(tell.content), error
             )
             return None
-        return self._run(handler, decoded, tell.receiver, None, mark, UNDELIVERED, payload)
+        return self._run(handler, (decoded, tell.receiver), None, mark, UNDELIVERED, payload)
+
+    def _keys(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
+        handler = self._app.keys_handler
+        if handler is None:
+            return None
+        owners = read_keys(payload).owners
+        return self._run(handler, (owners,), None, mark, KEYS, payload)
 
     def _run(
         self,
         handler: Callable[..., Any],
-        decoded: Any,
-        other: Receiver,
+        arguments: tuple[Any, ...],
         message: Message | None,
         mark: Mark,
         kind: int,
         payload: bytes,
     ) -> Coroutine[Any, Any, None] | None:
         try:
-            result = handler(decoded, other)
+            result = handler(*arguments)
         except Exception as error:
             return self._raised(message, error, mark, self.what(kind, payload))
         if isinstance(result, Coroutine):

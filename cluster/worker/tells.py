@@ -9,8 +9,9 @@ import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster.shared.key_records import KeyOwners, read_keys
 from cluster.shared.messages import TellState
-from cluster.shared.records import CREDIT, TELL, UNDELIVERED
+from cluster.shared.records import CREDIT, KEYS, TELL, UNDELIVERED
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.tell_records import (
     BY_KEY,
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
 
     _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
-__all__ = ["AskFailed", "Full", "Receiver", "Telling", "Tells", "Undelivered", "decode_answer"]
+__all__ = [
+    "AskFailed",
+    "Full",
+    "NoOwner",
+    "Receiver",
+    "Telling",
+    "Tells",
+    "Undelivered",
+    "decode_answer",
+]
 
 logger = logging.getLogger("cluster.worker")
 
@@ -46,6 +56,10 @@ Receiver = ShardId | int | str | bytes
 
 class Full(Exception):
     """There is no credit for one more message to that node; nothing was told."""
+
+
+class NoOwner(Exception):
+    """No node may own keys at present, as this one knows; nothing was told."""
 
 
 class Undelivered(Exception):
@@ -93,19 +107,21 @@ class Tells:
         self,
         outbox: Outbox,
         name: ShardId,
-        nodes: Iterable[int],
+        keys: KeyOwners,
         shard_count: int,
         window_bytes: int,
         states: Iterable[TellState],
         first_request: int,
     ) -> None:
-        """Be the shard `name` among `nodes`, of which this one has `shard_count` shards.
+        """Be the shard `name` among the nodes of `keys`; this one has `shard_count` shards.
 
         Each node may be told `window_bytes` at a time; `states` is what predecessors have told.
         Questions are numbered from `first_request`, which no life before has come near.
         """
         self.name = name
-        self.nodes = tuple(nodes) or (name.node,)
+        self.keys = keys
+        """Which nodes there are, and which of them own keys."""
+        self.nodes = keys.nodes
         self.full_count = 0
         """How often there was no credit."""
         self.is_in_coroutine: Callable[[], bool] = lambda: False
@@ -224,12 +240,27 @@ class Tells:
     def _pack_for_key(
         self, key: "Key", purpose: Purpose, request: int, content: bytes
     ) -> tuple[int, bytes]:
-        """Return the node and the payload; raises what `encode_key` raises."""
+        """Return the node and the payload; raises NoOwner, and what `encode_key` raises."""
         from cluster.shared.rendezvous import encode_key, owner
 
         self.check_content(content)
-        node = owner(key, self.nodes)
-        return node, pack_tell(ShardId(node, BY_KEY), purpose, request, content, encode_key(key))
+        data = encode_key(key)
+        if not self.keys.owners:
+            raise NoOwner(
+                "no node may own keys: this one has no lease in the store of the cluster's members "
+                "(`cluster status` says why)"
+            )
+        node = owner(key, self.keys.owners)
+        return node, pack_tell(ShardId(node, BY_KEY), purpose, request, content, data)
+
+    def owns(self, key: "Key") -> bool:
+        """Whether this shard owns a key; see `App.owns`."""
+        from cluster.shared.rendezvous import owner
+
+        node = self.name.node
+        if node not in self.keys.owners or owner(key, self.keys.owners) != node:
+            return False
+        return owner(key, [ShardId(node, index) for index in range(self._shard_count)]) == self.name
 
     def _list_nodes(self) -> str:
         return ", ".join(map(str, self.nodes))
@@ -260,8 +291,13 @@ class Tells:
     def hear(self, kind: int, payload: bytes) -> bool:
         """Take what an inbound record of `OF_SHARDS` has for this worker itself.
 
-        False if a handler is to be called for it. To hear the same again changes nothing.
+        False if a handler is to be called for it. To hear the same again changes nothing; what
+        changes who owns keys is to be heard in its turn.
         """
+        if kind == KEYS:
+            self.keys = read_keys(payload)
+            self.nodes = self.keys.nodes
+            return False
         if kind == CREDIT:
             node, returned = read_credit(payload)
             self._window(node).hear(returned)

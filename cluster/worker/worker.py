@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.deferred_bytes import deferred_bytes_max
 from cluster.shared.group_records import pack_publish
+from cluster.shared.key_records import KeyOwners
 from cluster.shared.lane import Commit, InboundChunk, WorkerLane
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
@@ -193,7 +194,7 @@ class Worker:
         tells = Tells(
             self._outbox,
             ShardId(grant.node, grant.shard),
-            grant.nodes,
+            _keys_of(grant),
             grant.shard_count,
             grant.tell_window_bytes,
             grant.tells,
@@ -720,3 +721,11 @@ class Worker:
         self._receive_to_backlog()  # whoever works on a long chunk is busy, not behind
         behind = lane.position_received < heartbeat.position_sent
         self._liveness.heard(self._now(), (lane.position_received,), behind)
+
+
+def _keys_of(grant: Grant) -> KeyOwners:
+    owners = tuple(grant.key_owners)
+    others = tuple(node for node in grant.nodes if node not in owners)
+    if not grant.nodes:
+        return KeyOwners((grant.node,))
+    return KeyOwners(owners, others)

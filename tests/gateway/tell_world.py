@@ -130,6 +130,7 @@ class Node:
             retained_bytes_max=world.retained_bytes_max,
         )
         self.gateway.traffic.links = self.links
+        self.gateway.traffic.change_members([number, *self.links.nodes])
         self.links.start()
         assert self.gateway.service.start()
         self.shards = [Workplace(self, shard, world.prepare) for shard in range(world.shards)]

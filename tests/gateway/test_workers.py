@@ -45,7 +45,7 @@ class Node:
         self.lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(2)]
         self.counters = Counters()
         self.shards = [
-            Shard(index, lane, self.counters, 65_535, 1 << 20)
+            Shard(index, lane, self.counters, 65_535, 1 << 20, 3)
             for index, lane in enumerate(self.lanes)
         ]
         self.sent: list[tuple[bytes, ControlMessage]] = []
@@ -136,6 +136,7 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
         max_packet_bytes=65_535,
         worker_timeout_s=TIMEOUT_S,
         nodes=[3],
+        key_owners=[3],
         shard_count=2,
     )
     assert grant.lane.kind == "local"

@@ -213,7 +213,6 @@ class GatewayWorld:
             lambda shard: self.appliers[shard.index].abandon(),
             lambda shard: self.runner.drain(shard),
             self.core.now,
-            nodes=lambda: self.tells.nodes,
         )
         self.violations: list[tuple[int, str]] = []
         self.echoing: list[ScriptedWorker] = []

@@ -26,17 +26,17 @@ class ClusterMembers(MembershipUser):
         self._membership = membership
         self._links = links
         self._traffic = traffic
-        traffic.change_members([])  # until the store has this node in its list
+        traffic.change_members([], [traffic.node])  # until the store has this node in its list
         membership.user = self
 
     def members_changed(self) -> None:
         """Take the list; a node that has lost its lease only owns no keys, and keeps its links."""
         membership, node = self._membership, self._traffic.node
-        self._traffic.change_members(
-            member.node
-            for member in membership.members
-            if member.takes_keys and (member.node != node or membership.is_member)
-        )
+        nodes = {each.node for each in membership.members} | {node}
+        owners = {each.node for each in membership.members if each.takes_keys}
+        if not membership.is_member:
+            owners.discard(node)
+        self._traffic.change_members(owners, nodes - owners)
         if not membership.is_member:
             self._counters.add("membership_lost")
             return
