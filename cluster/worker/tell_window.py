@@ -71,10 +71,10 @@ class TellWindow:
         try:
             await waiter[0]
         except CancelledError:
-            if waiter in queue:
-                queue.remove(waiter)
-            else:
+            if not waiter[0].cancelled():
                 self._reserved -= cost
+            elif waiter in queue:
+                queue.remove(waiter)
             self._serve()
             raise
         self._reserved -= cost
