@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.gateway.links.failing_world import FailingWorld
 from tests.gateway.links.world import LinkWorld
 from tests.simulation.conftest import seed
 
-__all__ = ["MakeWorld", "make_world", "seed"]
+__all__ = ["MakeFailingWorld", "MakeWorld", "make_failing_world", "make_world", "seed"]
 
 MakeWorld = Callable[..., LinkWorld]
+MakeFailingWorld = Callable[..., FailingWorld]
 
 
 @pytest.fixture
@@ -19,6 +21,24 @@ def make_world() -> Iterator[MakeWorld]:
 
     def make(*arguments, **options) -> LinkWorld:
         worlds.append(LinkWorld(*arguments, **options))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture
+def make_failing_world(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeFailingWorld]:
+    """Makes worlds by `make_failing_world(nodes, seed=, retained_bytes_max=)`, and closes them.
+
+    Connections are given little at a time, so that most records wait to be sent.
+    """
+    monkeypatch.setattr("cluster.gateway.links.links.QUEUED_BYTES_MAX", 1_500)
+    worlds: list[FailingWorld] = []
+
+    def make(*arguments, **options) -> FailingWorld:
+        worlds.append(FailingWorld(*arguments, **{"seed": seed, **options}))
         return worlds[-1]
 
     yield make
