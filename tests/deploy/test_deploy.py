@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cluster.shared.config import Config, load_config
+from cluster.shared.key_files import make_key_files
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.status import read_status
 from tests.support import wait_until
@@ -91,29 +92,80 @@ class Running:
 # -- systemd ---------------------------------------------------------------------------------------
 
 UNIT = DEPLOY / "systemd" / "iocp-cluster@.service"
+WORKER_UNIT = DEPLOY / "systemd" / "iocp-cluster-worker@.service"
 
 
-def unit() -> configparser.RawConfigParser:
+def unit(path: Path = UNIT) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=True)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(UNIT)
+    parser.read(path)
     return parser
+
+
+def command_of(path: Path, values: Mapping[str, str]) -> list[str]:
+    """Return the command of a unit, with what systemd puts in for specifiers and variables."""
+    text = unit(path)["Service"]["ExecStart"]
+    for name, value in values.items():
+        text = text.replace(name, value)
+    assert not re.search(r"[%$]", text), text
+    return shlex.split(text)
 
 
 def test_the_command_of_the_unit_runs_a_node(tmp_path: Path):
     service = unit()["Service"]
     specifiers = {"%E": str(tmp_path / "etc"), "%t": str(tmp_path / "run"), "%i": "one"}
-    text = service["ExecStart"]
-    for specifier, value in specifiers.items():
-        text = text.replace(specifier, value)
-    assert "%" not in text
     (tmp_path / "etc" / "iocp-cluster").mkdir(parents=True)
     (tmp_path / "run" / service["RuntimeDirectory"].removesuffix("/%i")).mkdir(parents=True)
     config = tmp_path / "etc" / "iocp-cluster" / "one.toml"
     config.write_text('[node]\nid = 4\nlisten = "127.0.0.1:0"\n' + SMALL)
-    with running(tmp_path, shlex.split(text)) as node:
+    with running(tmp_path, command_of(UNIT, specifiers)) as node:
         assert node.node == 4
         node.check_echo()
+
+
+def test_the_command_of_the_workers_unit_serves_a_shard_from_elsewhere(tmp_path: Path):
+    keys = tmp_path / "etc" / "iocp-cluster" / "keys"
+    make_key_files(keys)
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f"""{SMALL}
+        [remote]
+        listen = "127.0.0.1:0"
+        keys_dir = "{keys}"
+        shards = [0]
+        """
+    )
+    up = ["cluster", "up", "--config", str(config), "--listen", "127.0.0.1:0"]
+    with (
+        environment(tmp_path) as env,
+        running(tmp_path, ["/usr/bin/env", *up, "--run-dir", str(tmp_path / "node")]) as node,
+    ):
+        status = read_status(RunDirectory(tmp_path / "node"))
+        assert status is not None
+        values = {
+            "%E": str(tmp_path / "etc"),
+            "%t": str(tmp_path / "run"),
+            "%i": "0",
+            "${GATEWAY}": f"tcp://{status.gateway.remote_listen}",
+            "${APP}": "cluster.worker.echo:app",
+        }
+        worker = subprocess.Popen(command_of(WORKER_UNIT, values), env=env, cwd=tmp_path)
+        try:
+            node.check_echo()  # which waits for the worker: there is no other
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_the_workers_unit_starts_it_again_unless_that_cannot_help():
+    parser = unit(WORKER_UNIT)
+    service = parser["Service"]
+    assert (service["Restart"], service["RestartPreventExitStatus"]) == ("always", "2")
+    assert parser["Unit"]["StartLimitIntervalSec"] == "0"
+    assert service["RuntimeDirectoryPreserve"] == "yes"
+    assert service["RuntimeDirectory"] in service["ExecStart"]
 
 
 def test_the_unit_leaves_the_processes_time_to_drain():
@@ -125,11 +177,12 @@ def test_the_unit_leaves_the_processes_time_to_drain():
     assert int(service["LimitNOFILE"]) > Config().gateway.max_sessions
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path):
+@pytest.mark.parametrize("path", [UNIT, WORKER_UNIT], ids=lambda path: path.name)
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, path: Path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    copy = tmp_path / "iocp-cluster@one.service"
-    copy.write_text(UNIT.read_text())
+    copy = tmp_path / path.name.replace("@", "@1")
+    copy.write_text(path.read_text())
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)],
         capture_output=True,

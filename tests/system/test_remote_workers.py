@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.shared.key_files import make_key_files
+from tests.gateway.links.relay import Relay
 from tests.support import wait_until
 from tests.system.cluster_node import (
     ROOT,
@@ -73,7 +75,7 @@ class Site:
             [workers]
             count = 2
             spares = 0
-            worker_timeout_s = 1.0
+            worker_timeout_s = 2.0
             max_redeliveries = 2
             [remote]
             listen = "127.0.0.1:0"
@@ -88,9 +90,12 @@ class Site:
         assert match, self.node.stderr
         self.gateway = match[1]
 
-    def start_worker(self, machine: str = "berlin", app: str | None = None) -> RemoteWorker:
-        """Start a worker without waiting for it."""
-        self.workers.append(RemoteWorker(self.directory, self.gateway, machine, self.keys, app))
+    def start_worker(
+        self, machine: str = "berlin", app: str | None = None, gateway: str | None = None
+    ) -> RemoteWorker:
+        """Start a worker without waiting for it; it comes to `gateway`, if that is given."""
+        reached = gateway or self.gateway
+        self.workers.append(RemoteWorker(self.directory, reached, machine, self.keys, app))
         return self.workers[-1]
 
     def wait_serving(self, worker: RemoteWorker) -> Any:
@@ -124,6 +129,13 @@ def site(tmp_path: Path, cluster_up: StartNode) -> Iterator[Callable[..., Site]]
         one.close()
 
 
+@pytest.fixture
+def relays() -> Iterator[Callable[[int], Relay]]:
+    """Make relays to ports of this machine."""
+    with ExitStack() as stack:
+        yield lambda port: stack.enter_context(Relay(port))
+
+
 def served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
     before = [client.answered for client in clients]
     node.wait_status(
@@ -136,7 +148,7 @@ def served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
 
 
 def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
-    site: Callable[..., Site],
+    site: Callable[..., Site], relays: Callable[[int], Relay]
 ) -> None:
     here = site()
     node = here.node
@@ -151,7 +163,8 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
         "in_hand": None,
         "remote": {"key": None, "address": None},
     }
-    worker = here.start_worker()
+    relay = relays(int(here.gateway.rpartition(":")[2]))
+    worker = here.start_worker(gateway=f"tcp://127.0.0.1:{relay.port}")
     status = here.wait_serving(worker)
     assert status["workers"][1]["remote"] == {"key": "worker", "address": "127.0.0.1"}
     assert "remote" not in status["workers"][0]
@@ -160,15 +173,19 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
     for client in clients:
         client.start()
     try:
-        for _ in range(2):
-            served_again(node, clients)
-            worker.process.kill()
-            worker = here.start_worker()
-            here.wait_serving(worker)
         served_again(node, clients)
-        # As when the network is gone: it says nothing, and its connection stands.
+        relay.cut()
+        assert worker.wait_exit() == 1, worker.said  # a connection that broke is not taken up
+        worker = here.start_worker()
+        here.wait_serving(worker)
+        served_again(node, clients)
+        worker.process.kill()
+        worker = here.start_worker()
+        here.wait_serving(worker)
+        served_again(node, clients)
+        # As when a machine stands still: it says nothing, and its connection stands.
         worker.process.send_signal(signal.SIGSTOP)
-        node.wait_status(lambda seen: seen["counters"].get("workers_fenced") == 1, "the fence")
+        node.wait_status(lambda seen: seen["counters"].get("workers_fenced"), "the fence")
         successor = here.start_worker("oslo")
         here.wait_serving(successor)
         served_again(node, clients)
@@ -225,5 +242,6 @@ def test_what_hangs_remote_workers_is_set_aside_as_their_notes_tell(
         second.receive_end()
         assert first.ask(2, b"still here") == (2, b"still here")
         wait_until(lambda: node.status()["counters"].get("dead_letters") == 1, what="the letter")
+    os.kill(node.status()["gateway"]["pid"], signal.SIGKILL)
+    assert here.workers[-1].wait_exit() == 1  # its service manager starts it again
     assert node.drain() == 0
-    assert here.workers[-1].wait_exit() == 0
