@@ -226,7 +226,7 @@ def test_a_step_that_kills_or_hangs_is_set_aside(
 ) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     (tmp_path / "waits.toml").write_text(
-        f"[workers]\nworker_timeout_s = 1.0\nmax_redeliveries = {deaths}\n"
+        f"[workers]\nworker_timeout_s = 2.5\nmax_redeliveries = {deaths}\n"
     )
     node = cluster_up(
         *("--lane", lane, "--app", "waits:app", "--workers", "1"),

@@ -227,8 +227,8 @@ from cluster.shared.messages import SpareAlive
 from cluster.worker.remote_place import WatchedLink
 
 context = zmq.Context()
-link = WatchedLink(context.socket(zmq.DEALER), 0, 0.4)
-until = time.monotonic() + 1.0
+link = WatchedLink(context.socket(zmq.DEALER), 0, 1.5)
+until = time.monotonic() + 2.0
 while time.monotonic() < until:
     link.send(SpareAlive())
     time.sleep(0.05)
@@ -237,7 +237,7 @@ print("alive", flush=True)
 def hanging_handler():
     if ENDS:
         link.close()
-    time.sleep(1.5 if ENDS else 60)
+    time.sleep(2.0 if ENDS else 60)
 
 hanging_handler()
 print("ended", flush=True)
