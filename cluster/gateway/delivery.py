@@ -12,6 +12,7 @@ from cluster.shared.note import HandlerCall
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    JOINED,
     KEYS,
     MESSAGE,
     OF_SHARDS,
@@ -31,6 +32,7 @@ _KINDS = {
     OPENED: "opened",
     CLOSED: "closed",
     BOUND: "bound",
+    JOINED: "joined",
     SEND_BLOCKED: "send_blocked",
     SEND_READY: "send_ready",
     MESSAGE: "message",
@@ -43,7 +45,7 @@ class Delivery(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
-    """packet, opened, closed, bound, send_blocked, send_ready, message, undelivered, keys,
+    """packet, opened, closed, bound, joined, send_blocked, send_ready, message, undelivered, keys,
     resumed"""
     session: GatewaySession | TellOwner
     packet_id: int | None = None

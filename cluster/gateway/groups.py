@@ -1,7 +1,7 @@
 """Which sessions are in which group. A group is there while somebody is in it. No I/O, no clock."""
 
 from collections.abc import Collection, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from cluster.shared.group_records import GROUPS_MAX
 
@@ -18,6 +18,9 @@ class GroupWatcher(Protocol):
 
     def ended(self, name: bytes) -> None:
         """A group has lost its last member."""
+
+    def left(self, session: Any, name: bytes) -> None:
+        """A session is not in a group any more; comes ahead of `ended`."""
 
 
 class GroupTable(Generic[_Session]):
@@ -79,6 +82,8 @@ class GroupTable(Generic[_Session]):
     def _forget(self, session: _Session, name: bytes) -> None:
         members = self._members[name]
         del members[session]
+        if self.watcher is not None:
+            self.watcher.left(session, name)
         if not members:
             del self._members[name]
             if self.watcher is not None:

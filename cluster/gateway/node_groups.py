@@ -5,7 +5,12 @@ A node tells the others when a group gets its first member there and when it los
 not known yet, in the moment in which its link begins, is sent everything. One that cannot be
 reached is sent what it had members for when it was heard last, as far as its log takes it: what
 finds that full is counted (`links_full`).
+
+A joiner that asks for it is told when every linked node knows that there are members: it misses
+nothing that they publish from then on. Nodes that cannot be reached are not waited for.
 """
+
+from collections.abc import Iterable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
@@ -52,6 +57,7 @@ class NodeGroups(IocpObject):
         self._counters = counters
         self._interest = Interest()
         self._told: dict[int, ToldInterest] = {}  # of each node that has been linked
+        self._asked: dict[bytes, dict[GatewaySession, int]] = {}  # with the numbers of their joins
         self._event = IocpEvent(EventType.POST)
         self._is_retrying = False
         groups.watcher = self
@@ -64,6 +70,24 @@ class NodeGroups(IocpObject):
                 self._counters.add("publishes_to_other_nodes")
                 self._traffic.send(node, _KIND + payload)
 
+    def ask(self, session: GatewaySession, name: bytes, request: int) -> None:
+        """Have the worker of `session`, which has joined, told when the linked nodes know that."""
+        if self._is_known(name):
+            session.shard.append_joined(session, name, request)
+        else:
+            self._asked.setdefault(name, {})[session] = request
+
+    def _is_known(self, name: bytes) -> bool:
+        is_linked = self._traffic.is_linked
+        return all(told.knows(name) for node, told in self._told.items() if is_linked(node))
+
+    def _answer(self, names: Iterable[bytes]) -> None:
+        """Tell those that have joined any of these groups, if the linked nodes know."""
+        for name in names:
+            if name in self._asked and self._is_known(name):
+                for session, request in self._asked.pop(name).items():
+                    session.shard.append_joined(session, name, request)
+
     # -- the groups here (`GroupWatcher`) ----------------------------------------------------------
 
     def began(self, name: bytes) -> None:
@@ -73,6 +97,15 @@ class NodeGroups(IocpObject):
     def ended(self, name: bytes) -> None:
         """Tell the others."""
         self._changed(name, False)
+
+    def left(self, session: GatewaySession, name: bytes) -> None:
+        """Nobody is to hear any more that it has joined."""
+        session.shard.joined.withdraw(session, name)
+        asked = self._asked.get(name)
+        if asked is not None:
+            asked.pop(session, None)
+            if not asked:
+                del self._asked[name]
 
     def _changed(self, name: bytes, is_there: bool) -> None:
         if self._told:
@@ -104,7 +137,7 @@ class NodeGroups(IocpObject):
         told = self._told.get(node)
         if told is not None:
             if payload[0] == INTEREST:
-                told.settled()
+                self._answer(told.settled())
             self._come_back()
 
     def undelivered(self, node: int, payload: bytes) -> None:
@@ -118,12 +151,14 @@ class NodeGroups(IocpObject):
         self._come_back()
 
     def lost(self, node: int) -> None:
-        """It may come back, and knows then what it knew."""
+        """It may come back, and knows then what it knew; until then nobody waits for it."""
+        self._answer(list(self._asked))
 
     def removed(self, node: int) -> None:
         """Nobody is there any more."""
         self._interest.forget(node)
         self._told.pop(node, None)
+        self._answer(list(self._asked))
 
     # -- telling -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard_tells import ShardTells
 from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
-from cluster.shared.group_records import check_group, read_publish
+from cluster.shared.group_records import check_group, read_join, read_publish
 from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
 from cluster.shared.records import (
     ACCEPT,
@@ -194,7 +194,7 @@ class OutboundApplier:
                 elif kind == TELL:
                     self._tell(bytes(payload))
                 elif kind in _OF_GROUPS:
-                    self._change_group(kind, session_id, check_group(bytes(payload)))
+                    self._change_group(kind, session_id, bytes(payload))
                 elif kind == ACCEPT:
                     session = find(session_id)
                     if session is not None:
@@ -219,23 +219,35 @@ class OutboundApplier:
             raise LaneViolation("a message where there is nobody to tell")
         self._tells.add(payload)
 
-    def _change_group(self, kind: int, session_id: int, name: bytes) -> None:
+    def _change_group(self, kind: int, session_id: int, payload: bytes) -> None:
         # Noted also when the connection is gone: `on_disconnected` may ask for its groups.
-        self._succession.group_changed(kind, session_id, name)
         session = self._sessions.get(session_id)
+        if kind == LEAVE:
+            name = check_group(payload)
+            self._succession.left(session_id, name)
+            if session is not None:
+                self._groups.leave(session, name)
+            return
+        request, name = read_join(payload)
+        self._succession.join_asked(session_id, request, name)
         if session is None:
             return
-        if kind == LEAVE:
-            self._groups.leave(session, name)
-        elif not self._groups.join(session, name):
+        if not self._groups.join(session, name):
             self._counters.add("joins_refused")
+        elif request:
+            self._node_groups.ask(session, name, request)
 
     def _undo_groups(self) -> None:
         """Let whoever has joined or left in the batch in hand be where the commit has them."""
-        for kind, session_id, _ in self._succession.pending:
+        for kind, session_id, value in self._succession.pending:
             session = self._sessions.get(session_id)
-            if session is not None and kind in _OF_GROUPS:
-                self._groups.set_groups(session, self._succession.groups(session_id))
+            if session is None or kind not in _OF_GROUPS:
+                continue
+            groups = self._succession.groups(session_id)
+            self._groups.set_groups(session, groups)
+            if kind == LEAVE and groups.get(value):
+                # It may have been waiting for its answer when it was left.
+                self._node_groups.ask(session, value, groups[value])
 
     def _start_broadcast(self, packets: bytes) -> None:
         self._counters.add("broadcasts")

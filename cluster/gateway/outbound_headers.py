@@ -8,6 +8,7 @@ is read a second time, in slices and with the same checks, so that the headers k
 from itertools import repeat
 
 from cluster.iocp.packet_framing import PACKET_BYTES_MAX
+from cluster.shared.group_records import JOIN_BYTES_MAX
 from cluster.shared.lane import LaneViolation
 from cluster.shared.names import NAME_BYTES_MAX
 from cluster.shared.records import (
@@ -54,7 +55,7 @@ _LENGTH_MAX = {
     UNBIND: RECORD_BYTES + UNBIND_BYTES,
     SEND_TO: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,
     KICK_USER: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,
-    JOIN: RECORD_BYTES + NAME_BYTES_MAX,
+    JOIN: RECORD_BYTES + JOIN_BYTES_MAX,
     LEAVE: RECORD_BYTES + NAME_BYTES_MAX,
     ACCEPT: RECORD_BYTES,
     PUBLISH: RECORD_BYTES + 1 + NAME_BYTES_MAX + PACKET_BYTES_MAX,

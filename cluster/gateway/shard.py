@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
+from cluster.gateway.joined_answers import JoinedAnswers
 from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
 from cluster.shared.causes import Cause
+from cluster.shared.group_records import pack_join
 from cluster.shared.lane import Freed, GatewayLane
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    JOINED,
     KEYS,
     OF_SHARDS,
     OPENED,
@@ -49,6 +52,7 @@ class Shard:
         "_waiting",
         "index",
         "is_draining",
+        "joined",
         "keys",
         "lane",
         "lane_append_packets",
@@ -90,6 +94,8 @@ class Shard:
         last one that it had, has declared them."""
         self._answers: dict[GatewaySession, bytes | None] = {}
         """Sessions that have a `bound` record in the lane, and the next one, which waits."""
+        self.joined = JoinedAnswers()
+        """What the worker is to hear of joins."""
         self.succession = Succession()
         """What the shard's next worker will be told of its sessions."""
         self.tells = ShardTells(ShardId(node, index), lane, counters, tell_window_bytes)
@@ -137,6 +143,15 @@ class Shard:
             return
         self._answers[session] = None
         self.lane.append(BOUND, session.id, answer, 0, session)
+        self.needs_flush = True
+
+    def append_joined(self, session: "GatewaySession", name: bytes, request: int) -> None:
+        """Tell the worker that the linked nodes know of a join, now or behind what it is told."""
+        if not session.closed_appended and self.joined.add(session, name, request):
+            self._put_joined(session, name, request)
+
+    def _put_joined(self, session: "GatewaySession", name: bytes, request: int) -> None:
+        self.lane.append(JOINED, session.id, pack_join(request, name), 0, session)
         self.needs_flush = True
 
     def append_send_state(self, session: "GatewaySession") -> None:
@@ -261,6 +276,10 @@ class Shard:
                 self.succession.opened(session)
             elif kind == BOUND:
                 self._bound_committed(session, record)
+            elif kind == JOINED:
+                answer = self.joined.committed(session)
+                if answer is not None:
+                    self._put_joined(session, *answer)
             elif kind in (SEND_BLOCKED, SEND_READY):
                 session.send_record_in_lane = False
                 self.append_send_state(session)

@@ -40,7 +40,16 @@ class Succession:
     larger than a batch.
     """
 
-    __slots__ = ("_closing", "_groups", "_logins", "_saved", "_sessions", "deferred", "pending")
+    __slots__ = (
+        "_closing",
+        "_groups",
+        "_join_requests",
+        "_logins",
+        "_saved",
+        "_sessions",
+        "deferred",
+        "pending",
+    )
 
     def __init__(self) -> None:
         self._sessions: dict[int, GatewaySession] = {}
@@ -49,7 +58,8 @@ class Succession:
         self.deferred = Deferred()
         """What is committed and goes on in coroutines."""
         self._logins: dict[int, _Login] = {}
-        self._groups: dict[int, dict[bytes, None]] = {}
+        self._groups: dict[int, dict[bytes, int]] = {}  # with the numbers of their joins
+        self._join_requests: dict[int, int] = {}
         self.pending: list[tuple[int, int, Any]] = []
         """What the batch in hand changes: the kind of its record, the session, what it says."""
 
@@ -71,12 +81,19 @@ class Succession:
         """Know a session as nobody, and answers to binds before `request` as void, from then on."""
         self.pending.append((UNBIND, session_id, request))
 
-    def group_changed(self, kind: int, session_id: int, name: bytes) -> None:
-        """Know that a session joins or leaves a group once the batch in hand is committed."""
-        self.pending.append((kind, session_id, name))
+    def join_asked(self, session_id: int, request: int, name: bytes) -> None:
+        """Know that a session is in a group once the batch in hand is committed."""
+        self.pending.append((JOIN, session_id, (request, name)))
+
+    def left(self, session_id: int, name: bytes) -> None:
+        """Know that it is not in a group any more from then on."""
+        self.pending.append((LEAVE, session_id, name))
 
     def abandon(self) -> None:
         """The batch in hand will not be committed."""
+        for kind, session_id, value in self.pending:
+            if kind == JOIN and session_id in self._sessions:
+                self._number_join(session_id, value[0])  # which may be answered already
         self.pending.clear()
         self.deferred.abandon()
 
@@ -94,6 +111,7 @@ class Succession:
         self._closing.discard(session_id)
         self._logins.pop(session_id, None)
         self._groups.pop(session_id, None)
+        self._join_requests.pop(session_id, None)
 
     def bound(self, session_id: int, bound: Bound) -> None:
         """A worker has handled, for good, the answer to a bind."""
@@ -111,14 +129,20 @@ class Succession:
             elif kind == DISCONNECT:
                 self._closing.add(session_id)
             elif kind == JOIN:
+                request, name = value
+                self._number_join(session_id, request)
                 groups = self._groups.setdefault(session_id, {})
                 if len(groups) < GROUPS_MAX:
-                    groups[value] = None
+                    groups[name] = request
             elif kind == LEAVE:
                 self._groups.get(session_id, {}).pop(value, None)
             else:
                 self._asked(kind, session_id, value)
         self.pending.clear()
+
+    def _number_join(self, session_id: int, request: int) -> None:
+        if request:
+            self._join_requests[session_id] = request
 
     def _asked(self, kind: int, session_id: int, request: int) -> None:
         login = self._logins.setdefault(session_id, _Login())
@@ -138,9 +162,12 @@ class Succession:
         """Return a session that a successor would take over as open or closing; else None."""
         return self._sessions.get(session_id)
 
-    def groups(self, session_id: int) -> list[bytes]:
-        """Return the groups that a session is in as of the commit, in the order of joining."""
-        return list(self._groups.get(session_id, ()))
+    def groups(self, session_id: int) -> dict[bytes, int]:
+        """Return the groups that a session is in as of the commit, in the order of joining.
+
+        With the number of each join, 0 for one that wants no answer.
+        """
+        return dict(self._groups.get(session_id, ()))
 
     def replay(self, log: InboundLog) -> list[ReplayedSession]:
         """Return every session whose opening is committed in `log` and whose end is not."""
@@ -149,9 +176,12 @@ class Succession:
             left[session_id] = left.get(session_id, 0) + count
         nobody = _Login()
         find_login, find_groups = self._logins.get, self._groups.get
+        no_groups: dict[bytes, int] = {}
         replayed = []
         for session_id, session in self._sessions.items():
             login = find_login(session_id, nobody)
+            groups = find_groups(session_id, no_groups)
+            join_request = self._join_requests.get(session_id, 0)
             replayed.append(
                 ReplayedSession(
                     id=session_id,
@@ -162,9 +192,9 @@ class Succession:
                     user=login.user,
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
-                    groups=[
-                        name.decode("utf-8", "replace") for name in find_groups(session_id, ())
-                    ],
+                    groups=[name.decode("utf-8", "replace") for name in groups],
+                    group_requests=list(groups.values()) if join_request else [],
+                    join_request=join_request,
                     # A record of it that is not committed says the opposite of what was before it.
                     send_blocked=session.told_send_blocked != session.send_record_in_lane,
                 )
@@ -178,6 +208,7 @@ class Succession:
         assert self._closing <= self._sessions.keys()
         assert self._logins.keys() <= self._sessions.keys()
         assert self._groups.keys() <= self._sessions.keys()
+        assert self._join_requests.keys() <= self._sessions.keys()
         assert all(session.id == number for number, session in self._sessions.items())
 
 

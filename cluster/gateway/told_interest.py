@@ -22,7 +22,7 @@ RECORDS_MAX = 8
 class ToldInterest:
     """For one life of one other node, to which all groups are to be told at first."""
 
-    __slots__ = ("_is_begun", "_on_the_way", "_taken", "_told", "_untold")
+    __slots__ = ("_is_complete", "_on_the_way", "_taken", "_told", "_untold")
 
     def __init__(self, names: Iterable[bytes]) -> None:
         """Begin with the groups that there are."""
@@ -30,7 +30,7 @@ class ToldInterest:
         self._on_the_way: deque[list[bytes]] = deque()
         self._taken: list[GroupChange] = []
         self._told: set[bytes] = set()  # the groups that there are by what was sent
-        self._is_begun = False  # whether anything was told
+        self._is_complete = False  # whether the last record that was sent said so
 
     def changed(self, name: bytes, is_there: bool) -> None:
         """A group has begun or ended."""
@@ -44,7 +44,7 @@ class ToldInterest:
 
         None if there is nothing, or too much is on its way. It counts as told with `sent`.
         """
-        if (self._is_begun and not self._untold) or len(self._on_the_way) >= RECORDS_MAX:
+        if (self._is_complete and not self._untold) or len(self._on_the_way) >= RECORDS_MAX:
             return None
         taken = self._taken = []
         num_bytes = 0
@@ -58,13 +58,13 @@ class ToldInterest:
 
     def sent(self) -> None:
         """The last record that was asked for is on its way."""
-        self._is_begun = True
         for name, is_there in self._taken:
             del self._untold[name]
             if is_there:
                 self._told.add(name)
             else:
                 self._told.discard(name)
+        self._is_complete = not self._untold
         self._on_the_way.append([name for name, _ in self._taken])
         self._taken = []
 
@@ -74,6 +74,4 @@ class ToldInterest:
 
     def knows(self, name: bytes) -> bool:
         """Whether the other node knows of the group what is so here."""
-        if not self._is_begun or name in self._untold:
-            return False
-        return not any(name in names for names in self._on_the_way)
+        return name not in self._untold and not any(name in names for names in self._on_the_way)

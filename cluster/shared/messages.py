@@ -162,6 +162,8 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     who it is, by the answers that are done; `bind_request` the number of its last bind or unbind,
     `unbind_request` that of its last unbind: answers to binds before that are void. `groups` are
     those that it is in. `send_blocked` is what the workers were told of its send queue.
+    `group_requests` are the numbers of the joins to `groups`, or empty where none has one, and
+    `join_request` that of its last join.
     """
 
     id: int
@@ -174,6 +176,8 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     unbind_request: int = 0
     groups: list[str] = []
     send_blocked: bool = False
+    group_requests: list[int] = []
+    join_request: int = 0
 
 
 class DeferredRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -24,6 +24,7 @@ __all__ = [
     "DONE",
     "FINISHED",
     "JOIN",
+    "JOINED",
     "KEYS",
     "KICK_USER",
     "LEAVE",
@@ -98,6 +99,8 @@ class RecordKind(IntEnum):
     """Inbound: how much of what the shard has told one node has come to its end; of no session."""
     UNDELIVERED = 9
     """Inbound: a tell of the shard of which nobody knows what became; of no session."""
+    JOINED = 10
+    """Inbound: the linked nodes know of a join of the session (`group_records`)."""
     KEYS = 11
     """Inbound: which nodes own keys from here on (`key_records`); of no session."""
     SEND = 16
@@ -109,9 +112,9 @@ class RecordKind(IntEnum):
     SAVE = 19
     """Outbound: what a successor is to know of a session; replaces what was saved before."""
     JOIN = 20
-    """Outbound: the session is in a group from here on; the payload is the group's name."""
+    """Outbound: the session is in a group from here on (`group_records`)."""
     LEAVE = 21
-    """Outbound: it is not any more."""
+    """Outbound: it is not any more; the payload is the group's name."""
     PUBLISH = 22
     """Outbound: complete packets for every member of a group but the session (`group_records`)."""
     BIND = 23
@@ -144,6 +147,7 @@ SEND_READY = int(RecordKind.SEND_READY)
 MESSAGE = int(RecordKind.MESSAGE)
 CREDIT = int(RecordKind.CREDIT)
 UNDELIVERED = int(RecordKind.UNDELIVERED)
+JOINED = int(RecordKind.JOINED)
 KEYS = int(RecordKind.KEYS)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)

@@ -37,6 +37,7 @@ SessionHandler = Callable[[Session], Any]
 StartHandler = Callable[[], Any]
 StopHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
+JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -124,6 +125,7 @@ class App:
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None
         self.bound_handler: BoundHandler | None = None
+        self.joined_handler: JoinedHandler | None = None
         self.messages = MessageHandlers(self.codec)
         """Those of messages that shards tell each other."""
         self.keys_handler: Callable[[tuple[int, ...]], Any] | None = None
@@ -233,6 +235,19 @@ class App:
         bind that `session.unbind` has made void.
         """
         self.bound_handler = self._checked(handler, "session", "result")
+        return handler
+
+    def on_joined(self, handler: _Handler) -> _Handler:
+        """Call `f(session, name)` once every linked node knows that `session` has joined `name`.
+
+        From then on the session misses nothing that is published to the group at any of these
+        nodes, also while a link is cut, as far as its log takes it; before, it may get what is
+        published at others, or not. A node that cannot be reached is not waited for: what is
+        published there is missed until its link stands. It comes at once where the node stands
+        alone, or its members are known. Once for each `session.join` that changes something, in any
+        order, unless the session has left the group, or has ended, before.
+        """
+        self.joined_handler = self._checked(handler, "session", "name")
         return handler
 
     def every(self, seconds: float) -> Callable[[_Handler], _Handler]:

@@ -17,6 +17,7 @@ from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    JOINED,
     OF_SHARDS,
     OPENED,
     PACKETS,
@@ -102,6 +103,8 @@ class CarefulDispatcher(Dispatcher):
             self._event(session_id, kind, record[RECORD_BYTES:])
         elif kind == BOUND:  # what it says counts also where the handler is skipped
             self._bound(session_id, record[RECORD_BYTES:])
+        elif kind == JOINED and not ends_session:
+            self._event(session_id, kind, record[RECORD_BYTES:])
         elif kind in (SEND_BLOCKED, SEND_READY):
             self._send_state(session_id, kind)
         elif kind in OF_SHARDS and not ends_session:

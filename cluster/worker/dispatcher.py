@@ -7,6 +7,7 @@ packet, so that a publish may commit in the middle of a record.
 
 import logging
 from collections.abc import Callable, Coroutine
+from itertools import repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from cluster.shared.records import (
     CLOSED,
     DEFER,
     DEFERRED,
+    JOINED,
     KEYS,
     OF_SHARDS,
     OPENED,
@@ -142,7 +144,9 @@ class Dispatcher:
         session.saved = replayed.saved
         session.login = resumed_login(replayed)
         if replayed.groups:
-            session.member_of = dict.fromkeys(replayed.groups)
+            requests = replayed.group_requests or repeat(0)
+            session.member_of = dict(zip(replayed.groups, requests, strict=False))
+        session.join_request = replayed.join_request
         session.is_send_blocked = replayed.send_blocked
         if replayed.closing:
             session.is_open = False
@@ -196,6 +200,8 @@ class Dispatcher:
                 self._event(session_id, kind, data[start:offset])
             elif kind == BOUND:
                 self._bound(session_id, data[start:offset])
+            elif kind == JOINED:
+                self._event(session_id, kind, data[start:offset])
             elif kind in (SEND_BLOCKED, SEND_READY):
                 self._send_state(session_id, kind)
             elif kind in OF_SHARDS:
@@ -509,6 +515,7 @@ class Dispatcher:
             self._max_payload_bytes,
             app.second_login,
             app.codec.encode,
+            app.joined_handler is not None,
         )
         session.redelivered = self._redelivering
         self.sessions[session_id] = session

@@ -16,6 +16,7 @@ from cluster.shared.records import (
     CLOSED,
     DISCONNECT,
     JOIN,
+    JOINED,
     LEAVE,
     OPENED,
     SAVE,
@@ -85,6 +86,10 @@ class HandlerCalls:
                 bound = read_bound(payload)
                 if session.is_open and session.login.counts(bound):
                     return app.bound_handler(session, bound.result)
+            if kind == JOINED and app.joined_handler is not None:
+                name = session.heard_joined(payload)
+                if name is not None:
+                    return app.joined_handler(session, name)
             if kind == SEND_BLOCKED and app.send_blocked_handler is not None and session.is_open:
                 return app.send_blocked_handler(session)
             if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
@@ -136,15 +141,17 @@ class HandlerCalls:
                 self.take_back_tell(payload)
                 continue
             session = self._sessions.get(session_id)
-            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND) else None
+            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND, LEAVE) else None
             if session is None:
                 continue
             if kind == SAVE:
                 session.saved = replaced
             elif kind == DISCONNECT:
                 session.is_open = True
-            elif kind in (JOIN, LEAVE):
-                session.take_back_group(kind, payload)
+            elif kind == JOIN:
+                session.take_back_join(payload)
+            elif kind == LEAVE:
+                session.take_back_leave(payload, replaced)
             elif session.login is not None and kind == BIND:
                 session.login.take_back_bind(read_bind(payload).request)
             elif session.login is not None and kind == UNBIND:

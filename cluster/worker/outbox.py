@@ -64,7 +64,7 @@ class Outbox:
         self.marked: Mark = (0, 0)
         """Where what runs now began, if it began with `mark`."""
         self.replaced: list[Any] = []
-        """For each save and unbind among the entries, what it took the place of."""
+        """For each save, unbind and leave among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
 
     def add(self, kind: int, session: int, payload: bytes) -> None:

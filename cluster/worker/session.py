@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.causes import Cause
-from cluster.shared.group_records import GROUPS_MAX
+from cluster.shared.group_records import GROUPS_MAX, pack_join, read_join
 from cluster.shared.names import encode_name
 from cluster.shared.records import (
     ACCEPT,
@@ -43,6 +43,7 @@ class Session:
     __slots__ = (
         "_encode",
         "_has_ended",
+        "_hears_joined",
         "_max_payload_bytes",
         "_outbox",
         "_second_login",
@@ -51,6 +52,7 @@ class Session:
         "is_busy",
         "is_open",
         "is_send_blocked",
+        "join_request",
         "login",
         "member_of",
         "redelivered",
@@ -67,6 +69,7 @@ class Session:
         max_payload_bytes: int,
         second_login: SecondLogin = SecondLogin.REPLACE,
         encode: Callable[[Message], bytes] = _encode_msgpack,
+        hears_joined: bool = False,
     ) -> None:
         self.id = session_id
         self.address = address
@@ -89,8 +92,11 @@ class Session:
         self.state: Any = None
         self.login: Login | None = None
         """Who it is and what of that is not answered yet; the worker's own."""
-        self.member_of: dict[str, None] | None = None
-        """The groups that it is in, None for none; the worker's own."""
+        self.member_of: dict[str, int] | None = None
+        """The groups that it is in, with the numbers of their joins; the worker's own."""
+        self.join_request = 0
+        """The number of the last join that is to be answered; the worker's own."""
+        self._hears_joined = hears_joined
         self._has_ended = False
         self._second_login = second_login
         self._encode = encode
@@ -215,8 +221,9 @@ class Session:
         """Be in the group `name`, a str of 1 to 255 bytes of UTF-8, until `leave` or the end.
 
         It takes effect at its place in what this handler call commits: a client that has what is
-        sent behind it gets all that anybody publishes to the group from then on (`App.publish`). A
-        worker's death changes no group. Nothing happens to a session that is in it, or has ended.
+        sent behind it gets all that anybody at this node publishes to the group from then on
+        (`App.publish`), and at other nodes from `App.on_joined` on. A worker's death changes no
+        group. Nothing happens to a session that is in it, or has ended.
 
         Raises TypeError and ValueError for what is no name, ValueError for more than 1,024 groups,
         OutputTooLarge like `send`.
@@ -230,10 +237,13 @@ class Session:
                 f"the session is in {GROUPS_MAX} groups, which is the most; leave one before "
                 f"joining {name!r}"
             )
-        self._outbox.add(JOIN, self.id, data)
+        request = self.join_request + 1 if self._hears_joined else 0
+        self._outbox.add(JOIN, self.id, pack_join(request, data))
+        if request:
+            self.join_request = request
         if groups is None:
             groups = self.member_of = {}
-        groups[name] = None
+        groups[name] = request
 
     def leave(self, name: str) -> None:
         """Be in the group `name` no more, from this place on. Nothing happens if it is not in it.
@@ -244,17 +254,25 @@ class Session:
         groups = self.member_of
         if groups is not None and name in groups and self.is_open:
             self._outbox.add(LEAVE, self.id, data)
-            del groups[name]
+            self._outbox.replaced.append(groups.pop(name))
 
-    def take_back_group(self, kind: int, name: bytes) -> None:
-        """The call that asked to join or leave raised: it never did. Done by the worker."""
+    def take_back_join(self, payload: bytes) -> None:
+        """The call that asked to join raised: it never did. Done by the worker."""
+        if self.member_of is not None:
+            self.member_of.pop(read_join(payload)[1].decode(), None)
+
+    def take_back_leave(self, name: bytes, request: int) -> None:
+        """The call that asked to leave raised: it is in the group, by that join of before."""
+        if self.member_of is None:
+            self.member_of = {}
+        self.member_of[name.decode()] = request
+
+    def heard_joined(self, payload: bytes) -> str | None:
+        """Return the group that the answer to a join is about, if it is in it by that join."""
+        request, data = read_join(payload)
+        name = data.decode()
         groups = self.member_of
-        if groups is None:
-            groups = self.member_of = {}
-        if kind == LEAVE:
-            groups[name.decode()] = None
-        else:
-            groups.pop(name.decode(), None)
+        return name if self.is_open and groups is not None and groups.get(name) == request else None
 
     def save(self, blob: bytes | bytearray | memoryview) -> None:
         """Have the worker that takes this session over know `blob`, as its `session.saved`.

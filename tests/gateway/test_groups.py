@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.gateway.groups import GroupTable
-from cluster.shared.group_records import GROUPS_MAX, pack_publish, read_publish
+from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish, read_publish
 from cluster.shared.records import (
     DISCONNECT,
     JOIN,
@@ -21,7 +21,7 @@ from tests.gateway.test_outbound import Applying
 
 
 def join(session: int, name: bytes = b"room") -> bytes:
-    return make_record(JOIN, session, name)
+    return make_record(JOIN, session, pack_join(0, name))
 
 
 def leave(session: int, name: bytes = b"room") -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
-from cluster.shared.group_records import GROUPS_MAX, pack_publish
+from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish
 from cluster.shared.lane import Commit
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
@@ -24,8 +24,8 @@ from tests.gateway.test_user_requests import Two, successor
 from tests.gateway.world import GatewayWorld
 
 
-def join(session: int, name: str = "room") -> bytes:
-    return make_record(JOIN, session, name.encode())
+def join(session: int, name: str = "room", request: int = 0) -> bytes:
+    return make_record(JOIN, session, pack_join(request, name.encode()))
 
 
 def leave(session: int, name: str = "room") -> bytes:
@@ -343,7 +343,8 @@ def test_what_a_batch_with_a_mistake_joined_and_left_is_undone(memory_two: Two, 
     ("kind", "payload"),
     [
         *[(PUBLISH, payload) for payload in (b"", b"\0x", b"\1", b"\1x", b"\5four")],
-        *[(kind, name) for kind in (JOIN, LEAVE) for name in (b"", b"x" * 256)],
+        *[(LEAVE, name) for name in (b"", b"x" * 256)],
+        *[(JOIN, payload) for payload in (b"", b"\1\0\0", bytes(4), bytes(4) + b"x" * 256)],
     ],
 )
 def test_a_record_that_cannot_be_ends_its_worker_alone(memory_two: Two, kind: int, payload: bytes):

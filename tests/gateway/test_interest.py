@@ -74,7 +74,6 @@ def take(told: ToldInterest, there: set[bytes]) -> tuple[list[tuple[bytes, bool]
 
 def test_a_node_without_groups_says_that_this_is_all():
     told = ToldInterest([])
-    assert not told.knows(b"room")
     assert take(told, set()) == ([], True)
     assert take(told, set()) is None
 
@@ -169,3 +168,16 @@ def test_what_is_on_the_way_is_bounded_and_the_last_record_is_the_complete_one()
         seen += [name for name, is_there in changes if is_there]
         assert is_complete is (len(seen) == count)
     assert seen == all_names
+
+
+def test_that_this_is_all_is_said_also_when_what_was_left_to_tell_has_ended():
+    names = [b"%0255d" % number for number in range(RECORD_BYTES_MAX // 255 + 2)]
+    told = ToldInterest(names)
+    taken = take(told, set(names))
+    assert taken is not None
+    changes, is_complete = taken
+    assert not is_complete
+    for name in names[len(changes) :]:
+        told.changed(name, False)
+    assert take(told, set()) == ([], True)
+    assert take(told, set()) is None

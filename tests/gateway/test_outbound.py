@@ -1,5 +1,6 @@
 """What a batch of output does to sessions, and what becomes of one that cannot be."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from cluster.gateway.counters import Counters
 from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.gateway.groups import GroupTable
+from cluster.gateway.joined_answers import JoinedAnswers
 from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_groups import NodeGroups
@@ -46,6 +48,7 @@ class RecordingSession:
 
     def __init__(self, number: int) -> None:
         self.id = number
+        self.shard = SimpleNamespace(joined=JoinedAnswers())
         self.calls: list[Any] = []
         self.is_connected = True
 

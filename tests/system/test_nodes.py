@@ -1,5 +1,6 @@
 """`cluster up --nodes N`: several linked nodes on one machine, from one command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.applications import far_rooms
 from tests.applications.playground import GREETING, TO_ALL
 from tests.support import wait_until
 from tests.system.cluster_node import (
@@ -62,6 +64,38 @@ def test_nodes_come_up_linked_are_one_for_broadcasts_and_drain(tmp_path: Path):
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
             assert process.stdout.read() == ""
+        finally:
+            process.kill()
+
+
+def test_members_at_all_nodes_hear_all_in_order_while_a_worker_is_killed(tmp_path: Path):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\nspares = 0\n")
+    more = ("--nodes", "3", "--config", str(config), "--app", "tests.applications.far_rooms:app")
+    with up(tmp_path, *more) as process, ExitStack() as stack:
+        try:
+            assert process.stdout is not None
+            matches = [READY_LINE.fullmatch(process.stdout.readline()) for _ in range(3)]
+            assert all(matches), (tmp_path / "stderr").read_text()
+            ports = [int(match["port"]) for match in matches if match]
+            clients = [stack.enter_context(PacketClient(port)) for port in ports for _ in range(2)]
+            for client in clients:
+                assert client.ask(far_rooms.ENTER, b"room") == (far_rooms.ENTERED, b"room")
+            status = run_cluster("status", "--run-dir", str(tmp_path / "run" / "node-2"), "--json")
+            (worker,) = json.loads(status.stdout)["workers"]
+            for number in range(20):
+                if number == 10:
+                    os.kill(worker["pid"], signal.SIGKILL)
+                for sender, client in enumerate(clients):
+                    client.send(far_rooms.TALK, bytes((sender, number)))
+            for client in clients:
+                heard = [client.receive() for _ in range(20 * len(clients))]
+                assert {packet_id for packet_id, _ in heard} == {far_rooms.HEARD}
+                for sender in range(len(clients)):
+                    numbers = [payload[1] for _, payload in heard if payload[0] == sender]
+                    assert numbers == list(range(20))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
         finally:
             process.kill()
 

@@ -1,8 +1,9 @@
 """Inbound records for tests of the worker, without a gateway to write them."""
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.group_records import pack_join
 from cluster.shared.lane import InboundChunk
-from cluster.shared.records import CLOSED, OPENED, make_packets_record, make_record
+from cluster.shared.records import CLOSED, JOINED, OPENED, make_packets_record, make_record
 
 ADDRESS = "127.0.0.1:5"
 
@@ -13,6 +14,10 @@ def opened(session: int = 1) -> bytes:
 
 def closed(session: int = 1, cause: str = "eof") -> bytes:
     return make_record(CLOSED, session, cause.encode())
+
+
+def joined(session: int, name: str, request: int) -> bytes:
+    return make_record(JOINED, session, pack_join(request, name.encode()))
 
 
 def packets(*packets: tuple[int, bytes], session: int = 1, first_sequence: int = 1) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.group_records import GROUPS_MAX, pack_publish
+from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish
 from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import JOIN, LEAVE, PUBLISH, RECORD, RECORD_BYTES, SEND
 from cluster.worker import Session
@@ -39,7 +39,11 @@ def test_a_session_knows_its_groups_and_joins_and_leaves_once():
     for _ in range(2):
         session.leave("hall")
     assert session.groups == {"room"}
-    assert written(outbox) == [(JOIN, 7, b"room"), (JOIN, 7, b"hall"), (LEAVE, 7, b"hall")]
+    assert written(outbox) == [
+        (JOIN, 7, pack_join(0, b"room")),
+        (JOIN, 7, pack_join(0, b"hall")),
+        (LEAVE, 7, b"hall"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "\ud800"])
