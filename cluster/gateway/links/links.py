@@ -8,7 +8,6 @@ Which nodes there are may change (`add_node`, `remove_node`): silence never take
 the list of members does.
 """
 
-import ipaddress
 import logging
 import random
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.links.calls import Calls
 from cluster.gateway.links.frames import (
     ALIVE,
     FRAME_BYTES,
@@ -28,7 +28,6 @@ from cluster.gateway.links.frames import (
 )
 from cluster.gateway.links.handshake import Handshake, LinkIdentity, LinkRefusal, Peer
 from cluster.gateway.links.link_log import LinkLog, LinkViolation, Progress
-from cluster.gateway.links.look_up import LookUp
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import (
     ClientService,
@@ -53,10 +52,6 @@ NODES_MAX = 1_024
 
 QUEUED_BYTES_MAX = 1 << 18
 """Bytes that are given to a connection before it has sent what it had."""
-
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
-BACKOFF_DOUBLINGS_MAX = 16
 
 BEATS_PER_TIMEOUT = 4
 REFUSALS_LOGGED_EVERY_S = 10.0
@@ -115,50 +110,46 @@ class _Link:
     """What there is of one peer."""
 
     __slots__ = (
-        "address",
         "arrival",
-        "call",
-        "called_at",
-        "failures",
+        "calls",
         "has_violated",
         "is_new_life",
         "life",
         "log",
-        "look_up",
         "node",
         "reason",
-        "service",
         "session",
-        "timer",
         "told",
     )
 
-    def __init__(self, node: int, address: NetAddress, life: int, retained_bytes_max: int) -> None:
+    def __init__(self, node: int, life: int, retained_bytes_max: int, calls: Calls) -> None:
         self.node = node
         self.life = life
         """Which life of this node the peer is told: another one for each log there is with it."""
-        self.address = address
+        self.calls = calls
+        """Those of this side; none are made to a node that calls itself."""
         self.log = LinkLog(retained_bytes_max)
         self.session: NodeSession | None = None
         """The one that counts."""
         self.told = Progress(0, 0)
         """What the peer was told last of how far this side is."""
-        self.service: ClientService | None = None
-        """Of the present attempt to call; sessions hold theirs weakly."""
-        self.call: NodeSession | None = None
-        """The session of that attempt: the ends of others call for nothing."""
-        self.timer: Timer | None = None
-        self.look_up: LookUp | None = None
-        self.called_at = 0.0
         self.arrival = 0
         """Of the last session that has proved itself, see `NodeSession.arrival`."""
-        self.failures = 0
         self.has_violated = False
-        """Whether the last session broke the protocol: `failures` goes on from there."""
+        """Whether the last session broke the protocol: the calls' failures go on from there."""
         self.is_new_life = True
         """Whether the peer has begun a life since `LinkUser.linked` was told last."""
         self.reason = ""
         """Why there is no session; empty while there is one, or none was tried yet."""
+
+    @property
+    def service(self) -> ClientService | None:
+        """Of the present call, or of the one that became the session."""
+        return self.calls.service
+
+    def call_failed(self, reason: str) -> None:
+        """Have it told why there is no session."""
+        self.reason = reason
 
 
 class Links:
@@ -191,18 +182,18 @@ class Links:
         self._retained_bytes_max = retained_bytes_max
         self._links: dict[int, _Link] = {}  # in the order of nodes
         self._left: list[ClientService] = []  # of nodes that have left, until they are over
-        self._put_links(
-            {
-                node: _Link(node, address, identity.life, retained_bytes_max)
-                for node, address in nodes
-                if node != identity.node
-            }
-        )
         self._settings = SessionSettings(
             close_timeout_s=1.0,
             send_queue_bytes_max=8 << 20,
             send_stall_timeout_s=timeout_s,
             recv_buffer_bytes_max=2 << 20,
+        )
+        self._put_links(
+            {
+                node: self._make_link(node, address, identity.life)
+                for node, address in nodes
+                if node != identity.node
+            }
         )
         self._service = ServerService(
             listen,
@@ -241,7 +232,7 @@ class Links:
             self._beat_timer.cancel()
         self._service.close_service(Cause.DRAIN)
         for link in self._links.values():
-            self._stop_calling(link, Cause.DRAIN)
+            link.calls.stop(Cause.DRAIN)
 
     # -- who there is ------------------------------------------------------------------------------
 
@@ -257,16 +248,16 @@ class Links:
             return True
         link = self._links.get(node)
         if link is not None:
-            if link.address != address:
-                link.address = address
+            if link.calls.address != address:
+                link.calls.address = address
                 if link.session is None and node not in self._callers:
-                    self._stop_calling(link, Cause.REPLACED)
+                    link.calls.stop(Cause.REPLACED)
                     self._call_first(link)
             return True
         if len(self._links) >= NODES_MAX:
             self._counters.add("links_too_many_nodes")
             return False
-        link = _Link(node, address, self._random.getrandbits(64), self._retained_bytes_max)
+        link = self._make_link(node, address, self._random.getrandbits(64))
         self._put_links({**self._links, node: link})
         self._call_first(link)
         return True
@@ -298,10 +289,26 @@ class Links:
             session, link.session = link.session, None
             self._leave(link, session)
             self._to_flush.pop(link, None)
-            fresh = _Link(node, link.address, life, self._retained_bytes_max)
+            fresh = self._make_link(node, link.calls.address, life)
             self._links[node] = fresh
             self._give_back(link, link.log.forget(), "this node had left the cluster")
             self._call_first(fresh)
+
+    def _make_link(self, node: int, address: NetAddress, life: int) -> _Link:
+        calls = Calls(
+            address,
+            self.core,
+            self._settings,
+            self._random,
+            lambda: NodeSession(self, node),
+            lambda reason: link.call_failed(reason),
+        )
+        link = _Link(node, life, self._retained_bytes_max, calls)
+        return link
+
+    def _call_first(self, link: _Link) -> None:
+        if self._started and not self._closed and link.node not in self._callers:
+            link.calls.start()
 
     def _put_links(self, links: dict[int, _Link]) -> None:
         self._links = dict(sorted(links.items()))
@@ -309,25 +316,13 @@ class Links:
 
     def _leave(self, link: _Link, session: NodeSession | None) -> None:
         """End the calls and the connection of a link that has been taken out."""
-        self._stop_calling(link, Cause.NODE_LOST)
+        link.calls.stop(Cause.NODE_LOST)
         self._left = [service for service in self._left if service.current_session_count]
         if link.service is not None and link.service.current_session_count:
             self._left.append(link.service)
         if session is not None:
             session.abort(Cause.NODE_LOST)
             self._tell_lost(link, session)
-
-    @staticmethod
-    def _stop_calling(link: _Link, cause: str) -> None:
-        link.call = None
-        if link.timer is not None:
-            link.timer.cancel()
-            link.timer = None
-        if link.look_up is not None:
-            link.look_up.cancel()
-            link.look_up = None
-        if link.service is not None:
-            link.service.close_service(cause)
 
     def _give_back(self, link: _Link, undelivered: list[bytes], why: str) -> None:
         if undelivered:
@@ -490,7 +485,7 @@ class Links:
                 session.is_resumed = True
                 link.reason = ""
                 if not link.has_violated:
-                    link.failures = 0
+                    link.calls.failures = 0
                 is_new_life, link.is_new_life = link.is_new_life, False
                 self._user.linked(link.node, is_new_life)
             elif kind == RECORD:
@@ -554,12 +549,10 @@ class Links:
             self._tell_lost(link, session)
         elif session.dialled is not None:
             link = self._links.get(session.dialled)
-            if link is not None and link.call is session:
-                link.reason = session.reason or _why_not(session, link.address, cause)
-        if link is not None and link.call is session:
-            link.call = None
-            if link.session is None:
-                self._call_later(link)
+            if link is not None and link.calls.session is session:
+                link.reason = session.reason or _why_not(session, link.calls.address, cause)
+        if link is not None and link.calls.ended(session) and link.session is None:
+            link.calls.again()
 
     def _tell_lost(self, link: _Link, session: NodeSession) -> None:
         if session.is_resumed:
@@ -573,64 +566,6 @@ class Links:
         link = self._links.get(peer.node)
         return link if link is not None and link.session is session else None
 
-    # -- calling -----------------------------------------------------------------------------------
-
-    def _call_first(self, link: _Link) -> None:
-        if self._started and link.node not in self._callers:
-            self._call(link)
-
-    def _call_later(self, link: _Link) -> None:
-        if self._closed or link.timer is not None:
-            return
-        pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(link.failures, BACKOFF_DOUBLINGS_MAX))
-        link.failures += 1
-        # Nodes that lost the same peer at the same time do not come back at the same time.
-        pause *= self._random.uniform(0.5, 1.0)
-        link.timer = self.core.call_later(pause, lambda: self._call(link))
-
-    def _call(self, link: _Link) -> None:
-        link.timer = None
-        if self._closed:
-            return
-        if _is_numeric(link.address.host):
-            self._connect(link, link.address)
-            return
-        link.look_up = LookUp(link.address, self.core, lambda found: self._found(link, found))
-        try:
-            link.look_up.start()
-        except RuntimeError as error:
-            self._found(link, f"{link.address} cannot be looked up: {error}")
-
-    def _found(self, link: _Link, found: list[NetAddress] | str) -> None:
-        """Go on with a name that was looked up, or why it could not be."""
-        link.look_up = None
-        if isinstance(found, str):
-            link.reason = found
-            self._call_later(link)
-        else:
-            # A name may have addresses that its node does not listen at: each gets its turn.
-            self._connect(link, found[link.failures % len(found)])
-
-    def _connect(self, link: _Link, address: NetAddress) -> None:
-        if self._closed:
-            return
-        try:
-            link.service = ClientService(
-                address, self.core, lambda: self._make_call(link), 1, self._settings
-            )
-        except OSError as error:  # an interface that is not there, for one
-            link.reason = f"cannot connect to {address}: {error}"
-            self._call_later(link)
-            return
-        link.called_at = self.core.now()
-        if not link.service.start():
-            link.reason = "no socket is left to call with"
-            self._call_later(link)
-
-    def _make_call(self, link: _Link) -> NodeSession:
-        link.call = NodeSession(self, link.node)
-        return link.call
-
     # -- signs of life -----------------------------------------------------------------------------
 
     def _beat(self) -> None:
@@ -638,37 +573,27 @@ class Links:
         for link in self._links.values():
             session = link.session
             if session is None:
-                self._give_up_call(link, now)
+                link.calls.give_up_after(self._timeout_s)
                 continue
             if session.is_resumed and link.has_violated:
                 link.has_violated = False  # it has kept to the protocol for a while
-                link.failures = 0
+                link.calls.failures = 0
             if now - session.heard_at > self._timeout_s:
                 session.abort(Cause.TIMEOUT)
             elif session.is_resumed and session.queued_bytes < QUEUED_BYTES_MAX + FRAME_BYTES:
                 self._tell(link, session, link.log.progress)
         self._beat_timer = self.core.call_later(self._timeout_s / BEATS_PER_TIMEOUT, self._beat)
 
-    def _give_up_call(self, link: _Link, now: float) -> None:
-        """The system would wait for minutes, and ask again ever more seldom."""
-        service = link.service
-        if (
-            service is not None
-            and service.connecting_count
-            and now - link.called_at > self._timeout_s
-        ):
-            service.close_service(Cause.TIMEOUT)
-
     def status(self) -> list[LinkStatus]:
         """Return the state of each link, in the order of nodes."""
         return [
             LinkStatus(
                 node=link.node,
-                address=str(link.address),
+                address=str(link.calls.address),
                 state=self._state_of(link),
                 waiting_records=link.log.retained_count,
                 waiting_bytes=link.log.retained_bytes,
-                failures=link.failures,
+                failures=link.calls.failures,
                 reason=link.reason,
             )
             for link in self._links.values()
@@ -679,7 +604,7 @@ class Links:
             return "linked"
         if link.node in self._callers:
             return "awaited"
-        return "backoff" if link.timer is not None else "connecting"
+        return "backoff" if link.calls.is_waiting else "connecting"
 
 
 def _why_not(session: NodeSession, address: NetAddress, cause: str) -> str:
@@ -690,11 +615,3 @@ def _why_not(session: NodeSession, address: NetAddress, cause: str) -> str:
         f"{address} ended the handshake ({cause}): its secret, cluster, list of nodes or version "
         "is another one, and its log says which"
     )
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
