@@ -7,14 +7,13 @@ begins another life, or when a log was too full for a change.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.links import Delivery
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.asks import Asks, LoginClock, PendingAsk
-from cluster.gateway.logins.directory import Ask, Command, UserDirectory
+from cluster.gateway.logins.login_owner import LoginOwner
 from cluster.gateway.logins.records import (
     ANSWER,
     ASK,
@@ -23,7 +22,6 @@ from cluster.gateway.logins.records import (
     LOGIN_KINDS,
     TAKEN,
     TELL,
-    Login,
     LoginRecord,
     Telling,
     pack_login_record,
@@ -62,10 +60,8 @@ class NodeLogins:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Decide which of `sessions` is which user; `wall_clock` gives seconds since the epoch."""
-        self.directory = UserDirectory()
+        self.owned = LoginOwner(timeout_s, self._give, self._is_reachable)
         """The users that this node owns."""
-        self.on_complete: Callable[[], None] = lambda: None
-        """Called when the directory has become complete, before it decides what waits."""
         self.on_decided: Callable[[str], None] = lambda user: None
         """Called when no session of this node asks for a user any more."""
         self._node = traffic.node
@@ -83,11 +79,6 @@ class NodeLogins:
         self._nodes: list[int] = []
         self._members = traffic.members
         self._lost_at: dict[int, float] = {}  # nodes without a connection, since when
-        self._resuming: set[int] = set()  # nodes whose records may be from before a cut
-        self._awaited: dict[int, float] = {}  # nodes whose users are not told yet, until when
-        self._was_complete = True
-        self._commands: deque[Command] = deque()
-        self._is_running = False
         self._look_timer: Timer | None = None
         self._more_timer: Timer | None = None
         traffic.register(LOGIN_KINDS, self)
@@ -121,18 +112,14 @@ class NodeLogins:
         self._users.on_released = self._released
         self._users.on_forgotten = self._forgotten
         for node in joined:
-            self._awaited[node] = now + self._timeout_s
             if not self._traffic.is_linked(node):
                 self._lost_at[node] = now
-        self.directory.await_nodes(joined)
-        self._was_complete = self.directory.is_complete
-        self.directory.keep(lambda user: self.owner(user) == self._node)
+        self.owned.await_nodes(joined, now)
+        self.owned.directory.keep(lambda user: self.owner(user) == self._node)
         for node in left:
             self._lost_at.pop(node, None)
-            self._resuming.discard(node)
             self._tellings.forget(node)
-            self._run(self.directory.forget_node(node, now))
-            self._give_up(node)
+            self.owned.forget(node, now)
         self._asks.set_owners(self.owner)
         for record in self._telling_all(self._node):
             if record is not None:
@@ -324,37 +311,17 @@ class NodeLogins:
         self._traffic.settle(delivery)
 
     def _take(self, node: int, record: LoginRecord) -> None:
-        kind, directory, now = record.kind, self.directory, self._core.now()
-        if kind == ASK:
-            self._clock.saw(record.stamp)
-            login, policy = _login(node, record), SecondLogin(record.what)
-            is_late = node in self._resuming
-            self._run(directory.ask(Ask(record.user, login, record.request, policy, is_late), now))
-        elif kind == ANSWER:
+        kind = record.kind
+        if kind == ANSWER:
             self._answered(record)
-        elif kind == TELL:
-            self._told(node, record)
         elif kind == TAKEN:
             self._lose(record)
         elif kind == CHECK:
             self._check(node, record)
-        elif kind == CHECKED:
-            is_held = bool(record.what)
-            self._run(directory.checked(record.user, node, record.session, is_held, now))
-
-    def _told(self, node: int, record: LoginRecord) -> None:
-        directory, now = self.directory, self._core.now()
-        if record.what == Telling.HOLD:
-            self._run(directory.hold(record.user, _login(node, record)))
-        elif record.what == Telling.FREE:
-            self._run(directory.free(record.user, node, record.session, now))
-        elif record.what == Telling.BEGIN:
-            directory.begin(node)
         else:
-            self._resuming.discard(node)
-            self._awaited.pop(node, None)
-            self._run(directory.end(node, now))
-            self._see_complete()
+            if kind == ASK:
+                self._clock.saw(record.stamp)
+            self.owned.take(node, record, self._core.now())
 
     def _check(self, node: int, record: LoginRecord) -> None:
         reply = record._replace(kind=CHECKED, what=int(self._is_held(record)))
@@ -363,39 +330,14 @@ class NodeLogins:
         else:
             self._send(node, reply)  # without room for it the question expires
 
-    def _give_up(self, node: int) -> None:
-        """Await what `node` has to tell no longer."""
-        self._awaited.pop(node, None)
-        self.directory.give_up(node)
-        self._see_complete()
-
-    def _see_complete(self) -> None:
-        if self.directory.is_complete and not self._was_complete:
-            self._was_complete = True
-            self.on_complete()
-            self._run(self.directory.decide_early(self._core.now()))
-
-    def _run(self, commands: list[Command]) -> None:
-        """Give each node what the directory has decided, in order."""
-        self._commands.extend(commands)
-        if self._is_running:
-            return  # whoever gave this node a command goes on with these
-        self._is_running = True
-        try:
-            while self._commands:
-                self._give(*self._commands.popleft())
-        finally:
-            self._is_running = False
-
     def _give(self, node: int, record: LoginRecord) -> None:
-        if record.kind == CHECK and not self._is_reachable(node):
-            self._run(self.directory.unreachable(record.user))
-        elif node == self._node:
+        """Give a node what was decided about a user that this one owns."""
+        if record.kind == CHECK:
+            self._look_later()
+        if node == self._node:
             self._take(node, record)
         elif not self._send(node, record) and record.kind == TAKEN:
             self._tellings.evict(node, record)
-            self._look_later()
-        if record.kind == CHECK:
             self._look_later()
 
     # -- links -------------------------------------------------------------------------------------
@@ -413,11 +355,11 @@ class NodeLogins:
         if not self.look_around():
             return
         self._lost_at.pop(node, None)
-        self._resuming.add(node)
+        self.owned.linked(node, is_new_life, self._core.now())
         if is_new_life:
             self._tellings.forget(node)
-            self._run(self.directory.forget_node(node, self._core.now()))
             self._tell_all(node)
+            self._look_later()
         elif not self._tellings.is_telling(node):
             self._tell(node, LoginRecord(TELL, what=Telling.END))
 
@@ -442,16 +384,13 @@ class NodeLogins:
         self._look_timer = None
         self.look_around()
         now = self._core.now()
-        for node in [node for node, until in self._awaited.items() if until <= now]:
-            self._give_up(node)
-        # Before those who asked give up: the directory may have been incomplete for a while.
-        self._run(self.directory.expire(now - self._timeout_s / 2))
+        self.owned.look(now)
         for ask in self._asks.pending:
             if self._is_overdue(ask, now) and self._asks.find(ask.session) is ask:
                 self._decide_alone(ask)
         for node in self._tellings.nodes:
             self._advance(node)
-        if self._awaited or self._tellings.nodes or len(self._asks) or self.directory.has_contests:
+        if self.owned.is_waiting or self._tellings.nodes or len(self._asks):
             self._look_later()
 
     def _is_overdue(self, ask: PendingAsk, now: float) -> bool:
@@ -466,12 +405,8 @@ class NodeLogins:
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless every ask is that of a session."""
-        self.directory.check_invariants()
+        self.owned.directory.check_invariants()
         assert all(ask.session in self._sessions for ask in self._asks.pending)
-
-
-def _login(node: int, record: LoginRecord) -> Login:
-    return Login(record.stamp, node, record.session)
 
 
 def _question(ask: PendingAsk) -> LoginRecord:

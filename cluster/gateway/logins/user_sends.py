@@ -52,7 +52,7 @@ class UserSends:
         self._held: dict[str, deque[bytes]] = {}  # for users that sessions of this node ask for
         self._early: deque[tuple[str, bytes]] = deque()
         traffic.register((TO_OWNER, TO_HOLDER), self)
-        logins.on_complete = self._directory_is_complete
+        logins.owned.on_complete = self._directory_is_complete
         logins.on_decided = self._is_decided
 
     # -- what workers send -------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class UserSends:
 
     def _pass_on(self, user: str, record: bytes) -> None:
         """Give a TO_OWNER record to the node that has the user."""
-        if self._logins.directory.is_complete:
+        if self._logins.owned.directory.is_complete:
             self._route(user, record)
         elif self._may_wait(record):
             self._early.append((user, record))
@@ -128,7 +128,7 @@ class UserSends:
             self._route(user, record)
 
     def _route(self, user: str, record: bytes) -> None:
-        login = self._logins.directory.find(user)
+        login = self._logins.owned.directory.find(user)
         node = self._traffic.node if login is None else login.node
         if node == self._traffic.node:
             self._deliver(record)
@@ -181,4 +181,4 @@ class UserSends:
         waiting = held + [record for _, record in self._early]
         assert self._waiting_bytes == sum(map(len, waiting)) <= WAITING_BYTES_MAX
         assert all(records and self._logins.is_asked(user) for user, records in self._held.items())
-        assert not self._early or not self._logins.directory.is_complete
+        assert not self._early or not self._logins.owned.directory.is_complete

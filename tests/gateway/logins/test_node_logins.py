@@ -74,7 +74,7 @@ def test_a_user_who_has_gone_is_free(world: LoginWorld, owner: int, how: str):
     else:
         older.bind(world.user_of(owner, 1))
     world.settle()
-    assert world[owner].users.logins.directory.find(user) is None
+    assert world[owner].users.logins.owned.directory.find(user) is None
     bound(world, 2, user, REJECT)
 
 
@@ -111,11 +111,11 @@ def test_an_unbind_voids_what_the_owner_has_not_answered(world: LoginWorld, owne
     world.settle()
     assert session.user is None
     assert holders(world, user) == []
-    assert world[owner].users.logins.directory.find(user) is None
+    assert world[owner].users.logins.owned.directory.find(user) is None
     session.bind(user)
     world.settle()
     assert session.results[-1] == (YES, user)
-    assert world[owner].users.logins.directory.find(user) is not None
+    assert world[owner].users.logins.owned.directory.find(user) is not None
 
 
 def test_a_session_that_ends_before_the_answer_has_no_user(world: LoginWorld):
@@ -127,7 +127,7 @@ def test_a_session_that_ends_before_the_answer_has_no_user(world: LoginWorld):
     ending.is_present = False
     world.settle()
     assert gone.answers == ending.answers == []
-    assert len(world[2].users.logins.directory) == 0
+    assert len(world[2].users.logins.owned.directory) == 0
 
 
 def test_of_binds_in_a_row_the_first_and_the_last_are_answered(world: LoginWorld):
@@ -138,7 +138,7 @@ def test_of_binds_in_a_row_the_first_and_the_last_are_answered(world: LoginWorld
     world.settle()
     assert [answer.request for answer in session.answers] == [1, 4]
     assert session.user == users[3]
-    assert len(world[2].users.logins.directory) == 1
+    assert len(world[2].users.logins.owned.directory) == 1
 
 
 # -- owners that cannot be reached -----------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_a_log_without_room_falls_back_and_is_made_up_for(world: LoginWorld):
     assert world[1].count("links_full") > 0
     freed.unbind()
     world.run_for(TIMEOUT_S)
-    directory = world[2].users.logins.directory
+    directory = world[2].users.logins.owned.directory
     assert directory.find(user) is None
     assert directory.find(second) is not None
     world[1].links._links[2].log.retained_bytes_max = 1 << 20
@@ -289,7 +289,7 @@ def test_an_owner_that_began_anew_is_told_its_users_before_it_decides(world: Log
     assert newer.results == [(NO, None)]
     assert all(session.is_present for session in older)
     world.run_linked()
-    assert len(world[2].users.logins.directory) == 3
+    assert len(world[2].users.logins.owned.directory) == 3
 
 
 def test_a_bind_that_waits_when_its_owner_dies_is_asked_again(world: LoginWorld):
@@ -303,7 +303,7 @@ def test_a_bind_that_waits_when_its_owner_dies_is_asked_again(world: LoginWorld)
     assert session.results == [(YES, user)]
     assert world[1].count("binds_decided_alone") == 0
     world.run_linked()
-    assert world[2].users.logins.directory.find(user) is not None
+    assert world[2].users.logins.owned.directory.find(user) is not None
 
 
 def test_the_users_of_a_node_that_died_are_free(world: LoginWorld):
@@ -313,7 +313,7 @@ def test_the_users_of_a_node_that_died_are_free(world: LoginWorld):
     world.settle()
     world[1].begin()
     world.run_linked()
-    assert len(world[2].users.logins.directory) == 0
+    assert len(world[2].users.logins.owned.directory) == 0
     bound(world, 3, user, REJECT)
 
 
@@ -330,7 +330,7 @@ def test_many_users_are_told_again_bit_by_bit(world: LoginWorld):
     world[2].begin()
     world.run_linked()
     world.run_for(TIMEOUT_S)
-    directory = world[2].users.logins.directory
+    directory = world[2].users.logins.owned.directory
     assert 300 < len(mine) == len(directory)
     for session in mine:
         login = directory.find(str(session.user))
@@ -380,7 +380,7 @@ def test_a_node_that_joins_is_told_what_it_owns(world: LoginWorld):
     for session, user in zip(sessions, users, strict=True):
         owner = world[1].users.logins.owner(user)
         for host in world.living():
-            login = host.users.logins.directory.find(user)
+            login = host.users.logins.owned.directory.find(user)
             assert (login is not None) == (host.node == owner)
             assert login is None or login.session == session.id
 
@@ -399,7 +399,7 @@ def test_one_who_gives_up_leaves_the_user_to_whoever_it_would_have_replaced(
     two.close()
     one.unbind()
     world.run_for(1.0)
-    directory = world[owner].users.logins.directory
+    directory = world[owner].users.logins.owned.directory
     left = holders(world, user)
     if owner != 1:
         assert left == [holder]
@@ -417,7 +417,7 @@ def test_one_who_gives_up_leaves_the_user_to_whoever_asked_before(world: LoginWo
     second.bind(user)
     second.unbind()
     world.run_for(1.0)
-    login = world[owner].users.logins.directory.find(user)
+    login = world[owner].users.logins.owned.directory.find(user)
     if owner == 1:  # which decided at once
         assert (login, first.cause) == (None, "replaced")
         return

@@ -176,15 +176,15 @@ class RandomUsers:
             assert held == ([later] if later is not None and later.is_present else [])
             assert all(not s.is_present for s in claims[user] if s is not later)
             owner = world.living()[0].users.logins.owner(user)
-            login = world[owner].users.logins.directory.find(user)
+            login = world[owner].users.logins.owned.directory.find(user)
             assert (login is not None) == bool(held)
             if login is not None:
                 assert login[1:] == (held[0].host.node, held[0].id)
         for host in world.living():
             logins = host.users.logins
-            entries += len(logins.directory)
+            entries += len(logins.owned.directory)
             assert len(logins._asks) == 0
-            assert not logins.directory.has_contests
+            assert not logins.owned.directory.has_contests
             assert logins._tellings.nodes == set()
             assert host.users.sends._waiting_bytes == 0
             assert host.traffic.is_told

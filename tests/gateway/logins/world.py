@@ -258,7 +258,7 @@ class LoginWorld:
             "all links",
         )
         self.run(
-            lambda: all(host.users.logins.directory.is_complete for host in self.living()),
+            lambda: all(host.users.logins.owned.directory.is_complete for host in self.living()),
             "all directories",
         )
         self.settle()
