@@ -55,6 +55,7 @@ class LinkedWorlds:
             retained_bytes_max=self._retained_bytes_max,
             rng=random.Random(self._seed + node),
         )
+        world.traffic.change_members(self._addresses)
         world.traffic.links.start()
         self.worlds[node] = world
         return world
