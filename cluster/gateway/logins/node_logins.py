@@ -75,7 +75,7 @@ class NodeLogins:
         self._wall_clock = wall_clock
         self._clock = LoginClock()
         self._asks = Asks()
-        self._tellings = Tellings(self._send)
+        self._tellings = Tellings(self._send, self._is_evicted)
         self._nodes: list[int] = []
         self._members = traffic.members
         self._lost_at: dict[int, float] = {}  # nodes without a connection, since when
@@ -250,6 +250,8 @@ class NodeLogins:
             return
         self._counters.add("users_taken_by_other_nodes")
         self._users.take_from(session)
+        # The owner may have been told, behind what this is for, that it is the user again.
+        self._tell(self.owner(record.user), _free(record.user, session.id))
         if session.is_present:
             session.disconnect(Cause.REPLACED)
 
@@ -339,6 +341,11 @@ class NodeLogins:
         elif not self._send(node, record) and record.kind == TAKEN:
             self._tellings.evict(node, record)
             self._look_later()
+
+    def _is_evicted(self, node: int, record: LoginRecord) -> bool:
+        """Whether a session that was to be ended has not become the user again."""
+        login = self.owned.directory.find(record.user)
+        return login is None or login[1:] != (node, record.session)
 
     # -- links -------------------------------------------------------------------------------------
 

@@ -17,11 +17,19 @@ TELL_SLICE = 256
 class Tellings:
     """Records for nodes that wait for room in the links' logs. For the dispatching thread."""
 
-    __slots__ = ("_evictions", "_send", "_tellings")
+    __slots__ = ("_evictions", "_is_evicted", "_send", "_tellings")
 
-    def __init__(self, send: Callable[[int, LoginRecord], bool]) -> None:
-        """Send by `send(node, record)`, which says whether there was room."""
+    def __init__(
+        self,
+        send: Callable[[int, LoginRecord], bool],
+        is_evicted: Callable[[int, LoginRecord], bool],
+    ) -> None:
+        """Send by `send(node, record)`, which says whether there was room.
+
+        `is_evicted` says of an eviction that has waited whether it is to be sent still.
+        """
         self._send = send
+        self._is_evicted = is_evicted
         self._tellings: dict[int, tuple[LoginRecord | None, Iterator[LoginRecord | None]]] = {}
         self._evictions: dict[int, dict[int, LoginRecord]] = {}
 
@@ -52,7 +60,7 @@ class Tellings:
         evictions = self._evictions.get(node)
         if evictions is not None:
             for session, eviction in list(evictions.items()):
-                if not self._send(node, eviction):
+                if self._is_evicted(node, eviction) and not self._send(node, eviction):
                     return False
                 del evictions[session]
             del self._evictions[node]

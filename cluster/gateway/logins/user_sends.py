@@ -1,7 +1,8 @@
 """Packets for users, and kicks, wherever their sessions are: straight, or by the user's owner.
 
-What one node has for one user arrives in order. A packet that goes by the owner comes back to this
-node only if a session of it had asked for that user before; so while one asks, packets wait here.
+What one node has for one user arrives in order. A packet that goes by the owner never comes back:
+no session of its node was the user when it was sent, and what was sent since may be there already.
+So while a session of this node asks for a user, packets wait here to be sent when it is answered.
 """
 
 from collections import deque
@@ -50,7 +51,7 @@ class UserSends:
         self._counters = counters
         self._waiting_bytes = 0
         self._held: dict[str, deque[bytes]] = {}  # for users that sessions of this node ask for
-        self._early: deque[tuple[str, bytes]] = deque()
+        self._early: deque[tuple[int, str, bytes]] = deque()
         traffic.register((TO_OWNER, TO_HOLDER), self)
         logins.owned.on_complete = self._directory_is_complete
         logins.on_decided = self._is_decided
@@ -75,7 +76,7 @@ class UserSends:
             return
         owner = self._logins.owner(user)
         if owner == self._traffic.node:
-            self._pass_on(user, record)
+            self._pass_on(owner, user, record)
         elif not self._traffic.send(owner, record):
             self._counters.add("sends_to_users_lost")
 
@@ -114,25 +115,26 @@ class UserSends:
 
     # -- as the owner ------------------------------------------------------------------------------
 
-    def _pass_on(self, user: str, record: bytes) -> None:
-        """Give a TO_OWNER record to the node that has the user."""
+    def _pass_on(self, origin: int, user: str, record: bytes) -> None:
+        """Give a TO_OWNER record of the node `origin` to the node that has the user."""
         if self._logins.owned.directory.is_complete:
-            self._route(user, record)
+            self._route(origin, user, record)
         elif self._may_wait(record):
-            self._early.append((user, record))
+            self._early.append((origin, user, record))
 
     def _directory_is_complete(self) -> None:
         early, self._early = self._early, deque()
-        for user, record in early:
+        for origin, user, record in early:
             self._waiting_bytes -= len(record)
-            self._route(user, record)
+            self._route(origin, user, record)
 
-    def _route(self, user: str, record: bytes) -> None:
+    def _route(self, origin: int, user: str, record: bytes) -> None:
         login = self._logins.owned.directory.find(user)
-        node = self._traffic.node if login is None else login.node
-        if node == self._traffic.node:
+        if login is None or login.node == origin:
+            self._absent(record[1])
+        elif login.node == self._traffic.node:
             self._deliver(record)
-        elif not self._traffic.send(node, bytes((TO_HOLDER,)) + record[1:]):
+        elif not self._traffic.send(login.node, bytes((TO_HOLDER,)) + record[1:]):
             self._counters.add("sends_to_users_lost")
 
     def _deliver(self, record: bytes) -> None:
@@ -153,7 +155,7 @@ class UserSends:
             self._counters.add("links_unknown_records")
         else:
             if payload[0] == TO_OWNER:
-                self._pass_on(user, payload)
+                self._pass_on(delivery.node, user, payload)
             else:
                 self._deliver(payload)
         # The owner does not wait for the holder: a link that is down would fill those that are not.
@@ -178,7 +180,7 @@ class UserSends:
     def check_invariants(self) -> None:
         """Raise AssertionError unless what waits has a reason to, and is counted."""
         held = [record for records in self._held.values() for record in records]
-        waiting = held + [record for _, record in self._early]
+        waiting = held + [record for _, _, record in self._early]
         assert self._waiting_bytes == sum(map(len, waiting)) <= WAITING_BYTES_MAX
         assert all(records and self._logins.is_asked(user) for user, records in self._held.items())
         assert not self._early or not self._logins.owned.directory.is_complete

@@ -424,3 +424,22 @@ def test_one_who_gives_up_leaves_the_user_to_whoever_asked_before(world: LoginWo
     assert first.results == [(YES, user)]
     assert login is not None
     assert login.session == first.id
+
+
+def test_an_answer_that_comes_while_all_users_are_told_again_is_told_too(world: LoginWorld):
+    sessions = [world[1].open() for _ in range(2_000)]
+    for number, session in enumerate(sessions):
+        session.bind(f"name {number}")
+    world.settle()
+    user = world.user_of(2)
+    session = world[1].open()
+    session.bind(user)
+    logins = world[1].users.logins
+    logins._tell_all(2)  # as when the log had no room for a change
+    world.run(lambda: session.answers, "the answer")
+    assert logins._tellings.is_telling(2)
+    world.settle()
+    assert not logins._tellings.is_telling(2)
+    login = world[2].users.logins.owned.directory.find(user)
+    assert login is not None
+    assert login.session == session.id

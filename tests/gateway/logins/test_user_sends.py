@@ -216,3 +216,22 @@ def test_what_cannot_be_read_is_counted_and_settled(world: LoginWorld, payload: 
     world.settle()
     assert world[2].count("links_unknown_records") == 1
     assert world[1].traffic.is_told
+
+
+def test_what_waited_for_an_owner_is_not_for_a_session_that_came_later():
+    """It would come behind what was sent since, straight."""
+    world = LoginWorld()
+    try:
+        world.part(1)  # before it was linked at all
+        user = world.user_of(2)
+        world[1].send_to(user, b"too early")
+        session = world[1].open()
+        session.bind(user)
+        world.run(lambda: session.answers, "the answer")
+        world[1].send_to(user, b"in time")
+        world.heal()
+        world.run_linked()
+        assert session.received == [b"in time"]
+        assert world[2].count("sends_to_absent_users") == 1
+    finally:
+        world.close()
