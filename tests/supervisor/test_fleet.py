@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.shared.config import Config, ConfigError, LinksConfig, NodeConfig, WorkersConfig
+from cluster.shared.config import (
+    Config,
+    ConfigError,
+    LinksConfig,
+    NodeConfig,
+    RemoteConfig,
+    WorkersConfig,
+)
 from cluster.supervisor.fleet import exit_code_of, plan_nodes
 
 
@@ -54,6 +61,7 @@ def test_a_shared_port_is_the_same_for_all():
         (Config(node=NodeConfig(id=65_534)), "node.id"),
         (Config(node=NodeConfig(listen="127.0.0.1:65534")), "node.listen"),
         (Config(links=LinksConfig(listen="127.0.0.1:1")), "links.listen"),
+        (Config(remote=RemoteConfig(listen="127.0.0.1:1")), "remote.listen"),
     ],
 )
 def test_what_leaves_no_room_is_told(config: Config, key: str):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster.shared.config import Config, NodeConfig
+from cluster.shared.config import Config, NodeConfig, RemoteConfig, WorkersConfig
 from cluster.shared.messages import GatewayReady, WorkerGone
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
@@ -50,6 +50,25 @@ def test_a_port_that_was_given_is_kept_and_one_that_was_asked_for_stays(
     assert directory.read_config().node.listen == "127.0.0.1:81"
     node.keep_listen_address("127.0.0.1:82")
     assert directory.read_config().node.listen == "127.0.0.1:81"
+
+
+@pytest.mark.parametrize(
+    ("remote", "local", "spares"), [([], [0, 1, 2], 2), ([0, 2], [1], 2), ([2, 0, 1], [], 0)]
+)
+def test_shards_that_are_served_from_elsewhere_are_not_the_supervisors(
+    directory: RunDirectory, remote: list[int], local: list[int], spares: int
+):
+    config = Config(
+        workers=WorkersConfig(count=3, spares=2),
+        remote=RemoteConfig(listen="127.0.0.1:0", keys_dir="keys", shards=remote),
+    )
+    node = Node(config, directory)
+    assert [shard.index for shard in node.shards] == local
+    assert len(node.spares) == spares
+    for index in range(4):
+        shard = node.shard(index)
+        assert (None if shard is None else shard.index) == (index if index in local else None)
+    node.close()
 
 
 def test_a_record_is_written_when_something_changed(node: Node, directory: RunDirectory):
