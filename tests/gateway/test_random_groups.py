@@ -3,8 +3,9 @@
 Clients of two shards join and leave a few groups, publish to them, come and go; the shards' workers
 are killed at any moment, with the worker's own dispatcher and outbox. The model is what clients can
 know: who has the answer to a join when something is published gets it, who has the answer to a
-leave does not, and in between either is right. Everything that happens follows from the seed in the
-test's name; `RANDOM_GROUPS_SEEDS=500` in the environment tries more of them.
+leave does not, and in between either is right. Each join that lasts is told to the application.
+Everything that happens follows from the seed in the test's name; `RANDOM_GROUPS_SEEDS=500` in the
+environment tries more of them.
 """
 
 import os
@@ -16,6 +17,8 @@ import pytest
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import pack_publish
+from cluster.shared.local_lane import LocalWorkerLane
+from cluster.shared.messages import Grant
 from cluster.shared.records import PUBLISH as PUBLISH_RECORD
 from cluster.worker import App, Session
 from tests.gateway.test_random_logins import DeadError, MortalWorker, Oracle, WrongError
@@ -38,6 +41,8 @@ class GroupOracle(Oracle):
         super().__init__()
         self.groups: dict[tuple[int, object], frozenset[str]] = {}
         self.ended = 0
+        self.told: set[tuple[int, str, int]] = set()
+        """Joins that `on_joined` was called for: session, group, and the number of the join."""
 
     def check(self, session: Session, call: object) -> None:
         super().check(session, call)
@@ -50,6 +55,18 @@ class GroupWorker(MortalWorker):
     """A worker whose handlers join, leave and publish as they are told."""
 
     _oracle: GroupOracle
+
+    def __init__(
+        self, rng: random.Random, app: App, grant: Grant, lane: LocalWorkerLane, oracle: GroupOracle
+    ) -> None:
+        app.on_joined(self._joined)
+        super().__init__(rng, app, grant, lane, oracle)
+
+    def _joined(self, session: Session, name: str) -> None:
+        self._oracle.check(session, ("joined", self.dispatcher.commit.position))
+        assert session.member_of is not None
+        self._oracle.told.add((session.id, name, session.member_of[name]))
+        self._maybe_die(0.01)
 
     def _packet(self, session: Session, packet_id: int, payload: bytes) -> None:
         self._oracle.check(session, session.sequence)
@@ -283,6 +300,8 @@ class Rooms:
         for worker in self.workers:
             for session in worker.dispatcher.sessions.values():
                 known[session.id] = session.groups
+                for name, request in (session.member_of or {}).items():
+                    assert (session.id, name, request) in self.oracle.told
         members = {name: self.world.table.groups.members(name.encode()) for name in GROUPS}
         for session_id, member in self.world.table.sessions.items():
             groups = {name for name in GROUPS if member in members[name]}

@@ -1,5 +1,6 @@
 """A node in one process: what an author's tests rest on."""
 
+import asyncio
 import logging
 import socket
 import time
@@ -328,3 +329,27 @@ def test_the_codec_is_the_applications():
             packet.decode(int)
         client.send(4, b"no json")
         assert client.cause == "decode_error"
+
+
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_join_is_answered_at_once_where_there_is_one_node(awaits: bool):
+    app = App()
+
+    @app.on_packet(ECHO)
+    def enter(session: Session, room: bytes) -> None:
+        session.join(room.decode())
+
+    def tell(session: Session, name: str) -> None:
+        app.publish(name, TO_ALL, b"has entered " + name.encode())
+
+    async def tell_later(session: Session, name: str) -> None:
+        await asyncio.sleep(0.5)
+        tell(session, name)
+
+    app.on_joined(tell_later if awaits else tell)
+    with TestNode(app, workers=2) as node:
+        for _ in range(2):
+            client = node.connect()
+            client.send(ECHO, b"the hall")
+            node.advance(1.0)
+            assert client.receive() == Packet(TO_ALL, b"has entered the hall")
