@@ -9,8 +9,13 @@ PUBLISH, JOIN = 1, 2
 
 @app.on_packet(JOIN)
 def join(session: Session, payload: bytes) -> None:
-    """Join, and say so."""
+    """Join the group."""
     session.join("all")
+
+
+@app.on_joined
+def joined(session: Session, name: str) -> None:
+    """Say so, when every node knows of it."""
     session.send(JOIN)
 
 

@@ -23,9 +23,14 @@ class Note(msgspec.Struct):
 
 @app.on_packet(ENTER)
 def enter(session: Session, room: bytes) -> None:
-    """Join a room, and say so to the client: it hears all from then on."""
+    """Join a room."""
     session.join(room.decode())
-    session.send(ENTER, room)
+
+
+@app.on_joined
+def entered(session: Session, room: str) -> None:
+    """Say so to the client: from now on it hears all, whichever node that is said at."""
+    session.send(ENTER, room.encode())
 
 
 @app.on_packet(TALK)

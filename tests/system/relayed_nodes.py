@@ -115,11 +115,9 @@ class RelayedNodes:
         for other in range(1, len(self.nodes) + 1):
             assert other == number or self.count(other, "links_undelivered") > 0
         crowd.run_until(lambda: crowd.lost_count > 0, "the notes that are lost", BACK_WITHIN_S)
-        crowd.is_talking = False
         for room in {speaker.room for speaker in crowd.speakers.values()}:
             crowd.join(room, node.port)
         crowd.run_until(lambda: crowd.are_in, "those who came anew")
-        crowd.is_talking = True
         crowd.run_for(TALK_S)
 
     def count(self, number: int, name: str) -> int:
