@@ -183,11 +183,16 @@ class NodeLogins:
                 session.login_stamp = each.stamp
                 self._tell(each.owner, _hold(each.bind.user, session))
             else:
-                self._withdraw(each)
+                self._tell_withdrawn(each)
         self._decided(ask.bind.user)
         self._ask_next(decided)
 
     def _withdraw(self, ask: PendingAsk) -> None:
+        """Nobody asks this any more."""
+        self._tell_withdrawn(ask)
+        self._decided(ask.bind.user)
+
+    def _tell_withdrawn(self, ask: PendingAsk) -> None:
         """Tell the owner, which may have granted it, that nobody asks any more."""
         user = ask.bind.user
         self._tell(ask.owner, _free(user, ask.session))
@@ -197,7 +202,6 @@ class NodeLogins:
             self._tell(ask.owner, _hold(user, holder))
         for other in self._asks.for_user(user):
             self._tell(ask.owner, _question(other))
-        self._decided(user)
 
     def _decided(self, user: str) -> None:
         if not self._asks.is_asked(user):

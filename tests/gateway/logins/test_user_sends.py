@@ -235,3 +235,18 @@ def test_what_waited_for_an_owner_is_not_for_a_session_that_came_later():
         assert world[2].count("sends_to_absent_users") == 1
     finally:
         world.close()
+
+
+def test_what_waits_for_several_that_ask_waits_until_all_are_decided(world: LoginWorld):
+    """The first of two has ended when its node decides alone; the second one gets everything."""
+    user = world.user_of(3)
+    world.part(1)
+    first, second = world[1].open(), world[1].open()
+    first.bind(user)
+    second.bind(user)
+    world[1].send_to(user, b"0")
+    first.disconnect("its own end")
+    world.run_for(2 * TIMEOUT_S)
+    assert second.user == user
+    world[1].send_to(user, b"1")
+    assert second.received == numbers(2)
