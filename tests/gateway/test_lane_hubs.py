@@ -71,12 +71,12 @@ def test_both_are_pumped_and_more_in_either_is_more(
 
 @pytest.mark.parametrize("awake", [0, 1])
 def test_nobody_waits_while_either_has_something(pair: tuple[LaneHubs, Hub, Hub], awake: int):
-    hubs = pair[0]
+    hubs, local, remote = pair
     assert hubs.may_wait()
-    pair[1 + awake].is_awake = True
+    (local, remote)[awake].is_awake = True
     assert not hubs.may_wait()
     hubs.has_waited()
-    assert pair[1].calls == pair[2].calls == ["has_waited"]
+    assert local.calls == remote.calls == ["has_waited"]
 
 
 def test_new_lanes_are_of_this_machine_and_the_end_is_of_both(pair: tuple[LaneHubs, Hub, Hub]):
