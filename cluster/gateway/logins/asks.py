@@ -4,7 +4,6 @@ A session asks for one user at a time. One more bind waits until that is answere
 that waited before: what the answers say of the last one stands for those in between.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 from cluster.shared.user_records import Bind
@@ -57,7 +56,7 @@ class Asks:
 
     def __init__(self) -> None:
         self._pending: dict[int, PendingAsk] = {}
-        self._users: Counter[str] = Counter()
+        self._users: dict[str, dict[int, PendingAsk]] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -70,7 +69,7 @@ class Asks:
         """`ask` waits for an answer; its session has no other."""
         assert ask.session not in self._pending
         self._pending[ask.session] = ask
-        self._users[ask.bind.user] += 1
+        self._users.setdefault(ask.bind.user, {})[ask.session] = ask
 
     def answered(self, session: int, request: int) -> PendingAsk | None:
         """Take out what the answer to `request` is for; None if nobody waits for it any more."""
@@ -82,7 +81,7 @@ class Asks:
         ask = self._pending.pop(session, None)
         if ask is not None:
             user = ask.bind.user
-            self._users[user] -= 1
+            del self._users[user][session]
             if not self._users[user]:
                 del self._users[user]
         return ask
@@ -93,9 +92,7 @@ class Asks:
 
     def for_user(self, user: str) -> list[PendingAsk]:
         """Return the asks for `user`, in order."""
-        if user not in self._users:
-            return []
-        return [ask for ask in self._pending.values() if ask.bind.user == user]
+        return list(self._users.get(user, {}).values())
 
     def take_for(self, user: str) -> list[PendingAsk]:
         """Take out all asks for `user`."""
