@@ -570,6 +570,8 @@ def _where(worker: "WorkerStatus") -> str:
 def _in_hand(in_hand: "InHand | None") -> str:
     if in_hand is None:
         return "-"
+    if not in_hand.session:
+        return f"a message of a shard for {in_hand.for_s:.1f} s"
     what = "an event" if in_hand.sequence is None else f"packet {in_hand.sequence}"
     which = "" if in_hand.packet_id is None else f" (id {in_hand.packet_id})"
     return f"{what}{which} of {in_hand.session:#x} for {in_hand.for_s:.1f} s"
@@ -577,7 +579,9 @@ def _in_hand(in_hand: "InHand | None") -> str:
 
 def _dead_letter_line(number: int, letter: "DeadLetter") -> str:
     what = letter.kind
-    if letter.payload is not None:
+    if letter.sequence is None and letter.payload is not None:
+        what = f"{letter.kind} ({len(letter.payload)} bytes)"
+    elif letter.payload is not None:
         what = f"packet {letter.sequence} (id {letter.packet_id}, {len(letter.payload)} bytes)"
     return (
         f"{number} {letter.time} shard {letter.shard} session {letter.session:#x} "

@@ -430,7 +430,8 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker's handler works on, and for how many seconds.
 
-    There is no packet when the handler is one of the session's own events.
+    There is no packet when the handler is one of the session's own events, and no session (0)
+    when it is that of a message of another shard.
     """
 
     session: int

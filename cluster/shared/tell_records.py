@@ -35,6 +35,7 @@ __all__ = [
     "Tell",
     "content_bytes_max",
     "credit_step",
+    "is_answer",
     "pack_content",
     "pack_credit",
     "pack_message",
@@ -87,6 +88,12 @@ class Purpose(IntEnum):
     def is_answer(self) -> bool:
         """Whether a question waits for it."""
         return self >= Purpose.REPLY
+
+
+_PURPOSES = tuple(Purpose)
+
+_PURPOSE_AT = 4
+"""Where a `message` record has its purpose."""
 
 
 class Tell(NamedTuple):
@@ -167,8 +174,8 @@ def read_tell(payload: bytes) -> Tell:
     """Return what a `tell` or `undelivered` record says; RecordError if it cannot be one."""
     try:
         node, shard, number, request, key_bytes = _TELL.unpack_from(payload)
-        purpose = Purpose(number)
-    except (StructError, ValueError):
+        purpose = _PURPOSES[number]
+    except (StructError, IndexError):
         raise RecordError(f"a tell that cannot be read: {payload[:100]!r}") from None
     start = _TELL.size
     end = start + key_bytes
@@ -188,7 +195,12 @@ def pack_message(sender: ShardId, tell: Tell) -> bytes:
 def read_message(payload: bytes) -> Message:
     """Return what a `message` record says; it comes from the gateway, which is trusted."""
     node, shard, purpose, request = _MESSAGE.unpack_from(payload)
-    return Message(ShardId(node, shard), Purpose(purpose), request, payload[_MESSAGE.size :])
+    return Message(ShardId(node, shard), _PURPOSES[purpose], request, payload[_MESSAGE.size :])
+
+
+def is_answer(payload: bytes) -> bool:
+    """Return whether a `message` record is the answer to a question, without reading the rest."""
+    return payload[_PURPOSE_AT] >= Purpose.REPLY
 
 
 def pack_credit(node: int, num_bytes: int) -> bytes:

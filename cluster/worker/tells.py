@@ -17,6 +17,7 @@ from cluster.shared.tell_records import (
     BY_KEY,
     Purpose,
     content_bytes_max,
+    is_answer,
     pack_tell,
     read_content,
     read_credit,
@@ -307,9 +308,9 @@ class Tells:
             if tell.purpose is Purpose.ASK:
                 self._end_question(tell.request, Undelivered(f"node {tell.node} is gone"))
             return tell.purpose is not Purpose.TELL
-        message = read_message(payload)
-        if not message.purpose.is_answer:
+        if not is_answer(payload):
             return False
+        message = read_message(payload)
         self._end_question(message.request, (message.purpose, message.content))
         return True
 

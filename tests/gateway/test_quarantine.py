@@ -9,14 +9,16 @@ import pytest
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.shard_tells import TellOwner
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, InHand, ShardReport, Suspect
 from cluster.shared.note import CALL, INDEX_BITS, NoteWriter, open_note
-from cluster.shared.records import BOUND, CLOSED, OPENED
+from cluster.shared.records import BOUND, CLOSED, MESSAGE, OPENED
 from cluster.shared.run_directory import RunDirectory
+from cluster.shared.shard_ids import ShardId
 from tests.gateway.test_workers import DEAD_PID, TIMEOUT_S, Node
 
 OTHER_KIND = 99
@@ -343,3 +345,16 @@ def test_a_life_that_was_replaced_is_no_death_whatever_it_had_in_hand(ward: Ward
     assert ward.letters() == []
     ward.die(2)
     assert len(ward.letters()) == 1
+
+
+def test_a_message_that_kills_is_set_aside_and_its_letter_says_whose_it_was(ward: Ward):
+    owner = TellOwner(ShardId(2, 1), 3, 100, number=5)
+    ward.lanes[0].append(MESSAGE, 0, b"a message", 0, owner)
+    grants = [ward.die(3) for _ in range(3)]
+    assert grants[1].suspects == [Suspect(position=3, index=0, is_set_aside=False)]
+    grant = ward.live()[0]
+    assert grant.suspects == [Suspect(position=3, index=0, is_set_aside=True)]
+    (letter,) = ward.letters()
+    assert (letter.kind, letter.session, letter.packet_id) == ("message", 0, None)
+    assert letter.address == "shard 1 of node 2"
+    assert letter.payload == b"a message"

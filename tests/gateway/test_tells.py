@@ -297,6 +297,23 @@ def test_a_shard_whose_lane_is_full_holds_up_no_other(make_tell_world: MakeTellW
     assert heard.numbers(2, 0) == heard.numbers(2, 1) == list(range(80))
 
 
+def test_a_node_that_drains_takes_nothing_more_and_who_told_it_hears_of_that(
+    make_tell_world: MakeTellWorld, heard: Heard
+):
+    world = make_tell_world(heard.prepare)
+    client = world[1].connect()
+    world[2].gateway.advance_drain(60)
+    send(client, TELL, Order(2, 0, 1))
+    world.run(lambda: world[2].count("messages_left_by_drain"), "the message")
+    world.run_for(0.5)
+    assert heard.numbers(2) == []
+    assert heard.undelivered == []  # the node may be about to come back
+    world[2].kill()
+    world[2].begin()
+    world.run(lambda: heard.undelivered, "what is undelivered")
+    assert heard.undelivered == [(ShardId(1, 0), 1, ShardId(2, 0))]
+
+
 def test_who_tells_without_credit_breaks_the_contract(make_tell_world: MakeTellWorld, heard: Heard):
     world = make_tell_world(heard.prepare)
     tells = world[1].gateway.shards[0].tells

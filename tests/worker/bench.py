@@ -69,6 +69,7 @@ class Bench:
         deferred: list[DeferredRecord] | None = None,
         coroutines_max: int = 1_000,
         note: NoteWriter | None = None,
+        tell_window_bytes: int = 1 << 20,
         prepare: Callable[[App], None] = lambda app: None,
     ) -> None:
         self.app = App(coroutines_max=coroutines_max)
@@ -107,6 +108,7 @@ class Bench:
             worker_timeout_s=worker_timeout_s,
             suspects=suspects or [],
             deferred=deferred or [],
+            tell_window_bytes=tell_window_bytes,
         )
         self._control = control
         self.link = ZmqGatewayLink(control, self.lane.fileno())

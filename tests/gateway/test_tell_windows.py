@@ -1,0 +1,85 @@
+"""What one shard has on its way to each node: sums that no worker can overstep."""
+
+import random
+
+import pytest
+
+from cluster.gateway.tell_windows import TellWindows
+from cluster.shared.lane import LaneViolation
+from cluster.shared.messages import TellState
+from cluster.shared.tell_records import Purpose
+
+
+def tell(windows: TellWindows, cost: int, purpose: Purpose = Purpose.TELL, node: int = 2) -> None:
+    windows.add(node, cost, purpose)
+    windows.commit()
+    windows.check_invariants()
+
+
+def test_a_window_takes_what_it_holds_and_not_a_byte_more():
+    windows = TellWindows(1_000)
+    tell(windows, 1_000)
+    with pytest.raises(LaneViolation, match="1001 bytes of messages on their way to node 2; 1000"):
+        windows.add(2, 1, Purpose.TELL)
+    tell(windows, 1_000, node=3)
+    assert windows.on_the_way_bytes == 2_000
+
+
+def test_answers_have_as_much_again():
+    windows = TellWindows(1_000)
+    tell(windows, 1_000)
+    tell(windows, 1_000, Purpose.REPLY)
+    with pytest.raises(LaneViolation):
+        windows.add(2, 1, Purpose.FAILURE)
+
+
+def test_what_is_in_hand_counts_and_is_forgotten_with_its_batch():
+    windows = TellWindows(1_000)
+    windows.add(2, 600, Purpose.TELL)
+    with pytest.raises(LaneViolation):
+        windows.add(2, 600, Purpose.TELL)
+    windows.abandon()
+    assert windows.on_the_way_bytes == 0
+    tell(windows, 1_000)
+
+
+def test_credit_is_offered_in_steps_and_once_at_a_time():
+    windows = TellWindows(1_000)
+    for _ in range(10):
+        tell(windows, 100)
+    assert [windows.give_back(2, 100) for _ in range(3)] == [None, None, 300]
+    assert [windows.give_back(2, 100) for _ in range(3)] == [None, None, None]
+    tell(windows, 300)  # what was offered may be used before it is committed
+    with pytest.raises(LaneViolation):
+        windows.add(2, 1, Purpose.TELL)
+    assert windows.replay() == [TellState(node=2, told=1_300, returned=0)]
+    assert windows.credit_committed(2) == 600
+    assert windows.replay() == [TellState(node=2, told=1_300, returned=300)]
+    assert windows.credit_committed(2) is None
+    assert windows.replay() == [TellState(node=2, told=1_300, returned=600)]
+    windows.check_invariants()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_worker_that_knows_only_what_it_is_offered_never_oversteps_nor_starves(seed: int):
+    chance = random.Random(seed)
+    windows = TellWindows(1_000)
+    on_the_way: list[int] = []
+    told = known = count = 0
+    in_lane: int | None = None
+    while count < 2_000:
+        cost = chance.randrange(1, 500)
+        if told - known + cost <= 1_000:
+            tell(windows, cost)
+            told += cost
+            on_the_way.append(cost)
+            count += 1
+        elif not on_the_way and in_lane is None:
+            raise AssertionError("nothing is on its way, and there is no credit")
+        if on_the_way and chance.random() < 0.5:
+            cost = on_the_way.pop(chance.randrange(len(on_the_way)))
+            in_lane = windows.give_back(2, cost) or in_lane
+        if in_lane is not None and chance.random() < 0.5:
+            known = in_lane
+            in_lane = windows.credit_committed(2)
+        windows.check_invariants()

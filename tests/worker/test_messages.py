@@ -1,0 +1,242 @@
+"""What a worker does with messages of other shards: handlers, suspects, answers, and no credit."""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.shared.key_records import KeyOwners
+from cluster.shared.lane import START, Commit
+from cluster.shared.messages import Suspect
+from cluster.shared.records import DEFER, DONE, MESSAGE, TELL, make_record
+from cluster.shared.shard_ids import ShardId
+from cluster.shared.tell_records import (
+    Purpose,
+    pack_content,
+    pack_message,
+    pack_tell,
+    read_tell,
+)
+from cluster.worker import App, Full, Session
+from cluster.worker.careful_dispatcher import CarefulDispatcher
+from cluster.worker.outbox import Outbox
+from cluster.worker.tells import Tells
+from tests.support import wait_until
+from tests.worker.bench import ECHO, MakeBench
+from tests.worker.records import chunk
+
+ASK, FLOOD = 10, 11
+ME, OTHER = ShardId(1, 0), ShardId(2, 3)
+
+
+class Note(msgspec.Struct):
+    number: int
+
+
+class Other(msgspec.Struct):
+    number: int
+
+
+def message(number: int, purpose: Purpose = Purpose.TELL, request: int = 7) -> bytes:
+    """Return the payload of a message record of another shard."""
+    content = pack_content(b"Note", msgspec.msgpack.encode(Note(number)))
+    return pack_message(OTHER, read_tell(pack_tell(ME, purpose, request, content)))
+
+
+def reply(request: int, number: int) -> bytes:
+    content = pack_content(b"Note", msgspec.msgpack.encode(Note(number)))
+    return pack_message(OTHER, read_tell(pack_tell(ME, Purpose.REPLY, request, content)))
+
+
+# -- handlers --------------------------------------------------------------------------------------
+
+
+def test_the_type_is_given_or_the_annotation_says_it():
+    app = App()
+
+    @app.on_message(Note)
+    def bare(message, sender):
+        pass
+
+    @app.on_message
+    async def annotated(message: Other, sender: ShardId) -> None:
+        pass
+
+    assert set(app.messages.by_name) == {"Note", "Other"}
+    assert app.has_coroutines
+
+
+def test_what_cannot_be_a_handler_of_messages_is_refused_with_its_remedy():
+    app = App()
+    app.on_message(Note)(lambda message, sender: None)
+    with pytest.raises(ValueError, match="messages of type Note have the handler"):
+        app.on_message(Note)(lambda message, sender: None)
+
+    def untyped(message, sender):
+        pass
+
+    def number(message: int, sender: ShardId) -> None:
+        pass
+
+    def other(message: Other, sender: ShardId) -> None:
+        pass
+
+    for handler in (untyped, number):
+        with pytest.raises(TypeError, match=r"write @app.on_message\(Type\)"):
+            app.on_message(handler)
+    with pytest.raises(TypeError, match="is for Note, and 'message' is annotated with Other"):
+        app.on_message(Note)(other)
+    with pytest.raises(TypeError, match="must take"):
+        app.on_message(Other)(lambda message: None)
+
+
+def test_the_annotation_of_undelivered_adds_types():
+    app = App()
+
+    @app.on_undelivered
+    def lost(message: Note | Other, receiver: ShardId | bytes) -> None:
+        pass
+
+    encoded = msgspec.msgpack.encode(Other(3))
+    assert app.messages.undelivered_decoder("Other")(encoded) == Other(3)
+    with pytest.raises(LookupError, match="names the type 'Third'"):
+        app.messages.undelivered_decoder("Third")
+
+
+# -- suspects --------------------------------------------------------------------------------------
+
+
+def careful(
+    app: App, *suspects: tuple[int, bool]
+) -> tuple[CarefulDispatcher, Outbox, list[Commit]]:
+    """Return a dispatcher that was told of suspects, its outbox, and the commits it waited for."""
+    outbox = Outbox(1 << 20)
+    commits: list[Commit] = []
+    dispatcher = CarefulDispatcher(
+        app,
+        outbox,
+        START,
+        65_531,
+        lambda: None,
+        None,
+        [Suspect(position=p, index=0, is_set_aside=is_set_aside) for p, is_set_aside in suspects],
+        lambda: commits.append(dispatcher.commit),
+    )
+    dispatcher.connect_shards(Tells(outbox, ME, KeyOwners((1, 2)), 1, 1 << 20, [], 1))
+    return dispatcher, outbox, commits
+
+
+def test_a_message_that_is_set_aside_is_not_handled_and_who_asked_hears_that():
+    app = App()
+    handled: list[int] = []
+    app.on_message(Note)(lambda message, sender: handled.append(message.number))
+    dispatcher, outbox, commits = careful(app, (2, True), (3, False))
+    records = [make_record(MESSAGE, 0, message(number, Purpose.ASK)) for number in (1, 2, 3)]
+    dispatcher.run(chunk(*records))
+    assert handled == [1, 3]
+    assert commits == [Commit(2, 0), Commit(3, 0), Commit(3, 0), Commit(4, 0)]
+    answers = [read_tell(payload) for kind, _, payload in outbox.entries if kind == TELL]
+    assert [answer.purpose for answer in answers] == [
+        Purpose.REPLY,
+        Purpose.FAILURE,
+        Purpose.REPLY,
+    ]
+    assert b"workers died of it" in answers[1].content
+
+
+# -- coroutines ------------------------------------------------------------------------------------
+
+
+def asking(app: App) -> None:
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        answer = await app.ask(0, Note(1), Note, timeout_s=30)
+        session.send(ASK, b"%d" % answer.number)
+
+
+def questions(bench: Any) -> list[Any]:
+    bench.take()
+    tells = [read_tell(payload) for kind, payload in bench.others() if kind == TELL]
+    return [tell for tell in tells if tell.purpose is Purpose.ASK]
+
+
+def test_a_worker_that_is_full_of_questions_hears_the_answers(make_bench: MakeBench):
+    bench = make_bench(coroutines_max=1, prepare=asking)
+    bench.open_session()
+    bench.start()
+    bench.send((ASK, b""))
+    wait_until(lambda: bool(questions(bench)), what="the question")
+    (question,) = questions(bench)
+    # Behind a packet that the worker does not take while it is full.
+    bench.send((ECHO, b"later"))
+    bench.gateway.append(MESSAGE, 0, reply(question.request, 42))
+    bench.gateway.flush()
+    wait_until(lambda: bench.take() is not None and b"42" in bench.output(), what="the answer")
+    wait_until(lambda: bench.take() is not None and b"later" in bench.output(), what="the echo")
+    bench.finish()
+    bench.join()
+
+
+def test_a_message_whose_handler_awaits_is_deferred_and_then_done(make_bench: MakeBench):
+    ended: list[int] = []
+
+    def prepare(app: App) -> None:
+        @app.on_message
+        async def later(message: Note, sender: ShardId) -> None:
+            await asyncio.sleep(0.01)
+            ended.append(message.number)
+
+    bench = make_bench(prepare=prepare)
+    for number in (1, 2):
+        bench.gateway.append(MESSAGE, 0, message(number))
+    bench.gateway.flush()
+    bench.start()
+    wait_until(
+        lambda: bench.take() is not None and [k for k, _ in bench.others()].count(DONE) == 2,
+        what="the end of both",
+    )
+    kinds = [kind for kind, _ in bench.others()]
+    assert kinds == [DEFER, DEFER, DONE, DONE]
+    assert ended == [1, 2]
+    bench.finish()
+    bench.join()
+
+
+def test_without_credit_a_tell_that_nothing_awaits_is_logged(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
+    raised: list[bool] = []
+
+    def prepare(app: App) -> None:
+        @app.on_packet(FLOOD)
+        async def flood(session: Session, payload: bytes) -> None:
+            for _ in range(40):
+                await asyncio.sleep(0)
+                app.tell(0, Note(1))
+            session.send(FLOOD, b"done")
+
+        @app.on_packet(ASK)
+        def plain(session: Session, payload: bytes) -> None:
+            try:
+                for _ in range(40):
+                    app.tell(0, Note(1))
+            except Full:
+                raised.append(True)
+            session.send(ASK, b"done")
+
+    bench = make_bench(prepare=prepare, tell_window_bytes=2_048)
+    bench.open_session()
+    bench.start()
+    with caplog.at_level(logging.ERROR, "cluster.worker"):
+        bench.send((FLOOD, b"x"))
+        wait_until(lambda: bench.take() is not None and b"done" in bench.output(), what="the end")
+    told = [kind for kind, _ in bench.others()].count(TELL)
+    assert 0 < told < 40
+    lines = [line for line in caplog.messages if "nothing awaited it" in line]
+    assert len(lines) == 40 - told
+    bench.send((ASK, b""))
+    wait_until(lambda: bench.take() is not None and bool(raised), what="Full")
+    bench.finish()
+    bench.join()
