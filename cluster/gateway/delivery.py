@@ -75,7 +75,7 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     kind, session, _, packet_count, record = entry
     if kind != PACKETS:
         return _event(kind, session, record[RECORD_BYTES:]) if call.packet_index == 0 else None
-    if call.packet_index >= packet_count:
+    if not 0 <= call.packet_index < packet_count:
         return None
     offset = PACKETS_OVERHEAD
     for _ in range(call.packet_index):

@@ -199,6 +199,7 @@ def test_the_next_life_on_that_machine_tells_what_the_last_one_died_of(site: Sit
         [PastCall(nonce=NONCE, incarnation=1, position=0, index=0, session=0)],
         [PastCall(nonce=NONCE, incarnation=1, position=99, index=1, session=0)],
         [PastCall(nonce=NONCE, incarnation=1, position=-1, index=-1, session=-1)],
+        [PastCall(nonce=NONCE, incarnation=1, position=2, index=-1, session=0)],
         [PastCall(nonce=NONCE, incarnation=1, position=1 << 60, index=0, session=0)],
     ],
 )
