@@ -1,4 +1,4 @@
-"""The README's application runs as printed, and its facts are those of the code."""
+"""The applications of README and docs run as printed, and their facts are those of the code."""
 
 import os
 import re
@@ -15,12 +15,13 @@ from tests.system.cluster_node import ROOT
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
-README = (ROOT / "README.md").read_text("utf-8")
+README, APPLICATION, CONFIGURATION = "README.md", "docs/application.md", "docs/configuration.md"
 
 
-def _block(language: str, after: str) -> str:
-    found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", README, re.DOTALL)
-    assert found, f"no {language} block after {after!r}"
+def _block(language: str, after: str, document: str = README) -> str:
+    text = (ROOT / document).read_text("utf-8")
+    found = re.search(rf"{re.escape(after)}.*?```{language}\n(.*?)```", text, re.DOTALL)
+    assert found, f"{document} has no {language} block after {after!r}"
     return found.group(1)
 
 
@@ -43,9 +44,12 @@ def test_the_application_of_the_readme_runs_as_printed(
     assert node.drain() == 0
 
 
-def test_the_tests_of_the_readme_pass(tmp_path: Path) -> None:
-    for name, marker in (("talk", "application"), ("test_talk", "tests")):
-        source = _block("python", f"<!-- {marker}: {name}.py -->")
+def test_the_tests_of_the_application_pass(tmp_path: Path) -> None:
+    for name, marker, document in (
+        ("talk", "application", README),
+        ("test_talk", "tests", APPLICATION),
+    ):
+        source = _block("python", f"<!-- {marker}: {name}.py -->", document)
         (tmp_path / f"{name}.py").write_text(source, "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
@@ -72,13 +76,13 @@ def _run_client(port: int) -> list[str]:
     return done.stdout.decode().splitlines()
 
 
-def test_the_applications_of_the_readme_pass_strict_type_checks() -> None:
+def test_the_applications_pass_strict_type_checks() -> None:
     pytest.importorskip("mypy", reason="mypy comes with the dev extra")
     talk = _block("python", "<!-- application: talk.py -->")
-    users = _block("python", "### Users")
+    users = _block("python", "## Users", APPLICATION)
     assert _check_types(talk) == ""
     assert _check_types(users) == ""
-    tests = _block("python", "<!-- tests: test_talk.py -->")
+    tests = _block("python", "<!-- tests: test_talk.py -->", APPLICATION)
     assert _check_types(tests.replace("from talk import Line, app\n", talk)) == ""
     # What a checker is to find out is found out.
     wrong = talk + "\n\n@app.on_packet(3)\ndef nothing(session: Session) -> None: ...\n"
@@ -110,8 +114,8 @@ def _check_types(source: str) -> str:
     return report
 
 
-def test_the_configuration_of_the_readme_is_the_default_one() -> None:
-    shown = tomllib.loads(_block("toml", "## Configuration"))
+def test_the_configuration_that_is_shown_is_the_default_one() -> None:
+    shown = tomllib.loads(_block("toml", "# Configuration", CONFIGURATION))
     defaults = msgspec.to_builtins(Config())
     for section, keys in defaults.items():
         # `app`, `run_dir` and the addresses of links have no default that could be shown.
