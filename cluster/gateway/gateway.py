@@ -109,6 +109,8 @@ class Gateway(IocpObject):
         self._drain_timeout_s = config.supervisor.drain_timeout_s
         self._drain_requested = False
         self._counters = Counters()
+        # The first, because its address is the one that somebody else may have.
+        self._door = None if remote_keys is None else self._open_door(remote_keys)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         endpoints = choose_endpoints(directory)
         (control_address, curve), lane_endpoint = endpoints.open()
@@ -117,7 +119,6 @@ class Gateway(IocpObject):
         self._control = ControlPlane(
             self._context, control_address, core, self._take_message, curve
         )
-        self._door = None if remote_keys is None else self._open_door(remote_keys)
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._quarantine = Quarantine(
             config.node.id,

@@ -85,6 +85,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     try:
         gateway = Gateway(config, directory, core, epoch, secret, membership, remote_keys)
     except ListenError as error:
+        core.close()
         return _refuse(str(error))
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
