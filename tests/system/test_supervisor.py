@@ -461,7 +461,8 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
     with PacketClient(node.port) as client:
         assert client.ask(1, b"x") == (1, b"x")
         status = node.status_command()
-    assert list(status) == ["node", "epoch", "gateway", "workers", "spares", "links", "counters"]
+    shape = ["node", "epoch", "gateway", "workers", "spares", "links", "counters", "membership"]
+    assert list(status) == shape
     assert status["node"] == 1
     assert status["epoch"] >= 1
     assert status["gateway"] == {
@@ -482,7 +483,7 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
             "lane": node.ready["lane"],
             "in_hand": None,
         }
-    assert status["links"] == []
+    assert (status["links"], status["membership"]) == ([], None)
     assert all(type(number) is int for number in status["counters"].values())
     table = run_cluster("status", "--run-dir", str(node.run_dir))
     assert table.returncode == 0
