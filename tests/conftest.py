@@ -39,6 +39,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return processors + processors // 2
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out the long tests, unless `-m` or a test's own name asks for them."""
+    is_named = any("::" in argument for argument in config.args)
+    if not config.option.markexpr and not is_named:
+        config.option.markexpr = "not long"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let processes that have no tests left take those of others: a test here takes up to 10 s."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_finish() -> None:
     """Keep modules and tests out of later collections, which many tests ask for by name."""
     gc.collect()

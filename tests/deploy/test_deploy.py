@@ -123,6 +123,7 @@ def test_the_command_of_the_unit_runs_a_node(tmp_path: Path):
         node.check_echo()
 
 
+@pytest.mark.long
 def test_the_command_of_the_workers_unit_serves_a_shard_from_elsewhere(tmp_path: Path):
     keys = tmp_path / "etc" / "iocp-cluster" / "keys"
     make_key_files(keys)
@@ -331,6 +332,7 @@ def wait_linked(run_directories: Sequence[Path], count: int) -> None:
     wait_until(lambda: all(map(linked, run_directories)), timeout_s=30, what="all links")
 
 
+@pytest.mark.long
 def test_the_containers_of_compose_run_as_three_linked_nodes(tmp_path: Path):
     compose = yaml.safe_load((DEPLOY / "container" / "compose.yaml").read_text())
     entrypoint = exec_form("ENTRYPOINT")

@@ -18,11 +18,13 @@ SOCKET_DRIVERS = [*{"win32": ["iocp"], "linux": ["io_uring"]}.get(sys.platform, 
 """The best driver of this system, and the one that takes its place where it is refused."""
 
 
-LANES = sorted({choose_lane("auto"), "zmq"})
-"""The kinds of lane that a node can have on this system."""
+LANES = [*dict.fromkeys([choose_lane("auto"), "zmq"])]
+"""The kinds of lane that a node can have on this system, the one by default first."""
 
 
-@pytest.fixture(params=LANES)
+@pytest.fixture(
+    params=[LANES[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in LANES[1:])]
+)
 def lane(request: pytest.FixtureRequest) -> str:
     """Each kind of lane; a test that takes it runs its node with `--lane`."""
     kind: str = request.param

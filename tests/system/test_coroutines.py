@@ -221,6 +221,7 @@ def test_a_stop_leaves_what_awaits_to_a_successor_and_a_drain_waits_for_it(
     [(3, 3, LANES[0]), (4, 1, LANES[-1])],
     ids=["kills", "hangs"],
 )
+@pytest.mark.long
 def test_a_step_that_kills_or_hangs_is_set_aside(
     cluster_up: StartNode, tmp_path: Path, packet_id: int, deaths: int, lane: str
 ) -> None:

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.applications.playground import ANNOUNCE, ECHO, FAREWELL, GREETING, TO_ALL
 from tests.system.cluster_node import ClusterNode
 from tests.system.conftest import StartNode
@@ -82,6 +84,7 @@ def test_a_node_with_another_secret_is_refused_and_told_so(
     assert nodes[1].status()["links"][0]["state"] == "awaited"
 
 
+@pytest.mark.long
 def test_what_a_drain_has_for_other_nodes_reaches_them(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import etcd3gw
+import pytest
 
 from cluster.gateway.membership.entries import Entry, encode_entry
 from tests.applications.playground import GREETING, TO_ALL
@@ -106,6 +107,7 @@ def test_a_cluster_grows_and_shrinks(cluster_up: StartNode, tmp_path: Path) -> N
         check_broadcast(nodes[:1])
 
 
+@pytest.mark.long
 def test_links_outlive_the_store_and_who_loses_its_lease_comes_back(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.applications import far_rooms
 from tests.applications.playground import GREETING, TO_ALL
@@ -100,6 +101,7 @@ def test_members_at_all_nodes_hear_all_in_order_while_a_worker_is_killed(tmp_pat
             process.kill()
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_kill_of_the_one_that_started_the_nodes(tmp_path: Path):
     with up(tmp_path) as process:
         assert process.stdout is not None
@@ -130,6 +132,7 @@ def test_a_signal_while_the_nodes_start_ends_them_in_good_order(tmp_path: Path):
         assert process.stdout.read() == ""
 
 
+@pytest.mark.long
 def test_nodes_on_one_port_are_each_given_clients_and_full_ones_close_theirs(tmp_path: Path):
     config = tmp_path / "cluster.toml"
     config.write_text("[gateway]\nmax_sessions = 2\n[workers]\nspares = 0\n")

@@ -141,6 +141,7 @@ def test_a_packet_that_kills_each_worker_is_set_aside_after_three_deaths(
     assert ends.count(session) == 1
 
 
+@pytest.mark.long
 def test_a_handler_that_hangs_is_seen_in_the_status_and_set_aside(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
@@ -190,6 +191,7 @@ def test_poison_in_on_connected_ends_that_session_alone(
     bench.finish()
 
 
+@pytest.mark.long
 def test_poison_in_on_disconnected_is_skipped(cluster_up: StartNode, tmp_path: Path) -> None:
     bench = Bench(cluster_up, tmp_path)
     with PacketClient(bench.node.port) as victim:
@@ -203,6 +205,7 @@ def test_poison_in_on_disconnected_is_skipped(cluster_up: StartNode, tmp_path: P
     bench.finish()
 
 
+@pytest.mark.long
 def test_poison_in_on_resumed_ends_that_session_alone(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def test_poison_in_on_resumed_ends_that_session_alone(
     bench.finish()
 
 
+@pytest.mark.long
 def test_two_packets_that_kill_are_set_aside_one_after_the_other(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
@@ -237,6 +241,7 @@ def test_two_packets_that_kill_are_set_aside_one_after_the_other(
     bench.finish()
 
 
+@pytest.mark.long
 def test_a_killed_worker_with_nothing_in_hand_is_held_against_nobody(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
@@ -259,6 +264,7 @@ def test_a_killed_worker_with_nothing_in_hand_is_held_against_nobody(
     assert bench.node.drain() == 0
 
 
+@pytest.mark.long
 def test_the_death_that_has_a_packet_set_aside_is_not_the_one_that_ends_the_node(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_version_that_does_not_import_changes_nothing_and_is_told_and_mended(
     assert list(node.run_dir.glob("*-failure.json")) == []
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_while_the_edit_is_broken_is_succeeded_by_the_old_version(
     cluster_up: StartNode, application: Application
 ):
@@ -196,6 +197,7 @@ def test_a_worker_that_is_killed_while_the_edit_is_broken_is_succeeded_by_the_ol
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_of_two_edits_in_a_row_the_last_one_is_run(cluster_up: StartNode, application: Application):
     node = cluster_up(*RELOAD, cwd=application.directory)
     complete(node)
@@ -214,6 +216,7 @@ def test_of_two_edits_in_a_row_the_last_one_is_run(cluster_up: StartNode, applic
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_version_whose_on_start_raises_is_served_by_a_spare_of_the_one_before(
     cluster_up: StartNode, application: Application
 ):
@@ -234,6 +237,7 @@ def test_a_version_whose_on_start_raises_is_served_by_a_spare_of_the_one_before(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_it_works_without_spares(cluster_up: StartNode, application: Application):
     config = write_config(application.directory, "[workers]\ncount = 1\nspares = 0\n")
     node = cluster_up(*RELOAD, *config, cwd=application.directory)
@@ -250,6 +254,7 @@ def test_it_works_without_spares(cluster_up: StartNode, application: Application
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_the_middle_of_a_reload_is_succeeded_and_nothing_is_lost(
     cluster_up: StartNode, application: Application
 ):
@@ -270,6 +275,7 @@ def test_a_worker_killed_in_the_middle_of_a_reload_is_succeeded_and_nothing_is_l
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_worker_that_does_not_end_is_killed_in_time_and_no_packet_is_blamed(
     cluster_up: StartNode, application: Application
 ):
@@ -308,6 +314,7 @@ def test_a_drain_in_the_middle_of_a_reload_ends_everybody(
     assert node.processes() == []
 
 
+@pytest.mark.long
 def test_a_gateway_killed_after_an_edit_is_succeeded_with_the_new_version(
     cluster_up: StartNode, application: Application
 ):
@@ -327,6 +334,7 @@ def test_a_gateway_killed_after_an_edit_is_succeeded_with_the_new_version(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_only_the_directories_that_were_asked_for_are_watched(
     cluster_up: StartNode, application: Application
 ):

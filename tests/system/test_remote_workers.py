@@ -223,6 +223,7 @@ def test_who_has_no_key_that_the_gateway_knows_is_told_and_gets_nothing(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_what_hangs_remote_workers_is_set_aside_as_their_notes_tell(
     site: Callable[..., Site],
 ) -> None:

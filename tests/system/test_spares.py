@@ -184,6 +184,7 @@ def test_on_start_runs_once_in_each_worker_and_before_what_is_resumed(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_two_workers_killed_at_once_are_succeeded_by_one_spare_and_a_new_process(
     cluster_up: StartNode,
 ):
@@ -201,6 +202,7 @@ def test_two_workers_killed_at_once_are_succeeded_by_one_spare_and_a_new_process
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_worker_that_is_stopped_dead_is_succeeded_by_a_spare(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -234,6 +236,7 @@ def test_without_spares_a_new_process_succeeds(cluster_up: StartNode, tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.long
 def test_a_spare_that_dies_is_replaced_and_no_shard_is_touched(
     cluster_up: StartNode, number: signal.Signals
 ):
@@ -249,6 +252,7 @@ def test_a_spare_that_dies_is_replaced_and_no_shard_is_touched(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_spare_that_is_stopped_dead_is_killed_and_replaced(cluster_up: StartNode, tmp_path: Path):
     node = cluster_up(*write_config(tmp_path, "[workers]\ncount = 1\nworker_timeout_s = 0.5\n"))
     before = complete(node)
@@ -263,6 +267,7 @@ def test_a_spare_that_is_stopped_dead_is_killed_and_replaced(cluster_up: StartNo
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_spare_that_waits_longer_than_the_timeout_is_still_there(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -278,6 +283,7 @@ def test_a_spare_that_waits_longer_than_the_timeout_is_still_there(
 
 
 @pytest.mark.parametrize("order", ["spare first", "worker first"])
+@pytest.mark.long
 def test_a_spare_and_a_worker_killed_together_are_both_succeeded(cluster_up: StartNode, order: str):
     node = cluster_up("--workers", "1")
     with under_load(node, 4) as clients:
@@ -296,6 +302,7 @@ def test_a_spare_and_a_worker_killed_together_are_both_succeeded(cluster_up: Sta
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_spare_that_cannot_start_later_harms_nobody_and_is_told_of_once(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -353,6 +360,7 @@ def test_a_drain_ends_all_spares(cluster_up: StartNode, tmp_path: Path):
     assert node.processes() == []
 
 
+@pytest.mark.long
 def test_the_spares_of_a_killed_gateway_end_with_it_and_the_next_has_its_own(
     cluster_up: StartNode,
 ):
@@ -379,6 +387,7 @@ def test_spares_end_with_a_killed_supervisor(cluster_up: StartNode, tmp_path: Pa
     wait_until(lambda: node.processes() == [], timeout_s=2, what="the end of all processes")
 
 
+@pytest.mark.long
 def test_an_application_that_kills_every_worker_is_given_up_though_there_are_spares(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -417,6 +426,7 @@ def test_a_node_whose_on_start_raises_cannot_start(cluster_up_unready: StartNode
     assert node.processes() == []
 
 
+@pytest.mark.long
 def test_an_on_start_that_raises_later_is_tried_again(cluster_up: StartNode, tmp_path: Path):
     (tmp_path / "the_app.py").write_text(FAILS_IN_ON_START)
     broken = tmp_path / "broken"

@@ -168,6 +168,7 @@ def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
     assert node.processes() == []
 
 
+@pytest.mark.long
 def test_a_drain_that_a_handler_holds_up_ends_when_its_time_is_up(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -272,6 +273,7 @@ def test_a_killed_gateway_is_a_new_epoch_on_the_same_port(cluster_up: StartNode)
     assert node.stdout.count("ready") == 1
 
 
+@pytest.mark.long
 def test_a_gateway_that_is_stopped_dead_is_a_new_epoch_on_the_same_port(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -304,6 +306,7 @@ def test_a_gateway_that_is_stopped_dead_is_a_new_epoch_on_the_same_port(
     assert node.stdout.count("ready") == 1
 
 
+@pytest.mark.long
 def test_a_gateway_that_was_asked_to_end_by_another_is_succeeded_in_every_way(
     cluster_up: StartNode,
 ):
@@ -330,6 +333,7 @@ def test_a_gateway_that_was_asked_to_end_by_another_is_succeeded_in_every_way(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_supervisor_that_slept_does_not_take_its_gateway_for_dead(
     cluster_up: StartNode, tmp_path: Path
 ):
@@ -364,6 +368,7 @@ def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     assert node.drain() == 0
 
 
+@pytest.mark.long
 def test_a_shard_that_always_dies_ends_the_node_with_code_3(cluster_up: StartNode, tmp_path: Path):
     source = ECHO_ONCE_THEN_DIE.replace("@app.on_any", "@app.on_connected").replace(
         "def answer(session, packet_id, payload):", "def answer(session, payload=b'die'):"
@@ -380,6 +385,7 @@ def test_a_shard_that_always_dies_ends_the_node_with_code_3(cluster_up: StartNod
     assert node.processes() == []
 
 
+@pytest.mark.long
 def test_workers_that_never_get_ready_end_the_node_with_code_3(
     cluster_up_unready: StartNode, tmp_path: Path
 ):

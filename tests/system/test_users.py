@@ -109,6 +109,7 @@ def test_the_newest_login_wins_also_while_workers_are_killed(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.long
 def test_who_is_logged_in_stays_so_while_workers_are_killed(
     cluster_up: StartNode, by_turns: tuple[str, str]
 ) -> None:
