@@ -1,10 +1,10 @@
 """Carries out what a worker published: one batch after the other, records in order.
 
-A `send` goes out straight from the batch when nothing waits for that client, and is copied
-only if it must wait. What is for many, a broadcast or a publish, is copied once and shared by all
-queues; it reaches those whom it is for as of the moment it begins, and goes out in slices, so that
-a fan-out to thousands holds up only its own lane. A batch counts as applied when its last record
-is.
+A `send` goes out straight from the batch when nothing waits for that client, and is copied only if
+it must wait; those that follow one another go out together. What is for many, a broadcast or a
+publish, is copied once and shared by all queues; it reaches those whom it is for as of the moment
+it begins, and goes out in slices, so that a fan-out to thousands holds up only its own lane. A
+batch counts as applied when its last record is.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,12 @@ from cluster.gateway.groups import GroupTable
 from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_users import NodeUsers
-from cluster.gateway.outbound_headers import Header, check_headers, read_headers
+from cluster.gateway.outbound_steps import Step, check_records, read_steps
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard_tells import ShardTells
 from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
+from cluster.iocp.session_fan_out import send_now_each_its_own
 from cluster.shared.group_records import check_group, read_join, read_publish
 from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
 from cluster.shared.records import (
@@ -31,9 +32,7 @@ from cluster.shared.records import (
     JOIN,
     LEAVE,
     PUBLISH,
-    RECORD_BYTES,
     SAVE,
-    SEND,
     TELL,
 )
 
@@ -53,12 +52,11 @@ class OutboundApplier:
         "_counters",
         "_fan_out",
         "_groups",
-        "_headers",
-        "_headers_end",
         "_lane",
         "_node_groups",
-        "_offset",
         "_sessions",
+        "_steps",
+        "_steps_end",
         "_succession",
         "_tells",
         "_user_requests",
@@ -94,9 +92,8 @@ class OutboundApplier:
         self._user_requests = UserRequests(sessions, users, succession)
         self._fan_out = FanOut(counters)
         self._batch: OutboundBatch | None = None
-        self._headers: Iterator[Header] = iter(())
-        self._headers_end = 0
-        self._offset = 0
+        self._steps: Iterator[Step] = iter(())
+        self._steps_end = 0
         self._budget = 0
 
     @property
@@ -118,13 +115,12 @@ class OutboundApplier:
         assert self._batch is None
         records = batch.records
         view = records if isinstance(records, memoryview) else memoryview(records)
-        headers, offset = read_headers(view, 0)
-        if offset < len(view):
-            check_headers(view, offset)
+        steps, end = read_steps(view, 0)
+        if end < len(view):
+            check_records(view, end)
         self._batch = batch
-        self._headers = iter(headers)
-        self._headers_end = offset
-        self._offset = 0
+        self._steps = iter(steps)
+        self._steps_end = end
         return self.advance()
 
     def advance(self) -> bool:
@@ -140,12 +136,12 @@ class OutboundApplier:
             return False
         records = batch.records
         view = records if isinstance(records, memoryview) else memoryview(records)
-        while self._apply_records(view):
-            if self._headers_end == len(view):
+        while self._take_steps():
+            if self._steps_end == len(view):
                 self._batch = None
                 return True
-            headers, self._headers_end = read_headers(view, self._headers_end)
-            self._headers = iter(headers)
+            steps, self._steps_end = read_steps(view, self._steps_end)
+            self._steps = iter(steps)
         return False
 
     def abandon(self) -> None:
@@ -157,55 +153,53 @@ class OutboundApplier:
         if self._tells is not None:
             self._tells.abandon()
 
-    def _apply_records(self, view: memoryview) -> bool:
-        """Carry out the records whose headers are at hand; False when the budget is spent."""
-        find = self._sessions.get
-        counters = self._counters
-        offset = self._offset
-        sends = record_bytes = 0
-        try:
-            for length, kind, _, session_id in self._headers:
-                payload = view[offset + RECORD_BYTES : offset + length]
-                offset += length
-                if kind == SEND:
-                    session = find(session_id)
-                    if session is not None and session.send_now(payload):
-                        sends += 1
-                        record_bytes += length
-                    else:
-                        counters.add("replies_to_gone_sessions")
-                elif kind in _FOR_MANY:
-                    if kind == PUBLISH:
-                        self._start_publish(session_id, bytes(payload))
-                    else:
-                        self._start_broadcast(bytes(payload))
-                    if not self._goes_on():
-                        return False
-                elif kind == SAVE:
-                    self._succession.save(session_id, bytes(payload))
-                elif kind == DEFER:
-                    assert self._batch is not None
-                    log, commit = self._lane.log, self._batch.commit
-                    self._succession.deferred.defer(log, commit, session_id, payload)
-                elif kind == DONE:
-                    self._succession.deferred.done(session_id, payload)
-                elif kind == DISCONNECT:
-                    self._disconnect(session_id, payload)
-                elif kind == TELL:
-                    self._tell(bytes(payload))
-                elif kind in _OF_GROUPS:
-                    self._change_group(kind, session_id, bytes(payload))
-                elif kind == ACCEPT:
-                    session = find(session_id)
-                    if session is not None:
-                        session.accept()
+    def _take_steps(self) -> bool:
+        """Carry out the steps that are at hand; False when the budget is spent."""
+        for kind, session_id, payload in self._steps:
+            if isinstance(payload, dict):
+                self._send(payload)
+            elif kind in _FOR_MANY:
+                if kind == PUBLISH:
+                    self._start_publish(session_id, bytes(payload))
                 else:
-                    self._user_requests.carry_out(kind, session_id, bytes(payload))
-        finally:
-            self._offset = offset
-            counters.sends += sends
-            counters.bytes_sent += record_bytes - sends * RECORD_BYTES
+                    self._start_broadcast(bytes(payload))
+                if not self._goes_on():
+                    return False
+            elif kind == SAVE:
+                self._succession.save(session_id, bytes(payload))
+            elif kind == DEFER:
+                assert self._batch is not None
+                log, commit = self._lane.log, self._batch.commit
+                self._succession.deferred.defer(log, commit, session_id, payload)
+            elif kind == DONE:
+                self._succession.deferred.done(session_id, payload)
+            elif kind == DISCONNECT:
+                self._disconnect(session_id, payload)
+            elif kind == TELL:
+                self._tell(bytes(payload))
+            elif kind in _OF_GROUPS:
+                self._change_group(kind, session_id, bytes(payload))
+            elif kind == ACCEPT:
+                session = self._sessions.get(session_id)
+                if session is not None:
+                    session.accept()
+            else:
+                self._user_requests.carry_out(kind, session_id, bytes(payload))
         return True
+
+    def _send(self, run: dict[int, memoryview]) -> None:
+        """Send its packets to each of these sessions."""
+        counters = self._counters
+        sessions = [session for session in map(self._sessions.get, run) if session is not None]
+        if len(sessions) == len(run):
+            buffers = list(run.values())
+        else:
+            buffers = [run[session.id] for session in sessions]
+        sends, num_bytes = send_now_each_its_own(sessions, buffers)
+        counters.sends += sends
+        counters.bytes_sent += num_bytes
+        if sends < len(run):
+            counters.add("replies_to_gone_sessions", len(run) - sends)
 
     def _disconnect(self, session_id: int, cause: memoryview) -> None:
         # Noted also when the connection is gone: what its client sent last may still be handled.

@@ -451,10 +451,11 @@ class Session(IocpObject):
                 data = bytes(data)
             return self._enqueue(data)
 
-    def _queue_rest(self, data: bytes, sent: int) -> bool:
+    def _queue_rest(self, data: Buffer, sent: int) -> bool:
         """Queue what the system did not take of `data`; False, and the end, if that is too much."""
+        rest = data[sent:] if sent else data
         with self._lock:
-            return self._enqueue(data[sent:] if sent else data)
+            return self._enqueue(rest if isinstance(rest, bytes) else bytes(rest))
 
     def _gather(self, chunk: bytes) -> bool:
         """Keep what a callback sends until it returns; its first piece is kept by `send`."""

@@ -1,6 +1,7 @@
 """Bytes: whole, in order, bounded; and the ways in which a stream ends."""
 
 import itertools
+from itertools import repeat
 
 import pytest
 
@@ -293,15 +294,17 @@ def test_send_now_reports_a_failure_by_the_next_submitted_send(port: Port, pair:
 # -- send_now_to_each ------------------------------------------------------------------------------
 
 
-def test_send_now_to_each_sends_the_same_to_all(port: Port) -> None:
+def test_send_now_to_each_sends_each_its_buffer(port: Port) -> None:
     pairs = [port.pair() for _ in range(5)]
     handles = [client.socket for client, _ in pairs]
-    assert port.driver.send_now_to_each(handles, b"hello") == [5] * 5
-    assert port.driver.send_now_to_each(handles[1:3], b"!") == [1, 1]
-    assert port.driver.send_now_to_each([], b"nobody") == []
+    assert port.driver.send_now_to_each(handles, repeat(b"hello")) == [5] * 5
+    own = [memoryview(b"!"), bytearray(b"?!")]
+    assert port.driver.send_now_to_each(handles[1:3], own) == [1, 2]
+    assert port.driver.send_now_to_each([], repeat(b"nobody")) == []
     assert port.turn(0) == []  # it makes no completion
-    received = [port.recv(server, 6 if n in (1, 2) else 5) for n, (_, server) in enumerate(pairs)]
-    assert received == [b"hello", b"hello!", b"hello!", b"hello", b"hello"]
+    sizes = [5, 6, 7, 5, 5]
+    received = [port.recv(server, sizes[n]) for n, (_, server) in enumerate(pairs)]
+    assert received == [b"hello", b"hello!", b"hello?!", b"hello", b"hello"]
 
 
 def test_who_takes_nothing_of_a_send_to_each_holds_up_nobody(port: Port) -> None:
@@ -314,12 +317,13 @@ def test_who_takes_nothing_of_a_send_to_each_holds_up_nobody(port: Port) -> None
     closed[0].close()
     handles = [client.socket for client, _ in (first, full, reset, closed, last)]
     # So much that it does not fit, also where the kernel has made some room by itself.
-    counts = port.driver.send_now_to_each(handles[1:3], bytes(1 << 20))
+    counts = port.driver.send_now_to_each(handles[1:3], repeat(bytes(1 << 20)))
     assert counts[0] < 1 << 20
     assert counts[1] == 0
-    counts = port.driver.send_now_to_each(handles, b"x" * 4_096)
+    counts = port.driver.send_now_to_each(handles, [b"%d" % n * 4_096 for n in range(5)])
     assert [counts[0], *counts[2:]] == [4_096, 0, 0, 4_096]
-    assert port.recv(first[1], 4_096) == port.recv(last[1], 4_096) == b"x" * 4_096
+    assert port.recv(first[1], 4_096) == b"0" * 4_096
+    assert port.recv(last[1], 4_096) == b"4" * 4_096
     # Of what failed the next submitted send tells, as after `send_now`.
     assert port.do(reset[0], SendEvent([b"x"])).error is Cause.RESET
 

@@ -17,7 +17,7 @@ from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
-from cluster.gateway.outbound_headers import HEADERS_MAX
+from cluster.gateway.outbound_steps import RECORDS_MAX
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.succession import Succession
 from cluster.gateway.users import UserTable
@@ -242,7 +242,7 @@ def test_a_batch_that_was_abandoned_is_forgotten():
         (make_record(SAVE, 1, b"x" * (SAVE_BYTES_MAX + 1)), "record of 65553 bytes, kind 19"),
     ],
 )
-@pytest.mark.parametrize("before", [0, 1, HEADERS_MAX, 2 * HEADERS_MAX + 1])
+@pytest.mark.parametrize("before", [0, 1, RECORDS_MAX, 2 * RECORDS_MAX + 1])
 def test_a_record_that_cannot_be_is_a_violation_and_nothing_is_carried_out(
     records: bytes, told: str, before: int
 ):
@@ -260,7 +260,7 @@ def test_a_record_that_cannot_be_is_a_violation_and_nothing_is_carried_out(
     assert not applying.applier.is_fanning_out
 
 
-@pytest.mark.parametrize("count", [HEADERS_MAX - 1, HEADERS_MAX, HEADERS_MAX + 1, 3 * HEADERS_MAX])
+@pytest.mark.parametrize("count", [RECORDS_MAX - 1, RECORDS_MAX, RECORDS_MAX + 1, 3 * RECORDS_MAX])
 def test_a_batch_of_very_many_records_is_carried_out_in_order(count: int):
     applying = Applying()
     assert applying.start(b"".join(make_record(SEND, 1, b"%d" % n) for n in range(count)))
@@ -281,7 +281,7 @@ def test_what_may_be_for_many_is_one_packet_at_most(kind: int):
 def test_a_batch_that_changes_after_it_was_checked_is_a_violation():
     """In shared memory it may."""
     applying = Applying(FAN_OUT_SLICE)
-    records = [make_record(BROADCAST, 0, b"x")] + [make_record(SEND, 1, b"x")] * HEADERS_MAX
+    records = [make_record(BROADCAST, 0, b"x")] + [make_record(SEND, 1, b"x")] * RECORDS_MAX
     changing = bytearray(b"".join(records))
     assert not applying.applier.start(OutboundBatch(1, 1, START, memoryview(changing)))
     changing[-(RECORD_BYTES + 1) :] = make_record(OPENED, 1, b"x")

@@ -274,7 +274,7 @@ class MortalWorker:
 @pytest.mark.parametrize("seed", range(16))
 def test_no_reply_is_lost_repeated_or_reordered(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.gateway.outbound.FAN_OUT_SLICE", 2)
-    monkeypatch.setattr("cluster.gateway.outbound_headers.HEADERS_MAX", 2)
+    monkeypatch.setattr("cluster.gateway.outbound_steps.RECORDS_MAX", 2)
     rng = random.Random(seed)
     faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
     network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)

@@ -13,7 +13,7 @@ A driver takes operations (`submit`) and hands back what became of them (`poll`)
 `tests/contract/test_driver_*.py` runs these rules on each driver.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from cluster.iocp.iocp_event import Buffer, IocpEvent
@@ -130,8 +130,9 @@ class Driver(Protocol):
         """
         ...
 
-    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
-        """Do `send_now` of the same `data` for each of `handles`; return what it would, for each.
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        """Do `send_now` for each of `handles`, of which none is there twice, with the buffer that
+        stands at its place in `buffers`; return what it would, for each.
 
         One call, so that nothing but the system calls is done for each of many.
         """

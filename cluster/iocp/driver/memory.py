@@ -9,7 +9,7 @@ import errno
 import heapq
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from threading import TIMEOUT_MAX, Condition, get_ident
 
@@ -166,8 +166,8 @@ class MemoryDriver:
                 return 0
             return handle.send_now(data)
 
-    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
-        return [self.send_now(handle, data) for handle in handles]
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        return list(map(self.send_now, handles, buffers))
 
     def _begin(self, event: IocpEvent) -> None:
         event.init()

@@ -13,7 +13,7 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
@@ -172,8 +172,8 @@ class ReadinessDriver(QueuedDriver):
         except AttributeError:  # the handle is closed
             return 0
 
-    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
-        return send_to_each(handles, data)  # type: ignore[arg-type]
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        return send_to_each(handles, buffers)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner

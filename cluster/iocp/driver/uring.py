@@ -17,7 +17,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from typing import NamedTuple
 
@@ -179,8 +179,8 @@ class UringDriver(QueuedDriver):
         except AttributeError:  # the handle is closed
             return 0
 
-    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
-        return send_to_each(handles, data)  # type: ignore[arg-type]
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        return send_to_each(handles, buffers)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner

@@ -9,7 +9,7 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock, get_ident
 
 from cluster.iocp.causes import Cause
@@ -203,8 +203,8 @@ class WindowsDriver:
         except (OSError, AttributeError):  # nothing taken, or a handle that is closed
             return 0
 
-    def send_now_to_each(self, handles: Sequence[Handle], data: Buffer) -> list[int]:
-        return [self.send_now(handle, data) for handle in handles]
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        return list(map(self.send_now, handles, buffers))
 
     def _wake(self) -> None:
         """End the wait of `poll`, if it waits and there is something for it."""

@@ -1,8 +1,9 @@
-"""The headers of a batch, looked at as a whole before any of its records is carried out.
+"""The records of a batch, looked at as a whole before any of them is carried out.
 
 A batch may be hostile input, and one that lies in shared memory may change while it is read. So
 each header is read once, and what was checked is what is used; only a batch of very many records
-is read a second time, in slices and with the same checks, so that the headers kept stay bounded.
+is read a second time, in slices and with the same checks, so that what is kept stays bounded.
+Packets for several sessions that follow one another are one step, because most batches are that.
 """
 
 from itertools import repeat
@@ -36,13 +37,13 @@ from cluster.shared.records import (
 from cluster.shared.tell_records import TELL_BYTES_MAX
 from cluster.shared.user_records import BIND_BYTES_MAX, UNBIND_BYTES
 
-__all__ = ["HEADERS_MAX", "Header", "check_headers", "read_headers"]
+__all__ = ["RECORDS_MAX", "Step", "check_records", "read_steps"]
 
-Header = tuple[int, int, int, int]
-"""length, kind, count, session"""
+Step = tuple[int, int, memoryview] | tuple[int, int, dict[int, memoryview]]
+"""kind, session, payload; of a `send` no session and, for each of a run of them, its packets"""
 
-HEADERS_MAX = 4_096
-"""Headers kept at a time."""
+RECORDS_MAX = 4_096
+"""Records kept at a time."""
 
 CAUSE_BYTES_MAX = 255
 
@@ -67,28 +68,36 @@ _LENGTH_MAX = {
 one packet, which a record of a link can carry; the rest is bounded by its batch."""
 
 
-def read_headers(view: memoryview, offset: int) -> tuple[list[Header], int]:
-    """Return at most HEADERS_MAX headers from `offset` on, and where the next one is.
+def read_steps(view: memoryview, offset: int) -> tuple[list[Step], int]:
+    """Return what at most RECORDS_MAX records from `offset` on ask for, and where the next one is.
 
     Raises LaneViolation for a record that cannot be.
     """
     unpack = RECORD.unpack_from
     length_max = _LENGTH_MAX
-    headers: list[Header] = []
-    add = headers.append
+    steps: list[Step] = []
+    run: dict[int, memoryview] = {}
+    is_run = False
     end = len(view)
     last = end - RECORD_BYTES
     length = kind = 0
     try:
-        for _ in repeat(None, HEADERS_MAX):
+        for _ in repeat(None, RECORDS_MAX):
             if offset > last:
                 break
-            header = unpack(view, offset)
-            length, kind, _, _ = header
+            length, kind, _, session = unpack(view, offset)
             if not RECORD_BYTES <= length <= length_max[kind]:
                 raise LaneViolation(f"an outbound record of {length} bytes, kind {kind}")
+            first = offset + RECORD_BYTES
             offset += length
-            add(header)
+            if kind != SEND:
+                is_run = False
+                steps.append((kind, session, view[first:offset]))
+                continue
+            if not is_run or session in run:
+                is_run, run = True, {}
+                steps.append((SEND, 0, run))
+            run[session] = view[first:offset]
     except KeyError:
         raise LaneViolation(f"an outbound record of unknown kind {kind}") from None
     if offset > end:
@@ -97,10 +106,10 @@ def read_headers(view: memoryview, offset: int) -> tuple[list[Header], int]:
         )
     if last < offset < end:
         raise LaneViolation(f"{end - offset} bytes after the last record of a batch")
-    return headers, offset
+    return steps, offset
 
 
-def check_headers(view: memoryview, offset: int) -> None:
-    """Read all headers from `offset` on and keep none; LaneViolation for one that cannot be."""
+def check_records(view: memoryview, offset: int) -> None:
+    """Look at all records from `offset` on and keep none; LaneViolation for one that cannot be."""
     while offset < len(view):
-        offset = read_headers(view, offset)[1]
+        offset = read_steps(view, offset)[1]
