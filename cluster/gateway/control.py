@@ -115,11 +115,12 @@ class ControlPlane:
             raise
         return True
 
-    def check(self) -> None:
-        """Look for messages whose announcement a send may have swallowed."""
-        if self._has_sent:
-            self._has_sent = False
+    def check(self) -> bool:
+        """Look for messages whose announcement a send may have swallowed, if any was made."""
+        has_sent, self._has_sent = self._has_sent, False
+        if has_sent:
             self._watch.check()
+        return has_sent
 
     def close(self, linger_ms: int = 0) -> None:
         """Close, giving what was sent last `linger_ms` to leave."""

@@ -181,11 +181,12 @@ class Gateway(IocpObject):
             return self._door.control.send(identity, message)
         return self._control.send(identity, message)
 
-    def _check_control(self) -> None:
-        """Look for messages whose announcement a send may have swallowed."""
-        self._control.check()
-        if self._door is not None:
-            self._door.control.check()
+    def _check_control(self) -> bool:
+        """Look for messages whose announcement a send may have swallowed, if any was made."""
+        has_looked = self._control.check()
+        if self._door is not None and self._door.control.check():
+            return True
+        return has_looked
 
     def _make_links(self, life: int, secret: bytes) -> Links:
         links = self._config.links
@@ -259,9 +260,9 @@ class Gateway(IocpObject):
         lanes, service, links = serving.lanes, serving.service, self._links
         while serving.phase is not DrainPhase.DRAINED:
             serving.turn(None)
-            check_control()
-            lanes.flush()  # what the control plane brought: a death applies what was published
-            check_control()
+            if check_control():
+                lanes.flush()  # what that brought: a death applies what was published
+                check_control()
             service.resume_accepting()
             if links is not None:
                 links.flush()

@@ -16,6 +16,7 @@ class LaneHubs:
     def __init__(self, local: LaneHub, remote: LaneHub) -> None:
         """Be both of them."""
         self.kind = local.kind
+        self.is_edge_triggered = local.is_edge_triggered or remote.is_edge_triggered
         self.endpoint = local.endpoint
         self._local = local
         self._remote = remote

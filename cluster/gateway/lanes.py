@@ -66,6 +66,7 @@ class LaneRunner(IocpObject):
         "_hub",
         "_on_commit",
         "_on_violation",
+        "_pairs",
         "_retry",
         "_shards",
         "_watches",
@@ -90,6 +91,7 @@ class LaneRunner(IocpObject):
         self._hub = hub
         self._shards = shards
         self._appliers = appliers
+        self._pairs = list(zip(shards, appliers, strict=True))
         self._on_commit = on_commit
         self._on_violation = on_violation
         self._event = IocpEvent(EventType.POST)
@@ -100,8 +102,11 @@ class LaneRunner(IocpObject):
 
     def receive(self) -> None:
         """Take and apply what workers have published. Call it after each dispatch."""
-        if self._pump():
+        if self._hub.pump(MESSAGES_PER_TURN):
             self._come_back()
+        for shard, applier in self._pairs:
+            if shard.lane.has_received and not applier.is_fanning_out:
+                self._run(shard, applier)
 
     def flush(self) -> None:
         """Show the workers what this batch of completions brought. Call it after each dispatch."""
@@ -113,7 +118,7 @@ class LaneRunner(IocpObject):
                 if not shard.lane.flush() and shard.lane.is_open:
                     shard.needs_flush = True
                     self._retry_later()
-        if flushed:
+        if flushed and self._hub.is_edge_triggered:
             # A send may have swallowed the announcement of a message.
             self.receive()
             # What that brought may have to be flushed in turn: do not sleep on it.
@@ -136,7 +141,7 @@ class LaneRunner(IocpObject):
             left -= self._run(shard, applier)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        for shard, applier in zip(self._shards, self._appliers, strict=True):
+        for shard, applier in self._pairs:
             if applier.is_fanning_out or shard.lane.has_received:
                 self._run(shard, applier)
 
@@ -145,13 +150,6 @@ class LaneRunner(IocpObject):
         self._core.guard_waits(None)
         for watch in self._watches:
             watch.close()
-
-    def _pump(self) -> bool:
-        more = self._hub.pump(MESSAGES_PER_TURN)
-        for shard, applier in zip(self._shards, self._appliers, strict=True):
-            if shard.lane.has_received and not applier.is_fanning_out:
-                self._run(shard, applier)
-        return more
 
     def _run(self, shard: Shard, applier: OutboundApplier) -> int:
         """Apply what has come on one lane, until its turn is over; return how many bytes."""
@@ -179,7 +177,7 @@ class LaneRunner(IocpObject):
             applier.abandon()
             self._on_violation(shard, violation)
             return num_bytes
-        if lane.needs_flush or lane.log.has_unsent:
+        if lane.needs_flush:
             shard.needs_flush = True
         shard.resume_sessions()
         if applier.is_fanning_out or lane.has_received:

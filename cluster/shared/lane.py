@@ -13,7 +13,6 @@ This file has the contract; the plain objects that decide are in `lane_inbound` 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -71,8 +70,7 @@ class InboundChunk(NamedTuple):
     records: bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundBatch:
+class OutboundBatch(NamedTuple):
     """What a worker published in one step; `records` are whole records, maybe none.
 
     `more` marks a part: it is to be applied together with the parts that follow, at the first
@@ -218,12 +216,12 @@ class LaneHub(Protocol):
         """Batches of incarnations that have no lane (any more)."""
         ...
 
-    def descriptors(self) -> Sequence[int]:
-        """Return what becomes readable when `pump` may find something, or `clear` has to act.
+    is_edge_triggered: bool
+    """Whether a flush may swallow the announcement of what has come: then wait only after `pump`
+    has returned False, with nothing flushed in between."""
 
-        They may be edge-triggered: wait only after `pump` has returned False, with nothing
-        flushed in between.
-        """
+    def descriptors(self) -> Sequence[int]:
+        """Return what becomes readable when `pump` may find something, or `clear` has to act."""
         ...
 
     def clear(self, fd: int) -> None:

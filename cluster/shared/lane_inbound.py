@@ -159,11 +159,23 @@ class InboundLog:
 
     def commit(self, commit: Commit) -> list[Freed]:
         """Free what lies before `commit`, which `check` has passed."""
-        take = self._entries.popleft
-        freed = [take() for _ in range(commit.position - self._first)]
-        self.uncommitted_bytes -= sum([entry[2] for entry in freed])
-        self._committed_packets += sum([entry[3] for entry in freed])
-        self._committed_packet_bytes += _packet_bytes(freed)
+        entries = self._entries
+        count = commit.position - self._first
+        if count == len(entries):
+            freed = list(entries)
+            entries.clear()
+        else:
+            take = entries.popleft
+            freed = [take() for _ in range(count)]
+        num_bytes = packets = packet_bytes = 0
+        for kind, _, size, packet_count, _ in freed:
+            num_bytes += size
+            if kind == PACKETS:
+                packets += packet_count
+                packet_bytes += size - PACKETS_OVERHEAD
+        self.uncommitted_bytes -= num_bytes
+        self._committed_packets += packets
+        self._committed_packet_bytes += packet_bytes
         self._first = commit.position
         self._committed = commit
         return freed

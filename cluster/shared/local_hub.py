@@ -12,6 +12,7 @@ class LocalHub:
     """`LaneHub` of lanes whose other ends are in the same thread."""
 
     kind = "local"
+    is_edge_triggered = False
     endpoint = ""
     dropped_batches = 0
     """Each lane counts its own."""

@@ -49,14 +49,17 @@ class _Doorbell:
 
     def ring(self) -> None:
         """Make the descriptor readable."""
-        # Full only after 2^64 rings that nobody heard, or if another process wrote that much.
-        with contextlib.suppress(BlockingIOError):
+        try:
             os.eventfd_write(self.fd, 1)
+        except BlockingIOError:
+            pass  # full only after 2^64 rings that nobody heard, or if somebody wrote that much
 
     def clear(self) -> None:
         """Make the descriptor unreadable until it rings again."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
@@ -69,6 +72,7 @@ class ShmLaneHub:
     """The gateway's doorbell for the lanes of all shards, and where workers get theirs."""
 
     kind = "shm"
+    is_edge_triggered = False
 
     def __init__(self, path: str) -> None:
         """Listen at `path` for workers; raises OSError when it cannot be had."""
@@ -100,7 +104,8 @@ class ShmLaneHub:
     def may_wait(self) -> bool:
         """Have the doorbell rung from now on; False if there is something already."""
         for lane in self._lanes:
-            if not lane._sleep():
+            end = lane._end
+            if end is not None and not end.reader.sleep():
                 self.has_waited()
                 return False
         return True
@@ -108,7 +113,9 @@ class ShmLaneHub:
     def has_waited(self) -> None:
         """Have the doorbell rung no more."""
         for lane in self._lanes:
-            lane._wake()
+            end = lane._end
+            if end is not None:
+                end.reader.wake()
 
     def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> "ShmGatewayLane":
         """Return a new vacant lane; OSError when there is no memory for it."""
@@ -184,10 +191,7 @@ class ShmGatewayLane(KeptLane):
     @property
     def has_received(self) -> bool:
         end = self._end
-        try:
-            return end is not None and (self._violation is not None or end.reader.has_unread)
-        except RingViolation:
-            return True  # `receive` will tell
+        return end is not None and (end.reader.has_unread or self._violation is not None)
 
     def flush(self) -> bool:
         log, end = self._log, self._end
@@ -302,17 +306,6 @@ class ShmGatewayLane(KeptLane):
     def _hand_over(self, gateway_bell: int) -> Sequence[int]:
         assert self._end is not None
         return (self._end.segment.fd, gateway_bell, self._end.bell.fd)
-
-    def _sleep(self) -> bool:
-        end = self._end
-        try:
-            return end is None or end.reader.sleep()
-        except RingViolation:
-            return False  # `receive` will tell
-
-    def _wake(self) -> None:
-        if self._end is not None:
-            self._end.reader.wake()
 
 
 class ShmWorkerLane:

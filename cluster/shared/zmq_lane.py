@@ -47,6 +47,7 @@ class ZmqLaneHub:
     """The gateway's socket for the lanes of all shards. For one thread."""
 
     kind = "zmq"
+    is_edge_triggered = True
 
     def __init__(
         self,

@@ -185,7 +185,7 @@ class Crowd:
     def begin(self, *records: bytes) -> None:
         """Publish as worker 0, and carry out what one turn of its lane does."""
         assert self.workers[0].commit(*records)
-        self.world.runner._pump()
+        self.world.runner.receive()
         assert self.world.appliers[0].is_fanning_out
 
 

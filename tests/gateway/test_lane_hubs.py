@@ -18,6 +18,7 @@ class Hub:
         self.dropped_batches = len(fds)
         self.has_more = self.is_awake = self.is_closed = False
         self.calls: list[object] = []
+        self.is_edge_triggered = kind == "zmq"
         self._fds = fds
 
     def descriptors(self) -> Sequence[int]:

@@ -315,7 +315,7 @@ def _live_and_die(rng: random.Random, world: GatewayWorld) -> None:
             oracle.sent = max(oracle.sent, world.lanes[0].log.sent_position)
             world.kill()
         if rng.random() < 0.7:
-            world.runner._pump()
+            world.runner.receive()
         world.turn(0.001)
     for client in clients:
         client.peer.read()

@@ -256,7 +256,7 @@ class Rooms:
                 self.world.kill(shard)
                 self.workers[shard] = self._start(shard)
         if self._rng.random() < 0.7:
-            self.world.runner._pump()
+            self.world.runner.receive()
         self.world.turn(0.001)
         self._hear()
         for client in self.everybody:

@@ -185,7 +185,7 @@ class Logins:
                 self.world.kill(shard)
                 self.workers[shard] = self._start(shard)
         if self._rng.random() < 0.7:
-            self.world.runner._pump()
+            self.world.runner.receive()
         self.world.turn(0.001)
 
     def settle(self) -> None:

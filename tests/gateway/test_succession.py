@@ -241,7 +241,7 @@ def test_a_batch_with_a_long_fan_out_counts_when_it_is_through(
         make_record(DISCONNECT, session_id, BYE),
         commit=Commit(3, 0),
     )
-    world.runner._pump()
+    world.runner.receive()
     assert world.appliers[0].is_fanning_out
     assert world.shards[0].replay() == []
     told = taken_over(world)[session_id]  # the death brings it to its end

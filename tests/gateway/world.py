@@ -62,6 +62,8 @@ class LocalHub:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
+    is_edge_triggered = False
+
     def descriptors(self) -> list[int]:
         return [self._reader.fileno()] if self._is_watched else []
 
