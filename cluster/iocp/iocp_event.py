@@ -47,6 +47,9 @@ class EventType(IntEnum):
     POST = 6
 
 
+_RECV, _ACCEPT = EventType.RECV, EventType.ACCEPT
+
+
 class IocpEvent:
     """One operation: its kind, its owner while it is pending, and its outcome.
 
@@ -92,7 +95,13 @@ class AcceptEvent(IocpEvent):
     __slots__ = ("accepted", "address", "session")
 
     def __init__(self, session: "Session | None" = None) -> None:
-        super().__init__(EventType.ACCEPT)
+        # `IocpEvent.__init__`, written out: each connection has one, and the call is half of it.
+        self.event_type = _ACCEPT
+        self.owner = None
+        self.error = None
+        self.raw_error = 0
+        self.data = None
+        self.in_flight = False
         self.session = session
         self.accepted: Handle | None = None
         self.address: NetAddress | None = None
@@ -131,8 +140,8 @@ class RecvEvent(IocpEvent):
     __slots__ = ()
 
     def __init__(self) -> None:
-        # `IocpEvent.__init__`, written out: each session has one, and the call is half of it.
-        self.event_type = EventType.RECV
+        # Written out as above, because each session has one.
+        self.event_type = _RECV
         self.owner = None
         self.error = None
         self.raw_error = 0

@@ -172,9 +172,6 @@ class Listener(IocpObject):
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         if not isinstance(event, AcceptEvent):
             raise MisuseError(f"a listener was given {event!r}")
-        self._process_accept(event)
-
-    def _process_accept(self, event: AcceptEvent) -> None:
         session, event.session = event.session, None
         service = None if self._service is None else self._service()
         if service is None:
@@ -195,7 +192,7 @@ class Listener(IocpObject):
             self._core.hand_over(session, event)
         if self._closing:
             self._close_if_quiet()
-        else:
+        elif len(self._outstanding) <= self._enough:
             self.replenish()
 
     def _admit(self, service: "ServerService", session: "Session", event: AcceptEvent) -> bool:

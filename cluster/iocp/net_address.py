@@ -50,9 +50,10 @@ class NetAddress:
     @classmethod
     def from_sockaddr(cls, sockaddr: Any) -> "NetAddress":
         """Make an address of what the socket module gives for a peer or a local name."""
-        # Past `__init__`, for each client: the system gives no port that could be wrong.
+        # Past `__init__` and `_text`, for each client: no port of the system's could be wrong.
         address = _new(cls)
-        address._text = _text(sockaddr[0], sockaddr[1])
+        host = sockaddr[0]
+        address._text = f"[{host}]:{sockaddr[1]}" if ":" in host else f"{host}:{sockaddr[1]}"
         return address
 
     @property

@@ -126,6 +126,7 @@ class Service:
         self._retired: deque[Session] = deque(maxlen=_RETIRED_MAX)
         self._stall_timer: Timer | None = None
         self._stalls: dict[Session, tuple[int, int]] = {}
+        self._reference = weakref.ref(self)
         self._closed = False
         self._close_cause: str | None = None
         self._lock = Lock()  # for what several dispatching threads decide
@@ -177,7 +178,7 @@ class Service:
         if self._session_factory is None:
             raise MisuseError("a service without a session factory cannot create sessions")
         session = self._take_retired() or self._session_factory()
-        session._service = weakref.ref(self)
+        session._service = self._reference
         session._core = self._iocp_core
         session._driver = self._iocp_core.driver
         session._settings = self.settings
@@ -191,9 +192,7 @@ class Service:
         """Keep a session that has connected; called by the session."""
         self._sessions[session] = None
         if self._stall_timer is None:
-            with self._lock:
-                if self._stall_timer is None:
-                    self._plan_stall_check()
+            self._begin_stall_checks()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
@@ -228,15 +227,21 @@ class Service:
         A reference that someone kept would speak to another client's connection, so an object
         is used again only if this function holds the one reference to it.
         """
-        while True:
+        while self._retired:
             try:
                 session = self._retired.popleft()
-            except IndexError:
+            except IndexError:  # another thread has taken it
                 return None
             held_elsewhere = sys.getrefcount(session) > _REFERENCES_OF_A_LOCAL
             if not held_elsewhere and weakref.getweakrefcount(session) == 0:
                 session._recycle()
                 return session
+        return None
+
+    def _begin_stall_checks(self) -> None:
+        with self._lock:
+            if self._stall_timer is None:
+                self._plan_stall_check()
 
     def _plan_stall_check(self) -> None:
         self._stall_timer = self._iocp_core.call_later(
@@ -347,11 +352,15 @@ class ServerService(Service):
         with self._lock:  # whoever looks for a slot must not count it twice, or not at all
             self._expected.pop(session, None)
             self._sessions[session] = None
-        super().add_session(session)
+        if self._stall_timer is None:
+            self._begin_stall_checks()
 
     def release_session(self, session: "Session") -> None:
         self._expected.pop(session, None)
-        super().release_session(session)
+        # `Service.release_session`, written out for the path that every connection takes.
+        self._sessions.pop(session, None)
+        if self._stalls:
+            self._stalls.pop(session, None)
         self._listener.replenish()
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
@@ -414,7 +423,8 @@ class ClientService(Service):
         with self._lock:  # whoever looks for a slot must not count it twice, or not at all
             self._connecting.pop(session, None)
             self._sessions[session] = None
-        super().add_session(session)
+        if self._stall_timer is None:
+            self._begin_stall_checks()
 
     def release_session(self, session: "Session") -> None:
         self._connecting.pop(session, None)

@@ -45,9 +45,14 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("cluster.iocp")
 
-# Members of an enum, taken out of it for the paths that every packet takes.
-_CONNECTED = SessionState.CONNECTED
-_RECV, _SEND = EventType.RECV, EventType.SEND
+# Members of enums, taken out of them for the paths that every packet or connection takes: to look
+# one up in its class takes 0.15 µs on Python 3.11.
+_IDLE, _CONNECTED = SessionState.IDLE, SessionState.CONNECTED
+_FLUSHING, _CANCELLING = SessionState.FLUSHING, SessionState.CANCELLING
+_ESTABLISHED, _DISCONNECT = SessionEvent.ESTABLISHED, SessionEvent.DISCONNECT
+_DRAINED, _QUIET = SessionEvent.DRAINED, SessionEvent.QUIET
+_EOF = Cause.EOF
+_RECV, _SEND, _POST, _ACCEPT = EventType.RECV, EventType.SEND, EventType.POST, EventType.ACCEPT
 
 
 class Session(IocpObject):
@@ -124,7 +129,7 @@ class Session(IocpObject):
     def _reset(self) -> None:
         self.handle: Handle | None = None
         self._address: NetAddress | None = None
-        self._state = SessionState.IDLE
+        self._state = _IDLE
         self._cause: str | None = None
         self._callback_thread = 0
         self._gathered: list[Buffer] | None = None
@@ -229,7 +234,7 @@ class Session(IocpObject):
 
     def on_read_ended(self) -> None:
         """The peer ended its side (sent EOF); by default this side ends too."""
-        self.disconnect(Cause.EOF)
+        self.disconnect(_EOF)
 
     def on_connect_failed(self, cause: str) -> None:
         """`connect` did not succeed; the session is closed and was never connected."""
@@ -275,19 +280,22 @@ class Session(IocpObject):
         """Take over an accepted connection, which the listener handed over."""
         self.handle, event.accepted = event.accepted, None
         self._address = event.address
-        self._process_connect()
+        self._begin()
 
     def _process_connect(self) -> None:
         event, self._connect_event = self._connect_event, None
-        if event is not None and (
-            event.error is not None or self._state is not SessionState.CONNECTING
-        ):
+        assert event is not None
+        if event.error is not None or self._state is not SessionState.CONNECTING:
             if self._state is SessionState.CONNECTING:
                 self.abort(event.error or Cause.OS_ERROR)
             return self._advance_close()
-        if not self._move_from(self._state, SessionEvent.ESTABLISHED):
+        return self._begin()
+
+    def _begin(self) -> None:
+        """There is a connection: tell the service and the subclass, and receive."""
+        if not self._move_from(self._state, _ESTABLISHED):
             return self._advance_close()
-        service = self.service
+        service = None if self._service is None else self._service()
         if service is None:
             return self.abort(Cause.LOCAL)
         service.add_session(self)
@@ -300,11 +308,15 @@ class Session(IocpObject):
         try:
             self.on_connected()
         finally:
-            self._leave_callback()
+            self._callback_thread = 0
+            if self._gathered is not None:
+                self._send_gathered()
         if self._state is not _CONNECTED:
             return self._advance_close()
         if not self._recv_paused:
-            self._register_recv()
+            event = self._recv_event
+            event.owner = self
+            self._driver.submit(event)
         return None
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -350,7 +362,7 @@ class Session(IocpObject):
         if data is None:
             return self._process_recv_end(event)
         if self._state is not _CONNECTED:
-            if self._state is not SessionState.CANCELLING:
+            if self._state is not _CANCELLING:
                 self._register_recv()  # draining: what comes is thrown away until EOF
                 return None
             return self._advance_close()
@@ -394,18 +406,20 @@ class Session(IocpObject):
 
     def _process_recv_end(self, event: IocpEvent) -> None:
         error = event.error
-        if error is not Cause.EOF:
+        if error is not _EOF:
             self._handle_error(event)
             return self._advance_close()
         self._read_ended = True
         if self._state is not _CONNECTED:
             return self._advance_close()
-        self._enter_callback()
+        self._callback_thread = get_ident()
         try:
             self.on_read_ended()
         finally:
             self._leave_callback()
-        return self._advance_close()
+        if self._state is not _CONNECTED:
+            self._advance_close()
+        return None
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -548,7 +562,7 @@ class Session(IocpObject):
         if self._send_blocked:
             self._tell_send_state()
         with self._lock:
-            if self._state is SessionState.CANCELLING:
+            if self._state is _CANCELLING:
                 self._send_registered = False
             elif event.send_buffers or self._send_queue:
                 self._register_send()
@@ -577,7 +591,7 @@ class Session(IocpObject):
         num_bytes = self._gathered_bytes
         with self._lock:
             if self._state is not _CONNECTED:
-                if self._state is not SessionState.FLUSHING:
+                if self._state is not _FLUSHING:
                     return
             elif not self._send_registered and num_bytes <= JOIN_BYTES_MAX and not self.tells_sends:
                 data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
@@ -616,7 +630,7 @@ class Session(IocpObject):
             if self._state is not _CONNECTED:
                 return False
             self._cause = cause
-            self._move(SessionEvent.DISCONNECT)
+            self._state = next_state(_CONNECTED, _DISCONNECT)
             self._post()
         return True
 
@@ -657,10 +671,10 @@ class Session(IocpObject):
     def _advance_close(self) -> None:
         """Go as far towards the end as what is in flight allows (dispatching thread)."""
         state = self._state
-        if state is SessionState.FLUSHING:
+        if state is _FLUSHING:
             if self._read_ended and not self._send_registered:
                 # Nothing is left to send or to read, so the close itself is the orderly end.
-                self._move_from(state, SessionEvent.DRAINED)
+                self._move_from(state, _DRAINED)
                 return self._cancel_all()
             self._start_close_timer()
             if not self._send_registered:
@@ -670,11 +684,11 @@ class Session(IocpObject):
             self._register_recv()
         elif state is SessionState.DRAINING:
             if self._read_ended:
-                self._move_from(state, SessionEvent.DRAINED)
+                self._move_from(state, _DRAINED)
                 self._cancel_all()
             else:
                 self._register_recv()
-        elif state is SessionState.CANCELLING:
+        elif state is _CANCELLING:
             self._cancel_all()
         return None
 
@@ -704,12 +718,10 @@ class Session(IocpObject):
     def _cancel_all(self) -> None:
         """Cancel what is in flight; close when nothing is."""
         quiet = True
-        for event in (
-            self._recv_event,
-            self._send_event,
-            self._connect_event,
-            self._shut_down_event,
-        ):
+        if self._recv_event.owner is not None:
+            quiet = False
+            self._driver.cancel(self._recv_event)
+        for event in (self._send_event, self._connect_event, self._shut_down_event):
             if event is not None and event.owner is not None:
                 quiet = False
                 self._driver.cancel(event)
@@ -719,7 +731,7 @@ class Session(IocpObject):
     def _close(self) -> None:
         """Give everything back and tell the end of it, once (nothing is in flight)."""
         with self._lock:
-            self._move(SessionEvent.QUIET)
+            self._state = next_state(self._state, _QUIET)
             self._send_queue = ()
             if self._send_event is not None:
                 self._send_event.release()
@@ -733,7 +745,7 @@ class Session(IocpObject):
             self.handle.close()
             self.handle = None
         cause = self._cause or Cause.LOCAL
-        service = self.service
+        service = None if self._service is None else self._service()
         if service is not None:
             service.release_session(self)
         try:
@@ -774,7 +786,9 @@ class Session(IocpObject):
                 self._driver.recv_again(event)
         elif kind is _SEND:
             self._process_send(num_bytes)
-        elif kind is EventType.POST:
+        elif kind is _ACCEPT and event.accepted is not None:  # type: ignore[attr-defined]
+            self._adopt(event)  # type: ignore[arg-type]
+        elif kind is _POST:
             if self._send_blocked:
                 self._tell_send_state()
             if self._state is _CONNECTED:
@@ -783,8 +797,6 @@ class Session(IocpObject):
                 self._advance_close()
         elif kind is EventType.CONNECT:
             self._process_connect()
-        elif isinstance(event, AcceptEvent) and event.accepted is not None:
-            self._adopt(event)
         elif kind is EventType.DISCONNECT:
             self._process_disconnect()
         else:
@@ -806,9 +818,9 @@ class Session(IocpObject):
     def _move_from(self, state: SessionState, event: SessionEvent) -> bool:
         """Move on from `state`, unless another thread's abort came first."""
         with self._lock:
-            if self._state is not state or self._state is SessionState.CANCELLING:
+            if self._state is not state or state is _CANCELLING:
                 return False
-            self._move(event)
+            self._state = next_state(state, event)
         return True
 
     def check_invariants(self) -> None:

@@ -49,7 +49,8 @@ _ACCEPTS_PER_POLL = 64
 """Clients taken from one listener before others get their turn."""
 
 # Members of an enum, taken out of it for the paths that every packet takes.
-_RECV, _SEND = EventType.RECV, EventType.SEND
+_RECV, _SEND, _ACCEPT = EventType.RECV, EventType.SEND, EventType.ACCEPT
+_EOF = Cause.EOF
 
 _CONNECT_PENDING = frozenset(
     code
@@ -64,7 +65,9 @@ class _Handle(SocketHandle):
     __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send")
 
     def __init__(self, driver: "ReadinessDriver", sock: socket.SocketType | None, fd: int) -> None:
-        super().__init__(sock)
+        # `SocketHandle.__init__`, written out: there is one for each connection.
+        self.sock = sock
+        self.broken = 0
         self.driver = driver
         self.fd = fd
         self.registered = 0
@@ -196,7 +199,7 @@ class ReadinessDriver(QueuedDriver):
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
             self._send(handle, event)
-        elif kind is EventType.ACCEPT:
+        elif kind is _ACCEPT:
             assert isinstance(event, AcceptEvent)
             if handle.accepts is None:
                 raise MisuseError("accept needs the handle of a listener")
@@ -364,6 +367,7 @@ class ReadinessDriver(QueuedDriver):
 
     def _accept(self, handle: _Handle, accepts: deque[AcceptEvent]) -> None:
         assert handle.sock is not None
+        keep = self._open.add
         for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
             try:
                 sock, peer = accept_stream(handle.sock)
@@ -383,7 +387,8 @@ class ReadinessDriver(QueuedDriver):
                 sock.close()
                 fail_with(event, error)
             else:
-                event.accepted = self._new_handle(sock)
+                event.accepted = accepted = _Handle(self, sock, sock.fileno())
+                keep(accepted)
                 event.address = NetAddress.from_sockaddr(peer)
             self._ready.append((event, 0))
 
@@ -514,7 +519,7 @@ def _end(handle: _Handle, event: IocpEvent) -> None:
     if handle.broken:
         event.fail(classify_os_error(handle.broken), handle.broken)
     else:
-        event.error = Cause.EOF
+        event.error = _EOF
 
 
 def _send_gather(sock: socket.SocketType, buffers: list[Buffer]) -> int:

@@ -76,7 +76,8 @@ _CLOSE_WAIT_S = 1.0
 
 _REAPED_AT_CLOSE = 1_024
 
-_RECV, _SEND = EventType.RECV, EventType.SEND
+_EOF = Cause.EOF
+_RECV, _SEND, _ACCEPT = EventType.RECV, EventType.SEND, EventType.ACCEPT
 
 
 class _Operation(NamedTuple):
@@ -194,6 +195,14 @@ class UringDriver(QueuedDriver):
                 raise EventInFlightError("a recv is in flight on this handle already")
             event.data = None
             self._recv(handle, event)
+        elif kind is _ACCEPT:
+            assert isinstance(event, AcceptEvent)
+            if handle.accepts is None:
+                raise MisuseError("accept needs the handle of a listener")
+            event.accepted = event.address = None
+            handle.accepts.append(event)
+            if not handle.armed:
+                self._watch_listener(handle)
         elif kind is _SEND or kind is EventType.CONNECT:
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
@@ -202,14 +211,6 @@ class UringDriver(QueuedDriver):
             else:
                 assert isinstance(event, ConnectEvent)
                 self._connect(handle, event)
-        elif kind is EventType.ACCEPT:
-            assert isinstance(event, AcceptEvent)
-            if handle.accepts is None:
-                raise MisuseError("accept needs the handle of a listener")
-            event.accepted = event.address = None
-            handle.accepts.append(event)
-            if not handle.armed:
-                self._watch_listener(handle)
         elif kind is EventType.DISCONNECT:
             try:
                 handle.sock.shutdown(socket.SHUT_WR)
@@ -250,7 +251,7 @@ class UringDriver(QueuedDriver):
             if handle.end:
                 self._complete_failed(event, handle.end)
             else:
-                event.error = Cause.EOF
+                event.error = _EOF
                 self._ready.append((event, 0))
         else:
             handle.recv = event
@@ -317,7 +318,7 @@ class UringDriver(QueuedDriver):
         elif handle.end:
             self._complete_failed(event, handle.end)
         else:
-            event.error = Cause.EOF
+            event.error = _EOF
             self._ready.append((event, 0))
 
     # -- sending and connecting --------------------------------------------------------------------
@@ -413,21 +414,23 @@ class UringDriver(QueuedDriver):
         listener = handle.sock
         if listener is None or not accepts:
             return
+        take, complete, keep = accepts.popleft, self._ready.append, self._open.add
         for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
             try:
                 sock, peer = accept_stream(listener)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                event = accepts.popleft()
+                event = take()
                 fail_with(event, error)
-                self._ready.append((event, 0))
+                complete((event, 0))
                 break
-            event = accepts.popleft()
+            event = take()
             sock.setblocking(False)
-            event.accepted = self._new_handle(sock)
+            event.accepted = accepted = UringHandle(self, sock)
+            keep(accepted)
             event.address = NetAddress.from_sockaddr(peer)
-            self._ready.append((event, 0))
+            complete((event, 0))
         self._watch_listener(handle)
 
     # -- foreign descriptors, and waking -----------------------------------------------------------

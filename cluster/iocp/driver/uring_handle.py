@@ -35,7 +35,9 @@ class UringHandle(SocketHandle):
     )
 
     def __init__(self, driver: "UringDriver", sock: socket.SocketType) -> None:
-        super().__init__(sock)
+        # `SocketHandle.__init__`, written out: there is one for each connection.
+        self.sock = sock
+        self.broken = 0
         self.driver = driver
         self.fd = sock.fileno()
         self.armed = 0

@@ -58,6 +58,7 @@ _PARAMS = Struct("<8I2I" + "8IQ" + "8IQ")
 """entries, flags and features; reserved; offsets of the submission and of the completion ring"""
 _SQE = Struct("<BBHiQQIIQHHiQQ")
 """opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_group, personality, ..."""
+_SQE_BYTES = _SQE.size
 _CQE = Struct("<QiHH")
 _EXT_ARG = Struct("<QIIQ")
 """signal mask, its size, minimal wait, address of the timespec"""
@@ -209,33 +210,39 @@ class Ring:
         buf_group: int = 0,
     ) -> None:
         """Queue one operation for the next `enter`; what `addr` points to is kept by the caller."""
-        self._overflow.append(
-            _SQE.pack(
-                opcode,
-                flags,
-                ioprio,
-                fd,
-                off,
-                addr,
-                length,
-                op_flags,
-                user_data,
-                buf_group,
-                0,
-                0,
-                0,
-                0,
-            )
+        sqe = _SQE.pack(
+            opcode,
+            flags,
+            ioprio,
+            fd,
+            off,
+            addr,
+            length,
+            op_flags,
+            user_data,
+            buf_group,
+            0,
+            0,
+            0,
+            0,
         )
-        self._fill()
+        words, tail = self._words, self._tail
+        if self._overflow or (tail - words[self._sq_head]) & _WORD >= self._sq_entries:
+            self._overflow.append(sqe)
+            self._fill()
+            return
+        first = (tail & self._sq_mask) * _SQE_BYTES
+        self._sqes[first : first + _SQE_BYTES] = sqe
+        self._tail = words[self._sq_tail] = (tail + 1) & _WORD
+        self._to_submit += 1
 
     def _fill(self) -> None:
         """Move as many operations into the queue as fit; the others wait for an `enter`."""
         words, overflow = self._words, self._overflow
         tail = self._tail
         while overflow and (tail - words[self._sq_head]) & _WORD < self._sq_entries:
-            first = (tail & self._sq_mask) * _SQE.size
-            self._sqes[first : first + _SQE.size] = overflow.popleft()
+            first = (tail & self._sq_mask) * _SQE_BYTES
+            self._sqes[first : first + _SQE_BYTES] = overflow.popleft()
             tail = (tail + 1) & _WORD
             self._to_submit += 1
         self._tail = words[self._sq_tail] = tail
