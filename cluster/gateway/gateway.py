@@ -115,7 +115,9 @@ class Gateway(IocpObject):
         endpoints = choose_endpoints(directory)
         (control_address, curve), lane_endpoint = endpoints.open()
         socket_path = directory.lane_socket()
-        self._hub = open_lane_hub(config.lane.kind, socket_path, self._context, lane_endpoint)
+        self._hub = open_lane_hub(
+            config.lane.kind, socket_path, self._context, lane_endpoint, core.driver.wake_descriptor
+        )
         self._control = ControlPlane(
             self._context, control_address, core, self._take_message, curve
         )

@@ -60,16 +60,18 @@ def open_lane_hub(
     socket_path: str,
     context: "zmq.Context[zmq.Socket[bytes]]",
     endpoint: Endpoint,
+    bell: int | None = None,
 ) -> LaneHub:
     """Return the gateway's end of all lanes of a `kind` that `choose_lane` has returned.
 
-    Workers come to `socket_path` for lanes in shared memory, and to `endpoint` for others.
-    Raises OSError or zmq.ZMQError when that place cannot be had.
+    Workers come to `socket_path` for lanes in shared memory, and to `endpoint` for others. The
+    former ring at the eventfd `bell`, if there is one that wakes the caller. Raises OSError or
+    zmq.ZMQError when that place cannot be had.
     """
     if kind == "shm" and sys.platform == "linux":
         from cluster.shared.shm_lane import ShmLaneHub
 
-        return ShmLaneHub(socket_path)
+        return ShmLaneHub(socket_path, bell)
     return ZmqLaneHub(context, endpoint.address, endpoint.curve)
 
 

@@ -74,8 +74,12 @@ class ShmLaneHub:
     kind = "shm"
     is_edge_triggered = False
 
-    def __init__(self, path: str) -> None:
-        """Listen at `path` for workers; raises OSError when it cannot be had."""
+    def __init__(self, path: str, bell: int | None = None) -> None:
+        """Listen at `path` for workers; raises OSError when it cannot be had.
+
+        They ring at the eventfd `bell`, if there is one whose owner is woken by it and then looks
+        at the lanes. It stays the caller's, who is not told of it by `descriptors`.
+        """
         self.endpoint = path
         self.dropped_batches = 0
         """Batches that were published and not yet looked at when their incarnation was fenced.
@@ -83,21 +87,28 @@ class ShmLaneHub:
         What it publishes later is seen by nobody: its segment has no reader any more.
         """
         self._lanes: list[ShmGatewayLane] = []
-        self._bell = _Doorbell()
+        self._own_bell: _Doorbell | None = None
+        if bell is None:
+            self._own_bell = _Doorbell()
+            bell = self._own_bell.fd
+        self._bell_fd = bell
         try:
             self._handover = Handover(path, self._descriptors_for)
         except BaseException:
-            self._bell.close()
+            if self._own_bell is not None:
+                self._own_bell.close()
             raise
 
     def descriptors(self) -> Sequence[int]:
-        """Return what to wait on: the doorbell, and workers that come for their lanes."""
-        return (self._bell.fd, self._handover.fileno())
+        """Return what to wait on: the hub's own doorbell, and workers that come for their lanes."""
+        if self._own_bell is None:
+            return (self._handover.fileno(),)
+        return (self._own_bell.fd, self._handover.fileno())
 
     def clear(self, fd: int) -> None:
         """Attend to `fd`, which was readable, so that it is not any more."""
-        if fd == self._bell.fd:
-            self._bell.clear()
+        if self._own_bell is not None and fd == self._own_bell.fd:
+            self._own_bell.clear()
         else:
             self._handover.serve()
 
@@ -132,12 +143,13 @@ class ShmLaneHub:
         """Close the doorbell and the socket. Idempotent."""
         self._lanes.clear()
         self._handover.close()
-        self._bell.close()
+        if self._own_bell is not None:
+            self._own_bell.close()
 
     def _descriptors_for(self, identity: bytes) -> Sequence[int]:
         for lane in self._lanes:
             if lane.state is LaneState.GRANTED and lane._identity == identity:
-                return lane._hand_over(self._bell.fd)
+                return lane._hand_over(self._bell_fd)
         return ()
 
 

@@ -1,7 +1,9 @@
 """Posts, and watched descriptors: completions that no socket of the driver makes."""
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -309,3 +311,18 @@ def test_a_descriptor_that_is_closed_completes_with_an_error(
     outcome = port.wait(port.watch(Owner(), fd))
     assert outcome.error is Cause.OS_ERROR
     assert outcome.raw_error != 0
+
+
+def test_a_write_to_the_wake_descriptor_ends_a_wait_and_completes_nothing(port: Port) -> None:
+    bell = port.driver.wake_descriptor
+    if bell is None:
+        assert port.driver.name != "io_uring"
+        return
+    assert port.turn(0) == []
+    for _ in range(3):
+        timer = threading.Timer(0.02, os.write, [bell, (1).to_bytes(8, "little")])
+        began = time.monotonic()
+        timer.start()
+        assert port.turn(WAIT_S) == []
+        assert time.monotonic() - began < WAIT_S
+        timer.join()

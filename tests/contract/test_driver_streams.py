@@ -298,7 +298,7 @@ def test_send_now_to_each_sends_each_its_buffer(port: Port) -> None:
     pairs = [port.pair() for _ in range(5)]
     handles = [client.socket for client, _ in pairs]
     assert port.driver.send_now_to_each(handles, repeat(b"hello")) == [5] * 5
-    own = [memoryview(b"!"), bytearray(b"?!")]
+    own: list[Buffer] = [memoryview(b"!"), bytearray(b"?!")]
     assert port.driver.send_now_to_each(handles[1:3], own) == [1, 2]
     assert port.driver.send_now_to_each([], repeat(b"nobody")) == []
     assert port.turn(0) == []  # it makes no completion

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from cluster.iocp import Cause, Session
+from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.session_fan_out import send_now_each_its_own, send_now_to_each
 from tests.iocp.test_session_send import fill
 from tests.iocp.world import World
@@ -108,7 +109,7 @@ def test_each_gets_its_own_and_what_was_taken_is_counted(world: World):
     pairs = [world.pair() for _ in range(4)]
     sessions = [session for session, _ in pairs]
     sessions[1].disconnect()
-    buffers = [b"a", b"gone", memoryview(b"ccc"), b"dddd"]
+    buffers: list[Buffer] = [b"a", b"gone", memoryview(b"ccc"), b"dddd"]
     assert send_now_each_its_own(sessions, buffers) == (3, 8)
     world.run_until(lambda: pairs[3][1].received == b"dddd")
     world.run_until(lambda: pairs[2][1].received == b"ccc")

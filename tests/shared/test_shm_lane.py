@@ -70,8 +70,28 @@ def open_worker(hub: ShmLaneHub, lane: ShmGatewayLane, incarnation: int = 1) -> 
     """Grant the lane and open the worker's end."""
     name = b"worker-%d" % incarnation
     commit = lane.grant(incarnation, name)
-    with attending(lambda: hub.clear(hub.descriptors()[1])):
+    with attending(lambda: hub.clear(hub.descriptors()[-1])):
         return ShmWorkerLane(hub.endpoint, name, incarnation, commit.position, CAPACITY, 10.0)
+
+
+def test_workers_ring_at_the_bell_that_a_hub_was_given(path: str):
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    hub = ShmLaneHub(path, bell)
+    lane = hub.open_lane(CAPACITY, CAPACITY)
+    try:
+        assert len(hub.descriptors()) == 1
+        with closing(open_worker(hub, lane)) as worker:
+            assert worker.publish(START, [])
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(bell)  # nobody sleeps, so nobody rings
+            assert lane.receive() is not None
+            assert hub.may_wait()
+            assert worker.publish(START, [])
+            assert os.eventfd_read(bell) == 1
+    finally:
+        lane.close()
+        hub.close()
+        os.close(bell)  # raises if the hub has closed what is not its own
 
 
 def open_descriptors() -> set[str]:
@@ -221,7 +241,7 @@ def test_a_name_is_good_while_it_has_the_lane(hub: ShmLaneHub):
     lane = hub.open_lane(CAPACITY, CAPACITY)
     lane.grant(1, b"first")
     lane.revoke()
-    with attending(lambda: hub.clear(hub.descriptors()[1])), pytest.raises(HandoverRefusedError):
+    with attending(lambda: hub.clear(hub.descriptors()[-1])), pytest.raises(HandoverRefusedError):
         ShmWorkerLane(hub.endpoint, b"first", 1, 1, CAPACITY, 10.0)
     lane.close()
 

@@ -66,6 +66,12 @@ class Driver(Protocol):
     threads: int
     """How many threads may dispatch. They poll one at a time, in any order."""
 
+    @property
+    def wake_descriptor(self) -> int | None:
+        """An eventfd that ends the wait of `poll` when it is written to, also by another process
+        that was given it, and brings no completion; None where there is none. The driver's own."""
+        ...
+
     def now(self) -> float:
         """Return the driver's clock in seconds; it never goes back."""
         ...

@@ -56,6 +56,7 @@ class MemoryDriver:
     """
 
     name = "memory"
+    wake_descriptor: int | None = None
 
     __slots__ = (
         "_changed",

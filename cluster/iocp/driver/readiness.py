@@ -91,6 +91,7 @@ class ReadinessDriver(QueuedDriver):
     """The driver of last resort, and a fast one. See `Driver` for the contract."""
 
     name = "readiness"
+    wake_descriptor: int | None = None
 
     __slots__ = (
         "_handles",

@@ -105,8 +105,8 @@ class UringDriver(QueuedDriver):
         "_ring",
         "_starved",
         "_unclaimed",
-        "_wake_fd",
         "_watches",
+        "wake_descriptor",
     )
 
     def __init__(self, threads: int = 1) -> None:
@@ -119,7 +119,7 @@ class UringDriver(QueuedDriver):
                 stack.callback(self._ring.close)
                 self._buffers = ProvidedBuffers(self._ring.fd)
                 stack.callback(self._buffers.close)
-                self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self.wake_descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 stack.pop_all()
         except OSError as error:
             raise DriverUnavailableError(describe_refusal(error)) from error
@@ -461,14 +461,14 @@ class UringDriver(QueuedDriver):
 
     def _wake(self) -> None:
         try:
-            os.eventfd_write(self._wake_fd, 1)
+            os.eventfd_write(self.wake_descriptor, 1)
         except OSError:
             if not self._closed:
                 raise
 
     def _watch_wake_ups(self) -> None:
         self._ring.push(
-            _POLL_ADD, self._wake_fd, _WAKE, length=_POLL_ADD_MULTI, op_flags=select.POLLIN
+            _POLL_ADD, self.wake_descriptor, _WAKE, length=_POLL_ADD_MULTI, op_flags=select.POLLIN
         )
 
     # -- cancelling and closing handles ------------------------------------------------------------
@@ -582,7 +582,7 @@ class UringDriver(QueuedDriver):
         """What is not the data of a recv."""
         if number == _WAKE:
             with contextlib.suppress(BlockingIOError):  # two wake-ups may have become one
-                os.eventfd_read(self._wake_fd)
+                os.eventfd_read(self.wake_descriptor)
             if not flags & CQE_MORE:
                 self._watch_wake_ups()
             return
@@ -642,7 +642,7 @@ class UringDriver(QueuedDriver):
         self._watches.clear()
         self._open.clear()
         self._buffers.close()
-        os.close(self._wake_fd)
+        os.close(self.wake_descriptor)
 
     def _cancel_everything(self) -> None:
         """Wait until the kernel uses no memory of ours, as far as this thread can.

@@ -43,6 +43,7 @@ class WindowsDriver:
     """
 
     name = "iocp"
+    wake_descriptor: int | None = None
 
     __slots__ = (
         "_closed",
