@@ -200,8 +200,6 @@ class GatewayCore:
         """
         count = self._core.dispatch(timeout_s)
         self.lanes.receive()
-        for shard in self.shards:
-            shard.resume_sessions()
         self.lanes.flush()
         return count
 

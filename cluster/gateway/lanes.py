@@ -109,9 +109,12 @@ class LaneRunner(IocpObject):
                 self._run(shard, applier)
 
     def flush(self) -> None:
-        """Show the workers what this batch of completions brought. Call it after each dispatch."""
+        """Show the workers what this batch of completions brought, and read again from clients that
+        nothing holds up any more. Call it after each dispatch."""
         flushed = False
         for shard in self._shards:
+            if shard.to_reconsider:
+                shard.resume_sessions()
             if shard.needs_flush:
                 shard.needs_flush = False
                 flushed = True
@@ -155,6 +158,7 @@ class LaneRunner(IocpObject):
         """Apply what has come on one lane, until its turn is over; return how many bytes."""
         lane = shard.lane
         num_bytes = 0
+        has_more = False
         violation = None
         try:
             for _ in range(MESSAGES_PER_TURN):
@@ -165,11 +169,13 @@ class LaneRunner(IocpObject):
                     batch = lane.receive()
                     finished = batch is not None and applier.start(batch)
                 if batch is None or not finished:
+                    has_more = batch is not None
                     break
                 num_bytes += len(batch.records) + BATCH_BYTES
                 shard.committed(lane.apply(batch))
                 self._on_commit(shard)
-                if num_bytes >= BYTES_PER_TURN:
+                has_more = lane.has_received
+                if not has_more or num_bytes >= BYTES_PER_TURN:
                     break
         except (LaneViolation, RecordError) as error:
             violation = str(error)
@@ -179,8 +185,7 @@ class LaneRunner(IocpObject):
             return num_bytes
         if lane.needs_flush:
             shard.needs_flush = True
-        shard.resume_sessions()
-        if applier.is_fanning_out or lane.has_received:
+        if has_more:
             self._come_back()
         return num_bytes
 

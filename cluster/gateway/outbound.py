@@ -33,6 +33,7 @@ from cluster.shared.records import (
     LEAVE,
     PUBLISH,
     SAVE,
+    SEND,
     TELL,
 )
 
@@ -118,6 +119,9 @@ class OutboundApplier:
         steps, end = read_steps(view, 0)
         if end < len(view):
             check_records(view, end)
+        elif len(steps) == 1 and steps[0][0] == SEND:
+            self._send(steps[0][2])  # type: ignore[arg-type]  # packets for several sessions
+            return True
         self._batch = batch
         self._steps = iter(steps)
         self._steps_end = end

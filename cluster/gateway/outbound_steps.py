@@ -86,18 +86,18 @@ def read_steps(view: memoryview, offset: int) -> tuple[list[Step], int]:
             if offset > last:
                 break
             length, kind, _, session = unpack(view, offset)
-            if not RECORD_BYTES <= length <= length_max[kind]:
-                raise LaneViolation(f"an outbound record of {length} bytes, kind {kind}")
             first = offset + RECORD_BYTES
             offset += length
-            if kind != SEND:
-                is_run = False
-                steps.append((kind, session, view[first:offset]))
+            if kind == SEND and length >= RECORD_BYTES:
+                if not is_run or session in run:
+                    is_run, run = True, {}
+                    steps.append((SEND, 0, run))
+                run[session] = view[first:offset]
                 continue
-            if not is_run or session in run:
-                is_run, run = True, {}
-                steps.append((SEND, 0, run))
-            run[session] = view[first:offset]
+            if not RECORD_BYTES <= length <= length_max[kind]:
+                raise LaneViolation(f"an outbound record of {length} bytes, kind {kind}")
+            is_run = False
+            steps.append((kind, session, view[first:offset]))
     except KeyError:
         raise LaneViolation(f"an outbound record of unknown kind {kind}") from None
     if offset > end:

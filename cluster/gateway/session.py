@@ -92,6 +92,8 @@ class GatewaySession(Session):
         end = len(data)
         offset = count = 0
         bad_size = False
+        if 4 <= end <= size_max and data[0] | data[1] << 8 == end:
+            offset, count = end, 1  # one packet, as most recvs are
         # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
         while end - offset >= 2:
             size = data[offset] | data[offset + 1] << 8

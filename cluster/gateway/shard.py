@@ -48,7 +48,6 @@ class Shard:
         "_answers",
         "_counters",
         "_held",
-        "_reconsider",
         "_waiting",
         "index",
         "is_draining",
@@ -63,6 +62,7 @@ class Shard:
         "slow_bytes",
         "succession",
         "tells",
+        "to_reconsider",
     )
 
     def __init__(
@@ -87,7 +87,8 @@ class Shard:
         """Set for good when the gateway drains: no session is read any more."""
         self._counters = counters
         self._held: dict[GatewaySession, None] = {}  # in order of arrival
-        self._reconsider: list[GatewaySession] = []
+        self.to_reconsider: list[GatewaySession] = []
+        """Sessions of which something that held them up is over, for `resume_sessions`."""
         self._waiting: dict[GatewaySession, None] = {}
         self.public_ids: frozenset[int] = frozenset()
         """Packet ids that get through before a session is accepted, as the shard's worker, or the
@@ -206,7 +207,7 @@ class Shard:
             session = next(iter(self._held), None)
             if session is not None:
                 self._release_held(session)
-                self._reconsider.append(session)
+                self.to_reconsider.append(session)
             if not self.tells.take_waiting() and session is None:
                 return
             self.needs_flush = True
@@ -222,13 +223,13 @@ class Shard:
 
     def reconsider(self, session: "GatewaySession") -> None:
         """Something that held `session` up may be over; looked at after this batch."""
-        self._reconsider.append(session)
+        self.to_reconsider.append(session)
 
     def resume_sessions(self) -> None:
         """Read again from every session that nothing holds up any more."""
-        if not self._reconsider or self.is_draining:
+        if self.is_draining:
             return
-        sessions, self._reconsider = self._reconsider, []
+        sessions, self.to_reconsider = self.to_reconsider, []
         for session in sessions:
             if session.held_packets is not None:
                 continue

@@ -295,8 +295,6 @@ class GatewayWorld:
         """One turn of the gateway's loop; returns how many completions there were."""
         count = self.core.dispatch(timeout_s)
         self.runner.receive()
-        for shard in self.shards:
-            shard.resume_sessions()
         self.runner.flush()
         self.service.resume_accepting()
         if self.traffic.links is not None:
