@@ -109,7 +109,7 @@ class GatewaySession(Session):
                 return offset
             packets = data if offset == end and type(data) is bytes else bytes(data[:offset])
             log = shard.log
-            if log.uncommitted_bytes >= log.capacity_bytes:
+            if log.appended_bytes >= log.full_at:
                 shard.hold(self, packets, count)
             else:
                 # `Shard.append_packets`, written out for the same reason.

@@ -38,7 +38,7 @@ class KeptLane(ABC):
 
     @property
     def is_full(self) -> bool:
-        return self._log.uncommitted_bytes >= self._log.capacity_bytes
+        return self._log.is_full
 
     def append(
         self, kind: int, session: int, payload: bytes, packet_count: int = 0, owner: Any = None

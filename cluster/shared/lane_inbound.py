@@ -19,25 +19,34 @@ class InboundLog:
 
     __slots__ = (
         "_committed",
-        "_committed_packet_bytes",
-        "_committed_packets",
+        "_committed_bytes",
         "_entries",
         "_first",
+        "_more_packets",
+        "_other_bytes",
+        "_other_records",
         "_sent",
         "_sent_before",
         "_unsent",
+        "appended_bytes",
         "capacity_bytes",
-        "uncommitted_bytes",
+        "full_at",
     )
 
     def __init__(self, capacity_bytes: int) -> None:
         """Count as full from `capacity_bytes` uncommitted bytes on."""
         self.capacity_bytes = capacity_bytes
-        self.uncommitted_bytes = 0
+        self.appended_bytes = 0
+        """Bytes of records that were ever appended."""
+        self.full_at = capacity_bytes
+        """How many these are when the log is full, if nothing more is committed before."""
+        self._committed_bytes = 0
+        # Of packets nothing is counted that follows from all records and those of other kinds.
+        self._more_packets = 0  # of records of packets, those behind the first
+        self._other_records = 0
+        self._other_bytes = 0
         self._entries: deque[Freed] = deque()
         self._unsent: list[bytes] = []
-        self._committed_packets = 0
-        self._committed_packet_bytes = 0
         self._first = 1  # position of the first entry
         self._sent = 0  # last position that the present incarnation was sent
         self._sent_before = 0  # last position that any earlier incarnation was sent
@@ -69,9 +78,25 @@ class InboundLog:
         return self._committed
 
     @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of the records that are not committed, whole ones."""
+        return self.appended_bytes - self._committed_bytes
+
+    @property
     def is_full(self) -> bool:
         """Whether as much is uncommitted as the log is meant to hold."""
-        return self.uncommitted_bytes >= self.capacity_bytes
+        return self.appended_bytes >= self.full_at
+
+    @property
+    def packets_appended(self) -> int:
+        """Packets that were ever appended."""
+        return self.position - self._other_records + self._more_packets
+
+    @property
+    def packet_bytes_appended(self) -> int:
+        """Bytes of packets that were ever appended, headers included."""
+        overhead = PACKETS_OVERHEAD * (self.position - self._other_records)
+        return self.appended_bytes - self._other_bytes - overhead
 
     @property
     def is_committed(self) -> bool:
@@ -83,7 +108,12 @@ class InboundLog:
         num_bytes = len(record)
         self._entries.append((kind, owner, num_bytes, packet_count, record))
         self._unsent.append(record)
-        self.uncommitted_bytes += num_bytes
+        self.appended_bytes += num_bytes
+        if kind == PACKETS:
+            self._more_packets += packet_count - 1
+        else:
+            self._other_records += 1
+            self._other_bytes += num_bytes
         return self._first + len(self._entries) - 1
 
     def append_packets(
@@ -94,23 +124,15 @@ class InboundLog:
         record = pack_packets(num_bytes, PACKETS, packet_count, session, first_sequence) + packets
         self._entries.append((PACKETS, owner, num_bytes, packet_count, record))
         self._unsent.append(record)
-        self.uncommitted_bytes += num_bytes
+        self.appended_bytes += num_bytes
+        if packet_count != 1:
+            self._more_packets += packet_count - 1
 
     def entry_at(self, position: int) -> Freed | None:
         """Return the record at `position` if it is kept and was sent, else None."""
         if not self._first <= position <= self._sent:
             return None
         return self._entries[position - self._first]
-
-    @property
-    def packets_appended(self) -> int:
-        """Packets that were ever appended."""
-        return self._committed_packets + sum([entry[3] for entry in self._entries])
-
-    @property
-    def packet_bytes_appended(self) -> int:
-        """Bytes of packets that were ever appended, headers included."""
-        return self._committed_packet_bytes + _packet_bytes(self._entries)
 
     @property
     def has_unsent(self) -> bool:
@@ -164,18 +186,12 @@ class InboundLog:
         if count == len(entries):
             freed = list(entries)
             entries.clear()
+            self._committed_bytes = self.appended_bytes
         else:
             take = entries.popleft
             freed = [take() for _ in range(count)]
-        num_bytes = packets = packet_bytes = 0
-        for kind, _, size, packet_count, _ in freed:
-            num_bytes += size
-            if kind == PACKETS:
-                packets += packet_count
-                packet_bytes += size - PACKETS_OVERHEAD
-        self.uncommitted_bytes -= num_bytes
-        self._committed_packets += packets
-        self._committed_packet_bytes += packet_bytes
+            self._committed_bytes += sum([entry[2] for entry in freed])
+        self.full_at = self._committed_bytes + self.capacity_bytes
         self._first = commit.position
         self._committed = commit
         return freed
@@ -189,10 +205,6 @@ class InboundLog:
         assert self._first - 1 <= self._sent
         assert self._sent + len(self._unsent) == self.position
         assert self.uncommitted_bytes == sum(len(entry[4]) for entry in self._entries)
-
-
-def _packet_bytes(entries: Iterable[Freed]) -> int:
-    return sum([entry[2] - PACKETS_OVERHEAD for entry in entries if entry[0] == PACKETS])
 
 
 class InboundCursor:

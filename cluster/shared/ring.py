@@ -34,6 +34,7 @@ _TAIL, _HEAD, _READER_SLEEPS, _WRITER_WAITS = 128 // 8, 256 // 8, 384 // 8, 512 
 
 _HEADER = Struct("<II")
 """length without header and padding, kind"""
+_HEADER_BYTES = _HEADER.size
 _MESSAGE, _PADDING, _FRAGMENT = 1, 2, 3
 
 _CAPACITY_MIN = 128
@@ -60,7 +61,7 @@ class _Ring:
                 f"{RING_OVERHEAD_BYTES + _CAPACITY_MIN}"
             )
         self.capacity_bytes = capacity
-        self.message_bytes_max = capacity // 8 - _HEADER.size
+        self.message_bytes_max = capacity // 8 - _HEADER_BYTES
         """Longest message. Two of them and their padding always fit."""
         self._words = self._view[:RING_OVERHEAD_BYTES].cast("Q")
         self._data = self._view[RING_OVERHEAD_BYTES : RING_OVERHEAD_BYTES + capacity]
@@ -96,23 +97,23 @@ class RingWriter(_Ring):
             raise ValueError(
                 f"a message of {length} bytes; this ring takes {self.message_bytes_max}"
             )
-        stride = (length + _HEADER.size + 7) & ~7
-        capacity = self.capacity_bytes
+        stride = (length + _HEADER_BYTES + 7) & ~7
+        capacity, data = self.capacity_bytes, self._data
         tail = self._tail
         offset = tail % capacity
-        padding = capacity - offset if offset + stride > capacity else 0
-        if tail + padding + stride - self._freed > capacity:
+        padding = 0 if offset + stride <= capacity else capacity - offset
+        end = tail + padding + stride
+        if end - self._freed > capacity:
             self._see_freed()
-            if tail + padding + stride - self._freed > capacity:
+            if end - self._freed > capacity:
                 return False
-        data = self._data
         if padding:
-            _HEADER.pack_into(data, offset, padding - _HEADER.size, _PADDING)
+            _HEADER.pack_into(data, offset, padding - _HEADER_BYTES, _PADDING)
             offset = 0
         _HEADER.pack_into(data, offset, length, _FRAGMENT if is_fragment else _MESSAGE)
-        first = offset + _HEADER.size
+        first = offset + _HEADER_BYTES
         data[first : first + length] = message
-        self._tail = tail + padding + stride
+        self._tail = end
         return True
 
     def publish(self) -> bool:
@@ -193,10 +194,10 @@ class RingReader(_Ring):
             position = self._position
             if position == self._tail and not self._see_tail():
                 return None
-            capacity = self.capacity_bytes
+            capacity, data = self.capacity_bytes, self._data
             offset = position % capacity
-            length, kind = _HEADER.unpack_from(self._data, offset)
-            stride = (length + _HEADER.size + 7) & ~7
+            length, kind = _HEADER.unpack_from(data, offset)
+            stride = (length + _HEADER_BYTES + 7) & ~7
             if stride > self._tail - position or offset + stride > capacity:
                 raise RingViolation(
                     f"a message of {length} bytes where {self._tail - position} are"
@@ -204,8 +205,8 @@ class RingReader(_Ring):
             self._position = position + stride
             if kind in (_MESSAGE, _FRAGMENT):
                 self.is_fragment = kind == _FRAGMENT
-                first = offset + _HEADER.size
-                return self._data[first : first + length]
+                first = offset + _HEADER_BYTES
+                return data[first : first + length]
             if kind != _PADDING or offset + stride != capacity:
                 raise RingViolation(f"an entry of kind {kind} at {position}")
 
