@@ -34,6 +34,7 @@ from typing import NamedTuple
 __all__ = [
     "CALL",
     "INDEX_BITS",
+    "INDEX_MASK",
     "NOTE_BYTES",
     "HandlerCall",
     "NoteReader",
@@ -54,7 +55,7 @@ million records a second."""
 
 _SINCE, _SESSION = 1, 2
 _RESUMED = 1 << 63
-_INDEX_MASK = (1 << INDEX_BITS) - 1
+INDEX_MASK = (1 << INDEX_BITS) - 1
 
 _ATTEMPTS = 100
 """Readings of a note that changes all the time; then what is in hand is so only for moments."""
@@ -138,7 +139,7 @@ class NoteReader:
                 for_s = max(0, time.monotonic_ns() - since_ns) / 1e9
                 if call & _RESUMED:
                     return HandlerCall(0, 0, session), for_s
-                return HandlerCall(call >> INDEX_BITS, call & _INDEX_MASK), for_s
+                return HandlerCall(call >> INDEX_BITS, call & INDEX_MASK), for_s
         return None
 
     def close(self) -> None:

@@ -10,25 +10,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.iocp.packet_framing import HEADER
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import Suspect
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
     BOUND,
-    CLOSED,
-    JOINED,
     OF_SHARDS,
     OPENED,
     PACKETS,
-    PACKETS_OVERHEAD,
     RECORD,
     RECORD_BYTES,
     SEND_BLOCKED,
     SEND_READY,
 )
 from cluster.worker.app import App
-from cluster.worker.dispatcher import Dispatcher, no_coroutines
+from cluster.worker.dispatcher import MANY, Dispatcher, no_coroutines
 from cluster.worker.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -61,9 +57,9 @@ class CarefulDispatcher(Dispatcher):
         self._suspects = deque(suspects)
         self._settle = settle
 
-    def _run(self, chunk: InboundChunk) -> None:
+    def _run(self, chunk: InboundChunk, packets_max: int = MANY) -> None:
         if not self._suspects:
-            super()._run(chunk)
+            super()._run(chunk, packets_max)
             return
         data = bytes(chunk.records)
         offset = begin = 0
@@ -87,7 +83,7 @@ class CarefulDispatcher(Dispatcher):
         while self._suspects and self._suspects[0].position == position:
             suspect = self._suspects.popleft()
             if kind == PACKETS:
-                self._packets_before(record, session_id, suspect.index)
+                self._packets_before(record, suspect.index)
             self._settle()
             if suspect.is_set_aside:
                 ends_session = True
@@ -95,32 +91,19 @@ class CarefulDispatcher(Dispatcher):
                 self._skip(kind, session_id, record)
                 if kind == PACKETS:
                     self._packet_index = suspect.index + 1
-        if kind == PACKETS:
-            self._packets(session_id, record, RECORD_BYTES, len(record), position)
-        elif kind == OPENED and not ends_session:
-            self._opened(session_id, record[RECORD_BYTES:])
-        elif kind == CLOSED and not ends_session:
-            self._event(session_id, kind, record[RECORD_BYTES:])
-        elif kind == BOUND:  # what it says counts also where the handler is skipped
-            self._bound(session_id, record[RECORD_BYTES:])
-        elif kind == JOINED and not ends_session:
-            self._event(session_id, kind, record[RECORD_BYTES:])
-        elif kind in (SEND_BLOCKED, SEND_READY):
-            self._send_state(session_id, kind)
-        elif kind in OF_SHARDS and not ends_session:
-            self._from_shard(kind, record[RECORD_BYTES:])
+        # What the answer to a bind says, and how sends go, counts also where a handler is skipped.
+        if not ends_session or kind in (PACKETS, BOUND, SEND_BLOCKED, SEND_READY):
+            super()._run(InboundChunk(position, record))
         self._position = position + 1
         self._packet_index = 0
         self._settle()
 
-    def _packets_before(self, record: bytes, session_id: int, count: int) -> None:
-        """Handle the first `count` packets, but for those that are done."""
-        end = PACKETS_OVERHEAD
-        for _ in range(count):
-            end += HEADER.unpack_from(record, end)[0]
-        if self._packet_index < count:
-            self._packets(session_id, record, RECORD_BYTES, end, self._position)
-            self._packet_index = count
+    def _packets_before(self, record: bytes, index: int) -> None:
+        """Handle the packets before `index`, but for those that are done."""
+        if self._packet_index < index:
+            position = self._position
+            super()._run(InboundChunk(position, record), packets_max=index)
+            self._position, self._packet_index = position, index
 
     def _skip(self, kind: int, session_id: int, record: bytes) -> None:
         if kind in OF_SHARDS:

@@ -6,14 +6,16 @@ packet, so that a publish may commit in the middle of a record.
 """
 
 import logging
-from collections.abc import Callable, Coroutine
-from itertools import repeat
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from itertools import islice, repeat
+from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from cluster.iocp.packet_framing import HEADER_BYTES, make_packet, split_packets
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.messages import ReplayedSession
-from cluster.shared.note import CALL, INDEX_BITS, HandlerCall, NoteWriter
+from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BOUND,
     CLOSED,
@@ -24,12 +26,11 @@ from cluster.shared.records import (
     OF_SHARDS,
     OPENED,
     PACKETS,
+    PACKETS_OVERHEAD,
     RECORD,
     RECORD_BYTES,
     SEND_BLOCKED,
     SEND_READY,
-    SEQUENCE,
-    SEQUENCE_BYTES,
 )
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
@@ -49,8 +50,19 @@ __all__ = ["Dispatcher", "no_coroutines"]
 
 logger = logging.getLogger("cluster.worker")
 
+PACKETS_RECORD = Struct("<IHHQQ2xH")
+"""What a record of packets begins with, up to the id of the first of them."""
+
+MANY = 1 << INDEX_BITS
+"""More packets than a record has."""
+
 HEARD_AHEAD = OF_SHARDS - {KEYS}
 """Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
+
+
+def _name_of(call: int) -> HandlerCall:
+    """Return the name of what the note knows as `call`."""
+    return HandlerCall(call >> INDEX_BITS, call & INDEX_MASK)
 
 
 def no_coroutines() -> "Coroutines":
@@ -183,38 +195,114 @@ class Dispatcher:
         else:
             self._run(chunk)
 
-    def _run(self, chunk: InboundChunk) -> None:
+    def _run(self, chunk: InboundChunk, packets_max: int = MANY) -> None:
+        """Handle the records of `chunk`, of packets at most `packets_max` of a record.
+
+        Nearly everything that happens in a worker happens in this loop, so it is in one piece, and
+        what it uses is bound once for a chunk.
+        """
         data = bytes(chunk.records)
         offset, end = 0, len(data)
+        last = end - PACKETS_RECORD.size
         position = chunk.first_position
-        outbox, now = self._outbox, self.now
+        # A successor goes on inside the record: what is done keeps its place in the commit.
+        index = self._packet_index if self._position == position else 0
+        sessions, unpack = self.sessions, PACKETS_RECORD.unpack_from
+        handlers, any_handler = self._app.packet_handlers, self._app.any_handler
+        outbox, now, publish_bytes = self._outbox, self.now, self.publish_bytes
+        note_words = self._note_words
+        known_id, handler = -1, None
+        packets: Iterable[tuple[int, bytes]]
         self._note.begin()
         while offset < end:
-            length, kind, _, session_id = RECORD.unpack_from(data, offset)
-            start, offset = offset + RECORD_BYTES, offset + length
-            if kind == PACKETS:
-                self._packets(session_id, data, start, offset, position)
-            elif kind == OPENED:
-                self._opened(session_id, data[start:offset])
-            elif kind == CLOSED:
-                self._event(session_id, kind, data[start:offset])
-            elif kind == BOUND:
-                self._bound(session_id, data[start:offset])
-            elif kind == JOINED:
-                self._event(session_id, kind, data[start:offset])
-            elif kind in (SEND_BLOCKED, SEND_READY):
-                self._send_state(session_id, kind)
-            elif kind in OF_SHARDS:
-                self._from_shard(kind, data[start:offset])
+            if offset <= last:
+                length, kind, count, session_id, sequence, packet_id = unpack(data, offset)
             else:
-                logger.error("inbound record %d is of unknown kind %d", position, kind)
+                length, kind, _, session_id = RECORD.unpack_from(data, offset)
+            session = sessions.get(session_id)
+            if kind != PACKETS or session is None:
+                if kind != PACKETS:
+                    payload = data[offset + RECORD_BYTES : offset + length]
+                    self._record(position, kind, session_id, payload)
+                offset += length
+                position += 1
+                self._position, self._packet_index = position, 0
+                if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                    self._between_packets()
+                index = 0
+                continue
+            start, offset = offset + PACKETS_OVERHEAD, offset + length
+            if count == 1:
+                packets = ((packet_id, data[start + HEADER_BYTES : offset]),)
+            else:
+                packets = split_packets(data, start, offset)
+            call = position << INDEX_BITS
+            if index or packets_max < count:
+                packets = islice(packets, index, packets_max)
+                call, sequence, index = call + index, sequence + index, 0
+            while True:
+                if session.is_busy:
+                    packets, deferred = self._defer_packets(session, packets, call, sequence, count)
+                    call, sequence = call + deferred, sequence + deferred
+                for packet_id, payload in packets:
+                    result = None
+                    if session.is_open:
+                        session.sequence = sequence
+                        note_words[CALL] = call
+                        if packet_id != known_id:
+                            known_id, handler = packet_id, handlers.get(packet_id)
+                        outbox.call_start = mark = outbox.num_bytes
+                        try:
+                            if handler is not None:
+                                result = handler(session, payload)
+                            elif any_handler is not None:
+                                result = any_handler(session, packet_id, payload)
+                            else:
+                                self.calls.unhandled_packets += 1
+                        except Exception as error:
+                            self.calls.failed(session, packet_id, error, mark)
+                        if result is not None:
+                            inbound = self._inbound_packet(call, packet_id, payload, sequence)
+                            self._begin_here(session, inbound, result, mark, packet_id)
+                    call += 1
+                    sequence += 1
+                    if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                        self._done_to(call, count)
+                        self._between_packets()
+                    elif result is None:
+                        continue
+                    if session.is_busy:
+                        break
+                else:
+                    break
+                if count == 1:
+                    break
             position += 1
             self._position = position
             self._packet_index = 0
-            if now() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
-                self._between_packets()
         # What is left by a handler that ends the process stays: it was in hand.
         self._note.clear()
+
+    def _done_to(self, call: int, count: int) -> None:
+        """`call` is the next one of a record of `count` packets."""
+        self._position, self._packet_index = call >> INDEX_BITS, call & INDEX_MASK
+        if self._packet_index == count:
+            self._position, self._packet_index = self._position + 1, 0
+
+    def _record(self, position: int, kind: int, session_id: int, payload: bytes) -> None:
+        """Handle a record that is not of packets."""
+        if kind == OPENED:
+            self._opened(session_id, payload)
+        elif kind in (CLOSED, JOINED):
+            self._event(session_id, kind, payload)
+        elif kind == BOUND:
+            self._bound(session_id, payload)
+        elif kind in (SEND_BLOCKED, SEND_READY):
+            self._send_state(session_id, kind)
+        elif kind in OF_SHARDS:
+            self._from_shard(kind, payload)
+        else:
+            logger.error("inbound record %d is of unknown kind %d", position, kind)
 
     def _redeliver(self, chunk: InboundChunk) -> None:
         """Handle `chunk` with its sessions told of the records that were delivered before."""
@@ -233,64 +321,6 @@ class Dispatcher:
                     session.redelivered = False
         if new is not None:
             self._run(new)
-
-    def _packets(self, session_id: int, data: bytes, start: int, end: int, position: int) -> None:
-        session = self.sessions.get(session_id)
-        first_sequence: int = SEQUENCE.unpack_from(data, start)[0]
-        offset = start + SEQUENCE_BYTES
-        if session is None:
-            return
-        handlers = self._app.packet_handlers
-        any_handler = self._app.any_handler
-        outbox, entries, now = self._outbox, self._outbox.entries, self.now
-        note_words, first_call = self._note_words, position << INDEX_BITS
-        index = 0
-        if self._position == position:
-            # A successor goes on inside the record: what is done keeps its place in the commit.
-            while index < self._packet_index:
-                offset += data[offset] | data[offset + 1] << 8
-                index += 1
-        is_busy = session.is_busy
-        while offset < end:
-            if is_busy:
-                index, offset = self._defer_packets(
-                    session, data, offset, end, HandlerCall(position, index), first_sequence + index
-                )
-            else:
-                size = data[offset] | data[offset + 1] << 8
-                packet_id = data[offset + 2] | data[offset + 3] << 8
-                if session.is_open:
-                    session.sequence = first_sequence + index
-                    note_words[CALL] = first_call + index
-                    handler = handlers.get(packet_id)
-                    entry_count = len(entries)
-                    outbox.call_start = num_bytes = outbox.num_bytes
-                    result = None
-                    try:
-                        if handler is not None:
-                            result = handler(session, data[offset + 4 : offset + size])
-                        elif any_handler is not None:
-                            result = any_handler(
-                                session, packet_id, data[offset + 4 : offset + size]
-                            )
-                        else:
-                            self.calls.unhandled_packets += 1
-                    except Exception as error:
-                        self.calls.failed(session, packet_id, error, (entry_count, num_bytes))
-                    if result is not None:
-                        inbound = self._inbound(
-                            PACKETS, position, index, data[offset : offset + size], session
-                        )
-                        is_busy = self._begin_here(
-                            session, inbound, result, (entry_count, num_bytes), packet_id
-                        )
-                offset += size
-                index += 1
-            if offset < end:
-                self._packet_index = index
-                if now() >= self.publish_at or outbox.num_bytes >= self.publish_bytes:
-                    self._between_packets()
-                    is_busy = session.is_busy
 
     def _opened(self, session_id: int, address: bytes) -> None:
         self._make_session(session_id, address.decode())
@@ -475,30 +505,44 @@ class Dispatcher:
         return True
 
     def _defer_packets(
-        self, session: Session, data: bytes, offset: int, end: int, name: HandlerCall, sequence: int
-    ) -> tuple[int, int]:
-        """Have packets from `name` on wait, until there are too many; return where to go on."""
+        self,
+        session: Session,
+        packets: Iterable[tuple[int, bytes]],
+        call: int,
+        sequence: int,
+        count: int,
+    ) -> tuple[Iterator[tuple[int, bytes]], int]:
+        """Have packets of a session that is busy wait behind what it has in progress.
+
+        Those from `call` on of a record that has `count`. Returns those that are left because it is
+        busy no more, and how many wait.
+        """
         coroutines = self.coroutines
         assert coroutines is not None
-        first = index = name.packet_index
-        while offset < end:
-            size = data[offset] | data[offset + 1] << 8
-            coroutines.wait_behind(
-                session,
-                InboundCall(
-                    HandlerCall(name.position, index),
-                    PACKETS,
-                    data[offset : offset + size],
-                    sequence + index - first,
-                    self._redelivering,
-                ),
-            )
-            offset += size
-            index += 1
-            if coroutines.is_full:
-                break
-        self._add_defer(session.id, name, index - first)
-        return index, offset
+        rest = list(packets)
+        deferred = 0
+        while session.is_busy and deferred < len(rest):
+            first = deferred
+            while True:
+                packet_id, payload = rest[deferred]
+                inbound = self._inbound_packet(
+                    call + deferred, packet_id, payload, sequence + deferred
+                )
+                coroutines.wait_behind(session, inbound)
+                deferred += 1
+                if coroutines.is_full or deferred == len(rest):
+                    break
+            self._add_defer(session.id, _name_of(call + first), deferred - first)
+            if self.now() >= self.publish_at or self._outbox.num_bytes >= self.publish_bytes:
+                self._done_to(call + deferred, count)
+                self._between_packets()
+        return iter(rest[deferred:]), deferred
+
+    def _inbound_packet(
+        self, call: int, packet_id: int, payload: bytes, sequence: int
+    ) -> InboundCall:
+        packet = make_packet(packet_id, payload)
+        return InboundCall(_name_of(call), PACKETS, packet, sequence, self._redelivering)
 
     def _add_defer(self, session_id: int, name: HandlerCall, count: int) -> None:
         payload = DEFERRED.pack(name.position, name.packet_index, count)

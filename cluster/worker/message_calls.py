@@ -126,9 +126,9 @@ class MessageCalls:
             result = await coroutine
         except Exception as error:
             # The step in hand is taken back here, so that the failure can be told behind it.
-            answer = self._raised(message, error, self._outbox.marked, what)
+            answer = self._raised(message, error, self._outbox.call_start, what)
         else:
-            answer = self._answer(message, result, self._outbox.marked)
+            answer = self._answer(message, result, self._outbox.call_start)
         if answer is not None:
             await answer
 

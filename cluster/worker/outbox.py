@@ -1,11 +1,12 @@
 """What handlers have sent and nobody has published yet: a log of outputs, in order.
 
-Outputs of one handler call can be taken back as a whole, because a call that raises must leave
-nothing behind. When the log is published, all that follows one another for one session becomes
-one record, and so does what follows one another for one group; the order between one session's
-packets, its end, and what is for many is kept. Of what was
-saved for a session only the last is written: it counts as of the commit of the batch, wherever in
-it it stands. So do calls that are deferred or done, which stand at its end.
+Sends to one session that follow one another are one entry of the log, a run. Outputs of one
+handler call can be taken back as a whole, because a call that raises must leave nothing behind.
+When the log is published, all that follows one another for one session becomes one record, and so
+does what follows one another for one group; the order between one session's packets, its end, and
+what is for many is kept. Of what was saved for a session only the last is written: it counts as of
+the commit of the batch, wherever in it it stands. So do calls that are deferred or done, which
+stand at its end.
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ from cluster.shared.records import (
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
 
-Mark = tuple[int, int]
+Mark = int
+"""How many bytes there were."""
 
 _FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, KICK_USER, BIND})
 """Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
@@ -46,26 +48,39 @@ class Outbox:
     __slots__ = (
         "_has_others",
         "call_start",
-        "entries",
-        "marked",
         "max_batch_bytes",
         "num_bytes",
         "replaced",
+        "run",
+        "runs",
+        "sender",
     )
 
     def __init__(self, max_batch_bytes: int) -> None:
         """Take at most `max_batch_bytes` of one handler call, whatever was put out before it."""
         self.max_batch_bytes = max_batch_bytes
-        self.entries: list[tuple[int, int, bytes]] = []
-        """(kind, session, payload)"""
+        self.runs: list[tuple[int, int, list[bytes]]] = []
+        """(kind, session, payloads); of sends any number, of anything else one"""
+        self.sender: object = None
+        """Whose sends the last run is of, if it may go on."""
+        self.run: list[bytes] = []
+        """The payloads of that run."""
         self.num_bytes = 0
-        self.call_start = 0
+        """Of all payloads, and for each the header of a record."""
+        self.call_start: Mark = 0
         """How many bytes there were when the handler call that runs now began."""
-        self.marked: Mark = (0, 0)
-        """Where what runs now began, if it began with `mark`."""
         self.replaced: list[Any] = []
         """For each save, unbind and leave among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
+
+    @property
+    def entries(self) -> list[tuple[int, int, bytes]]:
+        """All outputs, one by one: kind, session, payload."""
+        return [
+            (kind, session, payload)
+            for kind, session, payloads in self.runs
+            for payload in payloads
+        ]
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
         """Append one output; OutputTooLarge, and it is not taken, when it is too much."""
@@ -75,13 +90,15 @@ class Outbox:
         self.num_bytes = num_bytes
         if kind != SEND:
             self._has_others = True
-        self.entries.append((kind, session, payload))
+        self.sender = None
+        self.runs.append((kind, session, [payload]))
 
     def add_commit(self, kind: int, session: int, payload: bytes) -> None:
         """Append what a handler call commits beside its output; a few bytes, always taken."""
         self.num_bytes += len(payload) + RECORD_BYTES
         self._has_others = True
-        self.entries.append((kind, session, payload))
+        self.sender = None
+        self.runs.append((kind, session, [payload]))
 
     def check_call(self, num_bytes: int) -> None:
         """Raise OutputTooLarge if the call has put out too much when `num_bytes` wait in all."""
@@ -95,44 +112,53 @@ class Outbox:
     def mark(self) -> Mark:
         """Begin a handler call; return what `take_back` needs to undo everything from here on."""
         self.call_start = self.num_bytes
-        self.marked = len(self.entries), self.num_bytes
-        return self.marked
+        return self.num_bytes
 
     def take_back(self, mark: Mark) -> list[tuple[int, int, bytes]]:
         """Drop all that was added since `mark`, and return it."""
-        dropped = self.entries[mark[0] :]
-        del self.entries[mark[0] :]
-        self.num_bytes = mark[1]
+        dropped = []
+        while self.num_bytes > mark:
+            kind, session, payloads = self.runs[-1]
+            payload = payloads.pop()
+            if not payloads:
+                self.runs.pop()
+                self.sender = None
+            self.num_bytes -= len(payload) + RECORD_BYTES
+            dropped.append((kind, session, payload))
+        dropped.reverse()
         return dropped
 
     def records(self) -> list[bytes]:
         """Return the records of everything in the log, which stays as it is."""
         pack = RECORD.pack
-        sessions = {entry[1] for entry in self.entries}
-        if len(sessions) == len(self.entries) and not self._has_others:
-            # One reply for each session, as most batches are: there is nothing to join.
+        runs = self.runs
+        if not self._has_others and len({run[1] for run in runs}) == len(runs):
+            # One run for each session, as most batches are: there is nothing to join.
             return [
                 pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload
-                for _, session, payload in self.entries
+                for _, session, payloads in runs
+                for payload in (payloads[0] if len(payloads) == 1 else b"".join(payloads),)
             ]
         records: list[bytes] = []
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
         run = _PublishRun(records)
         commits: list[bytes] = []
-        for kind, session, payload in self.entries:
+        for kind, session, payloads in runs:
+            if kind == SEND:
+                run.close()
+                parts = joined.get(session)
+                if parts is None:
+                    joined[session] = payloads.copy()
+                else:
+                    parts += payloads
+                continue
+            payload = payloads[0]
             if kind == PUBLISH:
                 _close_all(records, joined)
                 run.add(session, payload)
                 continue
             run.close()
-            if kind == SEND:
-                parts = joined.get(session)
-                if parts is None:
-                    joined[session] = [payload]
-                else:
-                    parts.append(payload)
-                continue
             if kind == SAVE:
                 saves[session] = payload
                 continue
@@ -153,7 +179,8 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget everything: it has been published."""
-        self.entries.clear()
+        self.runs.clear()
+        self.sender = None
         self.replaced.clear()
         self.num_bytes = self.call_start = 0
         self._has_others = False

@@ -113,7 +113,7 @@ class Session:
         OutputTooLarge when this handler call has put out more than `lane.max_batch_bytes`. Sending
         to a session that has ended does nothing.
         """
-        payload = message if message.__class__ is bytes else self._encode(message)
+        payload = message if type(message) is bytes else self._encode(message)
         size = len(payload)
         if size > self._max_payload_bytes:
             raise ValueError(
@@ -125,14 +125,18 @@ class Session:
         except StructError:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535") from None
         if self.is_open:
-            packet = header + payload
             # `Outbox.add`, written out: nearly every packet is answered by one send.
             outbox = self._outbox
             num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
             if num_bytes > outbox.max_batch_bytes:
                 outbox.check_call(num_bytes)
             outbox.num_bytes = num_bytes
-            outbox.entries.append((SEND, self.id, packet))
+            if outbox.sender is self:
+                outbox.run.append(header + payload)
+            else:
+                outbox.sender = self
+                outbox.run = run = [header + payload]
+                outbox.runs.append((SEND, self.id, run))
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:
         """End the session in good order, after all that was sent to it. Works once.

@@ -315,7 +315,7 @@ class Worker:
         try:
             self.end()
         except _StoppedWithoutRoom:
-            what = "output" if self._outbox.entries else "a commit"
+            what = "output" if self._outbox.runs else "a commit"
             logger.info("stopped with %s for which the lane has no room", what)
 
     @property
@@ -433,7 +433,7 @@ class Worker:
         with _no_collections():
             for session in grant.sessions:
                 dispatcher.resume(session, session.id in opening)
-                if self._outbox.entries or self._now() >= dispatcher.publish_at:
+                if self._outbox.runs or self._now() >= dispatcher.publish_at:
                     self._publish_if_due()
             self._take_over_deferred()
 
@@ -605,7 +605,7 @@ class Worker:
         """Publish output and commit as one; wait, alive, until there is room."""
         commit = self._dispatcher.commit
         outbox = self._outbox
-        if commit == self._published and not outbox.entries and not is_first:
+        if commit == self._published and not outbox.runs and not is_first:
             self._beat()
             return
         records = [] if is_first else outbox.records()

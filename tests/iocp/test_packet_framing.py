@@ -14,6 +14,7 @@ from cluster.iocp.packet_framing import (
     Scan,
     iter_packets,
     make_packet,
+    split_packets,
 )
 
 packets = st.lists(
@@ -107,6 +108,31 @@ def test_views_are_framed_like_bytes_and_not_copied(sent: list[bytes]):
     found = list(iter_packets(view[: scan.num_bytes]))
     assert all(isinstance(packet, memoryview) for packet in found)
     assert [bytes(packet) for packet in found] == sent
+
+
+contents = st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=3))
+
+
+@given(
+    st.lists(contents, min_size=1, max_size=12)
+    | st.builds(lambda one, count: [one] * count, contents, st.integers(1, 300)),
+    st.binary(max_size=20),
+    st.binary(max_size=20),
+)
+def test_packets_of_any_sizes_are_split_into_ids_and_payloads(
+    sent: list[tuple[int, bytes]], before: bytes, behind: bytes
+):
+    data = b"".join(make_packet(packet_id, payload) for packet_id, payload in sent)
+    start = len(before)
+    assert list(split_packets(before + data + behind, start, start + len(data))) == sent
+
+
+def test_a_payload_that_looks_like_headers_is_a_payload():
+    # Where packets of the first one's size would begin, all but one say that they are.
+    sent = [(1, b"ab"), (2, b"cd" + make_packet(3, b"ef") * 2), *[(4, b"gh")] * 3]
+    data = b"".join(make_packet(packet_id, payload) for packet_id, payload in sent)
+    assert len(data) % 6 == 0
+    assert list(split_packets(data, 0, len(data))) == sent
 
 
 @pytest.mark.parametrize("max_packet_bytes", [-1, 0, HEADER_BYTES - 1, PACKET_BYTES_MAX + 1])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.iocp.packet_framing import make_packet
 from cluster.shared.records import (
     BIND,
     BROADCAST,
@@ -19,6 +20,7 @@ from cluster.shared.records import (
     make_record,
 )
 from cluster.worker.outbox import Outbox, OutputTooLarge
+from cluster.worker.session import Session
 
 SESSIONS = (1, 2, 3)
 
@@ -110,11 +112,45 @@ def test_records_leaves_the_log_as_it_is_until_it_is_cleared():
     assert outbox.records() == outbox.records()
     outbox.add(SEND, 1, b"b")
     assert outbox.records() == [make_record(SEND, 1, b"ab")]
-    entries = outbox.entries
     outbox.clear()
-    assert outbox.records() == []
+    assert outbox.records() == outbox.entries == []
     assert outbox.num_bytes == 0
-    assert outbox.entries is entries  # the dispatcher holds on to it
+
+
+def test_sends_of_a_session_that_follow_one_another_are_one_run_until_something_comes_between():
+    outbox = Outbox(1_000)
+    one, other = (Session(number, "", outbox, 100) for number in (1, 2))
+    for session in (one, one, other, one, one):
+        session.send(1)
+    one.save(b"")
+    one.send(2)
+    assert [(kind, number, len(run)) for kind, number, run in outbox.runs] == [
+        (SEND, 1, 2),
+        (SEND, 2, 1),
+        (SEND, 1, 2),
+        (SAVE, 1, 1),
+        (SEND, 1, 1),
+    ]
+    assert outbox.records()[:2] == [
+        make_record(SEND, 1, make_packet(1, b"") * 4 + make_packet(2, b"")),
+        make_record(SEND, 2, make_packet(1, b"")),
+    ]
+
+
+def test_a_run_goes_on_behind_a_publish_and_behind_what_was_taken_back_as_if_it_were_new():
+    outbox = Outbox(1_000)
+    session = Session(1, "", outbox, 100)
+    session.send(1)
+    mark = outbox.mark()
+    session.send(2)
+    session.save(b"")
+    session.send(3)
+    outbox.take_back(mark)
+    session.send(4)
+    assert outbox.entries == [(SEND, 1, make_packet(1, b"")), (SEND, 1, make_packet(4, b""))]
+    outbox.clear()
+    session.send(5)
+    assert outbox.records() == [make_record(SEND, 1, make_packet(5, b""))]
 
 
 def test_what_is_taken_back_was_never_there():
@@ -186,6 +222,7 @@ def seen_by_clients(entries: list[tuple[int, int, bytes]]) -> dict[int, list[byt
 @given(OUTPUTS)
 def test_every_client_sees_what_was_put_out_in_that_order(outputs: list[tuple[int, int, bytes]]):
     outbox = Outbox(1 << 20)
+    sessions = {number: Session(number, "", outbox, 100) for number in SESSIONS}
     model: list[tuple[int, int, bytes]] = []
     marks = [outbox.mark()]
     for kind, session, payload in outputs:
@@ -193,6 +230,10 @@ def test_every_client_sees_what_was_put_out_in_that_order(outputs: list[tuple[in
             keep = max(0, len(model) - session)
             outbox.take_back(marks[keep])
             del model[keep:], marks[keep + 1 :]
+        elif kind == SEND:
+            sessions[session].send(1, payload)
+            model.append((SEND, session, make_packet(1, payload)))
+            marks.append(outbox.mark())
         else:
             outbox.add(kind, session, payload)
             model.append((kind, session, payload))
