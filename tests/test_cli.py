@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from cluster import cli
+from cluster.cli import commands
 from cluster.iocp import NetAddress
 from cluster.shared.config import Config
 from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
@@ -60,7 +60,7 @@ class Called:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(cli.app, list(arguments))
+    return CliRunner().invoke(commands.app, list(arguments))
 
 
 def run_process(*arguments: str, timeout_s: float = 30.0) -> "subprocess.CompletedProcess[str]":
@@ -245,7 +245,7 @@ def test_gateway_keeps_away_from_the_configuration_of_one_that_runs(
 ):
     run_gateway = Called()
     monkeypatch.setattr("cluster.gateway.process.run_gateway", run_gateway)
-    monkeypatch.setattr(cli, "GATEWAY_GONE_WAIT_S", 0.0)
+    monkeypatch.setattr(commands, "GATEWAY_GONE_WAIT_S", 0.0)
     directory = RunDirectory(tmp_path)
     directory.write_config(Config())
     with directory.lock("gateway"):

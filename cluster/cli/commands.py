@@ -6,158 +6,44 @@ wrong ends in one line on stderr and exit code 2.
 """
 
 import os
-import sys
-from collections.abc import Callable, Sequence
-from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
+
+from cluster.cli.errors import EXIT_NOTHING_RUNS, EXIT_WRONG, Commands, told_in_one_line
+from cluster.cli.options import (
+    AppOption,
+    ConfigOption,
+    Driver,
+    DriverOption,
+    Lane,
+    LaneOption,
+    ListenOption,
+    NodeIdOption,
+    ReloadDirOption,
+    RequiredRunDir,
+    RunDirOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
     from cluster.shared.dead_letters import DeadLetter
-    from cluster.shared.messages import InHand, MembershipStatus, NodeStatus, WorkerStatus
 
 __all__ = ["app", "main"]
-
-EXIT_ABORTED = 1
-EXIT_WRONG = 2
-EXIT_NOTHING_RUNS = 4
 
 GATEWAY_GONE_WAIT_S = 3.0
 """A gateway whose supervisor was killed is gone within this time."""
 
-P = ParamSpec("P")
-
-_USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
-"""What typer raises for a command line that it does not take; its own click has no public name."""
-
-
-class _Commands(TyperGroup):
-    """The commands; a command line that is wrong is told in one line, too."""
-
-    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
-        arguments = sys.argv[1:] if args is None else list(args)
-        try:
-            exit_code = super().main(arguments, *more, **{**extra, "standalone_mode": False})
-        except _USAGE_ERROR as error:
-            typer.echo(_usage_line(error, arguments), err=True)
-            sys.exit(EXIT_WRONG)
-        except typer.Abort:
-            sys.exit(EXIT_ABORTED)
-        sys.exit(exit_code or 0)
-
-
-def _usage_line(error: Any, arguments: list[str]) -> str:
-    """Return what is wrong with the command line, with the value, and where to read more."""
-    message: str = error.format_message().strip()
-    if "\n" in message:
-        return message  # the help, which `cluster` alone is answered with
-    message = message.rstrip(".")
-    names: Sequence[str] = getattr(getattr(error, "param", None), "opts", ())
-    value = _value_given(arguments, names)
-    if value is not None and message.startswith("Invalid value"):
-        reason = message.partition(": ")[2].removeprefix("Value error, ")
-        if repr(value) not in reason:
-            reason = f"{value!r}: {reason[:1].lower()}{reason[1:]}"
-        message = f"{names[0]}: {reason}"
-    return f"cluster: {message}; see {error.ctx.command_path if error.ctx else 'cluster'} --help"
-
-
-def _value_given(arguments: list[str], names: Sequence[str]) -> str | None:
-    """Return the value that was given to an option last, None where there is none."""
-    given = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        name, is_joined, value = argument.partition("=")
-        if name in names:
-            given = value if is_joined else following
-    return given
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Holds many TCP sessions in one process and runs an application behind them in others.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Driver(StrEnum):
-    """Completion drivers to choose from."""
-
-    AUTO = "auto"
-    IOCP = "iocp"
-    IO_URING = "io_uring"
-    READINESS = "readiness"
-
-
-class Lane(StrEnum):
-    """Lanes to choose from."""
-
-    AUTO = "auto"
-    SHM = "shm"
-    ZMQ = "zmq"
-
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Read the configuration from FILE.")
-]
-ListenOption = Annotated[
-    str | None,
-    typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0: any free."),
-]
-NodeIdOption = Annotated[
-    int | None, typer.Option("--node-id", metavar="N", help="The node's number in its cluster.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Number of worker processes.")
-]
-AppOption = Annotated[
-    str | None,
-    typer.Option("--app", metavar="MODULE:NAME", help="The application; without it, an echo."),
-]
-DriverOption = Annotated[Driver | None, typer.Option("--driver", help="The completion driver.")]
-LaneOption = Annotated[Lane | None, typer.Option("--lane", help="What connects the processes.")]
-RunDirOption = Annotated[
-    str | None,
-    typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet."),
-]
-ReloadDirOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--reload-dir",
-        metavar="DIR",
-        help="With --reload: watch DIR and what is below it, and nothing else; may be repeated. "
-        "Without: the current directory, and where the application's module is.",
-    ),
-]
-RequiredRunDir = Annotated[
-    str, typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet.")
-]
-
-
-def _told_in_one_line(command: Callable[P, int]) -> Callable[P, None]:
-    """Exit with what `command` returns, or with one line and code 2 for an expected error."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from cluster.shared.config import ConfigError
-        from cluster.shared.messages import ProtocolError
-        from cluster.shared.run_directory import RunDirectoryError
-
-        try:
-            exit_code = command(*args, **kwargs)
-        except (ConfigError, ProtocolError, RunDirectoryError, OSError) as error:
-            typer.echo(f"cluster: {error}", err=True)
-            exit_code = EXIT_WRONG
-        raise typer.Exit(exit_code)
-
-    return run
 
 
 def _show_version(is_wanted: bool) -> None:
@@ -182,7 +68,7 @@ def _cluster(
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def up(
     config: ConfigOption = None,
     listen: ListenOption = None,
@@ -244,7 +130,7 @@ def _up_nodes(config: "Config", path: Path, nodes: int, watched: list[Path]) -> 
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def gateway(
     run_dir: RequiredRunDir,
     config: ConfigOption = None,
@@ -272,7 +158,7 @@ def gateway(
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def worker(
     shard: Annotated[int, typer.Option("--shard", metavar="N", min=0, help="Which shard, from 0.")],
     run_dir: Annotated[
@@ -337,7 +223,7 @@ def _check_local_worker(run_dir: str | None, keys: Path | None, app: str | None)
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def keys(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are put.")],
     workers: Annotated[
@@ -372,7 +258,7 @@ def keys(
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def status(
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
@@ -394,12 +280,14 @@ def status(
 
         typer.echo(msgspec.json.encode(node).decode())
     else:
-        _print_table(node)
+        from cluster.cli.status_table import print_table
+
+        print_table(node)
     return 0
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def dead_letters(
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
@@ -412,6 +300,7 @@ def dead_letters(
     ] = None,
 ) -> int:
     """List what was set aside in DIR because workers died of it, oldest first."""
+    from cluster.cli.dead_letter_lines import dead_letter_line
     from cluster.shared.dead_letters import read_dead_letters
     from cluster.shared.run_directory import RunDirectory
 
@@ -420,14 +309,14 @@ def dead_letters(
     if payload is not None:
         return _write_payload([letter for _, letter in letters], payload)
     for number, (line, letter) in enumerate(letters, start=1):
-        typer.echo(line if as_json else _dead_letter_line(number, letter))
+        typer.echo(line if as_json else dead_letter_line(number, letter))
     if not letters and not as_json:
         typer.echo(f"cluster: no dead letters in {run_directory.path}", err=True)
     return 0
 
 
 @app.command()
-@_told_in_one_line
+@told_in_one_line
 def bots(
     connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="The node.")],
     sessions: Annotated[
@@ -510,83 +399,6 @@ def _watched_directories(app: str | None, reload: bool, asked_for: list[Path]) -
     from cluster.supervisor.reload_directories import choose_reload_directories
 
     return choose_reload_directories(app, asked_for)
-
-
-def _print_table(node: "NodeStatus") -> None:
-    """Print the status of a node for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    gateway = node.gateway
-    console = Console(highlight=False)
-    console.print(f"node {node.node}, epoch {node.epoch}")
-    console.print(
-        f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
-    )
-    if gateway.remote_listen:
-        console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
-    table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
-    for worker in node.workers:
-        row = (worker.shard, _where(worker), worker.state, worker.restarts, worker.lane)
-        table.add_row(*map(str, row), _in_hand(worker.in_hand))
-    console.print(table)
-    console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
-    if node.membership is not None:
-        console.print(_membership_line(node.membership), soft_wrap=True)
-    for link in node.links:
-        waiting = f", {link.waiting_records} records wait" if link.waiting_records else ""
-        why = f": {link.reason}" if link.reason else ""
-        console.print(
-            f"link to node {link.node} at {link.address}: {link.state}{waiting}{why}",
-            soft_wrap=True,
-        )
-    for name, number in sorted(node.counters.items()):
-        console.print(f"{name} {number}")
-
-
-def _membership_line(membership: "MembershipStatus") -> str:
-    line = f"membership {membership.source}: {membership.state}"
-    if membership.lease_left_s is not None:
-        line += f", {membership.lease_left_s:.1f} s of its lease left"
-    if membership.heard_s_ago is not None:
-        line += f", heard from the store {membership.heard_s_ago:.1f} s ago"
-    members = ", ".join(map(str, membership.members)) or "-"
-    why = f": {membership.reason}" if membership.reason else ""
-    return f"{line}; members {members}{why}"
-
-
-def _shown(pid: int | None) -> str:
-    return "-" if pid is None else str(pid)
-
-
-def _where(worker: "WorkerStatus") -> str:
-    remote = worker.remote
-    if not remote:
-        return _shown(worker.pid)
-    where = "elsewhere" if remote.key is None else f"{remote.key} at {remote.address}"
-    return f"{_shown(worker.pid)} ({where})"
-
-
-def _in_hand(in_hand: "InHand | None") -> str:
-    if in_hand is None:
-        return "-"
-    if not in_hand.session:
-        return f"a message of a shard for {in_hand.for_s:.1f} s"
-    what = "an event" if in_hand.sequence is None else f"packet {in_hand.sequence}"
-    which = "" if in_hand.packet_id is None else f" (id {in_hand.packet_id})"
-    return f"{what}{which} of {in_hand.session:#x} for {in_hand.for_s:.1f} s"
-
-
-def _dead_letter_line(number: int, letter: "DeadLetter") -> str:
-    what = letter.kind
-    if letter.sequence is None and letter.payload is not None:
-        what = f"{letter.kind} ({len(letter.payload)} bytes)"
-    elif letter.payload is not None:
-        what = f"packet {letter.sequence} (id {letter.packet_id}, {len(letter.payload)} bytes)"
-    return (
-        f"{number} {letter.time} shard {letter.shard} session {letter.session:#x} "
-        f"{letter.address} {what}: {letter.deaths} deaths"
-    )
 
 
 def _write_payload(letters: "list[DeadLetter]", number: int) -> int:

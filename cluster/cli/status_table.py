@@ -1,0 +1,70 @@
+"""The status of a node, for people."""
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.shared.messages import InHand, MembershipStatus, NodeStatus, WorkerStatus
+
+__all__ = ["print_table"]
+
+
+def print_table(node: NodeStatus) -> None:
+    """Print the status of a node for people."""
+    gateway = node.gateway
+    console = Console(highlight=False)
+    console.print(f"node {node.node}, epoch {node.epoch}")
+    console.print(
+        f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
+    )
+    if gateway.remote_listen:
+        console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
+    table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
+    for worker in node.workers:
+        row = (worker.shard, _where(worker), worker.state, worker.restarts, worker.lane)
+        table.add_row(*map(str, row), _in_hand(worker.in_hand))
+    console.print(table)
+    console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
+    if node.membership is not None:
+        console.print(_membership_line(node.membership), soft_wrap=True)
+    for link in node.links:
+        waiting = f", {link.waiting_records} records wait" if link.waiting_records else ""
+        why = f": {link.reason}" if link.reason else ""
+        console.print(
+            f"link to node {link.node} at {link.address}: {link.state}{waiting}{why}",
+            soft_wrap=True,
+        )
+    for name, number in sorted(node.counters.items()):
+        console.print(f"{name} {number}")
+
+
+def _membership_line(membership: MembershipStatus) -> str:
+    line = f"membership {membership.source}: {membership.state}"
+    if membership.lease_left_s is not None:
+        line += f", {membership.lease_left_s:.1f} s of its lease left"
+    if membership.heard_s_ago is not None:
+        line += f", heard from the store {membership.heard_s_ago:.1f} s ago"
+    members = ", ".join(map(str, membership.members)) or "-"
+    why = f": {membership.reason}" if membership.reason else ""
+    return f"{line}; members {members}{why}"
+
+
+def _shown(pid: int | None) -> str:
+    return "-" if pid is None else str(pid)
+
+
+def _where(worker: WorkerStatus) -> str:
+    remote = worker.remote
+    if not remote:
+        return _shown(worker.pid)
+    where = "elsewhere" if remote.key is None else f"{remote.key} at {remote.address}"
+    return f"{_shown(worker.pid)} ({where})"
+
+
+def _in_hand(in_hand: InHand | None) -> str:
+    if in_hand is None:
+        return "-"
+    if not in_hand.session:
+        return f"a message of a shard for {in_hand.for_s:.1f} s"
+    what = "an event" if in_hand.sequence is None else f"packet {in_hand.sequence}"
+    which = "" if in_hand.packet_id is None else f" (id {in_hand.packet_id})"
+    return f"{what}{which} of {in_hand.session:#x} for {in_hand.for_s:.1f} s"
