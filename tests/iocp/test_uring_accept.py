@@ -1,11 +1,12 @@
-"""Accepts that fail: one of them each time, and the pool is filled again."""
+"""Accepts that fail: one of them each time, and the pool is filled again. And crowds."""
 
 import errno
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import pytest
 from cluster.iocp import IocpCore
 from cluster.iocp.iocp_event import AcceptEvent
 from cluster.iocp.socket_utils import accept_stream
-from tests.iocp.uring_port import MakeUringPort, UringPort, make_uring_ports, uring, uring_or_skip
+from tests.contract.driver_harness import WAIT_S, Owner, recv_a_reset
+from tests.iocp.uring_port import (
+    MakeUringPort,
+    UringPort,
+    make_uring_ports,
+    uring,
+    uring_or_skip,
+    uring_ring,
+)
 from tests.iocp.world import EchoSession, World
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +80,93 @@ def test_an_accept_that_finds_nobody_after_all_goes_on_waiting(
     port.wait_all()
     assert refusing.codes == []
     assert accept.error is None
+
+
+@pytest.fixture
+def crowd() -> Iterator[Callable[[Owner, int], list[socket.socket]]]:
+    """Connect so many clients to a listener; they wait in its backlog."""
+    with ExitStack() as stack:
+
+        def come(listener: Owner, count: int) -> list[socket.socket]:
+            address = listener.socket.local_address
+            return [
+                stack.enter_context(socket.create_connection((address.host, address.port)))
+                for _ in range(count)
+            ]
+
+        yield come
+
+
+def test_a_crowd_is_let_in_by_shares_and_others_have_their_turn_in_between(
+    port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
+) -> None:
+    _, server = port.pair()
+    listener = port.listen()
+    share = uring._ACCEPTS_PER_POLL
+    for _ in range(3 * share):
+        port.submit(listener, AcceptEvent())
+    clients = crowd(listener, 3 * share)
+    turns = []
+    while sum(turns) < len(clients):
+        event = port.post(server)
+        outcomes = port.turn(WAIT_S)
+        assert event in [outcome.event for outcome in outcomes]
+        turns.append(sum(isinstance(outcome.event, AcceptEvent) for outcome in outcomes))
+    assert max(turns) == share
+    assert all(outcome.error is None for outcome in listener.outcomes)
+
+
+def test_clients_that_found_no_accept_are_taken_by_the_next_one(
+    port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
+) -> None:
+    listener = port.listen()
+    clients = crowd(listener, 6)
+    accepts = [AcceptEvent() for _ in range(2)]
+    for pause in (0, 1, 3):  # whether it is submitted before or after the driver has looked again
+        for accept in accepts:
+            port.submit(listener, accept)
+        port.wait_all()
+        for _ in range(pause):
+            assert port.turn(0.01) == []
+    assert len(listener.outcomes) == len(clients)
+    late = port.submit(listener, AcceptEvent())
+    assert port.turn(0.05) == []
+    crowd(listener, 1)
+    assert port.wait(late).error is None
+
+
+def test_a_listener_closes_while_more_clients_wait_than_it_takes(
+    port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
+) -> None:
+    listener = port.listen()
+    accept = port.submit(listener, AcceptEvent())
+    clients = crowd(listener, 3)
+    port.wait(accept)
+    listener.close()
+    assert port.turn(0.05) == []
+    for client in clients[1:]:
+        recv_a_reset(client)
+
+
+def test_a_poll_that_fails_forgets_no_listener(
+    port: UringPort,
+    monkeypatch: pytest.MonkeyPatch,
+    crowd: Callable[[Owner, int], list[socket.socket]],
+) -> None:
+    def fail(wait_s: float) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    listener = port.listen()
+    count = uring._ACCEPTS_PER_POLL + 1
+    accepts = [port.submit(listener, AcceptEvent()) for _ in range(count)]
+    crowd(listener, count)
+    port.run_until(lambda: len(port.expected) == 1, "the first share")
+    with monkeypatch.context() as patch:
+        patch.setattr(uring_ring.Ring, "enter", lambda ring, wait_s: fail(wait_s))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+            port.turn(0)
+    port.wait_all()
+    assert all(accept.error is None for accept in accepts)
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EMFILE, errno.ENFILE])
