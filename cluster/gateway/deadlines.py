@@ -29,8 +29,8 @@ _TICK_S_MIN, _TICK_S_MAX = 0.01, 1.0
 
 _SLOTS = 256
 
-_LOOKS_MAX = 64
-"""Sessions that are looked at before others get their turn: at most a few ms, if all are ended."""
+_LOOKS_MAX = 16
+"""Sessions that are looked at before others get their turn: about 1 ms, if all are ended."""
 
 
 class Deadlines:
