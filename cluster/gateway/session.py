@@ -90,20 +90,21 @@ class GatewaySession(Session):
         shard = self.shard
         size_max = shard.max_packet_bytes
         end = len(data)
-        offset = count = 0
         bad_size = False
         if 4 <= end <= size_max and data[0] | data[1] << 8 == end:
-            offset, count = end, 1  # one packet, as most recvs are
-        # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
-        while end - offset >= 2:
-            size = data[offset] | data[offset + 1] << 8
-            if size < 4 or size > size_max:
-                bad_size = True
-                break
-            if size > end - offset:
-                break
-            offset += size
-            count += 1
+            offset, count = end, 1  # as most recvs are
+        else:
+            # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
+            offset = count = 0
+            while end - offset >= 2:
+                size = data[offset] | data[offset + 1] << 8
+                if size < 4 or size > size_max:
+                    bad_size = True
+                    break
+                if size > end - offset:
+                    break
+                offset += size
+                count += 1
         if count:
             if self.has_rates and not self.may_spend(count, offset):
                 return offset
