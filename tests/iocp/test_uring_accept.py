@@ -106,7 +106,7 @@ def test_a_crowd_is_let_in_by_shares_and_others_have_their_turn_in_between(
     for _ in range(3 * share):
         port.submit(listener, AcceptEvent())
     clients = crowd(listener, 3 * share)
-    turns = []
+    turns: list[int] = []
     while sum(turns) < len(clients):
         event = port.post(server)
         outcomes = port.turn(WAIT_S)

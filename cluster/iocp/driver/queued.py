@@ -28,15 +28,30 @@ __all__ = ["WAIT_MAX_S", "QueuedDriver", "fail_with", "let_go"]
 WAIT_MAX_S = 3600.0
 """Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
 
+_ENDS_PART = 8
+"""The part of a batch that ends of connections have, when there are more: 32 of 256 are 1 ms."""
+
 
 class QueuedDriver(ABC):
     """The part of `Driver` that knows queues and threads, and no system."""
 
-    __slots__ = ("_closed", "_foreign", "_is_shared", "_ready", "_sleeping", "_thread", "threads")
+    __slots__ = (
+        "_closed",
+        "_ends",
+        "_foreign",
+        "_is_shared",
+        "_ready",
+        "_sleeping",
+        "_thread",
+        "threads",
+    )
 
     def __init__(self, threads: int) -> None:
         """Make a driver that `threads` threads will poll, one at a time."""
         self._ready: deque[Completion] = deque()
+        self._ends: deque[Completion] = deque()
+        """Recvs that brought the end of their connection. An end costs as much as many packets, so
+        of a crowd that goes at once only some are in each batch, behind the packets of others."""
         self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
         self._thread = 0
         """The one thread that polls; 0 when there are several, and before the first poll."""
@@ -154,7 +169,7 @@ class QueuedDriver(ABC):
             self._thread = get_ident()
         if self._foreign:
             self._run_deferred()
-        if self._ready:
+        if self._ready or self._ends:
             return 0
         self._sleeping = True
         # Whoever queues from now on wakes us; look once more for what came before.
@@ -162,10 +177,16 @@ class QueuedDriver(ABC):
             return 0
         return WAIT_MAX_S if timeout is None or timeout > WAIT_MAX_S else timeout
 
+    def _room(self, limit: int) -> int:
+        """How many of `limit` completions may be others than ends."""
+        return limit - min(len(self._ends), max(1, limit // _ENDS_PART))
+
     def _hand_out(self, received: list[Completion], limit: int) -> list[Completion]:
-        """Return at most `limit` completions: those that wait, then `received`."""
+        """Return at most `limit` completions: those that wait, then `received`, then some ends."""
         if self._foreign:
             self._run_deferred()
+        if self._ends:
+            return self._hand_out_with_ends(received, limit)
         ready = self._ready
         if ready:
             ready += received
@@ -174,6 +195,17 @@ class QueuedDriver(ABC):
         for completion in received:
             completion[0].in_flight = False
         return received
+
+    def _hand_out_with_ends(self, received: list[Completion], limit: int) -> list[Completion]:
+        ready, ends = self._ready, self._ends
+        end_count = limit - self._room(limit)
+        ready += received
+        take, take_end = ready.popleft, ends.popleft
+        handed_out = [take() for _ in range(min(limit - end_count, len(ready)))]
+        handed_out += [take_end() for _ in range(end_count)]
+        for completion in handed_out:
+            completion[0].in_flight = False
+        return handed_out
 
     def _complete_failed(self, event: IocpEvent, code: int) -> None:
         event.fail(classify_os_error(code), code)
@@ -189,6 +221,8 @@ class QueuedDriver(ABC):
             action, event = self._foreign.popleft()
             if action != self._cancel:  # whoever has that one lets it go
                 let_go(event)
+        while self._ends:
+            let_go(self._ends.popleft()[0])
         while self._ready:  # one by one: another thread may be posting at this moment
             let_go(self._ready.popleft()[0])
 

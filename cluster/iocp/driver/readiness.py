@@ -333,13 +333,14 @@ class ReadinessDriver(QueuedDriver):
                     self._recv_failed(handle, event, error)
                     continue
                 num_bytes = len(data)
-                if num_bytes:
-                    event.data = data
-                else:
-                    _end(handle, event)
                 handle.more = num_bytes == RECV_BYTES_MAX
                 handle.recv = None
-                received.append((event, num_bytes))
+                if num_bytes:
+                    event.data = data
+                    received.append((event, num_bytes))
+                else:
+                    _end(handle, event)
+                    self._ends.append((event, 0))
         return self._hand_out(received, limit)
 
     def _take(self, handle: _Handle, mask: int) -> None:

@@ -34,6 +34,7 @@ from cluster.iocp.errors import (
     DriverUnavailableError,
     EventInFlightError,
     MisuseError,
+    classify_os_error,
 )
 from cluster.iocp.iocp_event import (
     AcceptEvent,
@@ -319,11 +320,12 @@ class UringDriver(QueuedDriver):
         handle.recv = None
         if handle.end is None:
             self._complete_cancelled(event)
-        elif handle.end:
-            self._complete_failed(event, handle.end)
+            return
+        if handle.end:
+            event.fail(classify_os_error(handle.end), handle.end)
         else:
             event.error = _EOF
-            self._ready.append((event, 0))
+        self._ends.append((event, 0))
 
     # -- sending and connecting --------------------------------------------------------------------
 
@@ -559,10 +561,9 @@ class UringDriver(QueuedDriver):
         received: list[Completion] = []
         used: list[int] = []
         find, memory = self._recvs.get, self._buffers.memory
-        left = limit
+        left = self._room(limit) if self._ends else limit
         for _ in range(_ENTERS_PER_POLL):
             cqes = ring.reap(left)
-            left -= len(cqes)
             for number, result, flags, buffer in cqes:
                 handle = find(number)
                 if handle is None or result <= 0:
@@ -585,6 +586,7 @@ class UringDriver(QueuedDriver):
                     event.data = data
                     received.append((event, result))
             if used:
+                left -= len(used)
                 self._buffers.give_back(used)
                 used.clear()
             if left <= 0 or not ring.has_more:

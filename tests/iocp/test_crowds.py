@@ -1,0 +1,110 @@
+"""A crowd of clients that goes at once: others have their turn while it is seen off.
+
+The drivers that make completions themselves, which Windows does for its own.
+"""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.iocp import Cause, IocpCore
+from cluster.iocp.driver.queued import QueuedDriver
+from cluster.iocp.iocp_event import RecvEvent
+from tests.contract.driver_harness import Outcome, Owner, Port
+from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
+from tests.iocp.world import EchoSession, World
+
+CROWD = 96
+LIMIT = 32
+ENDS_MAX = LIMIT // 8
+
+
+@pytest.fixture(params=[name for name in SOCKET_DRIVERS if name != "iocp"])
+def port(request: pytest.FixtureRequest) -> Iterator[Port]:
+    """A port on each of those drivers."""
+    driver = open_driver(request.param)
+    assert isinstance(driver, QueuedDriver)
+    yield Port(driver)
+    driver.close()
+
+
+def go(port: Port, count: int) -> list[RecvEvent]:
+    """Have `count` clients connect, be read, and go; return the recvs."""
+    listener = port.listen(backlog=count)
+    address = listener.socket.local_address
+    clients = [socket.create_connection((address.host, address.port)) for _ in range(count)]
+    recvs = [port.submit(port.accept(listener), RecvEvent()) for _ in range(count)]
+    port.turn(0.01)
+    for client in clients:
+        client.close()
+    listener.close()
+    return recvs
+
+
+def ends_in(outcomes: list[Outcome]) -> int:
+    return sum(outcome.error is Cause.EOF for outcome in outcomes)
+
+
+def test_a_packet_does_not_wait_for_all_who_go(port: Port) -> None:
+    client, server = port.pair()
+    port.send(client, b"before")
+    assert port.recv(server, 6) == b"before"
+    ends = go(port, CROWD)
+    recv = port.submit(server, RecvEvent())
+    port.send(client, b"behind them all")
+    turns = []
+    while recv in port.expected:
+        turns.append(ends_in(port.turn(1, LIMIT)))
+        assert turns[-1] <= ENDS_MAX
+    assert sum(turns) < CROWD / 2
+    while any(end in port.expected for end in ends):
+        assert ends_in(port.turn(1, LIMIT)) <= ENDS_MAX
+    assert all(end.error is Cause.EOF for end in ends)
+
+
+def test_who_goes_does_not_wait_until_nobody_else_has_anything(port: Port) -> None:
+    busy = Owner()
+    posts = [port.post(busy) for _ in range(2 * LIMIT)]
+    ends = go(port, CROWD)
+    for _ in range(CROWD + 10 * LIMIT):
+        for post in posts:
+            if post not in port.expected:
+                port.post(busy, event=post)
+        port.turn(0, LIMIT)
+        if not any(end in port.expected for end in ends):
+            break
+    assert all(end.error is Cause.EOF for end in ends)
+
+
+def test_one_at_a_time_is_enough_for_all(port: Port) -> None:
+    busy = Owner()
+    ends = go(port, 5)
+    post = port.post(busy)
+    port.run_until(
+        lambda: [port.turn(0.01, limit=1)] and not {post, *ends} & port.expected.keys(), "all"
+    )
+
+
+def test_a_driver_that_closes_lets_go_of_ends_that_nobody_has_heard_of(port: Port) -> None:
+    ends = go(port, CROWD)
+    port.run_until(lambda: any(end not in port.expected for end in ends), "the first of them")
+    left = [end for end in ends if end in port.expected]
+    assert left
+    port.driver.close()
+    assert all(end.owner is None and not end.in_flight for end in left)
+
+
+@pytest.mark.parametrize("driver", [name for name in SOCKET_DRIVERS if name != "iocp"])
+def test_sessions_of_a_crowd_are_all_told_of_their_end(driver: str) -> None:
+    core = IocpCore(driver=open_driver(driver))
+    world = World(core)
+    service = world.server(EchoSession, max_session_count=CROWD)
+    address = service.listener.local_address
+    clients = [socket.create_connection((address.host, address.port)) for _ in range(CROWD)]
+    world.run_until(lambda: service.current_session_count == CROWD)
+    assert core.dispatch(0) == 0
+    for client in clients:
+        client.close()
+    world.run_until(lambda: service.current_session_count == 0)
+    core.close()
