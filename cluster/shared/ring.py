@@ -188,8 +188,8 @@ class RingReader(_Ring):
         if self._position % 8:
             raise RingViolation(f"the ring begins at {self._position}")
 
-    def read(self) -> memoryview | None:
-        """Return the next message, or None. It is valid until `free`; RingViolation."""
+    def read(self) -> bytes | None:
+        """Return the next message, copied, or None; RingViolation. Its room is kept till `free`."""
         while True:
             position = self._position
             if position == self._tail and not self._see_tail():
@@ -206,7 +206,7 @@ class RingReader(_Ring):
             if kind in (_MESSAGE, _FRAGMENT):
                 self.is_fragment = kind == _FRAGMENT
                 first = offset + _HEADER_BYTES
-                return data[first : first + length]
+                return data[first : first + length].tobytes()
             if kind != _PADDING or offset + stride != capacity:
                 raise RingViolation(f"an entry of kind {kind} at {position}")
 

@@ -11,18 +11,19 @@ __all__ = ["MessageReceiver", "MessageSender"]
 class MessageSender:
     """The sending end. For one thread."""
 
-    __slots__ = ("_rest", "_ring_bell", "_writer")
+    __slots__ = ("_ring_bell", "_writer", "rest")
 
     def __init__(self, writer: RingWriter, ring_bell: Callable[[], None]) -> None:
         """Send by `writer`; `ring_bell` wakes a reader that sleeps."""
         self._writer = writer
         self._ring_bell = ring_bell
-        self._rest: deque[memoryview] = deque()
+        self.rest: deque[memoryview] = deque()
+        """The end of a long message, in pieces that wait for room; for this end to look at."""
 
     @property
     def has_rest(self) -> bool:
         """Whether the end of a long message waits for room; `push` it."""
-        return bool(self._rest)
+        return bool(self.rest)
 
     def send(self, message: bytes) -> bool:
         """Send one message; False, and nothing was taken, when there is no room now.
@@ -30,7 +31,7 @@ class MessageSender:
         Of one that is longer than a ring's message at most what fits goes at once, and the rest
         with `push`. It is this end's until then.
         """
-        if self._rest and not self.push():
+        if self.rest and not self.push():
             return False
         writer = self._writer
         if len(message) <= writer.message_bytes_max:
@@ -42,13 +43,13 @@ class MessageSender:
         view, size = memoryview(message), writer.message_bytes_max
         if not writer.append(view[:size], is_fragment=True):
             return False
-        self._rest.extend(view[start : start + size] for start in range(size, len(message), size))
+        self.rest.extend(view[start : start + size] for start in range(size, len(message), size))
         self.push()
         return True
 
     def push(self) -> bool:
         """Send as much of the rest as there is room for; whether nothing is left."""
-        rest, writer = self._rest, self._writer
+        rest, writer = self.rest, self._writer
         while rest and writer.append(rest[0], is_fragment=len(rest) > 1):
             rest.popleft()
         if writer.publish():
@@ -78,9 +79,7 @@ class MessageReceiver:
         longer than `message_bytes_max`.
         """
         reader = self._reader
-        while (view := reader.read()) is not None:
-            message = bytes(view)
-            view.release()  # or the memory could not be closed while an error is handled
+        while (message := reader.read()) is not None:
             if not reader.is_fragment and not self._fragments:
                 return message
             if reader.is_fragment and len(message) != reader.message_bytes_max:

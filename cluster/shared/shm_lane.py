@@ -360,6 +360,7 @@ class ShmWorkerLane:
         self._was_refused = False
         self._freed_at_refusal = 0
         self._is_armed = False
+        self._waits_for_room = False
         self._may_have_rung = False
         self._closed = False
 
@@ -384,7 +385,7 @@ class ShmWorkerLane:
         if self._may_have_rung:
             self._may_have_rung = False
             self._bell.clear()
-        if self._sender.has_rest:
+        if self._sender.rest:
             self._sender.push()
         try:
             if not self._reader.sleep():
@@ -393,16 +394,22 @@ class ShmWorkerLane:
             return True  # `receive` will tell
         self._is_armed = self._may_have_rung = True
         if self._was_refused:
-            return not self._writer.wait_for_room(self._freed_at_refusal)
-        return self._sender.has_rest and not self._writer.wait_for_room(self._writer.freed)
+            self._waits_for_room = self._writer.wait_for_room(self._freed_at_refusal)
+            return not self._waits_for_room
+        if self._sender.rest:
+            self._waits_for_room = self._writer.wait_for_room(self._writer.freed)
+            return not self._waits_for_room
+        return False
 
     def receive(self) -> InboundChunk | None:
         if self._closed:
             return None
         if self._is_armed:
             self._disarm()
-        if self._sender.has_rest:
+        if self._sender.rest:
             self._sender.push()
+        if not self._reader.has_unread:
+            return None
         try:
             message = self._receiver.receive()
         except RingViolation as error:
@@ -414,7 +421,7 @@ class ShmWorkerLane:
         if incarnation != self._incarnation:
             raise LaneViolation(f"records for incarnation {incarnation} came here")
         self._cursor.advance(first_position, count)
-        return InboundChunk(first_position, memoryview(message)[INBOUND.size :])
+        return InboundChunk(first_position, message[INBOUND.size :])
 
     def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
         if self._closed:
@@ -452,4 +459,6 @@ class ShmWorkerLane:
         """Say that nobody has to ring: this end is awake."""
         self._is_armed = False
         self._reader.wake()
-        self._writer.stop_waiting()
+        if self._waits_for_room:
+            self._waits_for_room = False
+            self._writer.stop_waiting()

@@ -161,7 +161,7 @@ class Incarnation:
         """Do what there is to do; whether there was anything. Raises WorkerDied."""
         serial = self._lane.serial_published
         has_worked = self._run(self.worker.turn)
-        return has_worked or self._lane.serial_published != serial or self._app.has_posted
+        return has_worked or self._lane.serial_published != serial or bool(self._app.posted)
 
     def end(self) -> None:
         """End in good order. Raises WorkerDied."""

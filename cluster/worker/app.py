@@ -136,7 +136,8 @@ class App:
         self.public_ids: set[int] = set()
         """Packet ids that get through before a session is accepted (`limits.auth_timeout_s`)."""
         self._runtime: Runtime | None = None
-        self._posted: deque[Callable[[], Any]] = deque()
+        self.posted: deque[Callable[[], Any]] = deque()
+        """What waits to be run on the loop; taken out by `take_posted` only."""
         self._posted_lock = threading.Lock()
 
     # -- handlers ----------------------------------------------------------------------------------
@@ -509,9 +510,9 @@ class App:
         Raises RuntimeError when 65,536 functions wait already.
         """
         with self._posted_lock:
-            if len(self._posted) >= POSTED_MAX:
+            if len(self.posted) >= POSTED_MAX:
                 raise RuntimeError(f"{POSTED_MAX} posted functions wait already; post less")
-            self._posted.append(function)
+            self.posted.append(function)
         if self._runtime is not None:
             self._runtime.wake()
 
@@ -525,18 +526,13 @@ class App:
             self._runtime = None
             self.take_posted()
 
-    @property
-    def has_posted(self) -> bool:
-        """Whether a function that was posted waits to be run."""
-        return bool(self._posted)
-
     def take_posted(self) -> list[Callable[[], Any]]:
         """Return what was posted since the last call; done by the worker."""
-        if not self._posted:
+        if not self.posted:
             return []
         with self._posted_lock:
-            posted = list(self._posted)
-            self._posted.clear()
+            posted = list(self.posted)
+            self.posted.clear()
         return posted
 
     def _checked(self, handler: _Handler, *parameters: str) -> _Handler:

@@ -146,6 +146,10 @@ class Dispatcher:
         """How far the handlers are: what the next publish may commit."""
         return Commit(self._position, self._packet_index)
 
+    def is_past(self, commit: Commit) -> bool:
+        """Whether more is done than `commit` says."""
+        return self._position != commit[0] or self._packet_index != commit[1]
+
     def resume(self, replayed: ReplayedSession, is_opening: bool = False) -> None:
         """Take over a session of the predecessor, with what is known of it as of the commit.
 
@@ -281,7 +285,7 @@ class Dispatcher:
             self._position = position
             self._packet_index = 0
         # What is left by a handler that ends the process stays: it was in hand.
-        self._note.clear()
+        note_words[CALL] = 0
 
     def _done_to(self, call: int, count: int) -> None:
         """`call` is the next one of a record of `count` packets."""

@@ -132,14 +132,13 @@ class Outbox:
         """Return the records of everything in the log, which stays as it is."""
         pack = RECORD.pack
         runs = self.runs
-        if not self._has_others and len({run[1] for run in runs}) == len(runs):
-            # One run for each session, as most batches are: there is nothing to join.
-            return [
-                pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload
-                for _, session, payloads in runs
-                for payload in (payloads[0] if len(payloads) == 1 else b"".join(payloads),)
-            ]
         records: list[bytes] = []
+        if not self._has_others and (len(runs) == 1 or len({run[1] for run in runs}) == len(runs)):
+            # One run for each session, as most batches are: there is nothing to join.
+            for _, session, payloads in runs:
+                payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+                records.append(pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
+            return records
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
         run = _PublishRun(records)

@@ -170,6 +170,8 @@ class Worker:
         self._liveness = Liveness(grant.worker_timeout_s, started)
         self._beat_interval_s = min(1.0, grant.worker_timeout_s / 4)
         self._next_beat = started
+        self._beat_at = started
+        """When it was last looked whether a beat is due."""
 
     def _make_dispatcher(self) -> Dispatcher:
         grant = self._grant
@@ -300,9 +302,7 @@ class Worker:
     def _work(self) -> None:
         try:
             self.begin()
-            while not self._stopping:
-                if not self.turn():
-                    self._wait(self._time_to_timers(), with_coroutines=True)
+            self._in_loop(self._go_on)
         except _StoppedInStart:
             self._cancel_coroutines()
             return
@@ -317,6 +317,11 @@ class Worker:
         except _StoppedWithoutRoom:
             what = "output" if self._outbox.runs else "a commit"
             logger.info("stopped with %s for which the lane has no room", what)
+
+    def _go_on(self) -> None:
+        while not self._stopping:
+            if not self._turn():
+                self._wait(self._time_to_timers(), with_coroutines=True)
 
     @property
     def sessions(self) -> Mapping[int, Session]:
@@ -334,6 +339,7 @@ class Worker:
 
     def turn(self) -> bool:
         """Handle the next that has come; False, and all is published, when there was nothing."""
+        self._beat_at = self._now()
         return self._in_loop(self._turn)
 
     def end(self) -> None:
@@ -368,13 +374,17 @@ class Worker:
             self._begin_batch()
             self._in_hand = chunk
             self._dispatcher.run(chunk)
-            self._run_posted()
-            self._take_timers_turn()
+            if self._app.posted:
+                self._run_posted()
+            if self._timers.planned:
+                self._take_timers_turn()
             if self._tasks is not None:
                 self._round(0.0)
             return True
-        self._run_posted()
-        self._run_timers()
+        if self._app.posted:
+            self._run_posted()
+        if self._timers.planned:
+            self._run_timers()
         if tasks is not None and not self._has_rounded:
             self._round(0.0)
         self._has_rounded = False
@@ -502,15 +512,15 @@ class Worker:
         return RuntimeError("it was cancelled") if task.cancelled() else task.exception()
 
     def _begin_batch(self) -> None:
-        # A batch goes on over chunks: its age counts from the first of them.
+        # A batch goes on over chunks: its age counts from the wait that brought the first of them.
         if not self._has_batch:
             self._has_batch = True
-            self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
+            self._dispatcher.publish_at = self._beat_at + PUBLISH_AGE_S
 
     def _between_packets(self) -> None:
         """Publish if it is time to, let timers have their turn, wait for coroutines to be fewer."""
         self._publish_if_due()
-        if self._take_timers_turn():
+        if self._timers.planned and self._take_timers_turn():
             self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
             self._note.begin()
         if self._tasks is not None:
@@ -565,7 +575,7 @@ class Worker:
 
     def _run_posted(self) -> None:
         posted = self._app.take_posted()
-        if posted and self._dispatcher.commit != self._published:
+        if posted and self._dispatcher.is_past(self._published):
             self._publish()  # what is done stays done, whatever a posted function does
         for function in posted:
             self._begin_batch()
@@ -587,7 +597,7 @@ class Worker:
         if due is None or now < due:
             return
         self._note.clear()
-        if self._dispatcher.commit != self._published:
+        if self._dispatcher.is_past(self._published):
             self._publish()  # as for posted functions
         newest, until = timers.newest(), now + TIMERS_SLICE_S
         while now < until and (function := timers.take_due(now, newest)) is not None:
@@ -598,16 +608,18 @@ class Worker:
         self._timers_turn = now + TIMERS_SLICE_S
 
     def _time_to_timers(self) -> float | None:
+        if not self._timers.planned:
+            return None
         due = self._timers.next_due()
         return None if due is None else max(0.0, due - self._now())
 
     def _publish(self, is_first: bool = False) -> None:
         """Publish output and commit as one; wait, alive, until there is room."""
-        commit = self._dispatcher.commit
         outbox = self._outbox
-        if commit == self._published and not outbox.runs and not is_first:
+        if not (outbox.runs or is_first or self._dispatcher.is_past(self._published)):
             self._beat()
             return
+        commit = self._dispatcher.commit
         records = [] if is_first else outbox.records()
         while not self._lane.publish(commit, records):
             if self._stopping:
@@ -637,9 +649,10 @@ class Worker:
         must_run = with_coroutines and self._tasks is not None
         left = 0.0
         if not (self._stopping or self._lane.has_events()):
-            left = max(0.0, self._next_beat - self._now())
-            if timeout_s is not None:
-                left = min(left, timeout_s)
+            # By the clock as of the last look for a beat, which was just now.
+            left = max(0.0, self._next_beat - self._beat_at)
+            if timeout_s is not None and timeout_s < left:
+                left = timeout_s
         elif not must_run:
             return
         if must_run:
@@ -674,7 +687,7 @@ class Worker:
     # -- control plane -----------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        now = self._now()
+        now = self._beat_at = self._now()
         if now < self._next_beat:
             return
         self._next_beat = now + self._beat_interval_s

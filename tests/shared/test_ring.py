@@ -287,7 +287,6 @@ def take(reader: RingReader, number: int) -> int:
         assert received == number
         assert zlib.crc32(message[HEAD.size :]) == checksum
         number += 1
-        message.release()
     reader.free()
     return number
 
