@@ -38,6 +38,7 @@ class Deadlines:
 
     __slots__ = (
         "_core",
+        "_first_s",
         "_planned",
         "_timer",
         "_wheel",
@@ -53,6 +54,7 @@ class Deadlines:
         self.auth_timeout_s = limits.auth_timeout_s
         timeouts = (self.idle_timeout_s, self.packet_timeout_s, self.auth_timeout_s)
         shortest_s = min(filter(None, timeouts), default=_TICK_S_MAX)
+        self._first_s = min(filter(None, (self.auth_timeout_s, self.idle_timeout_s)), default=0.0)
         tick_s = min(max(shortest_s / _TICKS_PER_TIMEOUT, _TICK_S_MIN), _TICK_S_MAX)
         self._core = core
         self._wheel: TimerWheel[GatewaySession] = TimerWheel(tick_s, _SLOTS, core.now())
@@ -66,9 +68,9 @@ class Deadlines:
 
     def opened(self, session: "GatewaySession") -> None:
         """Look at a session that has just connected when its first deadline comes."""
-        deadline = self.deadline(session, self._core.batch_now)
-        if deadline is not None:
-            self._plan(self._wheel.add(session, deadline[0]))
+        # `deadline`, for a session of which nothing has come and nothing is left.
+        if self._first_s:
+            self._plan(self._wheel.add(session, session.opened_at + self._first_s))
 
     def left_part(self, session: "GatewaySession") -> None:
         """Look at `session` when the time of a packet that has just begun to come is up."""

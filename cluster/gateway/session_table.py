@@ -20,6 +20,8 @@ __all__ = ["SessionTable", "SessionWatcher"]
 # Applications may end sessions with any string; the number of counters stays bounded.
 _CAUSES = frozenset(Cause)
 
+_GRANTED = LaneState.GRANTED
+
 
 class SessionWatcher(Protocol):
     """Who looks on as sessions come and go."""
@@ -98,13 +100,12 @@ class SessionTable:
             self.watcher.opened(session)
 
     def _choose_shard(self) -> int:
-        # What always goes in, the news of sessions, goes where there is room.
-        has_room = [not shard.lane.is_full for shard in self._shards]
-        served = [
-            room and shard.lane.state is LaneState.GRANTED
-            for room, shard in zip(has_room, self._shards, strict=True)
-        ]
-        return self._routing.choose(served if any(served) else has_room)
+        lanes = [shard.lane for shard in self._shards]
+        allowed = [lane.state is _GRANTED and not lane.is_full for lane in lanes]
+        if True not in allowed:
+            # What always goes in, the news of sessions, goes where there is room.
+            allowed = [not lane.is_full for lane in lanes]
+        return self._routing.choose(allowed)
 
     def forget(self, session: GatewaySession, cause: str) -> None:
         """Take out a session whose connection has ended, and tell its worker the cause."""

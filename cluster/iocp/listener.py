@@ -51,6 +51,7 @@ class Listener(IocpObject):
         "_outstanding",
         "_retry",
         "_service",
+        "_unused",
         "accept_errors",
         "full_refusals",
     )
@@ -60,6 +61,8 @@ class Listener(IocpObject):
         self._service: weakref.ref[ServerService] | None = None
         self._lock = Lock()  # what is outstanding or about to be; not held in the factory
         self._outstanding: dict[AcceptEvent, None] = {}
+        self._unused: list[AcceptEvent] = []
+        """Those whose client was not let in, with a session that nobody has seen: the next ones."""
         self._arming = 0
         self._enough = 0
         """While more than these are outstanding none is armed again. A pool of 128 is filled up 16
@@ -123,9 +126,9 @@ class Listener(IocpObject):
             if missing <= 0 or self._closing:
                 return
             self._arming += missing
-        events: list[AcceptEvent] = []
+            events, self._unused = self._unused[:missing], self._unused[missing:]
         try:
-            for _ in range(missing):
+            for _ in range(missing - len(events)):
                 events.append(AcceptEvent(service.create_session()))
         finally:
             self._register_accepts(events, missing)
@@ -135,6 +138,7 @@ class Listener(IocpObject):
         if self.handle is None or self._closing:
             return
         self._closing = True
+        self._unused.clear()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -188,6 +192,9 @@ class Listener(IocpObject):
             self._process_failure(event)
         elif not is_admitted:
             event.release()
+            event.session = session
+            with self._lock:
+                self._unused.append(event)
         elif session is not None:
             self._core.hand_over(session, event)
         if self._closing:

@@ -373,7 +373,9 @@ def test_a_client_that_is_not_admitted_is_cut_off_and_takes_no_slot(steady_world
     assert service.current_session_count == 0
     assert service.free_slot_count == 2
     assert [call for session in made for call in session.calls] == []
+    assert len(made) == 1  # which serves the first one who is let in
     service.wanted = True
     good = world.peer(service)
     world.run_until(lambda: service.current_session_count == 1, "a session")
     assert good.ended is None
+    assert only(service) is made[0]
