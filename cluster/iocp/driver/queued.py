@@ -182,23 +182,31 @@ class QueuedDriver(ABC):
         return limit - min(len(self._ends), max(1, limit // _ENDS_PART))
 
     def _hand_out(self, received: list[Completion], limit: int) -> list[Completion]:
-        """Return at most `limit` completions: those that wait, then `received`, then some ends."""
+        """Return at most `limit` completions: those that wait, then `received`, then some ends.
+
+        Nothing but `received` is left to be returned when nothing is in `_foreign`, `_ready` and
+        `_ends`. Of those in `received` the driver has noted already that they are not in flight.
+        """
         if self._foreign:
             self._run_deferred()
         if self._ends:
             return self._hand_out_with_ends(received, limit)
         ready = self._ready
         if ready:
+            for event, _ in received:
+                event.in_flight = True  # again, for those that have to wait after all
             ready += received
             take = ready.popleft
             received = [take() for _ in range(min(limit, len(ready)))]
-        for completion in received:
-            completion[0].in_flight = False
+            for event, _ in received:
+                event.in_flight = False
         return received
 
     def _hand_out_with_ends(self, received: list[Completion], limit: int) -> list[Completion]:
         ready, ends = self._ready, self._ends
         end_count = limit - self._room(limit)
+        for event, _ in received:
+            event.in_flight = True  # again, for those that have to wait after all
         ready += received
         take, take_end = ready.popleft, ends.popleft
         handed_out = [take() for _ in range(min(limit - end_count, len(ready)))]

@@ -337,11 +337,14 @@ class ReadinessDriver(QueuedDriver):
                 handle.recv = None
                 if num_bytes:
                     event.data = data
+                    event.in_flight = False
                     received.append((event, num_bytes))
                 else:
                     _end(handle, event)
                     self._ends.append((event, 0))
-        return self._hand_out(received, limit)
+        if self._foreign or self._ready or self._ends:
+            return self._hand_out(received, limit)
+        return received
 
     def _take(self, handle: _Handle, mask: int) -> None:
         used = False

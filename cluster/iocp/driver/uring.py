@@ -78,6 +78,9 @@ _CLOSE_WAIT_S = 1.0
 
 _REAPED_AT_CLOSE = 1_024
 
+_DATA_AND_MORE = CQE_BUFFER | CQE_MORE
+"""Flags of a recv that has brought data and goes on; only one with data has both."""
+
 _EOF = Cause.EOF
 _RECV, _SEND, _ACCEPT = EventType.RECV, EventType.SEND, EventType.ACCEPT
 
@@ -560,36 +563,34 @@ class UringDriver(QueuedDriver):
             self._sleeping = False
         received: list[Completion] = []
         used: list[int] = []
-        find, memory = self._recvs.get, self._buffers.memory
+        recvs, memory = self._recvs, self._buffers.memory
         left = self._room(limit) if self._ends else limit
         for _ in range(_ENTERS_PER_POLL):
-            cqes = ring.reap(left)
-            for number, result, flags, buffer in cqes:
-                handle = find(number)
-                if handle is None or result <= 0:
-                    self._complete(number, result, flags, buffer)
+            for number, result, flags, buffer in ring.reap(left):
+                if flags & _DATA_AND_MORE != _DATA_AND_MORE:
+                    left -= flags & CQE_BUFFER  # data counts, ends do not
+                    self._complete(number, result, flags, buffer, received)
                     continue
                 first = buffer * BUFFER_BYTES
                 data = memory[first : first + result]
                 used.append(buffer)
-                if not flags & CQE_MORE:
-                    # The queue was full, or the kernel wants others to have their turn.
-                    del self._recvs[number]
-                    handle.armed = 0
-                    handle.flows = False
-                    handle.is_cancelled = False
+                try:
+                    handle = recvs[number]
+                except KeyError:  # the last words of a recv whose handle was closed
+                    continue
                 event = handle.recv
                 if event is None:
                     self._keep(handle, data)
                 else:
                     handle.recv = None
+                    event.in_flight = False
                     event.data = data
                     received.append((event, result))
             if used:
                 left -= len(used)
                 self._buffers.give_back(used)
                 used.clear()
-            if left <= 0 or not ring.has_more:
+            if left <= 0 or not ring.has_more():
                 break
             try:
                 ring.enter(0)
@@ -601,21 +602,43 @@ class UringDriver(QueuedDriver):
             self._go_on_accepting(accepting_count)
         if self._starved:
             self._arm_starved()
-        return self._hand_out(received, limit)
+        if self._foreign or self._ready or self._ends:
+            return self._hand_out(received, limit)
+        return received
 
-    def _complete(self, number: int, result: int, flags: int, buffer: int) -> None:
-        """What is not the data of a recv."""
+    def _complete(
+        self, number: int, result: int, flags: int, buffer: int, received: list[Completion]
+    ) -> None:
+        """What is not the data of a recv that goes on."""
         if number == _WAKE:
             with contextlib.suppress(BlockingIOError):  # two wake-ups may have become one
                 os.eventfd_read(self.wake_descriptor)
             if not flags & CQE_MORE:
                 self._watch_wake_ups()
             return
+        handle = self._recvs.get(number)
+        if handle is not None and result > 0:
+            # The queue was full, or the kernel wants others to have their turn.
+            del self._recvs[number]
+            handle.armed = 0
+            handle.flows = False
+            handle.is_cancelled = False
+            first = buffer * BUFFER_BYTES
+            data = self._buffers.memory[first : first + result]
+            event = handle.recv
+            if event is None:
+                self._keep(handle, data)
+            else:
+                handle.recv = None
+                event.in_flight = False
+                event.data = data
+                received.append((event, result))
         if flags & CQE_BUFFER:
-            # An end that took one, or the last words of a recv whose handle was closed.
+            # Of data, or of an end that took one.
             self._buffers.give_back([buffer])
-        if number in self._recvs:
-            self._recv_ended(number, result)
+        if handle is not None:
+            if result <= 0:
+                self._recv_ended(number, result)
         elif (operation := self._operations.pop(number, None)) is not None:
             operation.finish(operation, result)
 

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 from collections import deque
+from collections.abc import Iterator
 from struct import Struct
 
 __all__ = [
@@ -62,6 +63,7 @@ _SQE_BYTES = _SQE.size
 _CQE = Struct("<QiHH")
 _EXT_ARG = Struct("<QIIQ")
 """signal mask, its size, minimal wait, address of the timespec"""
+_EXT_ARG_SIZE = ctypes.c_size_t(_EXT_ARG.size)
 _TIMESPEC = Struct("<qq")
 
 _WORD = 0xFFFF_FFFF
@@ -74,14 +76,15 @@ _CQ_ENTRIES = 8_192
 _SETTLE_MAX = 256
 """The kernel carries out about 20 operations in one call; more come in all the time."""
 
+# Without `argtypes`, whose conversions take two thirds of a call's 1.7 µs. A plain int is passed as
+# 32 bits then; what is longer for the kernel, an address or a size, goes as an object of ctypes.
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
-_syscall.argtypes = (ctypes.c_long,) * 7
 
 
-def _call(number: int, first: int, second: int, third: int = 0, fourth: int = 0) -> int:
+def _call(number: int, *arguments: int) -> int:
     """Make one system call; raises OSError."""
-    result: int = _syscall(number, first, second, third, fourth, 0, 0)
+    result: int = _syscall(number, *map(ctypes.c_long, arguments))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -98,14 +101,15 @@ class Ring:
 
     __slots__ = (
         "_argument",
-        "_argument_address",
         "_cq_entries",
         "_cq_head",
         "_cq_mask",
         "_cq_tail",
         "_cqes",
+        "_head",
         "_maps",
         "_overflow",
+        "_rings",
         "_sq_entries",
         "_sq_flags",
         "_sq_head",
@@ -142,15 +146,15 @@ class Ring:
         except BaseException:
             self.close()
             raise
+        self._head = 0
         self._tail = 0
         self._to_submit = 0
-        self._overflow: deque[bytes] = deque()
+        self._overflow: deque[tuple[int, ...]] = deque()
         """Operations for which the queue has no room: at most a few for each open handle."""
         self._wait_s = 0.0
         # The argument of every wait: EXT_ARG, and behind it the timespec that it points to.
         self._argument = ctypes.create_string_buffer(_EXT_ARG.size + _TIMESPEC.size)
-        self._argument_address = ctypes.addressof(self._argument)
-        timespec = self._argument_address + _EXT_ARG.size
+        timespec = ctypes.addressof(self._argument) + _EXT_ARG.size
         _EXT_ARG.pack_into(self._argument, 0, 0, 0, 0, timespec)
 
     def _map(self, params: tuple[int, ...]) -> None:
@@ -170,8 +174,8 @@ class Ring:
         self._cq_head, self._cq_tail = cq_head // 4, cq_tail // 4
         self._sq_mask, self._cq_mask = words[sq_mask // 4], words[cq_mask // 4]
         self._sq_entries, self._cq_entries = sq_entries, cq_entries
-        self._cqes = rings[cqes : cqes + _CQE.size * cq_entries]
-        self._views.append(self._cqes)
+        self._rings = self._maps[-1]
+        self._cqes = cqes
         for index in range(sq_entries):
             words[sq_array // 4 + index] = index
         self._sqes = self._map_view(_SQE.size * sq_entries, _OFFSET_SQES)
@@ -210,7 +214,7 @@ class Ring:
         buf_group: int = 0,
     ) -> None:
         """Queue one operation for the next `enter`; what `addr` points to is kept by the caller."""
-        sqe = _SQE.pack(
+        entry = (
             opcode,
             flags,
             ioprio,
@@ -226,26 +230,17 @@ class Ring:
             0,
             0,
         )
-        words, tail = self._words, self._tail
-        if self._overflow or (tail - words[self._sq_head]) & _WORD >= self._sq_entries:
-            self._overflow.append(sqe)
-            self._fill()
-            return
-        first = (tail & self._sq_mask) * _SQE_BYTES
-        self._sqes[first : first + _SQE_BYTES] = sqe
-        self._tail = words[self._sq_tail] = (tail + 1) & _WORD
-        self._to_submit += 1
+        if self._to_submit < self._sq_entries and not self._overflow:
+            self._put(entry)
+        else:
+            self._overflow.append(entry)
 
-    def _fill(self) -> None:
-        """Move as many operations into the queue as fit; the others wait for an `enter`."""
-        words, overflow = self._words, self._overflow
+    def _put(self, entry: tuple[int, ...]) -> None:
         tail = self._tail
-        while overflow and (tail - words[self._sq_head]) & _WORD < self._sq_entries:
-            first = (tail & self._sq_mask) * _SQE_BYTES
-            self._sqes[first : first + _SQE_BYTES] = overflow.popleft()
-            tail = (tail + 1) & _WORD
-            self._to_submit += 1
-        self._tail = words[self._sq_tail] = tail
+        # The kernel looks at the queue in `enter` only.
+        _SQE.pack_into(self._sqes, (tail & self._sq_mask) * _SQE.size, *entry)
+        self._tail = self._words[self._sq_tail] = (tail + 1) & _WORD
+        self._to_submit += 1
 
     def enter(self, wait_s: float) -> None:
         """Submit what was pushed, and wait up to `wait_s` seconds for a completion.
@@ -253,37 +248,55 @@ class Ring:
         One system call, or none when there is nothing to submit and nothing to wait for. May
         return early, for a signal too. Raises OSError.
         """
-        while self._overflow:
-            left = len(self._overflow)
-            self._enter(0)
-            self._fill()
-            if len(self._overflow) == left:
-                wait_s = 0  # the kernel takes none until completions were taken
-                break
-        self._enter(wait_s)
-
-    def _enter(self, wait_s: float) -> None:
+        if self._overflow and not self._submit_overflow():
+            wait_s = 0  # the kernel takes none until completions were taken
         words = self._words
-        if words[self._cq_head] != words[self._cq_tail]:
-            wait_s = 0
-        if wait_s == 0 and not self._to_submit and not words[self._sq_flags] & _SQ_NEEDS_ENTER:
+        if wait_s and self._head == words[self._cq_tail]:
+            submitted = self._wait(wait_s)
+        elif self._to_submit or words[self._sq_flags] & _SQ_NEEDS_ENTER:
+            submitted = _syscall(_ENTER, self.fd, self._to_submit, 0, _ENTER_GETEVENTS, None, None)
+        else:
             return
+        if submitted == self._to_submit:
+            self._to_submit = 0
+        else:
+            self._not_all_submitted(submitted)
+
+    def _wait(self, wait_s: float) -> int:
         if wait_s != self._wait_s:
             self._wait_s = wait_s
             seconds = int(wait_s)
             nanoseconds = int((wait_s - seconds) * 1_000_000_000)
             _TIMESPEC.pack_into(self._argument, _EXT_ARG.size, seconds, nanoseconds)
-        submitted = _syscall(
+        result: int = _syscall(
             _ENTER,
             self.fd,
             self._to_submit,
-            1 if wait_s else 0,
+            1,
             _ENTER_GETEVENTS | _ENTER_EXT_ARG,
-            self._argument_address,
-            _EXT_ARG.size,
+            self._argument,
+            _EXT_ARG_SIZE,
         )
-        if submitted >= 0:
-            self._to_submit -= submitted
+        return result
+
+    def _submit_overflow(self) -> bool:
+        """Submit until all that overflows is in the queue; False if the kernel takes no more."""
+        overflow = self._overflow
+        while overflow:
+            waiting = self._to_submit
+            self._not_all_submitted(
+                _syscall(_ENTER, self.fd, waiting, 0, _ENTER_GETEVENTS, None, None)
+            )
+            if self._to_submit == waiting:
+                return False
+            while overflow and self._to_submit < self._sq_entries:
+                self._put(overflow.popleft())
+        return True
+
+    def _not_all_submitted(self, result: int) -> None:
+        """Take note of what io_uring_enter returned, unless it took everything."""
+        self._to_submit = (self._tail - self._words[self._sq_head]) & _WORD
+        if result >= 0:
             return
         code = ctypes.get_errno()
         # The time is up; a signal; or the kernel wants completions to be taken first.
@@ -300,35 +313,33 @@ class Ring:
 
     # -- completions -------------------------------------------------------------------------------
 
-    def reap(self, limit: int) -> list[Cqe]:
+    def reap(self, limit: int) -> Iterator[Cqe]:
         """Take up to `limit` completions that are there."""
         words = self._words
-        head = words[self._cq_head]
+        head = self._head
         count = (words[self._cq_tail] - head) & _WORD
         if count == 0:
-            return []
-        count = min(count, limit)
-        first = head & self._cq_mask
-        in_a_row = min(count, self._cq_entries - first)
-        size = _CQE.size
-        cqes = self._cqes
-        taken = list(_CQE.iter_unpack(cqes[first * size : (first + in_a_row) * size]))
-        if in_a_row < count:
-            taken += _CQE.iter_unpack(cqes[: (count - in_a_row) * size])
-        words[self._cq_head] = (head + count) & _WORD
-        return taken
+            return iter(())
+        if count > limit:
+            count = limit
+        self._head = (head + count) & _WORD
+        first = self._cqes + (head & self._cq_mask) * _CQE.size
+        last = first + count * _CQE.size
+        end = self._cqes + self._cq_entries * _CQE.size
+        if last <= end:
+            taken = self._rings[first:last]
+        else:
+            taken = self._rings[first:end] + self._rings[self._cqes : self._cqes + last - end]
+        words[self._cq_head] = self._head
+        return _CQE.iter_unpack(taken)
 
-    @property
     def has_more(self) -> bool:
         """Whether another `enter` would bring completions that are due already.
 
         The kernel makes them in portions, and keeps those that overflow the queue.
         """
         words = self._words
-        return (
-            words[self._cq_head] != words[self._cq_tail]
-            or words[self._sq_flags] & _SQ_NEEDS_ENTER != 0
-        )
+        return words[self._sq_flags] & _SQ_NEEDS_ENTER != 0 or words[self._cq_tail] != self._head
 
     def close(self) -> None:
         """Unmap and close. What is in flight is cancelled by the kernel, some time later."""
