@@ -9,6 +9,7 @@ the commit of the batch, wherever in it it stands. So do calls that are deferred
 stand at its end.
 """
 
+from struct import Struct
 from typing import Any
 
 from cluster.shared.records import (
@@ -23,6 +24,7 @@ from cluster.shared.records import (
     SAVE,
     SEND,
     SEND_TO,
+    make_record,
 )
 
 __all__ = ["Mark", "Outbox", "OutputTooLarge"]
@@ -33,6 +35,13 @@ Mark = int
 _FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, KICK_USER, BIND})
 """Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
 
+
+_Run = bytes | list[bytes] | tuple[int, int, bytes]
+"""Sends: a record, or a record and the payloads that belong into it too. Else kind, session and
+payload of one output."""
+
+_session_of = Struct("<8xQ").unpack_from
+"""Unpack the session of a record."""
 
 PUBLISH_RUN_BYTES_MAX = 16_384
 """Of publishes that are joined; a member whose queue has room for each has room for all."""
@@ -47,7 +56,9 @@ class Outbox:
 
     __slots__ = (
         "_has_others",
+        "batch",
         "call_start",
+        "has_repeats",
         "max_batch_bytes",
         "num_bytes",
         "replaced",
@@ -59,12 +70,15 @@ class Outbox:
     def __init__(self, max_batch_bytes: int) -> None:
         """Take at most `max_batch_bytes` of one handler call, whatever was put out before it."""
         self.max_batch_bytes = max_batch_bytes
-        self.runs: list[tuple[int, int, list[bytes]]] = []
-        """(kind, session, payloads); of sends any number, of anything else one"""
+        self.runs: list[_Run] = []
         self.sender: object = None
         """Whose sends the last run is of, if it may go on."""
-        self.run: list[bytes] = []
-        """The payloads of that run."""
+        self.run: list[bytes] | None = None
+        """That run, if it is a list."""
+        self.batch = 1
+        """Counts the publishes; a session notes in which it has begun a run."""
+        self.has_repeats = False
+        """Whether any session has begun two."""
         self.num_bytes = 0
         """Of all payloads, and for each the header of a record."""
         self.call_start: Mark = 0
@@ -76,11 +90,15 @@ class Outbox:
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
         """All outputs, one by one: kind, session, payload."""
-        return [
-            (kind, session, payload)
-            for kind, session, payloads in self.runs
-            for payload in payloads
-        ]
+        entries = []
+        for run in self.runs:
+            if isinstance(run, tuple):
+                entries.append(run)
+            else:
+                parts = [run] if isinstance(run, bytes) else run
+                (session,) = _session_of(parts[0])
+                entries += [(SEND, session, payload) for payload in _payloads(parts)]
+        return entries
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
         """Append one output; OutputTooLarge, and it is not taken, when it is too much."""
@@ -88,17 +106,27 @@ class Outbox:
         if num_bytes > self.max_batch_bytes:
             self.check_call(num_bytes)
         self.num_bytes = num_bytes
-        if kind != SEND:
-            self._has_others = True
-        self.sender = None
-        self.runs.append((kind, session, [payload]))
+        self._append(kind, session, payload)
 
     def add_commit(self, kind: int, session: int, payload: bytes) -> None:
         """Append what a handler call commits beside its output; a few bytes, always taken."""
         self.num_bytes += len(payload) + RECORD_BYTES
-        self._has_others = True
+        self._append(kind, session, payload)
+
+    def _append(self, kind: int, session: int, payload: bytes) -> None:
         self.sender = None
-        self.runs.append((kind, session, [payload]))
+        if kind == SEND:
+            self.has_repeats = True  # for all that is known of it
+            self.runs.append(make_record(SEND, session, payload))
+        else:
+            self._has_others = True
+            self.runs.append((kind, session, payload))
+
+    def make_list(self, payload: bytes) -> None:
+        """Let the last run, which is a record of sends, go on with `payload`."""
+        record = self.runs[-1]
+        assert isinstance(record, bytes)
+        self.runs[-1] = self.run = [record, payload]
 
     def check_call(self, num_bytes: int) -> None:
         """Raise OutputTooLarge if the call has put out too much when `num_bytes` wait in all."""
@@ -118,46 +146,49 @@ class Outbox:
         """Drop all that was added since `mark`, and return it."""
         dropped = []
         while self.num_bytes > mark:
-            kind, session, payloads = self.runs[-1]
-            payload = payloads.pop()
-            if not payloads:
-                self.runs.pop()
-                self.sender = None
-            self.num_bytes -= len(payload) + RECORD_BYTES
-            dropped.append((kind, session, payload))
+            run = self.runs.pop()
+            if isinstance(run, tuple):
+                entry = run
+            elif isinstance(run, bytes):
+                entry = SEND, _session_of(run)[0], run[RECORD_BYTES:]
+            else:
+                entry = SEND, _session_of(run[0])[0], run.pop()
+                self.runs.append(run if len(run) > 1 else run[0])
+            self.sender = None
+            self.num_bytes -= len(entry[2]) + RECORD_BYTES
+            dropped.append(entry)
         dropped.reverse()
         return dropped
 
     def records(self) -> list[bytes]:
         """Return the records of everything in the log, which stays as it is."""
+        if not (self._has_others or self.has_repeats):
+            # One run for each session, as most batches are: there is nothing to join but these.
+            return [run if type(run) is bytes else _close(run) for run in self.runs]  # type: ignore[arg-type]
         pack = RECORD.pack
-        runs = self.runs
         records: list[bytes] = []
-        if not self._has_others and (len(runs) == 1 or len({run[1] for run in runs}) == len(runs)):
-            # One run for each session, as most batches are: there is nothing to join.
-            for _, session, payloads in runs:
-                payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
-                records.append(pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
-            return records
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
-        run = _PublishRun(records)
+        publishes = _PublishRun(records)
         commits: list[bytes] = []
-        for kind, session, payloads in runs:
-            if kind == SEND:
-                run.close()
+        for run in self.runs:
+            if not isinstance(run, tuple):
+                publishes.close()
+                (session,) = _session_of(run if isinstance(run, bytes) else run[0])
                 parts = joined.get(session)
                 if parts is None:
-                    joined[session] = payloads.copy()
+                    joined[session] = [run] if isinstance(run, bytes) else [*run]
+                elif isinstance(run, bytes):
+                    parts.append(run[RECORD_BYTES:])
                 else:
-                    parts += payloads
+                    parts += _payloads(run)
                 continue
-            payload = payloads[0]
+            kind, session, payload = run
             if kind == PUBLISH:
                 _close_all(records, joined)
-                run.add(session, payload)
+                publishes.add(session, payload)
                 continue
-            run.close()
+            publishes.close()
             if kind == SAVE:
                 saves[session] = payload
                 continue
@@ -167,9 +198,9 @@ class Outbox:
             if kind in _FOR_OTHERS:
                 _close_all(records, joined)
             elif session in joined:
-                _close_all(records, {session: joined.pop(session)})
+                records.append(_close(joined.pop(session)))
             records.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
-        run.close()
+        publishes.close()
         _close_all(records, joined)
         for session, blob in saves.items():
             records.append(pack(RECORD_BYTES + len(blob), SAVE, 0, session) + blob)
@@ -182,7 +213,8 @@ class Outbox:
         self.sender = None
         self.replaced.clear()
         self.num_bytes = self.call_start = 0
-        self._has_others = False
+        self.has_repeats = self._has_others = False
+        self.batch += 1
 
 
 class _PublishRun:
@@ -214,17 +246,27 @@ class _PublishRun:
         """Make a record of what was taken."""
         if self._parts:
             payload = b"".join((self._prefix, *self._parts))
-            header = RECORD.pack(RECORD_BYTES + len(payload), PUBLISH, 0, self._left_out)
-            self._records.append(header + payload)
+            self._records.append(make_record(PUBLISH, self._left_out, payload))
             self._parts.clear()
             self._prefix = b""
             self._size = 0
 
 
+def _payloads(parts: list[bytes]) -> list[bytes]:
+    """Return what was sent in a run, one by one."""
+    return [parts[0][RECORD_BYTES:], *parts[1:]]
+
+
+def _close(parts: list[bytes]) -> bytes:
+    """Return the record of a run."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = b"".join(parts)
+    return RECORD.pack(len(joined), SEND, 0, _session_of(joined)[0]) + joined[RECORD_BYTES:]
+
+
 def _close_all(records: list[bytes], joined: dict[int, list[bytes]]) -> None:
     """Make one record of what was joined for each session."""
-    pack = RECORD.pack
-    for session, parts in joined.items():
-        payload = parts[0] if len(parts) == 1 else b"".join(parts)
-        records.append(pack(RECORD_BYTES + len(payload), SEND, 0, session) + payload)
-    joined.clear()
+    if joined:
+        records += [_close(parts) for parts in joined.values()]
+        joined.clear()

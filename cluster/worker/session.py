@@ -1,6 +1,7 @@
 """A client as handlers see it. It lives in the worker; the connection is the gateway's."""
 
 from collections.abc import Callable
+from struct import Struct
 from struct import error as StructError
 from typing import Any
 
@@ -28,6 +29,8 @@ from cluster.worker.outbox import Outbox
 __all__ = ["Session"]
 
 _pack_header = HEADER.pack
+_pack_send = Struct("<IHHQHH").pack
+"""Of a record of one packet, all that stands ahead of the payload."""
 _SEND_OVERHEAD = HEADER_BYTES + RECORD_BYTES
 _encode_msgpack = Codec().encode
 
@@ -41,6 +44,7 @@ class Session:
     """
 
     __slots__ = (
+        "_batch",
         "_encode",
         "_has_ended",
         "_hears_joined",
@@ -97,6 +101,7 @@ class Session:
         self.join_request = 0
         """The number of the last join that is to be answered; the worker's own."""
         self._hears_joined = hears_joined
+        self._batch = 0
         self._has_ended = False
         self._second_login = second_login
         self._encode = encode
@@ -120,23 +125,36 @@ class Session:
                 f"a payload of {size} bytes; gateway.max_packet_bytes allows "
                 f"{self._max_payload_bytes}"
             )
+        # `Outbox.add`, written out: nearly every packet is answered by one send.
+        outbox = self._outbox
+        goes_on = outbox.sender is self
         try:
-            header = _pack_header(size + HEADER_BYTES, packet_id)
+            if goes_on:
+                part = _pack_header(size + HEADER_BYTES, packet_id) + payload
+            else:
+                num_bytes = size + _SEND_OVERHEAD
+                header = _pack_send(num_bytes, SEND, 0, self.id, size + HEADER_BYTES, packet_id)
+                part = header + payload
         except StructError:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535") from None
         if self.is_open:
-            # `Outbox.add`, written out: nearly every packet is answered by one send.
-            outbox = self._outbox
             num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
             if num_bytes > outbox.max_batch_bytes:
                 outbox.check_call(num_bytes)
             outbox.num_bytes = num_bytes
-            if outbox.sender is self:
-                outbox.run.append(header + payload)
+            if goes_on:
+                run = outbox.run
+                if run is not None:
+                    run.append(part)
+                else:
+                    outbox.make_list(part)
             else:
                 outbox.sender = self
-                outbox.run = run = [header + payload]
-                outbox.runs.append((SEND, self.id, run))
+                outbox.run = None
+                outbox.runs.append(part)
+                if self._batch == outbox.batch:
+                    outbox.has_repeats = True
+                self._batch = outbox.batch
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:
         """End the session in good order, after all that was sent to it. Works once.

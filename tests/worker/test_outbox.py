@@ -124,17 +124,37 @@ def test_sends_of_a_session_that_follow_one_another_are_one_run_until_something_
         session.send(1)
     one.save(b"")
     one.send(2)
-    assert [(kind, number, len(run)) for kind, number, run in outbox.runs] == [
-        (SEND, 1, 2),
-        (SEND, 2, 1),
-        (SEND, 1, 2),
-        (SAVE, 1, 1),
-        (SEND, 1, 1),
+    first, second = make_packet(1, b""), make_packet(2, b"")
+    assert outbox.runs == [
+        [make_record(SEND, 1, first), first],
+        make_record(SEND, 2, first),
+        [make_record(SEND, 1, first), first],
+        (SAVE, 1, b""),
+        make_record(SEND, 1, second),
     ]
     assert outbox.records()[:2] == [
-        make_record(SEND, 1, make_packet(1, b"") * 4 + make_packet(2, b"")),
-        make_record(SEND, 2, make_packet(1, b"")),
+        make_record(SEND, 1, first * 4 + second),
+        make_record(SEND, 2, first),
     ]
+
+
+@given(st.lists(st.sampled_from(SESSIONS), max_size=12), st.integers(0, 12))
+def test_a_batch_of_sends_alone_is_one_record_for_each_session(numbers: list[int], taken: int):
+    outbox = Outbox(1 << 20)
+    sessions = {number: Session(number, "", outbox, 100) for number in SESSIONS}
+    for _ in range(2):  # what is remembered of one batch is of no meaning in the next
+        sent: defaultdict[int, bytes] = defaultdict(bytes)
+        for count, number in enumerate(numbers):
+            mark = outbox.mark()
+            sessions[number].send(number, b"%d" % count)
+            if count == taken:
+                outbox.take_back(mark)
+            else:
+                sent[number] += make_packet(number, b"%d" % count)
+        records = outbox.records()
+        assert sorted(records) == sorted(make_record(SEND, *item) for item in sent.items())
+        outbox.clear()
+        assert len(records) == len(sent)
 
 
 def test_a_run_goes_on_behind_a_publish_and_behind_what_was_taken_back_as_if_it_were_new():
