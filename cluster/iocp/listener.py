@@ -183,7 +183,15 @@ class Listener(IocpObject):
         is_closing = self._closing
         is_admitted = True
         if service is not None and session is not None and not is_closing and event.error is None:
-            is_admitted = self._admit(service, session, event)  # before its accept no longer counts
+            # A slot is held before its accept no longer counts.
+            if not service.expect_session(session):
+                self.full_refusals += 1
+                is_admitted = False
+            elif not service.admits(event.address):
+                service.expect_no_more(session)
+                if event.accepted is not None:
+                    event.accepted.reset_on_close()  # nothing is left to remember of it
+                is_admitted = False
         with self._lock:
             self._outstanding.pop(event, None)
         if is_closing:
@@ -201,18 +209,6 @@ class Listener(IocpObject):
             self._close_if_quiet()
         elif len(self._outstanding) <= self._enough:
             self.replenish()
-
-    def _admit(self, service: "ServerService", session: "Session", event: AcceptEvent) -> bool:
-        """Hold a slot for an accepted client; False if there is none, or it is not wanted."""
-        if not service.expect_session(session):
-            self.full_refusals += 1
-            return False
-        if service.admits(event.address):
-            return True
-        service.expect_no_more(session)
-        if event.accepted is not None:
-            event.accepted.reset_on_close()  # nothing is left to remember of it
-        return False
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1

@@ -276,12 +276,6 @@ class Session(IocpObject):
         self._driver.submit(event)
         return True
 
-    def _adopt(self, event: AcceptEvent) -> None:
-        """Take over an accepted connection, which the listener handed over."""
-        self.handle, event.accepted = event.accepted, None
-        self._address = event.address
-        self._begin()
-
     def _process_connect(self) -> None:
         event, self._connect_event = self._connect_event, None
         assert event is not None
@@ -293,7 +287,11 @@ class Session(IocpObject):
 
     def _begin(self) -> None:
         """There is a connection: tell the service and the subclass, and receive."""
-        if not self._move_from(self._state, _ESTABLISHED):
+        with self._lock:
+            is_ended = self._state is _CANCELLING  # by an abort that came first
+            if not is_ended:
+                self._state = next_state(self._state, _ESTABLISHED)
+        if is_ended:
             return self._advance_close()
         service = None if self._service is None else self._service()
         if service is None:
@@ -786,8 +784,11 @@ class Session(IocpObject):
                 self._driver.recv_again(event)
         elif kind is _SEND:
             self._process_send(num_bytes)
-        elif kind is _ACCEPT and event.accepted is not None:  # type: ignore[attr-defined]
-            self._adopt(event)  # type: ignore[arg-type]
+        elif isinstance(event, AcceptEvent) and event.accepted is not None:
+            # An accepted connection, which the listener hands over.
+            self.handle, event.accepted = event.accepted, None
+            self._address = event.address
+            self._begin()
         elif kind is _POST:
             if self._send_blocked:
                 self._tell_send_state()

@@ -202,7 +202,13 @@ class UringDriver(QueuedDriver):
             if handle.recv is not None:
                 raise EventInFlightError("a recv is in flight on this handle already")
             event.data = None
-            self._recv(handle, event)
+            if handle.armed or handle.kept or handle.end is not None:
+                self._recv(handle, event)
+            else:
+                # `_recv`, written out for a new connection.
+                handle.recv = event
+                handle.recv_is_cancelled = False
+                self._arm(handle)
         elif kind is _ACCEPT:
             assert isinstance(event, AcceptEvent)
             if handle.accepts is None:
