@@ -23,7 +23,6 @@ from cluster.iocp.timers import Timer
 
 if TYPE_CHECKING:
     from cluster.iocp.service import ServerService
-    from cluster.iocp.session import Session
 
 __all__ = ["Listener"]
 
