@@ -122,22 +122,23 @@ class Coroutines:
         mark: Mark,
         packet_id: int | None = None,
         what: str = "",
-    ) -> bool:
-        """Take the first step of what a handler returned; True if it goes on later.
+    ) -> CoroutineCall | None:
+        """Take the first step of what a handler returned; return it if it goes on later.
 
         `inbound` is None for what no record asks for, `name` also for what is no handler of a
-        session, but `what`. The call began at `mark`.
+        session, but `what`; both may be told behind the first step. The call began at `mark`.
         """
         call = CoroutineCall(coroutine, self, session, inbound, name, mark, packet_id, what)
         self._loop.start(call)
-        self._raise_escaped()
+        if self._escaped is not None:
+            self._raise_escaped()
         if call.is_done:
-            return False
+            return None
         call.is_in_first_step = False
         self.running += 1
         if session is not None:
             self._make_busy(session)
-        return True
+        return call
 
     def defer(self, inbound: InboundCall) -> None:
         """Count a call that began here and goes on."""

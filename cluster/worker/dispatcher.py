@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import islice, repeat
 from struct import Struct
 from time import monotonic
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.packet_framing import HEADER_BYTES, make_packet, split_packets
@@ -266,8 +267,9 @@ class Dispatcher:
                         except Exception as error:
                             self.calls.failed(session, packet_id, error, mark)
                         if result is not None:
-                            inbound = self._inbound_packet(call, packet_id, payload, sequence)
-                            self._begin_here(session, inbound, result, mark, packet_id)
+                            self._begin_packet(
+                                session, call, packet_id, payload, sequence, result, mark
+                            )
                     call += 1
                     sequence += 1
                     if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
@@ -487,21 +489,39 @@ class Dispatcher:
         if not isinstance(result, Coroutine):
             return False
         coroutines = self.begin_coroutines()
-        goes_on = coroutines.begin(result, session, name, inbound, mark, packet_id, what)
+        if coroutines.begin(result, session, name, inbound, mark, packet_id, what) is None:
+            return False
         if coroutines.is_full:
             self.publish_at = 0.0
-        return goes_on
+        return True
 
-    def _begin_here(
+    def _begin_packet(
         self,
         session: Session,
-        inbound: InboundCall,
+        call: int,
+        packet_id: int,
+        payload: bytes,
+        sequence: int,
         result: Any,
         mark: Mark,
-        packet_id: int | None = None,
-    ) -> bool:
-        """The same for a call of the record in hand, which is deferred if it goes on."""
-        if not self._begin(session, inbound.name, inbound, result, mark, packet_id):
+    ) -> None:
+        """The same for a packet of the record in hand, whose call is deferred if it goes on.
+
+        Most do not: what the call would be known by is made of one that does.
+        """
+        if type(result) is not CoroutineType and not isinstance(result, Coroutine):
+            return
+        coroutines = self.coroutines or self.begin_coroutines()
+        begun = coroutines.begin(result, session, None, None, mark, packet_id)
+        if begun is not None:
+            inbound = self._inbound_packet(call, packet_id, payload, sequence)
+            begun.name, begun.inbound = inbound.name, inbound
+            coroutines.defer(inbound)
+            self._add_defer(session.id, inbound.name, 1)
+
+    def _begin_here(self, session: Session, inbound: InboundCall, result: Any, mark: Mark) -> bool:
+        """The same for another record in hand."""
+        if not self._begin(session, inbound.name, inbound, result, mark):
             return False
         assert self.coroutines is not None
         self.coroutines.defer(inbound)

@@ -45,6 +45,7 @@ class _Loop(asyncio.SelectorEventLoop):
     is_entered = False
     """Whether it counts as running although no round is."""
     is_starting = False
+    no_handle: asyncio.Handle
     first_step: tuple[Callable[..., object], tuple[Any, ...], Context | None] | None = None
 
     def time(self) -> float:
@@ -75,7 +76,7 @@ class _Loop(asyncio.SelectorEventLoop):
             return super().call_soon(callback, *args, context=context)
         self.is_starting = False
         self.first_step = (callback, args, context)
-        return asyncio.Handle(callback, args, self, context)
+        return self.no_handle  # a task asks nothing of it
 
 
 class TaskLoop:
@@ -86,6 +87,7 @@ class TaskLoop:
         self._selector = _OneWait()
         self._loop = _Loop(self._selector)
         self._loop.now = now
+        self._loop.no_handle = asyncio.Handle(lambda: None, (), self._loop)
         self._selector.waited = self._waited
         self._readable: list[int] = []
         self._hooks = sys.get_asyncgen_hooks()
