@@ -88,45 +88,61 @@ class GatewaySession(Session):
 
     def on_recv(self, data: bytes | memoryview) -> int:
         shard = self.shard
-        size_max = shard.max_packet_bytes
         end = len(data)
-        bad_size = False
-        if 4 <= end <= size_max and data[0] | data[1] << 8 == end:
-            offset, count = end, 1  # as most recvs are
+        if not (4 <= end <= shard.max_packet_bytes and data[0] | data[1] << 8 == end):
+            return self._take_stream(data, end)
+        # It is one packet, as most recvs are: `_pass_on`, written out.
+        if self.has_rates and not self.may_spend(1, end):
+            return end
+        log = shard.log
+        if log.appended_bytes >= log.full_at:
+            shard.hold(self, bytes(data), 1)
         else:
-            # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
-            offset = count = 0
-            while end - offset >= 2:
-                size = data[offset] | data[offset + 1] << 8
-                if size < 4 or size > size_max:
-                    bad_size = True
-                    break
-                if size > end - offset:
-                    break
-                offset += size
-                count += 1
-        if count:
-            if self.has_rates and not self.may_spend(count, offset):
-                return offset
-            packets = data if offset == end and type(data) is bytes else bytes(data[:offset])
-            log = shard.log
-            if log.appended_bytes >= log.full_at:
-                shard.hold(self, packets, count)
-            else:
-                # `Shard.append_packets`, written out for the same reason.
-                sequence = self.next_sequence
-                self.next_sequence = sequence + count
-                self.uncommitted_bytes += offset
-                shard.lane_append_packets(self.id, sequence, packets, count, self)
-                shard.needs_flush = True
-            if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
-                shard.slow_down(self)
-        if offset != end:
-            if bad_size:
-                self.abort(Cause.BAD_SIZE)
-            else:
-                self._leave_part()
+            sequence = self.next_sequence
+            self.next_sequence = sequence + 1
+            self.uncommitted_bytes += end
+            shard.lane_append_packets(self.id, sequence, data, 1, self)
+            shard.needs_flush = True
+        if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
+            shard.slow_down(self)
+        return end
+
+    def _take_stream(self, data: bytes | memoryview, end: int) -> int:
+        """Pass on the complete packets at the front of `data`; return where they end."""
+        size_max = self.shard.max_packet_bytes
+        offset = count = 0
+        bad_size = False
+        # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
+        while end - offset >= 2:
+            size = data[offset] | data[offset + 1] << 8
+            if size < 4 or size > size_max:
+                bad_size = True
+                break
+            if size > end - offset:
+                break
+            offset += size
+            count += 1
+        if count and not self._pass_on(bytes(data[:offset]), count):
+            return offset
+        if bad_size:
+            self.abort(Cause.BAD_SIZE)
+        elif offset != end:
+            self._leave_part()
         return offset
+
+    def _pass_on(self, packets: bytes, count: int) -> bool:
+        """Put packets into the lane, or hold them; False, and the session is ended, when they are
+        too many."""
+        if self.has_rates and not self.may_spend(count, len(packets)):
+            return False
+        shard = self.shard
+        if shard.lane.is_full:
+            shard.hold(self, packets, count)
+        else:
+            shard.append_packets(self, packets, count)
+        if self.backlog_bytes > shard.slow_bytes:
+            shard.slow_down(self)
+        return True
 
     def _leave_part(self) -> None:
         """A part of a packet is left over: its time runs from its first one."""

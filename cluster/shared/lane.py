@@ -158,7 +158,12 @@ class GatewayLane(Protocol):
         ...
 
     def append_packets(
-        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
+        self,
+        session: int,
+        first_sequence: int,
+        packets: bytes | memoryview,
+        packet_count: int,
+        owner: Any,
     ) -> None:
         """Add a `packets` record: `packet_count` complete packets, numbered `first_sequence` on."""
         ...

@@ -117,7 +117,12 @@ class InboundLog:
         return self._first + len(self._entries) - 1
 
     def append_packets(
-        self, session: int, first_sequence: int, packets: bytes, packet_count: int, owner: Any
+        self,
+        session: int,
+        first_sequence: int,
+        packets: bytes | memoryview,
+        packet_count: int,
+        owner: Any,
     ) -> None:
         """Make and add a `packets` record; in one step, because there is one for each recv."""
         num_bytes = PACKETS_OVERHEAD + len(packets)
