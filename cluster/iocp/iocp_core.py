@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Protocol
 
 from cluster.iocp.driver import Completion, Driver, choose_driver
@@ -45,12 +46,12 @@ class IocpCore:
     """
 
     __slots__ = (
-        "_dispatching",
         "_shared",
         "_timers",
         "_undelivered",
         "_wait_guard",
         "batch_now",
+        "dispatching_thread",
         "driver",
     )
 
@@ -75,7 +76,8 @@ class IocpCore:
         for all that it brings. Kept by a core of one thread only."""
         self._timers = Timers()
         self._undelivered: deque[Completion] = deque()
-        self._dispatching = False
+        self.dispatching_thread = 0
+        """The thread that is in `dispatch`; 0 while none is, and with several threads always."""
         self._shared = SharedDispatch(driver, threads) if threads > 1 else None
         self._wait_guard: WaitGuard | None = None
 
@@ -103,13 +105,13 @@ class IocpCore:
         """
         if self._shared is not None:
             return self._shared.dispatch(timeout)
-        if self._dispatching:
+        if self.dispatching_thread:
             raise MisuseError("dispatch was called from a callback or from a second thread")
-        self._dispatching = True
+        self.dispatching_thread = get_ident()
         try:
             return self._dispatch(timeout)
         finally:
-            self._dispatching = False
+            self.dispatching_thread = 0
 
     def _dispatch(self, timeout: float | None) -> int:
         undelivered = self._undelivered
@@ -193,7 +195,7 @@ class IocpCore:
 
         Not from a callback: raises MisuseError there.
         """
-        if self._dispatching or (self._shared is not None and self._shared.is_dispatching):
+        if self.dispatching_thread or (self._shared is not None and self._shared.is_dispatching):
             raise MisuseError(
                 "close was called from a callback or beside dispatch; end the loop, then close"
             )

@@ -132,7 +132,7 @@ class Session(IocpObject):
         self._state = _IDLE
         self._cause: str | None = None
         self._callback_thread = 0
-        self._gathered: list[Buffer] | None = None
+        self._gathered: bytes | list[Buffer] | None = None
         self._gathered_bytes = 0
         self._send_queue: list[Buffer] | tuple[()] = ()
         self._send_registered = False
@@ -432,8 +432,7 @@ class Session(IocpObject):
             data = data.data if isinstance(data, SendBuffer) else bytes(data)
         if self._callback_thread == get_ident():
             if self._gathered is None and self._state is _CONNECTED:
-                self._gathered = [data]
-                self._gathered_bytes = len(data)
+                self._gathered = data
                 return True
             return self._gather(data)
         with self._lock:
@@ -470,10 +469,13 @@ class Session(IocpObject):
             return self._enqueue(rest if isinstance(rest, bytes) else bytes(rest))
 
     def _gather(self, chunk: bytes) -> bool:
-        """Keep what a callback sends until it returns; its first piece is kept by `send`."""
+        """Keep what a callback sends until it returns; its first piece is kept bare by `send`."""
         gathered = self._gathered
         if gathered is None or self._state is not _CONNECTED:
             return False
+        if isinstance(gathered, bytes):
+            self._gathered_bytes = len(gathered)
+            gathered = self._gathered = [gathered]
         gathered.append(chunk)
         self._gathered_bytes += len(chunk)
         if self._gathered_bytes > self._settings.send_queue_bytes_max:
@@ -586,18 +588,18 @@ class Session(IocpObject):
         gathered = self._gathered
         assert gathered is not None
         self._gathered = None
-        num_bytes = self._gathered_bytes
+        num_bytes = len(gathered) if isinstance(gathered, bytes) else self._gathered_bytes
         with self._lock:
             if self._state is not _CONNECTED:
                 if self._state is not _FLUSHING:
                     return
             elif not self._send_registered and num_bytes <= JOIN_BYTES_MAX and not self.tells_sends:
-                data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+                data = gathered if isinstance(gathered, bytes) else b"".join(gathered)
                 sent = self._driver.send_now(self.handle, data)  # type: ignore[arg-type]
                 self._sent_bytes += sent
                 if sent == num_bytes:
                     return
-                gathered = [data[sent:]]
+                gathered = data[sent:]
                 num_bytes -= sent
             self._queued_bytes += num_bytes
             if self._queued_bytes > self._settings.send_queue_bytes_max:
@@ -605,10 +607,11 @@ class Session(IocpObject):
                 return
             if self._queued_bytes > self._settings.send_blocked_bytes and not self._send_blocked:
                 self._block_send()
+            pieces: list[Buffer] = [gathered] if isinstance(gathered, bytes) else gathered
             if self._send_queue:
-                self._send_queue += gathered
+                self._send_queue += pieces
             else:
-                self._send_queue = gathered
+                self._send_queue = pieces
             if not self._send_registered:
                 self._send_registered = True
                 self._register_send()
@@ -768,7 +771,7 @@ class Session(IocpObject):
                 return
             # Nearly every recv comes here, where there is no call that it can do without.
             event.data = None
-            self._callback_thread = get_ident()
+            self._callback_thread = self._core.dispatching_thread or get_ident()
             try:
                 consumed = self.on_recv(data)
             finally:
