@@ -119,9 +119,10 @@ class IocpCore:
             timeout = 0
         timers = self._timers
         due = timers.next_due()
-        if due is not None:
-            left = max(0.0, due - self.driver.now())
-            timeout = left if timeout is None else min(timeout, left)
+        if due is not None and timeout != 0:
+            left = due - self.driver.now()
+            if timeout is None or left < timeout:
+                timeout = left if left > 0.0 else 0.0
         guard = self._wait_guard
         if guard is None:
             completions = self.driver.poll(timeout, BATCH_MAX)
@@ -130,25 +131,28 @@ class IocpCore:
                 timeout = 0
             completions = self.driver.poll(timeout, BATCH_MAX)
             guard.has_waited()
-        self.batch_now = self.driver.now()
+        self.batch_now = now = self.driver.now()
         if undelivered:
             completions = [*undelivered, *completions]
             undelivered.clear()
-        batch = iter(completions)
-        try:
-            for event, num_bytes in batch:
-                owner = event.owner
-                event.owner = None
-                if owner is None:
-                    continue
-                try:
-                    owner.dispatch(event, num_bytes)
-                except Exception as error:
-                    owner.on_dispatch_error(event, error)
-        finally:
-            undelivered.extend(batch)
-        if due is not None and due <= self.driver.now():
-            timers.run_due(self.driver.now())
+        if completions:
+            batch = iter(completions)
+            try:
+                for event, num_bytes in batch:
+                    owner = event.owner
+                    event.owner = None
+                    if owner is None:
+                        continue
+                    try:
+                        owner.dispatch(event, num_bytes)
+                    except Exception as error:
+                        owner.on_dispatch_error(event, error)
+            finally:
+                undelivered.extend(batch)
+            if due is not None:
+                now = self.driver.now()
+        if due is not None and due <= now:
+            timers.run_due(now)
         return len(completions)
 
     def post(self, event: IocpEvent, num_bytes: int = 0) -> None:

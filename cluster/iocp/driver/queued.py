@@ -169,7 +169,7 @@ class QueuedDriver(ABC):
             self._thread = get_ident()
         if self._foreign:
             self._run_deferred()
-        if self._ready or self._ends:
+        if timeout == 0 or self._ready or self._ends:
             return 0
         self._sleeping = True
         # Whoever queues from now on wakes us; look once more for what came before.

@@ -558,8 +558,9 @@ class UringDriver(QueuedDriver):
             self._enable()
         wait_s = self._begin_poll(timeout)
         ring = self._ring
-        accepting_count = len(self._accepting)
-        if accepting_count:
+        accepting_count = 0
+        if self._accepting:
+            accepting_count = len(self._accepting)
             wait_s = 0
         try:
             if self._unclaimed:
@@ -571,8 +572,9 @@ class UringDriver(QueuedDriver):
         used: list[int] = []
         recvs, memory = self._recvs, self._buffers.memory
         left = self._room(limit) if self._ends else limit
-        for _ in range(_ENTERS_PER_POLL):
-            for number, result, flags, buffer in ring.reap(left):
+        enters = 1
+        while cqes := ring.reap(left - len(used)):
+            for number, result, flags, buffer in cqes:
                 if flags & _DATA_AND_MORE != _DATA_AND_MORE:
                     left -= flags & CQE_BUFFER  # data counts, ends do not
                     self._complete(number, result, flags, buffer, received)
@@ -592,18 +594,17 @@ class UringDriver(QueuedDriver):
                     event.in_flight = False
                     event.data = data
                     received.append((event, result))
-            if used:
-                left -= len(used)
-                self._buffers.give_back(used)
-                used.clear()
-            if left <= 0 or not ring.has_more():
+            if len(used) >= left or enters == _ENTERS_PER_POLL or not ring.has_more():
                 break
+            enters += 1
             try:
                 ring.enter(0)
             except OSError:
                 if not received:
                     raise
                 break  # the next poll says it; what was received is handed out first
+        if used:
+            self._buffers.give_back(used)
         if accepting_count:
             self._go_on_accepting(accepting_count)
         if self._starved:
@@ -617,8 +618,7 @@ class UringDriver(QueuedDriver):
     ) -> None:
         """What is not the data of a recv that goes on."""
         if number == _WAKE:
-            with contextlib.suppress(BlockingIOError):  # two wake-ups may have become one
-                os.eventfd_read(self.wake_descriptor)
+            # Nobody reads the descriptor: each write to it is a completion, whatever it holds.
             if not flags & CQE_MORE:
                 self._watch_wake_ups()
             return

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from struct import Struct
 
 __all__ = [
@@ -313,13 +313,13 @@ class Ring:
 
     # -- completions -------------------------------------------------------------------------------
 
-    def reap(self, limit: int) -> Iterator[Cqe]:
-        """Take up to `limit` completions that are there."""
+    def reap(self, limit: int) -> Iterable[Cqe]:
+        """Take up to `limit` completions that are there; what is returned is false without any."""
         words = self._words
         head = self._head
         count = (words[self._cq_tail] - head) & _WORD
         if count == 0:
-            return iter(())
+            return ()
         if count > limit:
             count = limit
         self._head = (head + count) & _WORD
