@@ -99,12 +99,12 @@ class _Series:
 class AppTimers:
     """The timers of one worker, in the order in which they are due. For the loop's thread."""
 
-    __slots__ = ("_timers", "now", "planned", "waiting")
+    __slots__ = ("_timers", "now", "soonest", "waiting")
 
     def __init__(self) -> None:
         self._timers = Timers()
-        self.planned = 0
-        """At most as many calls are planned: with 0 there is nothing to be asked."""
+        self.soonest = math.inf
+        """Nothing is due before; it may be later, after a call that was cancelled."""
         self.now = 0.0
         """The time for which `take_due` was asked last."""
         self.waiting = 0
@@ -124,19 +124,19 @@ class AppTimers:
             )
         handle = TimerHandle(self, function, args)
         handle._plan(self._timers, due)
-        self.planned = len(self._timers)
+        self.soonest = min(due, self.soonest)
         self.waiting += 1
         return handle
 
     def add(self, due: float, take: Callable[[], Callable[[], Any]]) -> None:
         """Have `take_due` return what `take` does when `due` has come."""
         self._timers.add(due, take)
-        self.planned = len(self._timers)
+        self.soonest = min(due, self.soonest)
 
     def next_due(self) -> float | None:
         """Return when the first call is due, or None."""
         due = self._timers.next_due()
-        self.planned = len(self._timers)
+        self.soonest = math.inf if due is None else due
         return due
 
     def newest(self) -> int:
@@ -150,10 +150,10 @@ class AppTimers:
         """
         self.now = now
         take = self._timers.take_due(now, newest)
-        self.planned = len(self._timers)
+        self.next_due()
         return None if take is None else take()
 
     def clear(self) -> None:
         """Cancel everything, for good."""
         self._timers.clear()
-        self.planned = 0
+        self.soonest = math.inf

@@ -376,14 +376,14 @@ class Worker:
             self._dispatcher.run(chunk)
             if self._app.posted:
                 self._run_posted()
-            if self._timers.planned:
+            if self._timers.soonest < inf:
                 self._take_timers_turn()
             if self._tasks is not None:
                 self._round(0.0)
             return True
         if self._app.posted:
             self._run_posted()
-        if self._timers.planned:
+        if self._timers.soonest < inf:
             self._run_timers()
         if tasks is not None and not self._has_rounded:
             self._round(0.0)
@@ -520,7 +520,7 @@ class Worker:
     def _between_packets(self) -> None:
         """Publish if it is time to, let timers have their turn, wait for coroutines to be fewer."""
         self._publish_if_due()
-        if self._timers.planned and self._take_timers_turn():
+        if self._timers.soonest < inf and self._take_timers_turn():
             self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
             self._note.begin()
         if self._tasks is not None:
@@ -584,18 +584,19 @@ class Worker:
 
     def _take_timers_turn(self) -> bool:
         """Run timers, beside packets that wait, if it is their turn; return whether any ran."""
-        due = self._timers.next_due()
-        if due is None or self._now() < max(due, self._timers_turn):
+        now = self._now()
+        if now < self._timers_turn or now < self._timers.soonest:
             return False
-        self._run_timers()
-        return True
+        return self._run_timers()
 
-    def _run_timers(self) -> None:
-        """Run what is due, until a slice of time is over; at least one."""
-        timers = self._timers
-        due, now = timers.next_due(), self._now()
+    def _run_timers(self) -> bool:
+        """Run what is due, until a slice of time is over, at least one; return whether any was."""
+        timers, now = self._timers, self._now()
+        if now < timers.soonest:
+            return False
+        due = timers.next_due()
         if due is None or now < due:
-            return
+            return False
         self._note.clear()
         if self._dispatcher.is_past(self._published):
             self._publish()  # as for posted functions
@@ -606,9 +607,10 @@ class Worker:
             self._publish_if_due()
             now = self._now()
         self._timers_turn = now + TIMERS_SLICE_S
+        return True
 
     def _time_to_timers(self) -> float | None:
-        if not self._timers.planned:
+        if self._timers.soonest == inf:
             return None
         due = self._timers.next_due()
         return None if due is None else max(0.0, due - self._now())

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Generator
 from functools import partial
+from math import inf
 from typing import Any
 
 import pytest
@@ -264,3 +265,8 @@ def test_random_plans_are_kept():
             for _, key in expected:
                 del planned[key]
         assert bench.timers.waiting == len(planned)
+        first = min(planned.values(), default=inf)
+        assert bench.timers.soonest <= first
+        if n % 3 == 0:
+            assert bench.timers.next_due() == (None if first == inf else first)
+            assert bench.timers.soonest == first
