@@ -19,6 +19,9 @@ Message = bytes | bytearray | memoryview | msgspec.Struct
 """What may be sent: bytes as they are, or a struct, which is encoded."""
 
 
+_StructMeta = type(msgspec.Struct)
+
+
 class Codec:
     """How the structs of one application look on the wire. Loop's thread only."""
 
@@ -39,7 +42,9 @@ class Codec:
         ValueError for a memoryview of other items than bytes, OverflowError for an int beyond 64
         bits in MessagePack.
         """
-        if isinstance(message, msgspec.Struct):
+        # All structs but those of a metaclass of their own; to ask by isinstance takes as long as
+        # to encode a small one.
+        if type(type(message)) is _StructMeta or isinstance(message, msgspec.Struct):
             return self._encode(message)
         if isinstance(message, memoryview) and (message.itemsize != 1 or message.ndim != 1):
             raise ValueError(
