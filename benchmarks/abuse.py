@@ -3,7 +3,9 @@
 These come all at once; the limits are on. Good clients ask each 20 ms and check every answer: they
 are to lose nothing, and their 99th percentile, the onset of the abuse included, is compared with
 that of the round before, in which they were alone. Ends with 1 if anything was lost. Abusers that
-were cut off come back a second later; those that only connect come back at once.
+were cut off come back a second later; those that only connect come back at once. With `--uvloop`
+the same is done to an echo on uvloop, which has neither limits nor a hop: it shows what of all
+this is the machine's.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.servers import build, cluster_up
+from benchmarks.servers import build, cluster_up, uvloop_echo
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.status import read_status
 
@@ -98,9 +100,12 @@ def abused_round(
 
 
 def measure(
-    programs: Programs, run_dir: Path, port: int, mode: str, options: argparse.Namespace
+    programs: Programs, run_dir: Path | None, port: int, mode: str, options: argparse.Namespace
 ) -> bool:
-    """Measure one way of abuse and print a line; return whether nothing was lost."""
+    """Measure one way of abuse and print a line; return whether nothing was lost.
+
+    `run_dir` is that of the node, None for uvloop.
+    """
     before = read_counters(run_dir)
     alone, beside, made = [], [], 0
     for _ in range(options.rounds):
@@ -122,16 +127,19 @@ def measure(
         if count > 0 and (name.startswith("closed_") or name == "connections_refused")
     )
     packets = sum(each["packets"] for each in beside)
+    name = mode if run_dir else f"{mode}, uvloop"
     sys.stdout.write(
-        f"{mode:<8} good: {packets} packets, {lost} lost; p99 {p99[0]:.0f} us alone, "
+        f"{name:<16} good: {packets} packets, {lost} lost; p99 {p99[0]:.0f} us alone, "
         f"{p99[1]:.0f} us beside, {ratio:.2f} x; {made} connections: {causes}\n"
     )
     sys.stdout.flush()
     return not lost
 
 
-def read_counters(run_dir: Path) -> Counter[str]:
-    """Return the counters of the node."""
+def read_counters(run_dir: Path | None) -> Counter[str]:
+    """Return the counters of the node, or none for uvloop."""
+    if run_dir is None:
+        return Counter()
     status = read_status(RunDirectory(run_dir))
     if status is None:
         raise SystemExit(f"nothing runs in {run_dir}")
@@ -147,6 +155,7 @@ def main() -> None:
     parser.add_argument("--interval-ms", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--uvloop", action="store_true", help="and beside it an echo on uvloop")
     options = parser.parse_args()
     with ExitStack() as stack:
         programs = Programs(
@@ -164,7 +173,12 @@ def main() -> None:
             )
         )
         modes = options.mode or list(PAUSES_MS)
-        kept = [measure(programs, run_dir, server.port, mode, options) for mode in modes]
+        reference = stack.enter_context(uvloop_echo()) if options.uvloop else None
+        kept = []
+        for mode in modes:
+            kept.append(measure(programs, run_dir, server.port, mode, options))
+            if reference is not None:
+                measure(programs, None, reference.port, mode, options)
     if not all(kept):
         raise SystemExit(1)
 
