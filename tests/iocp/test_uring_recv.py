@@ -280,3 +280,17 @@ def test_a_handle_that_another_thread_closes_while_its_data_comes_is_forgotten(
     assert not port.uring._closing
     assert peer.recv(1) == b""
     peer.close()
+
+
+# -- waking ----------------------------------------------------------------------------------------
+
+
+def test_whoever_fills_the_wake_up_descriptor_stops_nobody_else(port: UringPort) -> None:
+    """Other processes have it; what they write must not be what keeps the next one from waking."""
+    descriptor = port.driver.wake_descriptor
+    assert descriptor is not None
+    for _ in range(3):
+        os.eventfd_write(descriptor, 2**64 - 2)
+        port.turn(0)
+        os.eventfd_write(descriptor, 1)
+        port.turn(0)

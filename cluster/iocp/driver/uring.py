@@ -618,7 +618,11 @@ class UringDriver(QueuedDriver):
     ) -> None:
         """What is not the data of a recv that goes on."""
         if number == _WAKE:
-            # Nobody reads the descriptor: each write to it is a completion, whatever it holds.
+            # Each write completes the poll, read or not; but who fills it up stops those of others.
+            try:
+                os.eventfd_read(self.wake_descriptor)
+            except BlockingIOError:  # two wake-ups have become one
+                pass
             if not flags & CQE_MORE:
                 self._watch_wake_ups()
             return
