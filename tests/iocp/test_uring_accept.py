@@ -101,15 +101,15 @@ def test_a_crowd_is_let_in_by_shares_and_others_have_their_turn_in_between(
     port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
 ) -> None:
     _, server = port.pair()
-    listener = port.listen()
     share = uring._ACCEPTS_PER_POLL
+    listener = port.listen(backlog=3 * share)
     for _ in range(3 * share):
         port.submit(listener, AcceptEvent())
     clients = crowd(listener, 3 * share)
     turns: list[int] = []
     while sum(turns) < len(clients):
         event = port.post(server)
-        outcomes = port.turn(WAIT_S)
+        outcomes = port.turn(WAIT_S, 2 * share)
         assert event in [outcome.event for outcome in outcomes]
         turns.append(sum(isinstance(outcome.event, AcceptEvent) for outcome in outcomes))
     assert max(turns) == share

@@ -45,7 +45,7 @@ from cluster.iocp.socket_utils import (
 
 __all__ = ["ReadinessDriver"]
 
-_ACCEPTS_PER_POLL = 16
+_ACCEPTS_PER_POLL = 32
 """Clients taken from one listener before others get their turn."""
 
 # Members of an enum, taken out of it for the paths that every packet takes.
