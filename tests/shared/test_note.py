@@ -153,7 +153,10 @@ def _check(call: HandlerCall, last: int) -> int:
 def test_a_writer_that_is_killed_at_any_instant_leaves_nothing_but_what_it_wrote(path: Path):
     source = random.Random(11)
     found: set[bool | None] = set()
-    for life in range(12):
+    # One in five is killed with something in hand: more than enough of them for that to be seen.
+    for life in range(120):
+        if life >= 12 and found - {None}:
+            break
         note = path.with_name(f"note{life}")
         reader = create_note(note)
         began_ns = time.monotonic_ns()
