@@ -387,11 +387,8 @@ class ShmWorkerLane:
             self._bell.clear()
         if self._sender.rest:
             self._sender.push()
-        try:
-            if not self._reader.sleep():
-                return True
-        except RingViolation:
-            return True  # `receive` will tell
+        if not self._reader.sleep():
+            return True
         self._is_armed = self._may_have_rung = True
         if self._was_refused:
             self._waits_for_room = self._writer.wait_for_room(self._freed_at_refusal)
