@@ -22,10 +22,12 @@ class LimitedSession(GatewaySession):
     """One client whose every recv counts."""
 
     __slots__ = (
+        "_byte_rate",
         "_bytes_full_at",
         "_kept_s",
         "_kept_until",
         "_limits",
+        "_packet_rate",
         "_packets_full_at",
         "_paused_at",
         "has_rates",
@@ -36,7 +38,8 @@ class LimitedSession(GatewaySession):
     def __init__(self, table: "SessionTable", limits: "Limits") -> None:
         self._limits = limits
         self.hears_all_commits = limits.deadlines.idle_timeout_s > 0
-        self.has_rates = limits.packet_rate is not None or limits.byte_rate is not None
+        self.has_rates = limits.has_rates
+        self._packet_rate, self._byte_rate = limits.packet_rate, limits.byte_rate
         super().__init__(table)
 
     def on_recycle(self) -> None:
@@ -53,26 +56,31 @@ class LimitedSession(GatewaySession):
         return self._recv_public(data)
 
     def may_spend(self, packet_count: int, num_bytes: int) -> bool:
-        limits = self._limits
         now = self.received_at
         floor = self._floor(now) if self._kept_until else now
-        rate = limits.packet_rate
-        if rate is not None:
-            self._packets_full_at = full_at = rate.spend(self._packets_full_at, packet_count, floor)
-            if rate.is_overdrawn(full_at, now):
-                limits.exceeded(self, "packets_per_s")
-                return False
-        rate = limits.byte_rate
-        if rate is not None:
-            self._bytes_full_at = full_at = rate.spend(self._bytes_full_at, num_bytes, floor)
-            if rate.is_overdrawn(full_at, now):
-                limits.exceeded(self, "bytes_per_s")
-                return False
+        # `RateLimit.spend` and `is_overdrawn`, written out: they are there for each recv.
+        rate = self._packet_rate
+        full_at = self._packets_full_at
+        if full_at < floor:
+            full_at = floor
+        self._packets_full_at = full_at = full_at + packet_count * rate.unit_s
+        if full_at - now > rate.burst_s:
+            self._limits.exceeded(self, "packets_per_s")
+            return False
+        rate = self._byte_rate
+        full_at = self._bytes_full_at
+        if full_at < floor:
+            full_at = floor
+        self._bytes_full_at = full_at = full_at + num_bytes * rate.unit_s
+        if full_at - now > rate.burst_s:
+            self._limits.exceeded(self, "bytes_per_s")
+            return False
         return True
 
     def on_committed(self) -> None:
         self.received_at = self._core.batch_now  # who has waited for an answer was not idle
-        super().on_committed()
+        if self.is_slow:
+            self.shard.reconsider(self)
 
     # -- pauses ------------------------------------------------------------------------------------
     #

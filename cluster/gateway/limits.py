@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.gateway.admission import Admission
 from cluster.gateway.counters import Counters
 from cluster.gateway.deadlines import Deadlines
-from cluster.gateway.rate_limit import RateLimit
+from cluster.gateway.rate_limit import UNLIMITED, RateLimit
 from cluster.iocp import IocpCore, NetAddress
 from cluster.shared.causes import Cause
 from cluster.shared.config import LimitsConfig
@@ -30,6 +30,7 @@ class Limits:
         "byte_rate",
         "counters",
         "deadlines",
+        "has_rates",
         "needs_acceptance",
         "packet_rate",
         "watches_recvs",
@@ -42,17 +43,16 @@ class Limits:
         self._core = core
         self.counters = counters
         self.deadlines = Deadlines(core, config)
-        self.packet_rate = _rate(config.packets_per_s, config.packets_burst)
-        self.byte_rate = _rate(config.bytes_per_s, config.bytes_burst, max_packet_bytes)
+        self.packet_rate = _rate(config.packets_per_s, config.packets_burst) or UNLIMITED
+        self.byte_rate = (
+            _rate(config.bytes_per_s, config.bytes_burst, max_packet_bytes) or UNLIMITED
+        )
+        self.has_rates = self.packet_rate is not UNLIMITED or self.byte_rate is not UNLIMITED
+        """Whether a session has to pay for what it sends."""
         self._admission = _admission(config)
         self.needs_acceptance = config.auth_timeout_s > 0
         """Whether a session's packets wait until it is accepted, but for public ones."""
-        self.watches_recvs = bool(
-            config.idle_timeout_s
-            or self.needs_acceptance
-            or self.packet_rate is not None
-            or self.byte_rate is not None
-        )
+        self.watches_recvs = bool(config.idle_timeout_s or self.needs_acceptance or self.has_rates)
         """Whether a session has to look at each recv."""
 
     def admits(self, address: NetAddress | None) -> bool:

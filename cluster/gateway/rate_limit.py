@@ -5,7 +5,9 @@ it lies further off than a full bucket takes to fill. So a session carries one n
 its rates, and nothing has to be refilled. This is the virtual scheduling algorithm of ITU-T I.371.
 """
 
-__all__ = ["RateLimit"]
+import math
+
+__all__ = ["UNLIMITED", "RateLimit"]
 
 
 class RateLimit:
@@ -30,3 +32,7 @@ class RateLimit:
     def is_overdrawn(self, full_at: float, now: float) -> bool:
         """Return whether more was spent than there was."""
         return full_at - now > self.burst_s
+
+
+UNLIMITED = RateLimit(math.inf, 0)
+"""Of which nobody can spend too much, where to ask whether there is a rate would cost more."""

@@ -109,22 +109,10 @@ class GatewaySession(Session):
 
     def _take_stream(self, data: bytes | memoryview, end: int) -> int:
         """Pass on the complete packets at the front of `data`; return where they end."""
-        size_max = self.shard.max_packet_bytes
-        offset = count = 0
-        bad_size = False
-        # `PacketFraming.scan`, written out: a call and a tuple less for each recv.
-        while end - offset >= 2:
-            size = data[offset] | data[offset + 1] << 8
-            if size < 4 or size > size_max:
-                bad_size = True
-                break
-            if size > end - offset:
-                break
-            offset += size
-            count += 1
+        offset, count, bad_size = self.shard.framing.scan(data)
         if count and not self._pass_on(bytes(data[:offset]), count):
             return offset
-        if bad_size:
+        if bad_size is not None:
             self.abort(Cause.BAD_SIZE)
         elif offset != end:
             self._leave_part()

@@ -14,6 +14,7 @@ from cluster.gateway.joined_answers import JoinedAnswers
 from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
+from cluster.iocp.packet_framing import PacketFraming
 from cluster.shared.causes import Cause
 from cluster.shared.group_records import pack_join
 from cluster.shared.lane import Freed, GatewayLane
@@ -49,6 +50,7 @@ class Shard:
         "_counters",
         "_held",
         "_waiting",
+        "framing",
         "index",
         "is_draining",
         "joined",
@@ -80,6 +82,7 @@ class Shard:
         self.lane_append_packets = lane.append_packets
         self.log = lane.log
         self.max_packet_bytes = max_packet_bytes
+        self.framing = PacketFraming(max_packet_bytes)
         self.slow_bytes = send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
         self.needs_flush = False

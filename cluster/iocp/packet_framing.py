@@ -27,6 +27,10 @@ HEADER = Struct("<HH")
 HEADER_BYTES = HEADER.size
 _unpack_header = HEADER.unpack_from
 PACKET_BYTES_MAX = 65_535
+ALIKE_MIN = 4
+"""So many packets of one size are found faster by `count_alike` than one by one."""
+
+_BYTES = [bytes((value,)) for value in range(256)]
 
 
 class Scan(NamedTuple):
@@ -60,6 +64,9 @@ class PacketFraming:
         end = len(data)
         size_max = self.max_packet_bytes
         offset = count = 0
+        if end > HEADER_BYTES and end >= ALIKE_MIN * (size := data[0] | data[1] << 8):
+            count = count_alike(data, size, size_max)
+            offset = count * size
         while end - offset >= 2:
             size = data[offset] | data[offset + 1] << 8
             if size < HEADER_BYTES or size > size_max:
@@ -69,6 +76,23 @@ class PacketFraming:
             offset += size
             count += 1
         return Scan(offset, count, None)
+
+
+def count_alike(data: bytes | memoryview, size: int, size_max: int) -> int:
+    """Return how many complete packets stand at the front of `data` if `size` is that of the first
+    and all others have it too; else, or if no packet may have it, 0. There are bytes for two of it.
+
+    It is then found wherever the next packet would begin, so two comparisons do for what is
+    otherwise a step for each packet. That pays from `ALIKE_MIN` packets on.
+    """
+    if not HEADER_BYTES <= size <= size_max or data[size] | data[size + 1] << 8 != size:
+        return 0
+    count = len(data) // size
+    end = count * size
+    low, high = _BYTES[size & 0xFF], _BYTES[size >> 8]
+    if data[:end:size] == low * count and data[1:end:size] == high * count:
+        return count
+    return 0
 
 
 def iter_packets(data: bytes | memoryview) -> Iterator[bytes | memoryview]:
@@ -83,15 +107,9 @@ def iter_packets(data: bytes | memoryview) -> Iterator[bytes | memoryview]:
 def split_packets(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Return id and payload of each packet from `start` to `end`, which are complete packets."""
     size = data[start] | data[start + 1] << 8
-    if end - start > 3 * size:  # for fewer it takes longer to look
+    if end - start >= ALIKE_MIN * size:
         stream = data[start:end]
-        count = len(stream) // size
-        if (
-            count * size == len(stream)
-            and stream[::size] == stream[:1] * count
-            and stream[1::size] == stream[1:2] * count
-        ):
-            # All of one size, as most are: it stands wherever the next one would begin.
+        if count_alike(stream, size, PACKET_BYTES_MAX) * size == len(stream):
             return _of_size(size)(stream)
     packets = []
     while start < end:

@@ -1,7 +1,7 @@
 """Packets in a byte stream: any split gives the same packets, and no size is a loop."""
 
 from itertools import pairwise
-from struct import pack
+from struct import pack, unpack_from
 
 import pytest
 from hypothesis import given
@@ -125,6 +125,40 @@ def test_packets_of_any_sizes_are_split_into_ids_and_payloads(
     data = b"".join(make_packet(packet_id, payload) for packet_id, payload in sent)
     start = len(before)
     assert list(split_packets(before + data + behind, start, start + len(data))) == sent
+
+
+def scan_one_by_one(data: bytes, size_max: int) -> Scan:
+    """What a scan has to find, by the definition of a packet."""
+    offset = count = 0
+    while len(data) - offset >= 2:
+        (size,) = unpack_from("<H", data, offset)
+        if size < HEADER_BYTES or size > size_max:
+            return Scan(offset, count, size)
+        if size > len(data) - offset:
+            break
+        offset, count = offset + size, count + 1
+    return Scan(offset, count, None)
+
+
+@given(
+    size=st.integers(HEADER_BYTES, 300),
+    count=st.integers(1, 12),
+    tail=st.binary(max_size=30),
+    changes=st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 255)), max_size=2),
+    size_max=st.sampled_from([HEADER_BYTES, 40, 256, 300, PACKET_BYTES_MAX]),
+)
+def test_packets_that_are_alike_or_nearly_so_are_found_as_if_one_by_one(
+    size: int, count: int, tail: bytes, changes: list[tuple[int, int]], size_max: int
+):
+    data = bytearray(make_packet(258, b"\x04" * (size - HEADER_BYTES)) * count + tail)
+    for place, value in changes:
+        data[place % len(data)] = value
+    for place, value in changes[:1]:  # in a header, more often than by chance
+        data[place % count * size + place % 2] = value
+    stream = bytes(data)
+    expected = scan_one_by_one(stream, size_max)
+    assert PacketFraming(size_max).scan(stream) == expected
+    assert PacketFraming(size_max).scan(memoryview(stream)) == expected
 
 
 def test_a_payload_that_looks_like_headers_is_a_payload():
