@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.calls import BACKOFF_FIRST_S
 from cluster.gateway.links.handshake import LinkIdentity
-from cluster.gateway.links.links import Delivery, Links
+from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, NetAddress, choose_driver
 from tests.gateway.links.relay import Relay
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.session import GatewaySession

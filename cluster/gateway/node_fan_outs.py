@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.interest import INTEREST, Interest, read_interest
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.session import GatewaySession

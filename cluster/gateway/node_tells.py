@@ -19,7 +19,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery, Life
+from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery, Life, Links
+from cluster.gateway.links.link_user import Delivery, Life
+from cluster.gateway.links.links import Links
 
 __all__ = ["Members", "NodeTraffic", "Topic"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.frames import RECORD_BYTES_MAX
-from cluster.gateway.links.links import Delivery, Life
+from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.node_tells import HANDLED, REFUSED, RETRY_S, TOLD, NodeTells
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.iocp import IocpCore

@@ -1,7 +1,7 @@
 """Records between nodes find their topic."""
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_traffic import Members, NodeTraffic
 
 

@@ -19,6 +19,7 @@ from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 
 if TYPE_CHECKING:
+    from cluster.gateway.links.link import Link
     from cluster.gateway.links.links import Links
 
 __all__ = ["NodeSession"]
@@ -39,6 +40,7 @@ class NodeSession(Session):
         "heard_at",
         "is_resumed",
         "life",
+        "link",
         "peer",
         "reason",
         "was_greeted",
@@ -52,6 +54,8 @@ class NodeSession(Session):
         """Which one of those that called this is; 0 for one that this side has called."""
         self.peer: Peer | None = None
         """The node at the other end, once it has proved itself."""
+        self.link: Link | None = None
+        """The link that has taken it, which may have another session by now; None before."""
         self.is_resumed = False
         """Whether the peer has said how far it is, so that records may go."""
         self.reason = ""
@@ -72,7 +76,7 @@ class NodeSession(Session):
         self._handshake = links.handshake(self.dialled)
         self._timer = links.core.call_later(HANDSHAKE_TIMEOUT_S, self._timed_out)
         if self.dialled is None:
-            links.knocked(self)
+            links.strangers.knocked(self)
         greeting = self._handshake.begin()
         if greeting:
             self.send(greeting)
@@ -83,14 +87,16 @@ class NodeSession(Session):
         self.heard_at = self._links.core.now()
         try:
             frames, consumed = scan_frames(data)
-            self._links.take_frames(self, frames)
+            if self.link is not None:
+                self.link.take_frames(self, frames)
         except LinkViolation as violation:
             self._links.violated(self, str(violation))
             return len(data)
         return consumed
 
     def on_send(self, num_bytes: int) -> None:
-        self._links.sent(self)
+        if self.link is not None:
+            self.link.sent(self)
 
     def on_disconnected(self, cause: str) -> None:
         self._stop_timer()
@@ -103,7 +109,7 @@ class NodeSession(Session):
         """End a connection whose peer has not proved itself, and count why."""
         if self.peer is None and self.is_connected:
             self.reason = reason
-            self._links.refused(self, refusal, reason)
+            self._links.strangers.refused(self, refusal, reason)
             self.abort(Cause.REFUSED)
 
     def _take_handshake(self, data: bytes | memoryview) -> int:

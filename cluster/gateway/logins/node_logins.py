@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.asks import Asks, LoginClock, PendingAsk
 from cluster.gateway.logins.login_owner import LoginOwner

@@ -8,7 +8,7 @@ So while a session of this node asks for a user, packets wait here to be sent wh
 from collections import deque
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.links import Delivery
+from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.logins.node_logins import NodeLogins
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.session import GatewaySession

@@ -34,7 +34,7 @@ def make_failing_world(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[M
 
     Connections are given little at a time, so that most records wait to be sent.
     """
-    monkeypatch.setattr("cluster.gateway.links.links.QUEUED_BYTES_MAX", 1_500)
+    monkeypatch.setattr("cluster.gateway.links.link.QUEUED_BYTES_MAX", 1_500)
     worlds: list[FailingWorld] = []
 
     def make(*arguments, **options) -> FailingWorld:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkIdentity
-from cluster.gateway.links.links import Delivery, Links
+from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, Service
 from cluster.iocp.driver.memory import MemoryDriver
 from tests.gateway.links.ledger import Ledger, Record

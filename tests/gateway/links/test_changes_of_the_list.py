@@ -10,7 +10,7 @@ from cluster.gateway.links.link_log import Progress
 from cluster.gateway.links.links import NODES_MAX
 from cluster.iocp import NetAddress
 from tests.gateway.links.conftest import MakeWorld
-from tests.gateway.links.test_links import knock
+from tests.gateway.links.raw import knock
 from tests.gateway.links.world import SECRET, TIMEOUT_S
 
 

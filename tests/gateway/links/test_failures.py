@@ -10,7 +10,7 @@ from cluster.iocp import ClientService
 from cluster.iocp.driver.memory import Faults
 from tests.gateway.links.conftest import MakeFailingWorld
 from tests.gateway.links.failing_world import RECOVERY_S, FailingWorld
-from tests.gateway.links.test_links import Raw
+from tests.gateway.links.raw import Raw
 from tests.gateway.links.world import SECRET, TIMEOUT_S
 
 LOST_WITHIN_S = 1.5 * TIMEOUT_S

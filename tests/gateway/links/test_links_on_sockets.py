@@ -9,7 +9,8 @@ import pytest
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkIdentity
-from cluster.gateway.links.links import Delivery, Links
+from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, NetAddress
 from tests.gateway.conftest import open_driver
 from tests.gateway.links.relay import Relay

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkIdentity
-from cluster.gateway.links.links import Delivery, Links
+from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.links.links import Links
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import IocpCore, NetAddress, Service, Session
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork

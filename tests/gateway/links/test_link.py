@@ -1,0 +1,179 @@
+"""One link, on a network in memory with a clock of its own: cuts, silence, lives, violations."""
+
+import random
+
+import pytest
+
+from cluster.gateway.links.frames import ALIVE, RECORD, RESUME, make_frame, make_progress_frame
+from cluster.gateway.links.link_log import Progress
+from cluster.iocp.driver.memory import Faults
+from tests.gateway.links.conftest import MakeWorld
+from tests.gateway.links.raw import RESUMED, knock, prove
+from tests.gateway.links.world import TIMEOUT_S
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_cuts_at_any_moment_lose_and_repeat_nothing(
+    make_world: MakeWorld, seed: int, number: int
+) -> None:
+    chosen = random.Random(seed + number)
+    world = make_world((1, 2), seed=seed + number)
+    world.network.faults = Faults(partial_send=0.5, partial_recv=0.5, late=0.3, late_s_max=0.05)
+    sent: dict[int, list[bytes]] = {1: [], 2: []}
+    for _ in range(120):
+        for node, other in ((1, 2), (2, 1)):
+            for _ in range(chosen.randrange(8)):
+                payload = b"%d." % len(sent[node]) + bytes(chosen.randrange(3_000))
+                if world[node].links.send(other, payload):
+                    sent[node].append(payload)
+        for _ in range(chosen.randrange(12)):
+            world.turn(0.01)
+        if chosen.random() < 0.5:
+            if chosen.random() < 0.5:
+                world[1].cut(2)
+            else:
+                world[2].cut(1)
+    world.run(
+        lambda: len(world[1].got) >= len(sent[2]) and len(world[2].got) >= len(sent[1]),
+        "everything",
+    )
+    assert [payload for _, payload in world[1].got] == sent[2]
+    assert [payload for _, payload in world[2].got] == sent[1]
+    assert world[1].count("links_lost") + world[2].count("links_lost") > 5
+    assert world[1].count("links_violations") == world[2].count("links_violations") == 0
+
+
+def test_what_is_settled_in_any_order_is_told_in_order(make_world: MakeWorld):
+    world = make_world((1, 2))
+    held = world[2].hold()
+    for number in range(6):
+        world[1].links.send(2, b"%d" % number)
+    world.run(lambda: len(held) == 6, "the records")
+    world.run_for(TIMEOUT_S)
+    assert world[1].settled_payloads == []
+    world[1].cut(2)  # received is not settled: it is kept, and not sent again
+    for number in (2, 0, 1, 5):
+        world[2].links.settle(held[number])
+    world.run(lambda: len(world[1].settled_payloads) == 3, "the first three")
+    (status,) = world[1].links.status()
+    assert status.waiting_records == 3
+    world[2].links.settle(held[3])
+    world[2].links.settle(held[4])
+    world.run(lambda: len(world[1].settled_payloads) == 6, "the others")
+    assert world[1].settled_payloads == [b"%d" % number for number in range(6)]
+    assert len(world[2].got) == 6
+
+
+def test_what_was_received_and_not_settled_is_undelivered_when_the_peer_begins_anew(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world((1, 2))
+    held = world[2].hold()
+    for number in range(3):
+        world[1].links.send(2, b"%d" % number)
+    world.run(lambda: len(held) == 3, "the records")
+    world[2].links.settle(held[0])
+    world.run(lambda: world[1].settled_payloads == [b"0"], "the first one")
+    world[2].kill()
+    world[2].begin()
+    world[2].links.settle(held[1])  # of the last life: nobody waits for it
+    world.run_linked()
+    assert world[1].lost_payloads == [b"1", b"2"]
+    assert world[2].got == []
+
+
+def test_a_full_log_is_told_and_counted_and_room_comes_back(make_world: MakeWorld):
+    world = make_world((1, 2), retained_bytes_max=10_000)
+    taken = [world[1].links.send(2, bytes(1_000)) for _ in range(20)]
+    assert taken == [True] * 9 + [False] * 11
+    assert world[1].count("links_full") == 11
+    world.run(lambda: len(world[2].got) == 9, "what was taken")
+    world.run_for(TIMEOUT_S)
+    assert world[1].links.send(2, bytes(1_000))
+
+
+def test_another_life_of_a_peer_gets_nothing_of_the_last_and_it_is_counted(make_world: MakeWorld):
+    world = make_world((1, 2))
+    world.run_linked()
+    world[2].kill()
+    for number in range(5):
+        assert world[1].links.send(2, b"old %d" % number)
+    assert world[1].state(2) != "linked"
+    world[2].begin()
+    world.run_linked()
+    world[1].links.send(2, b"new")
+    world.run(lambda: bool(world[2].got), "the new record")
+    assert world[2].got == [(1, b"new")]
+    assert world[1].count("links_undelivered") == 5
+    assert world[1].lost_payloads == [b"old %d" % number for number in range(5)]
+
+
+def test_each_connection_is_told_and_whether_the_peer_remembers(make_world: MakeWorld):
+    world = make_world([1, 2])
+    world.run_linked()
+    assert world[1].connections == [("new life", 2)]
+    assert world[2].connections == [("new life", 1)]
+    world[2].cut(1)
+    world.run(lambda: len(world[1].connections) == 3, "a new connection")
+    world.run_linked()
+    assert world[1].connections[1:] == [("lost", 2), ("linked", 2)]
+    assert world[2].connections[1:] == [("lost", 1), ("linked", 1)]
+    world[2].kill()
+    world[2].begin()
+    world.run(lambda: len(world[1].connections) == 5, "another life")
+    world.run_linked()
+    assert world[1].connections[3:] == [("lost", 2), ("new life", 2)]
+    assert world[2].connections == [("new life", 1)]
+
+
+def test_a_peer_that_falls_silent_is_lost(make_world: MakeWorld):
+    world = make_world((1, 2))
+    world.nodes.pop(1).kill()
+    (raw,) = knock(world, 2)
+    prove(world, raw, 2, as_node=1)
+    raw.send(RESUMED)
+    world.run(lambda: world[2].state(1) == "linked", "the link")
+    world.run_for(TIMEOUT_S * 0.9)
+    assert raw.ended is None
+    world.run(lambda: raw.ended is not None, "its end", TIMEOUT_S)
+    assert world[2].state(1) == "awaited"
+    assert world[2].count("links_lost") == 1
+
+
+def test_a_second_connection_of_the_same_node_replaces_the_first(make_world: MakeWorld):
+    world = make_world((1, 2))
+    world.nodes.pop(1).kill()
+    first, second = knock(world, 2), knock(world, 2)
+    for raw in (*first, *second):
+        prove(world, raw, 2, as_node=1)
+    world.run(lambda: first[0].ended is not None, "the end of the first")
+    assert second[0].ended is None
+    assert world[2].count("links_replaced") == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        make_frame(RECORD, 1, b"before it says how far it is"),
+        make_progress_frame(RESUME, Progress(5, 0)),
+        RESUMED + RESUMED,
+        RESUMED + make_frame(RECORD, 2, b"not the next one"),
+        RESUMED + make_progress_frame(ALIVE, Progress(9, 0)),
+        RESUMED + make_progress_frame(ALIVE, Progress(0, 1)),
+        make_frame(RESUME, 0),
+        make_frame(9, 0),
+        make_frame(ALIVE, 0, b"with a payload"),
+        b"\xff\xff\xff\xff\x02" + bytes(11),
+    ],
+)
+def test_a_proved_peer_that_breaks_the_protocol_loses_its_connection(
+    make_world: MakeWorld, frames: bytes
+) -> None:
+    world = make_world((1, 2))
+    world.nodes.pop(1).kill()
+    (raw,) = knock(world, 2)
+    prove(world, raw, 2, as_node=1)
+    raw.send(frames)
+    world.run(lambda: raw.ended is not None, "its end", 1)
+    assert world[2].count("links_violations") == 1
+    assert world[2].got == []
