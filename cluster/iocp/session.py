@@ -1,10 +1,9 @@
-"""One connection: at most one recv and one send registered, callbacks, an orderly end.
+"""One connection, from its beginning to an orderly end, and what comes in meanwhile.
 
-The rules, in short (ARCHITECTURE.md has them in full): `send` appends, and only the caller
-that turns `send_registered` from false to true registers; a partial send goes on where it
-stopped before anything else; `disconnect` flushes, shuts down, drains and only then closes;
-nothing is closed while an operation on it is in flight; `on_disconnected` runs once, never
-inside `disconnect`.
+The rules, in short (ARCHITECTURE.md has them in full): at most one recv is registered, and one
+send (`Sender` has all about sends); `disconnect` flushes, shuts down, drains and only then
+closes; nothing is closed while an operation on it is in flight; `on_disconnected` runs once,
+never inside `disconnect`.
 
 Callbacks and everything marked so belong to the dispatching thread; `send`, `disconnect` and
 `abort` may come from any thread. The lock guards the send queue and the state and is never
@@ -13,7 +12,7 @@ held in a callback.
 
 import logging
 import weakref
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, ClassVar
 
 from cluster.iocp.causes import Cause
@@ -21,18 +20,15 @@ from cluster.iocp.driver.contract import Handle
 from cluster.iocp.errors import MisuseError
 from cluster.iocp.iocp_event import (
     AcceptEvent,
-    Buffer,
     ConnectEvent,
     DisconnectEvent,
     EventType,
     IocpEvent,
     RecvEvent,
-    SendEvent,
 )
-from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.net_address import NetAddress
 from cluster.iocp.recv_buffer import RecvBuffer
-from cluster.iocp.send_buffer import JOIN_BYTES_MAX, SendBuffer, join_small
+from cluster.iocp.sender import Sender
 from cluster.iocp.session_state import SessionEvent, SessionState, next_state
 from cluster.iocp.timers import Timer
 
@@ -55,7 +51,7 @@ _EOF = Cause.EOF
 _RECV, _SEND, _POST, _ACCEPT = EventType.RECV, EventType.SEND, EventType.POST, EventType.ACCEPT
 
 
-class Session(IocpObject):
+class Session(Sender):
     """A connection of a service. Subclass it and override the callbacks.
 
     A service makes sessions through its factory and keeps a connected one alive; the session
@@ -65,26 +61,16 @@ class Session(IocpObject):
     __slots__ = (
         "__weakref__",
         "_address",
-        "_callback_thread",
         "_cause",
         "_close_timer",
         "_connect_event",
         "_core",
         "_driver",
-        "_gathered",
-        "_gathered_bytes",
-        "_lock",
         "_post_event",
-        "_queued_bytes",
         "_read_ended",
         "_recv_buffer",
         "_recv_event",
         "_recv_paused",
-        "_send_blocked",
-        "_send_event",
-        "_send_queue",
-        "_send_registered",
-        "_sent_bytes",
         "_service",
         "_settings",
         "_shut_down_event",
@@ -96,49 +82,21 @@ class Session(IocpObject):
     """Whether the service may use an object again for another connection, once nothing else
     refers to it. A class that says so puts its own fields back in `on_recycle`."""
 
-    tells_sends: ClassVar[bool] = False
-    """Whether `on_send` hears of all that was sent, or only of what had to wait.
-
-    True for a class that overrides `on_send`, unless it says otherwise: without anyone to tell,
-    what a callback sends can leave at once and needs no completion.
-    """
-
-    def __init_subclass__(cls) -> None:
-        # Whichever of the two was said last, in the order in which a class looks for them.
-        for base in cls.__mro__[: cls.__mro__.index(Session)]:
-            if "tells_sends" in vars(base):
-                cls.tells_sends = vars(base)["tells_sends"]
-                return
-            if "on_send" in vars(base):
-                cls.tells_sends = True
-                return
-
     _core: "IocpCore"
     _driver: "Driver"
     _settings: "SessionSettings"
 
     def __init__(self) -> None:
         self._service: weakref.ref[Service] | None = None
-        self._lock = Lock()
         self._recv_event = RecvEvent()
-        # What only sends need is made by the first that has to wait: 250 bytes of an idle session,
-        # and three of the nine objects that the collector would visit for it.
-        self._send_event: SendEvent | None = None
-        self._reset()
+        Sender.__init__(self)
 
     def _reset(self) -> None:
+        Sender._reset(self)
         self.handle: Handle | None = None
         self._address: NetAddress | None = None
         self._state = _IDLE
         self._cause: str | None = None
-        self._callback_thread = 0
-        self._gathered: bytes | list[Buffer] | None = None
-        self._gathered_bytes = 0
-        self._send_queue: list[Buffer] | tuple[()] = ()
-        self._send_registered = False
-        self._send_blocked = _BLOCKED_NOT
-        self._queued_bytes = 0
-        self._sent_bytes = 0
         self._recv_buffer: RecvBuffer | None = None
         self._recv_paused = False
         self._read_ended = False
@@ -176,26 +134,6 @@ class Session(IocpObject):
         return self._state is _CONNECTED
 
     @property
-    def queued_bytes(self) -> int:
-        """Bytes that were given to `send` and not yet taken by the system."""
-        return self._queued_bytes
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes that the system has taken since the connection began."""
-        return self._sent_bytes
-
-    @property
-    def send_registered(self) -> bool:
-        """Whether a send is in flight."""
-        return self._send_registered
-
-    @property
-    def is_send_blocked(self) -> bool:
-        """Whether `on_send_blocked` was called, and `on_send_ready` not since."""
-        return self._send_blocked is _BLOCKED_TOLD
-
-    @property
     def read_ended(self) -> bool:
         """Whether the peer has ended its side."""
         return self._read_ended
@@ -221,16 +159,6 @@ class Session(IocpObject):
         `data` starts with what earlier calls left, and is valid until this returns.
         """
         return len(data)
-
-    def on_send(self, num_bytes: int) -> None:
-        """`num_bytes` of a registered send were taken by the system."""
-
-    def on_send_blocked(self) -> None:
-        """More than `send_blocked_bytes` wait to be sent; a moment later it may be less again."""
-
-    def on_send_ready(self) -> None:
-        """No more than `send_ready_bytes` wait any more; follows each `on_send_blocked`, unless the
-        session ends before."""
 
     def on_read_ended(self) -> None:
         """The peer ended its side (sent EOF); by default this side ends too."""
@@ -419,203 +347,6 @@ class Session(IocpObject):
             self._advance_close()
         return None
 
-    # -- sending -----------------------------------------------------------------------------------
-
-    def send(self, data: SendBuffer | Buffer) -> bool:
-        """Queue `data` to be sent after all that was queued before. Any thread.
-
-        A SendBuffer or bytes is not copied, anything else is. Returns False when the session
-        is not connected. More than `send_queue_bytes_max` waiting aborts the session with
-        `send_overflow`.
-        """
-        if type(data) is not bytes:
-            data = data.data if isinstance(data, SendBuffer) else bytes(data)
-        if self._callback_thread == get_ident():
-            if self._gathered is None and self._state is _CONNECTED:
-                self._gathered = data
-                return True
-            return self._gather(data)
-        with self._lock:
-            if self._state is not _CONNECTED:
-                return False
-            return self._enqueue(data)
-
-    def send_now(self, data: Buffer) -> bool:
-        """Send `data` by one attempt that cannot wait; queue what the system does not take.
-
-        Nothing is attempted while anything is queued, so the order is that of `send`. `data`
-        is the caller's again on return: what is queued of it is copied unless it is bytes.
-        Bytes that leave at once are not reported to `on_send`. Dispatching thread, outside
-        this session's own callbacks.
-        """
-        with self._lock:
-            if self._state is not _CONNECTED:
-                return False
-            if not self._send_registered:
-                sent = self._driver.send_now(self.handle, data)  # type: ignore[arg-type]  # connected
-                self._sent_bytes += sent
-                if sent == len(data):
-                    return True
-                if sent:
-                    data = memoryview(data)[sent:]
-            if not isinstance(data, bytes):
-                data = bytes(data)
-            return self._enqueue(data)
-
-    def _queue_rest(self, data: Buffer, sent: int) -> bool:
-        """Queue what the system did not take of `data`; False, and the end, if that is too much."""
-        rest = data[sent:] if sent else data
-        with self._lock:
-            return self._enqueue(rest if isinstance(rest, bytes) else bytes(rest))
-
-    def _gather(self, chunk: bytes) -> bool:
-        """Keep what a callback sends until it returns; its first piece is kept bare by `send`."""
-        gathered = self._gathered
-        if gathered is None or self._state is not _CONNECTED:
-            return False
-        if isinstance(gathered, bytes):
-            self._gathered_bytes = len(gathered)
-            gathered = self._gathered = [gathered]
-        gathered.append(chunk)
-        self._gathered_bytes += len(chunk)
-        if self._gathered_bytes > self._settings.send_queue_bytes_max:
-            self.abort(Cause.SEND_OVERFLOW)
-            return False
-        return True
-
-    def _enqueue(self, chunk: bytes) -> bool:
-        """Append to the queue and register if nobody has (lock held, connected)."""
-        self._queued_bytes += len(chunk)
-        if self._queued_bytes > self._settings.send_queue_bytes_max:
-            self._abort_locked(Cause.SEND_OVERFLOW)
-            return False
-        if self._queued_bytes > self._settings.send_blocked_bytes and not self._send_blocked:
-            self._block_send()
-        if self._send_queue:
-            self._send_queue.append(chunk)
-        else:
-            self._send_queue = [chunk]
-        if not self._send_registered:
-            self._send_registered = True
-            self._register_send()
-        return True
-
-    def _block_send(self) -> None:
-        """Have `on_send_blocked` called, in a later turn of `dispatch` (lock held)."""
-        if self._state is _CONNECTED:
-            self._send_blocked = _BLOCKED_UNTOLD
-            self._post()
-
-    def _tell_send_state(self) -> None:
-        """Tell what has become of the send queue, if it has not been told (dispatching thread)."""
-        with self._lock:
-            is_ready = self._queued_bytes <= self._settings.send_ready_bytes
-            was, now = self._send_blocked, self._send_blocked
-            if is_ready:
-                now = _BLOCKED_NOT
-            elif was is _BLOCKED_UNTOLD:
-                now = _BLOCKED_TOLD
-            self._send_blocked = now
-        if was is now or self._state is not _CONNECTED:
-            return
-        self._enter_callback()
-        try:
-            if now is _BLOCKED_TOLD:
-                self.on_send_blocked()
-            elif was is _BLOCKED_TOLD:
-                self.on_send_ready()
-        finally:
-            self._leave_callback()
-
-    def _register_send(self) -> None:
-        """Submit all that is queued as one gather (lock held, `send_registered` is ours)."""
-        event = self._send_event
-        if event is None:
-            event = self._send_event = SendEvent()
-        if not event.send_buffers:
-            queue = self._send_queue
-            assert queue
-            self._send_queue = ()
-            event.send_buffers = join_small(queue, self._queued_bytes)
-        event.owner = self
-        self._driver.submit(event)
-
-    def _process_send(self, num_bytes: int) -> None:
-        event = self._send_event
-        assert event is not None
-        if event.error is not None:
-            with self._lock:  # nobody may register what follows a gap in the stream
-                event.release()
-                self._send_registered = False
-                self._abort_locked(event.error)
-            return self._advance_close()
-        event.advance(num_bytes)
-        with self._lock:
-            self._queued_bytes -= num_bytes
-        self._sent_bytes += num_bytes
-        if self._was_connected:
-            self._enter_callback()
-            try:
-                self.on_send(num_bytes)
-            finally:
-                self._leave_callback()
-        if self._send_blocked:
-            self._tell_send_state()
-        with self._lock:
-            if self._state is _CANCELLING:
-                self._send_registered = False
-            elif event.send_buffers or self._send_queue:
-                self._register_send()
-            else:
-                self._send_registered = False
-        if self._state is not _CONNECTED:
-            self._advance_close()
-        return None
-
-    # -- callbacks in progress ---------------------------------------------------------------------
-
-    def _enter_callback(self) -> None:
-        self._callback_thread = get_ident()
-
-    def _leave_callback(self) -> None:
-        """Send what the callback sent, as one."""
-        self._callback_thread = 0
-        if self._gathered is not None:
-            self._send_gathered()
-
-    def _send_gathered(self) -> None:
-        """Send by one attempt that cannot wait, or else queue, what a callback gathered."""
-        gathered = self._gathered
-        assert gathered is not None
-        self._gathered = None
-        num_bytes = len(gathered) if isinstance(gathered, bytes) else self._gathered_bytes
-        with self._lock:
-            if self._state is not _CONNECTED:
-                if self._state is not _FLUSHING:
-                    return
-            elif not self._send_registered and num_bytes <= JOIN_BYTES_MAX and not self.tells_sends:
-                data = gathered if isinstance(gathered, bytes) else b"".join(gathered)
-                sent = self._driver.send_now(self.handle, data)  # type: ignore[arg-type]
-                self._sent_bytes += sent
-                if sent == num_bytes:
-                    return
-                gathered = data[sent:]
-                num_bytes -= sent
-            self._queued_bytes += num_bytes
-            if self._queued_bytes > self._settings.send_queue_bytes_max:
-                self._abort_locked(Cause.SEND_OVERFLOW)
-                return
-            if self._queued_bytes > self._settings.send_blocked_bytes and not self._send_blocked:
-                self._block_send()
-            pieces: list[Buffer] = [gathered] if isinstance(gathered, bytes) else gathered
-            if self._send_queue:
-                self._send_queue += pieces
-            else:
-                self._send_queue = pieces
-            if not self._send_registered:
-                self._send_registered = True
-                self._register_send()
-
     # -- ending ------------------------------------------------------------------------------------
 
     def disconnect(self, cause: str = Cause.LOCAL) -> bool:
@@ -733,11 +464,7 @@ class Session(IocpObject):
         """Give everything back and tell the end of it, once (nothing is in flight)."""
         with self._lock:
             self._state = next_state(self._state, _QUIET)
-            self._send_queue = ()
-            if self._send_event is not None:
-                self._send_event.release()
-            self._queued_bytes = 0
-            self._send_registered = False
+            self._let_go_of_queued()
         self._recv_buffer = None
         if self._close_timer is not None:
             self._close_timer.cancel()
@@ -829,8 +556,7 @@ class Session(IocpObject):
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what the session holds fits its state."""
-        assert self._send_registered or not self._send_queue or self._state is not _CONNECTED
-        assert self._queued_bytes >= 0
+        super().check_invariants()
         if self._state in (SessionState.IDLE, SessionState.CLOSED):
             assert self.handle is None
             assert self._recv_event.owner is None
@@ -844,8 +570,5 @@ class Session(IocpObject):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address} {self._state.value}>"
 
-
-_BLOCKED_NOT, _BLOCKED_UNTOLD, _BLOCKED_TOLD = range(3)
-"""Whether the send queue is past its mark, and the session has been told."""
 
 _NOT_OPEN = frozenset({SessionState.IDLE, SessionState.CANCELLING, SessionState.CLOSED})

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.iocp import Cause, SessionState
 from tests.contract.driver_harness import RESETS
-from tests.iocp.test_session_send import fill
+from tests.iocp.test_sender import fill
 from tests.iocp.world import EchoSession, RecordingSession, World, only
 
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.iocp import Cause, Session
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.session_fan_out import send_now_each_its_own, send_now_to_each
-from tests.iocp.test_session_send import fill
+from tests.iocp.test_sender import fill
 from tests.iocp.world import World
 
 Send = Callable[[Sequence[Session], bytes], int]
