@@ -9,6 +9,7 @@ from cluster.worker.app import App
 from cluster.worker.app_timers import TimerHandle
 from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
+from cluster.worker.packet_stream import Packets
 from cluster.worker.session import Session
 from cluster.worker.tells import AskFailed, Full, NoOwner, Telling, Undelivered
 
@@ -20,6 +21,7 @@ __all__ = [
     "Full",
     "NoOwner",
     "OutputTooLarge",
+    "Packets",
     "Session",
     "ShardId",
     "Telling",

@@ -21,6 +21,7 @@ from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
 from cluster.worker.handler_shape import check_handler, is_coroutine_function
 from cluster.worker.message_handlers import MessageHandlers, encode_message
+from cluster.worker.packet_stream import Packets
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.payload_handlers import adapt_any_handler, adapt_packet_handler
 from cluster.worker.session import Session
@@ -33,6 +34,7 @@ __all__ = ["App", "Runtime"]
 
 PacketHandler = Callable[[Session, bytes], Any]
 AnyHandler = Callable[[Session, int, bytes], Any]
+PacketsHandler = Callable[[Session, Packets], Any]
 SessionHandler = Callable[[Session], Any]
 StartHandler = Callable[[], Any]
 StopHandler = Callable[[], Any]
@@ -44,6 +46,9 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
+_PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
+
+_ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; keep one of them"
 
 POSTED_MAX = 65_536
 """Functions that may wait to be run on the loop."""
@@ -119,6 +124,9 @@ class App:
         self.packet_handlers: dict[int, PacketHandler] = {}
         self._packet_handler_names: dict[int, str] = {}
         self.any_handler: AnyHandler | None = None
+        self.packets_handler: PacketsHandler | None = None
+        """What packets that came together are given to at once."""
+        self._has_packets_handler = False
         self.start_handler: StartHandler | None = None
         self.stop_handler: StopHandler | None = None
         self.connected_handler: SessionHandler | None = None
@@ -181,12 +189,44 @@ class App:
     def on_any(self, handler: _AnyHandler) -> _AnyHandler:
         """Handle the packets whose id has no handler by `f(session, packet_id, payload)`.
 
-        The annotation of `payload` counts as in `on_packet`.
+        The annotation of `payload` counts as in `on_packet`. Raises TypeError as that does, and
+        ValueError where there is an `on_packets`.
         """
+        if self._has_packets_handler:
+            raise ValueError(_ONE_OF_TWO)
         self.any_handler = adapt_any_handler(
             self._checked(handler, "session", "packet_id", "payload"),
             self.codec,
             self.decode_errors,
+        )
+        return handler
+
+    def on_packets(self, handler: _PacketsHandler) -> _PacketsHandler:
+        """Handle the packets whose id has no handler by `f(session, packets)`, those that came
+        together in one call: for clients that send many at a time.
+
+        `packets` is a sequence of ids and payloads (`tuple[int, bytes]`), in order: of one session,
+        one or more, as many as a read of its socket happened to bring. They are taken apart when it
+        is looked at; `session.send_packets(packets)` sends them on as they are, to this session or
+        another. `session.sequence` is the number of the first of them.
+
+        They are one call: what it puts out goes with all of them, within `lane.max_batch_bytes`; if
+        it raises, nothing of it is sent and the session is ended; if the worker dies in it, a
+        successor gets them one at a time, and so the one that kills is found. A coroutine function
+        gets them one at a time always, and so does everybody what came together with a packet that
+        has a handler of its own.
+
+        Raises TypeError for a handler that cannot be called so, ValueError where there is an
+        `on_any`.
+        """
+        if self.any_handler is not None:
+            raise ValueError(_ONE_OF_TWO)
+        self._checked(handler, "session", "packets")
+        self._has_packets_handler = True
+        if not is_coroutine_function(handler):
+            self.packets_handler = handler
+        self.any_handler = lambda session, packet_id, payload: handler(
+            session, Packets(make_packet(packet_id, payload), 1)
         )
         return handler
 

@@ -36,10 +36,12 @@ from cluster.shared.records import (
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
 from cluster.worker.handler_calls import HandlerCalls
+from cluster.worker.handler_shape import refuse_coroutine
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.login import resumed_login
 from cluster.worker.message_calls import MessageCalls
 from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.packet_stream import Packets
 from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
 from cluster.worker.tells import Tells
@@ -217,6 +219,9 @@ class Dispatcher:
         outbox, now, publish_bytes = self._outbox, self.now, self.publish_bytes
         note_words = self._note_words
         known_id, handler = -1, None
+        # A packet that kills is to be found: what may have been in hand before comes one by one.
+        is_new = packets_max == MANY and not (index or self._redelivering)
+        together = self._app.packets_handler if is_new else None
         packets: Iterable[tuple[int, bytes]]
         self._note.begin()
         while offset < end:
@@ -237,6 +242,24 @@ class Dispatcher:
                 index = 0
                 continue
             start, offset = offset + PACKETS_OVERHEAD, offset + length
+            if together is not None and session.is_open and not session.is_busy:
+                several = Packets(data[start:offset], count)
+                if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
+                    session.sequence = sequence
+                    note_words[CALL] = position << INDEX_BITS
+                    outbox.call_start = mark = outbox.num_bytes
+                    try:
+                        result = together(session, several)
+                        if result is not None:
+                            refuse_coroutine(together, result)
+                    except Exception as error:
+                        self.calls.failed(session, None, error, mark, f"{count} packets")
+                    session.sequence = sequence + count - 1
+                    position += 1
+                    self._position, self._packet_index = position, 0
+                    if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                        self._between_packets()
+                    continue
             if count == 1:
                 packets = ((packet_id, data[start + HEADER_BYTES : offset]),)
             else:

@@ -121,11 +121,12 @@ class HandlerCalls:
     ) -> None:
         """A call, or a step of one, raised `error`, None if it was cancelled: undo it.
 
-        Where no session was in hand, `what` it was is logged.
+        `what` it was is logged; with a session in hand it is an event or that packet by default.
         """
         self.take_back(mark)
         if error is not None and session is not None:
-            self._raised(session, packet_id, error)
+            what = what or ("an event" if packet_id is None else f"packet id {packet_id}")
+            self._raised(session, what, error)
         elif error is not None:
             logger.error("%s raised", what, exc_info=error)
             if self.on_error is not None:
@@ -157,8 +158,7 @@ class HandlerCalls:
             elif session.login is not None and kind == UNBIND:
                 session.login.take_back_unbind(replaced)
 
-    def _raised(self, session: Session, packet_id: int | None, error: BaseException) -> None:
-        what = "an event" if packet_id is None else f"packet id {packet_id}"
+    def _raised(self, session: Session, what: str, error: BaseException) -> None:
         logger.error(
             "the handler of %s raised; session %#x (%s), packet %d, is ended",
             what,

@@ -1,12 +1,12 @@
 """What can be a handler: a plain or a coroutine function that takes what it will be called with."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cluster.worker.payload_annotation import handler_name
 
-__all__ = ["check_handler", "is_coroutine_function"]
+__all__ = ["check_handler", "is_coroutine_function", "refuse_coroutine"]
 
 
 def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
@@ -27,3 +27,16 @@ def is_coroutine_function(handler: Callable[..., Any]) -> bool:
     """Return whether calling `handler` makes a coroutine; it may be any object that is called."""
     call = getattr(handler, "__call__", None)  # noqa: B004 - of an object that can be called
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def refuse_coroutine(handler: Callable[..., Any], result: object) -> None:
+    """Raise TypeError if `result` of a `handler` that looked like a plain function is a coroutine.
+
+    For handlers that are called otherwise if they are coroutine functions.
+    """
+    if isinstance(result, Coroutine):
+        result.close()
+        raise TypeError(
+            f"handler {handler_name(handler)} returned a coroutine; make it a coroutine function "
+            "(async def) itself"
+        )

@@ -1,6 +1,6 @@
 """A client as handlers see it. It lives in the worker; the connection is the gateway's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import Any
@@ -25,6 +25,7 @@ from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack
 from cluster.worker.codec import Codec, Message
 from cluster.worker.login import Binding, Login
 from cluster.worker.outbox import Outbox
+from cluster.worker.packet_stream import Packets, bad_packet_id, join_packets, too_long
 
 __all__ = ["Session"]
 
@@ -39,7 +40,8 @@ class Session:
     """One client's session. For handlers and the loop's thread; others use `app.post`.
 
     `id` is never used again in the cluster. `sequence` is the number of the packet that is
-    being handled, from 1, and behind it of the last one that was; 0 before the first. `state` is
+    being handled, from 1 (of the first of several, `App.on_packets`), and behind it of the last one
+    that was; 0 before the first. `state` is
     any object of the application's; it is lost with the worker. `saved` is not.
     """
 
@@ -121,11 +123,8 @@ class Session:
         payload = message if type(message) is bytes else self._encode(message)
         size = len(payload)
         if size > self._max_payload_bytes:
-            raise ValueError(
-                f"a payload of {size} bytes; gateway.max_packet_bytes allows "
-                f"{self._max_payload_bytes}"
-            )
-        # `Outbox.add`, written out: nearly every packet is answered by one send.
+            raise too_long(size, self._max_payload_bytes)
+        # `Outbox.add_sends`, written out: nearly every packet is answered by one send.
         outbox = self._outbox
         goes_on = outbox.sender is self
         try:
@@ -136,7 +135,7 @@ class Session:
                 header = _pack_send(num_bytes, SEND, 0, self.id, size + HEADER_BYTES, packet_id)
                 part = header + payload
         except StructError:
-            raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535") from None
+            raise bad_packet_id(packet_id) from None
         if self.is_open:
             num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
             if num_bytes > outbox.max_batch_bytes:
@@ -155,6 +154,19 @@ class Session:
                 if self._batch == outbox.batch:
                     outbox.has_repeats = True
                 self._batch = outbox.batch
+
+    def send_packets(self, packets: Sequence[tuple[int, Message]]) -> None:
+        """Send several packets to the client, in order: `send` of each, at less cost for each.
+
+        `packets` is a list of packet ids and messages, or what `App.on_packets` was given, of
+        which nothing is even looked at. Raises what `send` raises; then none of them is sent.
+        """
+        if type(packets) is Packets:
+            stream = packets.stream
+        else:
+            stream = join_packets(packets, self._encode, self._max_payload_bytes)
+        if stream and self.is_open:
+            self._batch = self._outbox.add_sends(self, self.id, stream, self._batch)
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:
         """End the session in good order, after all that was sent to it. Works once.

@@ -19,8 +19,13 @@ _directory = Path(os.environ["DEADLY"])
 _calls = os.open(_directory / "calls", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
+def note_call(name: str, session: Session, sequence: int) -> None:
+    """Leave the line of a call."""
+    os.write(_calls, f"{name} {session.id} {sequence}\n".encode())
+
+
 def _note_call(name: str, session: Session) -> None:
-    os.write(_calls, f"{name} {session.id} {session.sequence}\n".encode())
+    note_call(name, session, session.sequence)
 
 
 def _event(name: str, session: Session) -> None:

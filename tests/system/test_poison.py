@@ -32,9 +32,15 @@ max_redeliveries = 2
 class Bench:
     """A node of one shard with the deadly application, and clients that check their echoes."""
 
-    def __init__(self, start: StartNode, directory: Path, config: str | None = None) -> None:
+    def __init__(
+        self,
+        start: StartNode,
+        directory: Path,
+        config: str | None = None,
+        app: str = "tests.applications.deadly:app",
+    ) -> None:
         self.directory = directory
-        arguments = ["--app", "tests.applications.deadly:app", "--workers", "1"]
+        arguments = ["--app", app, "--workers", "1"]
         if config is not None:
             (directory / "poison.toml").write_text(config)
             arguments += ["--config", str(directory / "poison.toml")]
@@ -142,6 +148,32 @@ def test_a_packet_that_kills_each_worker_is_set_aside_after_three_deaths(
 
 
 @pytest.mark.long
+def test_of_packets_that_came_together_the_one_that_kills_is_found(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    bench = Bench(cluster_up, tmp_path, app="tests.applications.deadly_together:app")
+    with PacketClient(bench.node.port) as victim:
+        session = _session_of(victim)
+        victim.socket.sendall(
+            b"".join(make_packet(ECHO, b"%d" % number) for number in range(5))
+            + make_packet(DIE, b"this one")
+            + make_packet(ECHO, b"behind")
+        )
+        assert [victim.receive() for _ in range(5)] == [(ECHO, b"%d" % n) for n in range(5)]
+        with pytest.raises(EOFError):
+            victim.receive()
+    bench.wait_set_aside()
+    calls = bench.calls()
+    # Once more if it was not the first of those that it came with: then they died by that name.
+    assert calls["die", session, 7] in (3, 4)
+    assert calls["echo", session, 8] == 0
+    (letter,) = bench.letters()
+    assert (letter["packet_id"], letter["sequence"], letter["deaths"]) == (DIE, 7, 3)
+    assert base64.b64decode(letter["payload"]) == b"this one"
+    bench.node.wait_status(lambda status: status["counters"].get("closed_poison") == 1, "its end")
+    bench.finish()
+
+
 def test_a_handler_that_hangs_is_seen_in_the_status_and_set_aside(
     cluster_up: StartNode, tmp_path: Path
 ) -> None:
