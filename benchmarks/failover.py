@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.connections import open_connections
 from benchmarks.idle_sessions import sessions_that_fit
 from benchmarks.servers import build, cluster_up
-from cluster.shared.messages import NodeStatus
+from cluster.shared.node_status import NodeStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.status import read_status
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from benchmarks.servers import cluster_up
-from cluster.shared.messages import NodeStatus
+from cluster.shared.node_status import NodeStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.status import read_status
 

@@ -16,12 +16,12 @@ from cluster.cli import commands
 from cluster.iocp import NetAddress
 from cluster.shared.config import Config
 from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
-from cluster.shared.messages import (
+from cluster.shared.messages import ProtocolVersionError
+from cluster.shared.node_status import (
     GatewayStatus,
     InHand,
     MembershipStatus,
     NodeStatus,
-    ProtocolVersionError,
     RemoteWorker,
     SpareStatus,
     WorkerStatus,

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from cluster.shared.messages import InHand, MembershipStatus, NodeStatus, WorkerStatus
+from cluster.shared.node_status import InHand, MembershipStatus, NodeStatus, WorkerStatus
 
 __all__ = ["print_table"]
 

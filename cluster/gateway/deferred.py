@@ -15,7 +15,6 @@ from cluster.iocp.packet_framing import HEADER
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
 from cluster.shared.lane import Commit, LaneViolation
 from cluster.shared.lane_inbound import InboundLog
-from cluster.shared.messages import DeferredRecord
 from cluster.shared.records import (
     CLOSED,
     DEFERRED,
@@ -26,6 +25,7 @@ from cluster.shared.records import (
     RECORD_BYTES,
     SEQUENCE,
 )
+from cluster.shared.takeover import DeferredRecord
 
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession

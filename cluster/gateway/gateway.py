@@ -41,10 +41,7 @@ from cluster.shared.messages import (
     Drain,
     EndWorker,
     GatewayReady,
-    GatewayStatus,
     Hello,
-    MembershipStatus,
-    NodeStatus,
     Reloaded,
     SpareAlive,
     SpareGone,
@@ -55,8 +52,8 @@ from cluster.shared.messages import (
     WorkerGone,
     WorkerHeartbeat,
     WorkerReport,
-    WorkerStatus,
 )
+from cluster.shared.node_status import GatewayStatus, MembershipStatus, NodeStatus, WorkerStatus
 from cluster.shared.run_directory import RunDirectory
 
 __all__ = ["Gateway", "ListenError"]

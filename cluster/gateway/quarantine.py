@@ -19,8 +19,9 @@ from cluster.gateway.shard_tells import TellOwner
 from cluster.shared.causes import Cause
 from cluster.shared.dead_letters import DeadLetter
 from cluster.shared.lane import Commit
-from cluster.shared.messages import InHand, PastCall, Suspect
+from cluster.shared.node_status import InHand
 from cluster.shared.note import HandlerCall, NoteReader
+from cluster.shared.takeover import PastCall, Suspect
 
 __all__ = ["Quarantine"]
 

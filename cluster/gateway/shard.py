@@ -18,7 +18,6 @@ from cluster.iocp.packet_framing import PacketFraming
 from cluster.shared.causes import Cause
 from cluster.shared.group_records import pack_join
 from cluster.shared.lane import Freed, GatewayLane
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BOUND,
     CLOSED,
@@ -33,6 +32,7 @@ from cluster.shared.records import (
     SEND_READY,
 )
 from cluster.shared.shard_ids import ShardId
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from cluster.shared.user_records import read_bound
 

@@ -13,9 +13,9 @@ from typing import Protocol
 from cluster.gateway.counters import Counters
 from cluster.gateway.tell_windows import TellWindows
 from cluster.shared.lane import GatewayLane, LaneViolation
-from cluster.shared.messages import TellState
 from cluster.shared.records import CREDIT, MESSAGE, RECORD_BYTES, UNDELIVERED
 from cluster.shared.shard_ids import ShardId
+from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import (
     Purpose,
     Tell,

@@ -18,9 +18,9 @@ from cluster.shared.messages import (
     Refuse,
     SpareHello,
     SpareReport,
-    SpareStatus,
     Stop,
 )
+from cluster.shared.node_status import SpareStatus
 from cluster.shared.process import is_same_process
 
 __all__ = ["Spares"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.gateway.deferred import Deferred
 from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.lane_inbound import InboundLog
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, PACKETS, SAVE, UNBIND
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bound
 
 if TYPE_CHECKING:

@@ -8,13 +8,11 @@ from cluster.shared.messages import (
     Drained,
     GatewayAlive,
     GatewayReady,
-    InHand,
     ShardReport,
     SpareReport,
     WorkerReport,
-    WorkerState,
-    WorkerStatus,
 )
+from cluster.shared.node_status import InHand, WorkerState, WorkerStatus
 
 __all__ = ["SupervisorLink"]
 

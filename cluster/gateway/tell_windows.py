@@ -6,7 +6,7 @@ gathered. No I/O, no clock.
 """
 
 from cluster.shared.lane import LaneViolation
-from cluster.shared.messages import TellState
+from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import Purpose, credit_step, window_for
 
 __all__ = ["TellWindows"]

@@ -9,53 +9,48 @@ from struct import Struct as Layout
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
+
+from cluster.shared.node_status import NodeStatus, WorkerState
+from cluster.shared.takeover import (
+    PAST_CALLS_MAX,
+    DeferredRecord,
+    PastCall,
+    ReplayedSession,
+    Suspect,
+    TellState,
+)
 
 __all__ = [
     "PROTOCOL_VERSION",
     "Assign",
     "ControlMessage",
-    "DeferredRecord",
     "Drain",
     "Drained",
     "EndWorker",
     "GatewayAlive",
     "GatewayHeartbeat",
     "GatewayReady",
-    "GatewayStatus",
     "Grant",
     "Hello",
-    "InHand",
     "LaneOffer",
     "LaneState",
-    "LinkState",
-    "LinkStatus",
-    "MembershipState",
-    "MembershipStatus",
-    "NodeStatus",
-    "PastCall",
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
     "Reloaded",
-    "RemoteWorker",
     "ShardReport",
     "SpareAlive",
     "SpareGone",
     "SpareHello",
     "SpareReport",
-    "SpareStatus",
     "StatusReply",
     "StatusRequest",
     "Stop",
     "SupervisorHello",
-    "Suspect",
-    "TellState",
     "WorkerGone",
     "WorkerHeartbeat",
     "WorkerReport",
-    "WorkerState",
-    "WorkerStatus",
     "decode_message",
     "encode_message",
 ]
@@ -66,10 +61,7 @@ PROTOCOL_VERSION = 4
 _PREFIX = Layout("<2sH")
 _MAGIC = b"IC"
 
-WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
 LaneState = Literal["idle", "busy", "blocked", "settling", "stopping"]
-LinkState = Literal["linked", "connecting", "backoff", "awaited"]
-MembershipState = Literal["joining", "member", "lease_lost"]
 
 
 class ProtocolError(Exception):
@@ -94,25 +86,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="k
 # -- worker and gateway ---------------------------------------------------------------------------
 
 
-PAST_CALLS_MAX = 16
-"""Earlier lives that a worker tells of."""
-
 PublicIds = Annotated[list[Annotated[int, Meta(ge=0, le=0xFFFF)]], Meta(max_length=0x1_0000)]
 """Packet ids that an application declares as public."""
-
-
-class PastCall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What an earlier worker on another machine had in hand when it died, or 0 for nothing.
-
-    Of the life `incarnation` under the gateway with that `nonce`: packet `index` of the record at
-    `position`, or with position 0 the resumption of `session`.
-    """
-
-    nonce: int
-    incarnation: int
-    position: int
-    index: int
-    session: int
 
 
 class Hello(_Message, frozen=True, kw_only=True):
@@ -152,70 +127,6 @@ class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
     identity: bytes
     bytes: int
     max_batch_bytes: int
-
-
-class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """A session that the predecessor had: opened and not closed, as of the commit.
-
-    `closing` says that its end is committed: what it sent behind that is done without a handler.
-    `sequence` is the number of its last packet that is done, `saved` what was saved last. `user` is
-    who it is, by the answers that are done; `bind_request` the number of its last bind or unbind,
-    `unbind_request` that of its last unbind: answers to binds before that are void. `groups` are
-    those that it is in. `send_blocked` is what the workers were told of its send queue.
-    `group_requests` are the numbers of the joins to `groups`, or empty where none has one, and
-    `join_request` that of its last join.
-    """
-
-    id: int
-    address: str
-    closing: bool = False
-    sequence: int = 0
-    saved: bytes | None = None
-    user: str | None = None
-    bind_request: int = 0
-    unbind_request: int = 0
-    groups: list[str] = []
-    send_blocked: bool = False
-    group_requests: list[int] = []
-    join_request: int = 0
-
-
-class DeferredRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """A handler call that is committed and not done: packet `index` of the record at `position`.
-
-    `payload` is the packet, header and all, with its `sequence`; of a record of another `kind`
-    it is what that holds.
-    """
-
-    session: int
-    position: int
-    index: int
-    kind: int
-    sequence: int
-    payload: bytes
-
-
-class Suspect(msgspec.Struct, frozen=True, kw_only=True):
-    """A handler call in which a predecessor died: packet `index` of the record at `position`.
-
-    What comes before it is to be committed before it runs. One that `is_set_aside` is skipped,
-    and its session ended.
-    """
-
-    position: int
-    index: int
-    is_set_aside: bool
-
-
-class TellState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """What a shard has `told` one node since the gateway began, as of the commit, in bytes.
-
-    That much of it as `returned` says has come to its end, as its workers know.
-    """
-
-    node: int
-    told: int
-    returned: int
 
 
 class Grant(_Message, frozen=True, kw_only=True):
@@ -413,109 +324,6 @@ class Drained(_Message, frozen=True, kw_only=True):
 
 
 # -- status ---------------------------------------------------------------------------------------
-
-
-class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway's part of a node's status.
-
-    `remote_listen` is where workers on other machines connect, as HOST:PORT, if there are any.
-    """
-
-    pid: int | None
-    driver: str
-    sessions: int
-    remote_listen: str | UnsetType = UNSET
-
-
-class InHand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's handler works on, and for how many seconds.
-
-    There is no packet when the handler is one of the session's own events, and no session (0)
-    when it is that of a message of another shard.
-    """
-
-    session: int
-    packet_id: int | None
-    sequence: int | None
-    for_s: float
-
-
-class RemoteWorker(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the worker of a shard is that is served from other machines; None for nobody yet.
-
-    `key` is the name of the key by which it was let in, `address` the machine's.
-    """
-
-    key: str | None
-    address: str | None
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One shard's part of a node's status.
-
-    `remote` is there for a shard that is served from other machines, where its `pid` is one then.
-    """
-
-    shard: int
-    pid: int | None
-    state: WorkerState
-    restarts: int
-    lane: str
-    in_hand: InHand | None = None
-    remote: RemoteWorker | UnsetType = UNSET
-
-
-class SpareStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that waits for a shard."""
-
-    pid: int
-
-
-class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The link with another node.
-
-    `awaited`: that node has the smaller id and calls. `waiting_records` and `waiting_bytes` are
-    what it has not acknowledged. `failures` counts calls since there was a link last, and
-    `reason` says why the last one came to nothing, or why the link was lost.
-    """
-
-    node: int
-    address: str
-    state: LinkState
-    waiting_records: int
-    waiting_bytes: int
-    failures: int
-    reason: str
-
-
-class MembershipStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the node belongs to its cluster, and who else does, as far as it knows.
-
-    A `static` list never changes, and all in it are members. With `etcd`, a node in `lease_lost`
-    takes no keys; `lease_left_s` is None without a lease, `heard_s_ago` says how old the store's
-    last word is, `failures` counts requests since one was answered, and `reason` says why.
-    """
-
-    source: Literal["static", "etcd"]
-    state: MembershipState
-    members: list[int]
-    lease_left_s: float | None = None
-    heard_s_ago: float | None = None
-    failures: int = 0
-    reason: str = ""
-
-
-class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cluster status --json` prints. `membership` is None for a node that stands alone."""
-
-    node: int
-    epoch: int
-    gateway: GatewayStatus
-    workers: list[WorkerStatus]
-    spares: list[SpareStatus]
-    links: list[LinkStatus]
-    counters: dict[str, int]
-    membership: MembershipStatus | None = None
 
 
 class StatusRequest(_Message, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ It is read when the gateway cannot be asked: while it starts, restarts, or hangs
 from collections.abc import Iterable
 
 from cluster.shared.config import Config
-from cluster.shared.messages import GatewayReady, GatewayStatus, NodeStatus, SpareStatus
+from cluster.shared.messages import GatewayReady
+from cluster.shared.node_status import GatewayStatus, NodeStatus, SpareStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.shard import Shard
 from cluster.supervisor.spare import Spare

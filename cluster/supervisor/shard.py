@@ -4,7 +4,8 @@ It knows what its process is doing and when the next one is due. What a death me
 its restart policy; what follows for the node, by the supervisor.
 """
 
-from cluster.shared.messages import WorkerReport, WorkerState, WorkerStatus
+from cluster.shared.messages import WorkerReport
+from cluster.shared.node_status import WorkerState, WorkerStatus
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
 

@@ -5,14 +5,8 @@ import time
 import zmq
 
 from cluster.shared.endpoints import Endpoint, choose_endpoints
-from cluster.shared.messages import (
-    GatewayStatus,
-    NodeStatus,
-    StatusReply,
-    StatusRequest,
-    decode_message,
-    encode_message,
-)
+from cluster.shared.messages import StatusReply, StatusRequest, decode_message, encode_message
+from cluster.shared.node_status import GatewayStatus, NodeStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.node_record import read_node_record
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.shared.lane import Commit, InboundChunk
-from cluster.shared.messages import Suspect
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
     BOUND,
@@ -23,6 +22,7 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
+from cluster.shared.takeover import Suspect
 from cluster.worker.app import App
 from cluster.worker.dispatcher import MANY, Dispatcher, no_coroutines
 from cluster.worker.outbox import Outbox

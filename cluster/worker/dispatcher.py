@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.packet_framing import HEADER_BYTES, make_packet, split_packets
 from cluster.shared.lane import Commit, InboundChunk
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BOUND,
@@ -33,6 +32,7 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
 from cluster.worker.handler_calls import HandlerCalls

@@ -8,7 +8,7 @@ a successor, which sees the same records, finds the same user at the same packet
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from cluster.shared.messages import ReplayedSession
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import BindResult, Bound
 
 if TYPE_CHECKING:

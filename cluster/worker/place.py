@@ -11,9 +11,10 @@ import zmq
 
 from cluster.shared.config import Config
 from cluster.shared.endpoints import Endpoint, choose_endpoints
-from cluster.shared.messages import Grant, PastCall
+from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.takeover import PastCall
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.spare import QUIET_WAIT_S
 from cluster.worker.worker import GatewayLostError

@@ -19,10 +19,11 @@ from cluster.iocp import NetAddress
 from cluster.shared.config import WorkersConfig
 from cluster.shared.endpoints import Endpoint
 from cluster.shared.key_files import read_worker_keys
-from cluster.shared.messages import PAST_CALLS_MAX, ControlMessage, Grant, PastCall
+from cluster.shared.messages import ControlMessage, Grant
 from cluster.shared.note import NOTE_BYTES, NoteReader, NoteWriter, create_note, open_note
 from cluster.shared.remote_endpoints import RemoteClient, lane_address
 from cluster.shared.run_directory import RunDirectory
+from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.place import KeyRefusedError
 from cluster.worker.worker import GatewayLostError

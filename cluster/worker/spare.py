@@ -17,7 +17,6 @@ from cluster.shared.messages import (
     GatewayAlive,
     Grant,
     Hello,
-    PastCall,
     Refuse,
     SpareAlive,
     SpareHello,
@@ -26,6 +25,7 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.process import process_identity
+from cluster.shared.takeover import PastCall
 from cluster.worker.worker import GatewayLostError
 
 __all__ = ["QUIET_WAIT_S", "ask_for_shard", "wait_for_shard"]

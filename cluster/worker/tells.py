@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.key_records import KeyOwners, read_keys
-from cluster.shared.messages import TellState
 from cluster.shared.records import CREDIT, KEYS, TELL, UNDELIVERED
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
+from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import (
     BY_KEY,
     Purpose,

@@ -10,7 +10,6 @@ from cluster.gateway.poison import DeathCount
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
 from cluster.shared.lane import Commit
-from cluster.shared.messages import DeferredRecord
 from cluster.shared.note import HandlerCall
 from cluster.shared.records import (
     CLOSED,
@@ -25,6 +24,7 @@ from cluster.shared.records import (
     iter_records,
     make_record,
 )
+from cluster.shared.takeover import DeferredRecord
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.test_succession import committed, successor, with_packets
 

@@ -26,7 +26,6 @@ from cluster.shared.messages import (
     GatewayReady,
     Grant,
     Hello,
-    NodeStatus,
     Refuse,
     Reloaded,
     ShardReport,
@@ -34,7 +33,6 @@ from cluster.shared.messages import (
     SpareGone,
     SpareHello,
     SpareReport,
-    SpareStatus,
     StatusReply,
     StatusRequest,
     Stop,
@@ -44,6 +42,7 @@ from cluster.shared.messages import (
     decode_message,
     encode_message,
 )
+from cluster.shared.node_status import NodeStatus, SpareStatus
 from cluster.shared.process import process_identity
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.zmq_lane import ZmqWorkerLane

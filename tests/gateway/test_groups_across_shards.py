@@ -8,7 +8,6 @@ from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
 from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish
 from cluster.shared.lane import Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BROADCAST,
     CLOSED,
@@ -19,6 +18,7 @@ from cluster.shared.records import (
     SEND,
     make_record,
 )
+from cluster.shared.takeover import ReplayedSession
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.test_user_requests import Two, successor
 from tests.gateway.world import GatewayWorld

@@ -14,11 +14,13 @@ from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
-from cluster.shared.messages import Grant, InHand, ShardReport, Suspect
+from cluster.shared.messages import Grant, ShardReport
+from cluster.shared.node_status import InHand
 from cluster.shared.note import CALL, INDEX_BITS, NoteWriter, open_note
 from cluster.shared.records import BOUND, CLOSED, MESSAGE, OPENED
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.shard_ids import ShardId
+from cluster.shared.takeover import Suspect
 from tests.gateway.test_workers import DEAD_PID, TIMEOUT_S, Node
 
 OTHER_KIND = 99

@@ -5,7 +5,6 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BROADCAST,
     CLOSED,
@@ -17,6 +16,7 @@ from cluster.shared.records import (
     SEND,
     make_record,
 )
+from cluster.shared.takeover import ReplayedSession
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.world import ScriptedWorker, content, packets_in
 

@@ -13,9 +13,9 @@ from cluster.shared.messages import (
     Refuse,
     SpareHello,
     SpareReport,
-    SpareStatus,
     Stop,
 )
+from cluster.shared.node_status import SpareStatus
 from cluster.shared.process import process_identity
 
 TIMEOUT_S = 5.0

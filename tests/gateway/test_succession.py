@@ -8,7 +8,6 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit
 from cluster.shared.lane_inbound import InboundLog
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BROADCAST,
     CLOSED,
@@ -19,6 +18,7 @@ from cluster.shared.records import (
     SEND,
     make_record,
 )
+from cluster.shared.takeover import ReplayedSession
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.world import GatewayWorld, ScriptedWorker
 

@@ -12,8 +12,8 @@ from cluster.shared.messages import (
     GatewayReady,
     ShardReport,
     WorkerReport,
-    WorkerState,
 )
+from cluster.shared.node_status import WorkerState
 
 READY = GatewayReady(
     pid=1, node=1, epoch=2, listen="127.0.0.1:7777", driver="readiness", lane="zmq"

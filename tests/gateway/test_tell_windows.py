@@ -6,7 +6,7 @@ import pytest
 
 from cluster.gateway.tell_windows import TellWindows
 from cluster.shared.lane import LaneViolation
-from cluster.shared.messages import TellState
+from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import Purpose
 
 

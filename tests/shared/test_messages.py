@@ -19,41 +19,50 @@ from cluster.shared.messages import (
     GatewayAlive,
     GatewayHeartbeat,
     GatewayReady,
-    GatewayStatus,
     Grant,
     Hello,
-    InHand,
     LaneOffer,
-    LinkStatus,
-    NodeStatus,
     ProtocolError,
     ProtocolVersionError,
     Refuse,
     Reloaded,
-    ReplayedSession,
     ShardReport,
     SpareAlive,
     SpareGone,
     SpareHello,
     SpareReport,
-    SpareStatus,
     StatusReply,
     StatusRequest,
     Stop,
     SupervisorHello,
-    Suspect,
     WorkerGone,
     WorkerHeartbeat,
     WorkerReport,
-    WorkerStatus,
     decode_message,
     encode_message,
 )
+from cluster.shared.node_status import (
+    GatewayStatus,
+    InHand,
+    LinkStatus,
+    MembershipStatus,
+    NodeStatus,
+    RemoteWorker,
+    SpareStatus,
+    WorkerStatus,
+)
+from cluster.shared.takeover import DeferredRecord, PastCall, ReplayedSession, Suspect, TellState
 
 U64_MAX = (1 << 64) - 1
 
 MESSAGES: list[ControlMessage] = [
     Hello(shard=0, pid=4_000_000, create_time=1_700_000_000.25, public_ids=[0, 0xFFFF]),
+    Hello(
+        shard=0,
+        pid=1,
+        create_time=0.5,
+        past=[PastCall(nonce=U64_MAX, incarnation=2, position=0, index=0, session=5)],
+    ),
     SpareHello(pid=1, create_time=0.5),
     SpareAlive(),
     Grant(
@@ -74,6 +83,22 @@ MESSAGES: list[ControlMessage] = [
         sessions=[
             ReplayedSession(id=U64_MAX, address="127.0.0.1:5"),
             ReplayedSession(id=1, address="[::1]:5", closing=True),
+            ReplayedSession(
+                id=2,
+                address="[::1]:6",
+                sequence=U64_MAX,
+                saved=b"\x00\xff binary",
+                user="ünïcode",
+                bind_request=2,
+                unbind_request=1,
+                groups=["a", "b"],
+                send_blocked=True,
+                group_requests=[0, 4],
+                join_request=4,
+            ),
+        ],
+        deferred=[
+            DeferredRecord(session=1, position=2, index=3, kind=4, sequence=5, payload=b"\xff"),
         ],
         max_packet_bytes=65_535,
         worker_timeout_s=10.0,
@@ -82,6 +107,10 @@ MESSAGES: list[ControlMessage] = [
             Suspect(position=1, index=2, is_set_aside=True),
             Suspect(position=U64_MAX, index=65_535, is_set_aside=False),
         ],
+        nodes=[1, 2],
+        key_owners=[2],
+        shard_count=4,
+        tells=[TellState(node=2, told=U64_MAX, returned=1)],
     ),
     Refuse(reason="shard 9 does not exist"),
     WorkerHeartbeat(incarnation=1, position_received=2, serial_sent=3, state="blocked"),
@@ -108,7 +137,7 @@ MESSAGES: list[ControlMessage] = [
         status=NodeStatus(
             node=1,
             epoch=2,
-            gateway=GatewayStatus(pid=1, driver="readiness", sessions=3),
+            gateway=GatewayStatus(pid=1, driver="readiness", sessions=3, remote_listen="[::]:1"),
             workers=[
                 WorkerStatus(
                     shard=0,
@@ -125,6 +154,7 @@ MESSAGES: list[ControlMessage] = [
                     restarts=1,
                     lane="zmq",
                     in_hand=InHand(session=1, packet_id=None, sequence=None, for_s=0.0),
+                    remote=RemoteWorker(key="far", address="10.0.0.3:5"),
                 ),
             ],
             spares=[SpareStatus(pid=5)],
@@ -140,6 +170,14 @@ MESSAGES: list[ControlMessage] = [
                 )
             ],
             counters={"sessions_opened": 1 << 40, "ünïcode": 0},
+            membership=MembershipStatus(
+                source="etcd",
+                state="lease_lost",
+                members=[1, 2],
+                heard_s_ago=0.5,
+                failures=3,
+                reason="no answer",
+            ),
         )
     ),
 ]

@@ -13,13 +13,12 @@ import zmq
 from cluster.shared.config import Config
 from cluster.shared.messages import (
     GatewayReady,
-    GatewayStatus,
-    NodeStatus,
     StatusReply,
     StatusRequest,
     decode_message,
     encode_message,
 )
+from cluster.shared.node_status import GatewayStatus, NodeStatus
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.node_record import make_node_record, write_node_record
 from cluster.supervisor.shard import Shard

@@ -16,7 +16,7 @@ import msgspec
 
 from cluster.shared.config import Config
 from cluster.shared.logs import configure_logging
-from cluster.shared.messages import NodeStatus
+from cluster.shared.node_status import NodeStatus
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.supervisor import supervise
 from tests.support import wait_until

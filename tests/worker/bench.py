@@ -11,19 +11,17 @@ from cluster.shared.lane import OutboundBatch
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import (
     ControlMessage,
-    DeferredRecord,
     GatewayHeartbeat,
     Grant,
     LaneOffer,
-    ReplayedSession,
     Stop,
-    Suspect,
     WorkerHeartbeat,
     decode_message,
     encode_message,
 )
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import OPENED, PACKETS, RecordKind, iter_records
+from cluster.shared.takeover import DeferredRecord, ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.worker import Worker

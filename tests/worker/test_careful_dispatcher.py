@@ -6,8 +6,8 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession, Suspect
 from cluster.shared.records import BOUND, DISCONNECT, SEND, make_record
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher

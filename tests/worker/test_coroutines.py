@@ -15,7 +15,7 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
-from cluster.shared.messages import DeferredRecord, GatewayHeartbeat, ReplayedSession, Suspect
+from cluster.shared.messages import GatewayHeartbeat
 from cluster.shared.note import HandlerCall, create_note, open_note
 from cluster.shared.records import (
     BOUND,
@@ -31,6 +31,7 @@ from cluster.shared.records import (
     SEND,
     iter_records,
 )
+from cluster.shared.takeover import DeferredRecord, ReplayedSession, Suspect
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import Session
 from cluster.worker.worker import StartHandlerError

@@ -9,7 +9,6 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import (
     BROADCAST,
     DISCONNECT,
@@ -20,6 +19,7 @@ from cluster.shared.records import (
     SEND_TO,
     make_record,
 )
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher

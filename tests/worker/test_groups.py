@@ -6,8 +6,8 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import JOIN, LEAVE, PUBLISH, RECORD, RECORD_BYTES, SEND
+from cluster.shared.takeover import ReplayedSession
 from cluster.worker import Session
 from cluster.worker.outbox import PUBLISH_RUN_BYTES_MAX, Outbox
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets

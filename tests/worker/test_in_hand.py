@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.note import HandlerCall, create_note, open_note
 from cluster.shared.records import BOUND, make_record
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App
 from cluster.worker.dispatcher import Dispatcher

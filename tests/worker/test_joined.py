@@ -7,8 +7,8 @@ import pytest
 
 from cluster.shared.group_records import read_join
 from cluster.shared.lane import START
-from cluster.shared.messages import ReplayedSession, Suspect
 from cluster.shared.records import DEFER, DISCONNECT, JOIN
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.outbox import Outbox

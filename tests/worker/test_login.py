@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import BIND, BOUND, DISCONNECT, UNBIND, make_record
+from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bind, Bound, SecondLogin, pack_bound, read_bind, read_unbind
 from cluster.worker import App, Binding, BindResult, OutputTooLarge, Session
 from cluster.worker.dispatcher import Dispatcher

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.shared.key_records import KeyOwners
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import Suspect
 from cluster.shared.records import DEFER, DONE, MESSAGE, TELL, make_record
 from cluster.shared.shard_ids import ShardId
+from cluster.shared.takeover import Suspect
 from cluster.shared.tell_records import (
     Purpose,
     pack_content,

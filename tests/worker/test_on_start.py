@@ -6,8 +6,8 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import RecordKind, iter_records
+from cluster.shared.takeover import ReplayedSession
 from cluster.worker import App
 from cluster.worker.worker import StartHandlerError
 from tests.worker.bench import STOP, MakeBench

@@ -12,10 +12,11 @@ import zmq
 
 from cluster.iocp import NetAddress
 from cluster.shared.key_files import KeyFileError, make_key_files, read_gateway_keys
-from cluster.shared.messages import PAST_CALLS_MAX, Grant, LaneOffer, PastCall
+from cluster.shared.messages import Grant, LaneOffer
 from cluster.shared.note import CALL, INDEX_BITS
 from cluster.shared.remote_endpoints import RemoteServer
 from cluster.shared.run_directory import RunDirectory, RunDirectoryHeld
+from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker import remote_place
 from cluster.worker.place import KeyRefusedError

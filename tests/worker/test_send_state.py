@@ -3,7 +3,6 @@
 from typing import Any
 
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession, Suspect
 from cluster.shared.records import (
     ACCEPT,
     DISCONNECT,
@@ -13,6 +12,7 @@ from cluster.shared.records import (
     iter_records,
     make_record,
 )
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher

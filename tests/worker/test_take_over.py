@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from cluster.shared.messages import ReplayedSession
+from cluster.shared.takeover import ReplayedSession
 from cluster.worker import App
 from tests.worker.bench import STOP, MakeBench
 from tests.worker.records import ADDRESS

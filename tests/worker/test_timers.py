@@ -14,8 +14,8 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession
 from cluster.shared.records import RecordKind
+from cluster.shared.takeover import ReplayedSession
 from cluster.worker import App, Session
 from cluster.worker.worker import StartHandlerError
 from tests.support import wait_until

@@ -17,13 +17,12 @@ from cluster.shared.messages import (
     GatewayHeartbeat,
     ProtocolError,
     Refuse,
-    ReplayedSession,
     StatusRequest,
     Stop,
-    Suspect,
     WorkerHeartbeat,
 )
 from cluster.shared.records import CLOSED, RecordKind, iter_records
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.worker import GatewayLostError, WorkerRefusedError
 from tests.support import wait_until

@@ -24,7 +24,7 @@ from cluster.gateway.links.link_user import Delivery, LinkUser
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import ClientService, NetAddress
 from cluster.shared.causes import Cause
-from cluster.shared.messages import LinkState, LinkStatus
+from cluster.shared.node_status import LinkState, LinkStatus
 
 __all__ = ["QUEUED_BYTES_MAX", "Link"]
 

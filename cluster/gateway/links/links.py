@@ -28,7 +28,7 @@ from cluster.iocp import (
 )
 from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
-from cluster.shared.messages import LinkStatus
+from cluster.shared.node_status import LinkStatus
 
 __all__ = ["NODES_MAX", "Links", "NodeAddress"]
 

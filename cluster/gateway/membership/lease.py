@@ -8,7 +8,7 @@ longer than the store does.
 import random
 from enum import Enum, auto
 
-from cluster.shared.messages import MembershipState
+from cluster.shared.node_status import MembershipState
 
 __all__ = ["Lease", "Step"]
 

@@ -15,7 +15,7 @@ from cluster.gateway.membership.store_thread import StoreThread, StoreWatch
 from cluster.iocp import IocpCore, NetAddress
 from cluster.iocp.timers import Timer
 from cluster.shared.config import LinksConfig
-from cluster.shared.messages import MembershipStatus
+from cluster.shared.node_status import MembershipStatus
 
 __all__ = ["Member", "Membership", "MembershipUser", "store_timeout_s"]
 

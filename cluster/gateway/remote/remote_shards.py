@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.gateway.worker_life import WorkerLife
-from cluster.shared.messages import RemoteWorker, WorkerState, WorkerStatus
+from cluster.shared.node_status import RemoteWorker, WorkerState, WorkerStatus
 
 __all__ = ["RemoteShards", "remote_worker_status"]
 

@@ -11,16 +11,9 @@ from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards, remote_worker_status
 from cluster.gateway.workers import NodeIdentity, Workers
 from cluster.shared.lane import Commit
-from cluster.shared.messages import (
-    Grant,
-    Hello,
-    PastCall,
-    Refuse,
-    RemoteWorker,
-    Stop,
-    Suspect,
-    WorkerStatus,
-)
+from cluster.shared.messages import Grant, Hello, Refuse, Stop
+from cluster.shared.node_status import RemoteWorker, WorkerStatus
+from cluster.shared.takeover import PastCall, Suspect
 from tests.gateway.test_quarantine import Ward
 from tests.gateway.test_workers import LIVING_PID, LIVING_SINCE, TIMEOUT_S
 

@@ -1,0 +1,131 @@
+"""The state of a node: what `cluster status` shows, and prints as JSON by these names.
+
+The gateway tells it over the control plane; while there is none to ask, the supervisor's record in
+the run directory does.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+__all__ = [
+    "GatewayStatus",
+    "InHand",
+    "LinkState",
+    "LinkStatus",
+    "MembershipState",
+    "MembershipStatus",
+    "NodeStatus",
+    "RemoteWorker",
+    "SpareStatus",
+    "WorkerState",
+    "WorkerStatus",
+]
+
+WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
+LinkState = Literal["linked", "connecting", "backoff", "awaited"]
+MembershipState = Literal["joining", "member", "lease_lost"]
+
+
+class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's part of a node's status.
+
+    `remote_listen` is where workers on other machines connect, as HOST:PORT, if there are any.
+    """
+
+    pid: int | None
+    driver: str
+    sessions: int
+    remote_listen: str | UnsetType = UNSET
+
+
+class InHand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's handler works on, and for how many seconds.
+
+    There is no packet when the handler is one of the session's own events, and no session (0)
+    when it is that of a message of another shard.
+    """
+
+    session: int
+    packet_id: int | None
+    sequence: int | None
+    for_s: float
+
+
+class RemoteWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the worker of a shard is that is served from other machines; None for nobody yet.
+
+    `key` is the name of the key by which it was let in, `address` the machine's.
+    """
+
+    key: str | None
+    address: str | None
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard's part of a node's status.
+
+    `remote` is there for a shard that is served from other machines, where its `pid` is one then.
+    """
+
+    shard: int
+    pid: int | None
+    state: WorkerState
+    restarts: int
+    lane: str
+    in_hand: InHand | None = None
+    remote: RemoteWorker | UnsetType = UNSET
+
+
+class SpareStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that waits for a shard."""
+
+    pid: int
+
+
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The link with another node.
+
+    `awaited`: that node has the smaller id and calls. `waiting_records` and `waiting_bytes` are
+    what it has not acknowledged. `failures` counts calls since there was a link last, and
+    `reason` says why the last one came to nothing, or why the link was lost.
+    """
+
+    node: int
+    address: str
+    state: LinkState
+    waiting_records: int
+    waiting_bytes: int
+    failures: int
+    reason: str
+
+
+class MembershipStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the node belongs to its cluster, and who else does, as far as it knows.
+
+    A `static` list never changes, and all in it are members. With `etcd`, a node in `lease_lost`
+    takes no keys; `lease_left_s` is None without a lease, `heard_s_ago` says how old the store's
+    last word is, `failures` counts requests since one was answered, and `reason` says why.
+    """
+
+    source: Literal["static", "etcd"]
+    state: MembershipState
+    members: list[int]
+    lease_left_s: float | None = None
+    heard_s_ago: float | None = None
+    failures: int = 0
+    reason: str = ""
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cluster status --json` prints. `membership` is None for a node that stands alone."""
+
+    node: int
+    epoch: int
+    gateway: GatewayStatus
+    workers: list[WorkerStatus]
+    spares: list[SpareStatus]
+    links: list[LinkStatus]
+    counters: dict[str, int]
+    membership: MembershipStatus | None = None
