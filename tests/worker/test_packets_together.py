@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.messages import ReplayedSession, Suspect
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.shared.note import CALL, NoteWriter
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
 from cluster.worker import App, OutputTooLarge, Packets, Session
