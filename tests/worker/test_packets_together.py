@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.shared.note import CALL, NoteWriter
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
+from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, OutputTooLarge, Packets, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.codec import Codec
