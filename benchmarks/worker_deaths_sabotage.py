@@ -6,24 +6,24 @@ the two repeats replies.
 
 import time
 
-from cluster.worker import worker as working
 from cluster.worker.echo import app
+from cluster.worker.publisher import Publisher
 
 __all__ = ["app"]
 
 BETWEEN_S = 0.002
 """Output and commit are apart by so long, so that not every death misses it."""
 
-_publish = working.Worker._publish
+_publish = Publisher.publish
 
 
-def _publish_output_first(self: working.Worker, is_first: bool = False) -> None:
-    if self._outbox.entries and not is_first:
+def _publish_output_first(self: Publisher) -> None:
+    if self._outbox.entries:
         while not self._lane.publish(self._published, self._outbox.records()):
-            self._receive_to_backlog()
+            self._backlog.take_in()
         self._outbox.clear()
         time.sleep(BETWEEN_S)
-    _publish(self, is_first)
+    _publish(self)
 
 
-working.Worker._publish = _publish_output_first  # type: ignore[method-assign]
+Publisher.publish = _publish_output_first  # type: ignore[method-assign]

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cluster.iocp.packet_framing import HEADER_BYTES
 from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
     BOUND,
@@ -30,7 +32,32 @@ from cluster.worker.outbox import Outbox
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
 
-__all__ = ["CarefulDispatcher"]
+__all__ = ["CarefulDispatcher", "make_dispatcher"]
+
+
+def make_dispatcher(
+    app: App,
+    outbox: Outbox,
+    grant: Grant,
+    between_packets: Callable[[], None],
+    note: NoteWriter,
+    settle: Callable[[], None],
+    make_coroutines: "Callable[[], Coroutines]",
+) -> Dispatcher:
+    """Return the dispatcher for what is granted: a careful one if the lane has suspects."""
+    common = (
+        app,
+        outbox,
+        Commit(grant.position, grant.index),
+        grant.max_packet_bytes - HEADER_BYTES,
+        between_packets,
+        note,
+    )
+    deferred = {(call.position, call.index) for call in grant.deferred}
+    in_lane = [call for call in grant.suspects if (call.position, call.index) not in deferred]
+    if in_lane:
+        return CarefulDispatcher(*common, in_lane, settle, make_coroutines=make_coroutines)
+    return Dispatcher(*common, make_coroutines=make_coroutines)
 
 
 class CarefulDispatcher(Dispatcher):

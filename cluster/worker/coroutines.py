@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.shared.deferred_bytes import deferred_bytes
+from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
+from cluster.shared.messages import Grant
 from cluster.shared.note import HandlerCall, NoteWriter
 from cluster.shared.records import CLOSED, DONE, FINISHED
 from cluster.worker.coroutine_call import CoroutineCall
@@ -26,7 +27,7 @@ from cluster.worker.task_loop import TaskLoop
 if TYPE_CHECKING:
     from cluster.worker.dispatcher import Dispatcher
 
-__all__ = ["Coroutines"]
+__all__ = ["Coroutines", "granted_coroutines"]
 
 _What = TypeVar("_What")
 
@@ -285,3 +286,25 @@ class Coroutines:
         position, index, _ = inbound.name
         self._outbox.add_commit(DONE, session_id, FINISHED.pack(position, index))
         self.num_bytes -= deferred_bytes(inbound.payload)
+
+
+def granted_coroutines(
+    grant: Grant,
+    dispatcher: "Dispatcher",
+    outbox: Outbox,
+    note: NoteWriter,
+    loop: TaskLoop,
+    running_max: int,
+) -> Coroutines:
+    """Return those of an incarnation, as its grant bounds them and knows suspects among them."""
+    suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
+    return Coroutines(
+        dispatcher,
+        outbox,
+        note,
+        loop,
+        running_max=running_max,
+        bytes_max=deferred_bytes_max(grant.lane.bytes),
+        suspects={call for call, is_set_aside in suspects if not is_set_aside},
+        set_aside={call for call, is_set_aside in suspects if is_set_aside},
+    )

@@ -15,9 +15,9 @@ from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.takeover import PastCall
+from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.spare import QUIET_WAIT_S
-from cluster.worker.worker import GatewayLostError
 
 __all__ = ["KeyRefusedError", "LocalPlace", "Place", "wait_for_config"]
 

@@ -25,15 +25,11 @@ from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.stop_requests import StopRequests
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
+from cluster.worker.gateway_contact import GatewayLostError, WorkerRefusedError
 from cluster.worker.loader import ApplicationError, load_application
 from cluster.worker.place import KeyRefusedError, LocalPlace, Place, wait_for_config
 from cluster.worker.spare import ask_for_shard, wait_for_shard
-from cluster.worker.worker import (
-    GatewayLostError,
-    StartHandlerError,
-    Worker,
-    WorkerRefusedError,
-)
+from cluster.worker.worker import StartHandlerError, Worker
 
 __all__ = ["run_remote_worker", "run_worker"]
 

@@ -24,9 +24,9 @@ from cluster.shared.note import NOTE_BYTES, NoteReader, NoteWriter, create_note,
 from cluster.shared.remote_endpoints import RemoteClient, lane_address
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
+from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.place import KeyRefusedError
-from cluster.worker.worker import GatewayLostError
 
 __all__ = ["PastNotes", "RemotePlace", "WatchedLink"]
 

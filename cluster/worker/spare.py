@@ -26,7 +26,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import process_identity
 from cluster.shared.takeover import PastCall
-from cluster.worker.worker import GatewayLostError
+from cluster.worker.gateway_contact import GatewayLostError
 
 __all__ = ["QUIET_WAIT_S", "ask_for_shard", "wait_for_shard"]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.key_records import KeyOwners, read_keys
+from cluster.shared.messages import Grant
 from cluster.shared.records import CREDIT, KEYS, TELL, UNDELIVERED
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.takeover import TellState
@@ -47,6 +48,7 @@ __all__ = [
     "Tells",
     "Undelivered",
     "decode_answer",
+    "granted_tells",
 ]
 
 logger = logging.getLogger("cluster.worker")
@@ -322,6 +324,28 @@ class Tells:
             answer.set_exception(end)
         else:
             answer.set_result(end)
+
+
+def granted_tells(grant: Grant, outbox: Outbox) -> Tells:
+    """Return those of the shard that is granted, which go into `outbox`."""
+    return Tells(
+        outbox,
+        ShardId(grant.node, grant.shard),
+        _granted_keys(grant),
+        grant.shard_count,
+        grant.tell_window_bytes,
+        grant.tells,
+        # Of this life alone: an answer to a question of another one is for nobody.
+        (grant.nonce ^ grant.incarnation << 32) % (1 << 64),
+    )
+
+
+def _granted_keys(grant: Grant) -> KeyOwners:
+    owners = tuple(grant.key_owners)
+    others = tuple(node for node in grant.nodes if node not in owners)
+    if not grant.nodes:
+        return KeyOwners((grant.node,))
+    return KeyOwners(owners, others)
 
 
 def decode_answer(content: bytes, type_: "type[_Reply]", codec: Codec) -> "_Reply":

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant
 from cluster.worker import App, Session, process
+from cluster.worker.publisher import Publisher
 from cluster.worker.worker import Worker
 
 app = App()
@@ -150,10 +151,10 @@ class CrashingLane:
         return [*records, *records] if broken == "outputs_twice" else []
 
 
-def _hook(worker: Any, process: Any) -> None:
+def _hook(worker: Any, publisher: Any, process: Any) -> None:
     make_worker = worker.__init__
     take_over = worker._take_over
-    await_last_words = worker._await_last_words
+    say_farewell = publisher.say_farewell
 
     def make_hooked(
         self: Worker, hooked_app: App, grant: Grant, lane: Any, *others: Any, **named: Any
@@ -171,10 +172,10 @@ def _hook(worker: Any, process: Any) -> None:
         take_over(self)
         at("after_replay")
 
-    def farewell_hooked(self: Worker) -> None:
+    def farewell_hooked(self: Publisher) -> None:
         if passed.get((deaths(), "farewell")):
             die("farewell")
-        await_last_words(self)
+        say_farewell(self)
         if passed.get((deaths(), "after_farewell")):
             die("after_farewell")
 
@@ -189,9 +190,9 @@ def _hook(worker: Any, process: Any) -> None:
 
     worker.__init__ = make_hooked
     worker._take_over = take_over_hooked
-    worker._await_last_words = farewell_hooked
+    publisher.say_farewell = farewell_hooked
     process.ask_for_shard = hooked(process.ask_for_shard)
     process.wait_for_shard = hooked(process.wait_for_shard)
 
 
-_hook(Worker, process)
+_hook(Worker, Publisher, process)

@@ -44,7 +44,7 @@ SLOW, PLAIN, LAST = 10, 11, 12
 @pytest.fixture(autouse=True)
 def _batches_do_not_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in a batch follows from the handlers, not from how fast this machine is."""
-    monkeypatch.setattr("cluster.worker.worker.PUBLISH_AGE_S", 60.0)
+    monkeypatch.setattr("cluster.worker.publisher.PUBLISH_AGE_S", 60.0)
 
 
 def open_sessions(bench: Bench, *sessions: int) -> None:

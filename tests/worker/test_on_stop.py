@@ -9,7 +9,8 @@ from cluster.shared.lane import Commit
 from cluster.shared.messages import Refuse, Stop
 from cluster.shared.records import RecordKind, iter_records
 from cluster.worker import App, Session
-from cluster.worker.worker import StartHandlerError, WorkerRefusedError
+from cluster.worker.gateway_contact import WorkerRefusedError
+from cluster.worker.worker import StartHandlerError
 from tests.worker.bench import ALL, ECHO, STOP, Bench, MakeBench
 
 

@@ -19,9 +19,9 @@ from cluster.shared.run_directory import RunDirectory, RunDirectoryHeld
 from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker import remote_place
+from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.place import KeyRefusedError
 from cluster.worker.remote_place import PastNotes, RemotePlace
-from cluster.worker.worker import GatewayLostError
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]

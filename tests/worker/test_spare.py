@@ -25,8 +25,8 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.process import process_identity
+from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.spare import ask_for_shard, wait_for_shard
-from cluster.worker.worker import GatewayLostError
 
 PID, SINCE = process_identity(os.getpid())
 GRANT = Grant(

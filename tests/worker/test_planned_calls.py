@@ -1,10 +1,11 @@
-"""`every` and `call_later` on the loop: when they run, beside what, and what becomes of output.
+"""`post`, `every` and `call_later`: when calls are made, beside what, what becomes of output.
 
 Where time matters the clock is the test's; handlers let it pass.
 """
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
+from cluster.shared.messages import Stop
 from cluster.shared.records import RecordKind
 from cluster.shared.takeover import ReplayedSession
 from cluster.worker import App, Session
@@ -42,6 +44,87 @@ def _slowly(clock: Clock, seconds: float, order: list[str]) -> Callable[[Session
         order.append("packet")
 
     return handler
+
+
+# -- posted functions ------------------------------------------------------------------------------
+
+
+def test_functions_of_other_threads_run_on_the_loop_and_may_send(make_bench: MakeBench):
+    bench = make_bench()
+    kept: list[Session] = []
+    bench.app.on_connected(kept.append)
+    bench.open_session()
+    bench.gateway.flush()
+    bench.start()
+    wait_until(lambda: kept, what="the session")
+    threads = set()
+
+    def push(number: int) -> None:
+        threads.add(threading.get_ident())
+        kept[0].send(1, b"%d" % number)
+
+    for number in range(50):
+        bench.app.post(partial(push, number))
+    expected = b"".join(make_packet(1, b"%d" % number) for number in range(50))
+    wait_until(lambda: bench.take() is not None and bench.output() == expected, what="all pushes")
+    assert threads == {bench.thread.ident}  # type: ignore[union-attr]
+    # They are the effect of no record, so they commit nothing beyond the opening.
+    assert {batch.commit for batch in bench.applied} <= {START, Commit(2, 0)}
+
+
+def test_posted_functions_get_their_turn_while_packets_keep_coming(make_bench: MakeBench):
+    bench = make_bench()
+    order: list[str] = []
+
+    def handler(session: Session, payload: bytes) -> None:
+        order.append("packet")
+        if len(order) == 1:
+            bench.app.post(lambda: order.append("posted"))
+
+    bench.app.on_packet(7)(handler)
+    bench.open_session()
+    for _ in range(5):
+        bench.send((7, b""))
+    bench.send((STOP, b""))
+    bench.worker.run()
+    assert order == ["packet", "posted", *["packet"] * 4]
+
+
+def test_a_function_that_posts_itself_does_not_keep_the_loop(make_bench: MakeBench):
+    bench = make_bench()
+    count = 0
+
+    def again() -> None:
+        nonlocal count
+        count += 1
+        bench.app.post(again)
+
+    bench.app.post(again)
+    bench.start()
+    wait_until(lambda: count > 100, what="some rounds")
+    bench.open_session()
+    bench.send((ECHO, b"x"))
+    wait_until(lambda: bench.take() is not None and bench.output(), what="the echo")
+    bench.tell(Stop())
+    bench.join()
+    assert bench.error is None
+
+
+def test_a_posted_function_saves_and_commits_no_packet(make_bench: MakeBench):
+    resumed = ReplayedSession(id=9, address=ADDRESS, sequence=4, saved=b"old")
+    kept: list[Session] = []
+    bench = make_bench(sessions=[resumed], prepare=lambda app: app.on_resumed(kept.append))
+    bench.start()
+    wait_until(lambda: kept, what="the session")
+    assert (kept[0].saved, kept[0].sequence) == (b"old", 4)
+    bench.app.post(lambda: kept[0].save(b"new"))
+    wait_until(lambda: bench.take() and bench.others(), what="the save")
+    assert bench.others() == [(RecordKind.SAVE, b"new")]
+    assert {batch.commit for batch in bench.applied} == {START}
+    assert kept[0].saved == b"new"
+
+
+# -- timers ----------------------------------------------------------------------------------------
 
 
 def test_calls_come_at_their_times_and_the_loop_sleeps_in_between(
@@ -355,7 +438,8 @@ def test_a_worker_without_room_makes_no_calls_until_there_is_some(make_bench: Ma
     bench.start()
     wait_until(
         lambda: (
-            any(beat.state == "blocked" for beat in bench.heartbeats()) or bench.worker._is_blocked
+            any(beat.state == "blocked" for beat in bench.heartbeats())
+            or bench.worker._contact.is_blocked
         ),
         what="a full lane",
     )
