@@ -10,29 +10,25 @@ import secrets
 from collections.abc import Callable
 
 import zmq
-from msgspec import UNSET
 
 from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
-from cluster.gateway.links.handshake import LinkIdentity
-from cluster.gateway.links.links import Links
-from cluster.gateway.membership.cluster_members import ClusterMembers
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
+from cluster.gateway.other_nodes import OtherNodes
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.door import RemoteDoor, RemoteKeys
 from cluster.gateway.remote.remote_control import RemoteControl
-from cluster.gateway.remote.remote_shards import remote_worker_status
-from cluster.gateway.shard import Shard
 from cluster.gateway.spares import Spares
+from cluster.gateway.status_report import StatusReport
 from cluster.gateway.supervisor_link import SupervisorLink
-from cluster.iocp import EventType, IocpCore, IocpEvent, NetAddress
+from cluster.iocp import EventType, IocpCore, IocpEvent
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
-from cluster.shared.config import Config, parse_node
+from cluster.shared.config import Config
 from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.lane_choice import open_lane_hub
 from cluster.shared.messages import (
@@ -53,7 +49,6 @@ from cluster.shared.messages import (
     WorkerHeartbeat,
     WorkerReport,
 )
-from cluster.shared.node_status import GatewayStatus, MembershipStatus, NodeStatus, WorkerStatus
 from cluster.shared.run_directory import RunDirectory
 
 __all__ = ["Gateway", "ListenError"]
@@ -143,11 +138,9 @@ class Gateway(IocpObject):
         )
         endpoints.publish(self._control.endpoint)
         self._workers = self._serving.workers
-        self._membership = membership
-        links_life = life if membership is None else membership.life
-        self._links = None if links_secret is None else self._make_links(links_life, links_secret)
-        self._serving.traffic.links = self._links
-        self._own_keys()
+        self._others = OtherNodes(
+            config, core, self._serving.traffic, self._counters, life, links_secret, membership
+        )
         self._spares = Spares(
             config.workers.spares,
             config.workers.count,
@@ -157,6 +150,20 @@ class Gateway(IocpObject):
             self._supervisor.report,
             self._workers.hello,
             core.now,
+        )
+        self._status = StatusReport(
+            config.node.id,
+            epoch,
+            core.driver.name,
+            self._counters,
+            self._serving,
+            self._hub,
+            self._control,
+            self._door,
+            self._supervisor,
+            self._quarantine,
+            self._spares,
+            self._others,
         )
         self._beat_interval_s = min(1.0, config.workers.worker_timeout_s / 4)
         self._beat_timer: Timer | None = None
@@ -187,41 +194,14 @@ class Gateway(IocpObject):
             return True
         return has_looked
 
-    def _make_links(self, life: int, secret: bytes) -> Links:
-        links = self._config.links
-        assert links.listen is not None
-        nodes = [parse_node(node) for node in links.nodes]
-        return Links(
-            LinkIdentity(self._config.node.id, life, links.cluster, secret),
-            NetAddress.parse(links.listen),
-            [(node, NetAddress(host, port)) for node, host, port in nodes],
-            self._core,
-            self._counters,
-            self._serving.traffic,
-            timeout_s=links.timeout_s,
-            retained_bytes_max=links.retained_bytes_max,
-        )
-
-    def _own_keys(self) -> None:
-        """Say whose the keys are: of all nodes of the list, or as the membership says."""
-        links, traffic = self._links, self._serving.traffic
-        if links is not None:
-            if self._membership is not None:
-                ClusterMembers(self._membership, links, traffic, self._counters)
-            else:
-                traffic.change_members([traffic.node, *links.nodes])
-
     # -- serving -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Listen; raises ListenError when an address cannot be had."""
         service = self._serving.service
         self._listen("node.listen", self._config.node.listen, service.start)
-        if self._links is not None:
-            listen = self._config.links.listen
-            self._listen("links.listen", str(listen), self._links.start)
-            logger.info("links of node %d at %s", self._config.node.id, self._links.address)
-        self._announce(takes_keys=True)
+        self._listen("links.listen", str(self._config.links.listen), self._others.start)
+        self._others.announce(takes_keys=True)
         self._beat()
         ready = GatewayReady(
             pid=os.getpid(),
@@ -237,15 +217,6 @@ class Gateway(IocpObject):
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
 
-    def _announce(self, takes_keys: bool) -> None:
-        """Tell the other nodes where this one is, where a store does that."""
-        if self._membership is not None and self._links is not None:
-            links = self._config.links
-            assert links.listen is not None
-            host = NetAddress.parse(links.listen).host
-            address = links.advertise or str(NetAddress(host, self._links.address.port))
-            self._membership.announce(address, takes_keys)
-
     @staticmethod
     def _listen(key: str, address: str, start: Callable[[], object]) -> None:
         try:
@@ -256,7 +227,7 @@ class Gateway(IocpObject):
     def serve(self) -> None:
         """Dispatch until a drain is through."""
         serving, check_control = self._serving, self._check_control
-        lanes, service, links = serving.lanes, serving.service, self._links
+        lanes, service, links = serving.lanes, serving.service, self._others.links
         while serving.phase is not DrainPhase.DRAINED:
             serving.turn(None)
             if check_control():
@@ -267,7 +238,7 @@ class Gateway(IocpObject):
                 links.flush()
             if self._drain_requested:
                 if serving.phase is DrainPhase.SERVING:
-                    self._announce(takes_keys=False)
+                    self._others.announce(takes_keys=False)
                 if serving.advance_drain(self._drain_timeout_s):
                     self._finish_drain()
 
@@ -282,11 +253,8 @@ class Gateway(IocpObject):
                 self._core.dispatch(0.01)
                 self._serving.lanes.receive()
                 self._check_control()
-            self._end_links(deadline)
-        elif self._links is not None:
-            self._links.close()
-        if self._membership is not None:
-            self._membership.close()
+            self._others.end(deadline)
+        self._others.close()
         self._quarantine.close()
         self._serving.close_lanes()
         self._hub.close()
@@ -294,18 +262,6 @@ class Gateway(IocpObject):
             self._door.close(LAST_WORDS_MS)
         self._control.close(LAST_WORDS_MS)
         self._context.term()
-
-    def _end_links(self, deadline: float) -> None:
-        """Give other nodes what the last batches had for them, and end all connections."""
-        links = self._links
-        if links is None:
-            return
-        while not links.is_told and self._core.now() < deadline:
-            links.flush()
-            self._core.dispatch(0.01)
-        links.close()
-        while not links.is_over and self._core.now() < deadline:
-            self._core.dispatch(0.01)
 
     def _beat(self) -> None:
         self._workers.beat()
@@ -383,63 +339,8 @@ class Gateway(IocpObject):
                     self._workers.tell(shard.index)
                 self._spares.tell_all()
             case StatusRequest():
-                self._control.send(identity, StatusReply(status=self.status()))
+                self._control.send(identity, StatusReply(status=self._status.make()))
             case Drain(timeout_s=timeout_s) if 0 <= timeout_s <= DRAIN_TIMEOUT_MAX_S:
                 self.request_drain(timeout_s)
             case _:
                 self._counters.add("control_refused")
-
-    def status(self) -> NodeStatus:
-        """Return the state of the node as `cluster status` shows it."""
-        counters, shards = self._counters.snapshot(), self._serving.shards
-        listener = self._serving.service.listener
-        counters["accept_errors"] = listener.accept_errors
-        counters["connections_refused_full"] = listener.full_refusals
-        counters["control_refused"] = counters.get("control_refused", 0) + self._control.refused
-        counters["packets_received"] = sum(s.log.packets_appended for s in shards)
-        counters["bytes_received"] = sum(s.log.packet_bytes_appended for s in shards)
-        counters["dropped_batches"] = self._hub.dropped_batches
-        if self._door is not None:
-            counters["control_refused"] += self._door.control.refused
-            counters["dropped_batches"] += self._door.hub.dropped_batches
-        counters["uncommitted_bytes"] = sum(s.lane.log.uncommitted_bytes for s in shards)
-        counters["deferred_calls"] = sum(s.succession.deferred.count for s in shards)
-        counters["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
-        counters["messages_waiting"] = sum(shard.tells.waiting_count for shard in shards)
-        counters["tells_on_the_way_bytes"] = sum(
-            shard.tells.windows.on_the_way_bytes for shard in shards
-        )
-        counters["sessions_held"] = sum(shard.held_count for shard in shards)
-        return NodeStatus(
-            node=self._config.node.id,
-            epoch=self._epoch,
-            gateway=GatewayStatus(
-                pid=os.getpid(),
-                driver=self._core.driver.name,
-                sessions=len(self._serving.table.sessions),
-                remote_listen=UNSET if self._door is None else self._door.listen,
-            ),
-            workers=[self._worker_status(shard) for shard in shards],
-            spares=self._spares.status(),
-            links=[] if self._links is None else self._links.status(),
-            membership=self._membership_status(),
-            counters=dict(sorted(counters.items())),
-        )
-
-    def _membership_status(self) -> MembershipStatus | None:
-        if self._membership is not None:
-            return self._membership.status()
-        if self._links is None:
-            return None
-        members = sorted([self._config.node.id, *self._links.nodes])
-        return MembershipStatus(source="static", state="member", members=members)
-
-    def _worker_status(self, shard: Shard) -> WorkerStatus:
-        life = self._workers.life(shard.index)
-        is_draining = self._serving.phase is not DrainPhase.SERVING
-        if self._workers.is_remote(shard.index):
-            lives = self._workers.lives_begun(shard.index)
-            return remote_worker_status(shard.index, shard.lane.kind, life, lives, is_draining)
-        return self._supervisor.worker_status(
-            shard.index, shard.lane.kind, life, is_draining, self._quarantine.in_hand(shard)
-        )

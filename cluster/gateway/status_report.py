@@ -1,0 +1,108 @@
+"""What `cluster status` shows of a node, put together from all that knows a part of it.
+
+It only looks: nothing is kept here, and nothing is changed by being shown.
+"""
+
+import os
+
+from msgspec import UNSET
+
+from cluster.gateway.control import ControlPlane
+from cluster.gateway.counters import Counters
+from cluster.gateway.drain import DrainPhase
+from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.other_nodes import OtherNodes
+from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.remote.door import RemoteDoor
+from cluster.gateway.remote.remote_shards import remote_worker_status
+from cluster.gateway.shard import Shard
+from cluster.gateway.spares import Spares
+from cluster.gateway.supervisor_link import SupervisorLink
+from cluster.shared.lane import LaneHub
+from cluster.shared.node_status import GatewayStatus, NodeStatus, WorkerStatus
+
+__all__ = ["StatusReport"]
+
+
+class StatusReport:
+    """That of one gateway. For the dispatching thread."""
+
+    def __init__(
+        self,
+        node: int,
+        epoch: int,
+        driver: str,
+        counters: Counters,
+        serving: GatewayCore,
+        hub: LaneHub,
+        control: ControlPlane,
+        door: RemoteDoor | None,
+        supervisor: SupervisorLink,
+        quarantine: Quarantine,
+        spares: Spares,
+        others: OtherNodes,
+    ) -> None:
+        """Show life `epoch` of `node`. `hub` and `control` are those of this machine's workers."""
+        self._node = node
+        self._epoch = epoch
+        self._driver = driver
+        self._counters = counters
+        self._serving = serving
+        self._hub = hub
+        self._control = control
+        self._door = door
+        self._supervisor = supervisor
+        self._quarantine = quarantine
+        self._spares = spares
+        self._others = others
+
+    def make(self) -> NodeStatus:
+        """Return the state of the node."""
+        return NodeStatus(
+            node=self._node,
+            epoch=self._epoch,
+            gateway=GatewayStatus(
+                pid=os.getpid(),
+                driver=self._driver,
+                sessions=len(self._serving.table.sessions),
+                remote_listen=UNSET if self._door is None else self._door.listen,
+            ),
+            workers=[self._worker(shard) for shard in self._serving.shards],
+            spares=self._spares.status(),
+            links=self._others.link_status(),
+            membership=self._others.membership_status(),
+            counters=dict(sorted(self._count().items())),
+        )
+
+    def _worker(self, shard: Shard) -> WorkerStatus:
+        workers, index, lane = self._serving.workers, shard.index, shard.lane.kind
+        life = workers.life(index)
+        is_draining = self._serving.phase is not DrainPhase.SERVING
+        if workers.is_remote(index):
+            lives = workers.lives_begun(index)
+            return remote_worker_status(index, lane, life, lives, is_draining)
+        in_hand = self._quarantine.in_hand(shard)
+        return self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
+
+    def _count(self) -> dict[str, int]:
+        """Return what was counted, and what the parts count themselves or can tell right now."""
+        counts, shards = self._counters.snapshot(), self._serving.shards
+        listener = self._serving.service.listener
+        counts["accept_errors"] = listener.accept_errors
+        counts["connections_refused_full"] = listener.full_refusals
+        counts["control_refused"] = counts.get("control_refused", 0) + self._control.refused
+        counts["packets_received"] = sum(shard.log.packets_appended for shard in shards)
+        counts["bytes_received"] = sum(shard.log.packet_bytes_appended for shard in shards)
+        counts["dropped_batches"] = self._hub.dropped_batches
+        if self._door is not None:
+            counts["control_refused"] += self._door.control.refused
+            counts["dropped_batches"] += self._door.hub.dropped_batches
+        counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
+        counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
+        counts["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
+        counts["messages_waiting"] = sum(shard.tells.waiting_count for shard in shards)
+        counts["tells_on_the_way_bytes"] = sum(
+            shard.tells.windows.on_the_way_bytes for shard in shards
+        )
+        counts["sessions_held"] = sum(shard.held_count for shard in shards)
+        return counts
