@@ -26,7 +26,8 @@ from cluster.shared.records import (
 )
 from cluster.shared.takeover import Suspect
 from cluster.worker.app import App
-from cluster.worker.dispatcher import MANY, Dispatcher, no_coroutines
+from cluster.worker.deferral import no_coroutines
+from cluster.worker.dispatcher import MANY, Dispatcher
 from cluster.worker.outbox import Outbox
 
 if TYPE_CHECKING:

@@ -206,7 +206,9 @@ class Coroutines:
             self._loop.call_soon(self._guard, self._begin_message, inbound)
             return
         self._note.doing(inbound.name)
-        goes_on = self._dispatcher.deliver_message(inbound, inbound.name in self._set_aside)
+        goes_on = self._dispatcher.deferral.deliver_message(
+            inbound, inbound.name in self._set_aside
+        )
         self._note.clear()
         if not goes_on:
             self._done(0, inbound)
@@ -236,7 +238,7 @@ class Coroutines:
             self._dispatcher.calls.set_aside(session, inbound.kind)
             return False
         self._note.doing(inbound.name)
-        goes_on = self._dispatcher.deliver(session, inbound, mark)
+        goes_on = self._dispatcher.deferral.deliver(session, inbound, mark)
         self._note.clear()
         return goes_on
 

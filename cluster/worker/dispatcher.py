@@ -6,21 +6,18 @@ packet, so that a publish may commit in the middle of a record.
 """
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
 from struct import Struct
 from time import monotonic
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from cluster.iocp.packet_framing import HEADER_BYTES, make_packet, split_packets
+from cluster.iocp.packet_framing import HEADER_BYTES, split_packets
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BOUND,
     CLOSED,
-    DEFER,
-    DEFERRED,
     JOINED,
     KEYS,
     OF_SHARDS,
@@ -35,12 +32,12 @@ from cluster.shared.records import (
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
+from cluster.worker.deferral import Deferral, no_coroutines
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.handler_shape import refuse_coroutine
-from cluster.worker.inbound_call import InboundCall
 from cluster.worker.login import resumed_login
 from cluster.worker.message_calls import MessageCalls
-from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
 from cluster.worker.redelivery import split_redelivered
 from cluster.worker.session import Session
@@ -49,7 +46,7 @@ from cluster.worker.tells import Tells
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
 
-__all__ = ["Dispatcher", "no_coroutines"]
+__all__ = ["Dispatcher"]
 
 logger = logging.getLogger("cluster.worker")
 
@@ -63,23 +60,12 @@ HEARD_AHEAD = OF_SHARDS - {KEYS}
 """Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
 
 
-def _name_of(call: int) -> HandlerCall:
-    """Return the name of what the note knows as `call`."""
-    return HandlerCall(call >> INDEX_BITS, call & INDEX_MASK)
-
-
-def no_coroutines() -> "Coroutines":
-    """Stands in where handlers are plain functions."""
-    raise RuntimeError("nothing here runs coroutines")
-
-
 class Dispatcher:
     """Runs the handlers of one incarnation. For the loop's thread."""
 
     __slots__ = (
         "_app",
         "_between_packets",
-        "_make_coroutines",
         "_max_payload_bytes",
         "_messages",
         "_note",
@@ -87,10 +73,9 @@ class Dispatcher:
         "_outbox",
         "_packet_index",
         "_position",
-        "_redelivering",
         "_tells",
         "calls",
-        "coroutines",
+        "deferral",
         "now",
         "publish_at",
         "publish_bytes",
@@ -112,15 +97,12 @@ class Dispatcher:
         `publish_at` (seconds) or `publish_bytes` of output wait, and begins the `note`
         of what is in hand anew. `make_coroutines` is called once, for the first handler that is a
         coroutine; while they are full `between_packets` does not return."""
-        self.coroutines: Coroutines | None = None
-        self._make_coroutines = make_coroutines
         self.now: Callable[[], float] = monotonic
         """The clock of `publish_at`."""
         self.publish_at = 0.0
         self.publish_bytes = 0
         self.redelivered_through = 0
         """The last record that a predecessor may have handled."""
-        self._redelivering = False
         self._app = app
         self._outbox = outbox
         self._max_payload_bytes = max_payload_bytes
@@ -130,6 +112,9 @@ class Dispatcher:
         self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
         self.calls = HandlerCalls(app, outbox, self.sessions)
+        self.deferral = Deferral(
+            self.calls, outbox, self.sessions, self._publish_soon, make_coroutines
+        )
         self._tells: Tells | None = None
         self._messages: MessageCalls | None = None
 
@@ -137,6 +122,7 @@ class Dispatcher:
         """Take what other shards tell this one, and give `tells` what is for itself."""
         self._tells = tells
         self._messages = MessageCalls(self._app, tells, self._outbox, self.calls)
+        self.deferral.messages = self._messages
         self.calls.take_back_tell = tells.take_back
 
     @property
@@ -178,22 +164,9 @@ class Dispatcher:
                 self.calls.failed(session, None, error, mark)
             else:
                 if result is not None:
-                    self._begin(session, HandlerCall(0, 0, replayed.id), None, result, mark)
+                    name = HandlerCall(0, 0, replayed.id)
+                    self.deferral.begin(session, name, None, result, mark)
             self._note.clear()
-
-    def take_over(self, session_id: int, inbound: InboundCall) -> None:
-        """Take over a call that the predecessor has deferred, after its session is resumed.
-
-        Calls of one session come in their order; each begins in a round of the coroutines.
-        """
-        coroutines = self.begin_coroutines()
-        session = self.sessions.get(session_id)
-        if inbound.kind in OF_SHARDS:
-            coroutines.take_over_message(inbound)
-        elif session is None:
-            coroutines.forget(session_id, inbound)
-        else:
-            coroutines.take_over(session, inbound)
 
     def run(self, chunk: InboundChunk) -> None:
         """Handle the records of `chunk`, from where the commit is."""
@@ -220,7 +193,7 @@ class Dispatcher:
         note_words = self._note_words
         known_id, handler = -1, None
         # A packet that kills is to be found: what may have been in hand before comes one by one.
-        is_new = packets_max == MANY and not (index or self._redelivering)
+        is_new = packets_max == MANY and not (index or self.deferral.is_redelivering)
         together = self._app.packets_handler if is_new else None
         packets: Iterable[tuple[int, bytes]]
         self._note.begin()
@@ -290,7 +263,7 @@ class Dispatcher:
                         except Exception as error:
                             self.calls.failed(session, packet_id, error, mark)
                         if result is not None:
-                            self._begin_packet(
+                            self.deferral.begin_packet(
                                 session, call, packet_id, payload, sequence, result, mark
                             )
                     call += 1
@@ -318,6 +291,10 @@ class Dispatcher:
         if self._packet_index == count:
             self._position, self._packet_index = self._position + 1, 0
 
+    def _publish_soon(self) -> None:
+        """Have `between_packets` called behind the packet in hand."""
+        self.publish_at = 0.0
+
     def _record(self, position: int, kind: int, session_id: int, payload: bytes) -> None:
         """Handle a record that is not of packets."""
         if kind == OPENED:
@@ -337,14 +314,14 @@ class Dispatcher:
         """Handle `chunk` with its sessions told of the records that were delivered before."""
         again, new = split_redelivered(chunk, self.redelivered_through)
         for session_id, record in again:
-            self._redelivering = True
+            self.deferral.is_redelivering = True
             session = self.sessions.get(session_id)
             if session is not None:
                 session.redelivered = True
             try:
                 self._run(record)
             finally:
-                self._redelivering = False
+                self.deferral.is_redelivering = False
                 session = self.sessions.get(session_id, session)
                 if session is not None:
                     session.redelivered = False
@@ -388,28 +365,12 @@ class Dispatcher:
         messages = self._messages
         if self._tells is None or messages is None or self._tells.hear(kind, payload):
             return
-        name = HandlerCall(self._position, 0)
         self._note_words[CALL] = self._position << INDEX_BITS
         mark = self._outbox.mark()
         result = messages.call(kind, payload, mark)
         if result is not None:
-            inbound = InboundCall(name, kind, payload, 0, self._redelivering)
-            self._begin_message_here(inbound, result, mark)
-
-    def _begin_message_here(
-        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
-    ) -> None:
-        if self._begin_message(inbound, result, mark):
-            assert self.coroutines is not None
-            self.coroutines.defer(inbound)
-            self._add_defer(0, inbound.name, 1)
-
-    def _begin_message(
-        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
-    ) -> bool:
-        assert self._messages is not None
-        what = self._messages.what(inbound.kind, inbound.payload)
-        return self._begin(None, inbound.name, inbound, result, mark, what=what)
+            inbound = self.deferral.message_call(kind, self._position, payload)
+            self.deferral.begin_message(inbound, result, mark)
 
     def _send_state(self, session_id: int, kind: int) -> None:
         session = self.sessions.get(session_id)
@@ -427,58 +388,19 @@ class Dispatcher:
         session = self.sessions.get(session_id)
         if session is None:
             return
-        inbound = self._inbound(kind, self._position, 0, payload, session)
+        deferral = self.deferral
+        inbound = deferral.event_call(kind, self._position, payload, session)
         if session.is_busy:
-            assert self.coroutines is not None
             if kind == CLOSED and session.login is not None:
                 session.login.end()  # or who awaits an answer would hold its own end up
-            self.coroutines.wait_behind(session, inbound)
-            self._add_defer(session_id, inbound.name, 1)
+            deferral.wait_behind(session, inbound)
             return
         self._note_words[CALL] = self._position << INDEX_BITS
         mark = self._outbox.mark()
         result = self.calls.event(session, kind, payload, mark)
-        goes_on = result is not None and self._begin_here(session, inbound, result, mark)
+        goes_on = result is not None and deferral.begin_event(session, inbound, result, mark)
         if kind == CLOSED and not goes_on:
             session.end()
-
-    # -- coroutines --------------------------------------------------------------------------------
-
-    def begin_coroutines(self) -> "Coroutines":
-        """Return what runs coroutines, made when it is first asked for."""
-        if self.coroutines is None:
-            self.coroutines = self._make_coroutines()
-        return self.coroutines
-
-    def deliver(self, session: Session, inbound: InboundCall, mark: Mark) -> bool:
-        """Make a call that was deferred, which began at `mark`; True if it goes on later."""
-        _, kind, payload, sequence, _, was_begun = inbound
-        packet_id = None
-        if kind == PACKETS:
-            if not (session.is_open or was_begun):
-                return False
-            session.sequence = sequence
-            packet_id = payload[2] | payload[3] << 8
-            result = self.calls.packet(session, packet_id, payload[4:], mark)
-        else:
-            result = self.calls.event(session, kind, payload, mark)
-        goes_on = result is not None and self._begin(
-            session, inbound.name, inbound, result, mark, packet_id
-        )
-        if kind == CLOSED and not goes_on:
-            session.end()
-        return goes_on
-
-    def deliver_message(self, inbound: InboundCall, is_set_aside: bool) -> bool:
-        """Make a call of a message that was deferred, or skip it; True if it goes on later."""
-        messages = self._messages
-        assert messages is not None
-        mark = self._outbox.mark()
-        if is_set_aside:
-            result = messages.set_aside(inbound.kind, inbound.payload)
-        else:
-            result = messages.call(inbound.kind, inbound.payload, mark)
-        return result is not None and self._begin_message(inbound, result, mark)
 
     def skip_message(self, kind: int, payload: bytes) -> None:
         """Set aside the call of the record in hand, in which workers died."""
@@ -488,68 +410,8 @@ class Dispatcher:
         mark = self._outbox.mark()
         result = self._messages.set_aside(kind, payload)
         if result is not None:
-            name = HandlerCall(self._position, 0)
-            inbound = InboundCall(name, kind, payload, 0, self._redelivering)
-            self._begin_message_here(inbound, result, mark)
-
-    def _inbound(
-        self, kind: int, position: int, index: int, payload: bytes, session: Session
-    ) -> InboundCall:
-        name = HandlerCall(position, index)
-        return InboundCall(name, kind, payload, session.sequence, self._redelivering)
-
-    def _begin(
-        self,
-        session: Session | None,
-        name: HandlerCall | None,
-        inbound: InboundCall | None,
-        result: Any,
-        mark: Mark,
-        packet_id: int | None = None,
-        what: str = "",
-    ) -> bool:
-        """Go on with what a handler returned; True if that is a coroutine that awaits."""
-        if not isinstance(result, Coroutine):
-            return False
-        coroutines = self.begin_coroutines()
-        if coroutines.begin(result, session, name, inbound, mark, packet_id, what) is None:
-            return False
-        if coroutines.is_full:
-            self.publish_at = 0.0
-        return True
-
-    def _begin_packet(
-        self,
-        session: Session,
-        call: int,
-        packet_id: int,
-        payload: bytes,
-        sequence: int,
-        result: Any,
-        mark: Mark,
-    ) -> None:
-        """The same for a packet of the record in hand, whose call is deferred if it goes on.
-
-        Most do not: what the call would be known by is made of one that does.
-        """
-        if type(result) is not CoroutineType and not isinstance(result, Coroutine):
-            return
-        coroutines = self.coroutines or self.begin_coroutines()
-        begun = coroutines.begin(result, session, None, None, mark, packet_id)
-        if begun is not None:
-            inbound = self._inbound_packet(call, packet_id, payload, sequence)
-            begun.name, begun.inbound = inbound.name, inbound
-            coroutines.defer(inbound)
-            self._add_defer(session.id, inbound.name, 1)
-
-    def _begin_here(self, session: Session, inbound: InboundCall, result: Any, mark: Mark) -> bool:
-        """The same for another record in hand."""
-        if not self._begin(session, inbound.name, inbound, result, mark):
-            return False
-        assert self.coroutines is not None
-        self.coroutines.defer(inbound)
-        self._add_defer(session.id, inbound.name, 1)
-        return True
+            inbound = self.deferral.message_call(kind, self._position, payload)
+            self.deferral.begin_message(inbound, result, mark)
 
     def _defer_packets(
         self,
@@ -564,38 +426,16 @@ class Dispatcher:
         Those from `call` on of a record that has `count`. Returns those that are left because it is
         busy no more, and how many wait.
         """
-        coroutines = self.coroutines
-        assert coroutines is not None
         rest = list(packets)
         deferred = 0
         while session.is_busy and deferred < len(rest):
-            first = deferred
-            while True:
-                packet_id, payload = rest[deferred]
-                inbound = self._inbound_packet(
-                    call + deferred, packet_id, payload, sequence + deferred
-                )
-                coroutines.wait_behind(session, inbound)
-                deferred += 1
-                if coroutines.is_full or deferred == len(rest):
-                    break
-            self._add_defer(session.id, _name_of(call + first), deferred - first)
+            deferred += self.deferral.packets_wait_behind(
+                session, rest[deferred:], call + deferred, sequence + deferred
+            )
             if self.now() >= self.publish_at or self._outbox.num_bytes >= self.publish_bytes:
                 self._done_to(call + deferred, count)
                 self._between_packets()
         return iter(rest[deferred:]), deferred
-
-    def _inbound_packet(
-        self, call: int, packet_id: int, payload: bytes, sequence: int
-    ) -> InboundCall:
-        packet = make_packet(packet_id, payload)
-        return InboundCall(_name_of(call), PACKETS, packet, sequence, self._redelivering)
-
-    def _add_defer(self, session_id: int, name: HandlerCall, count: int) -> None:
-        payload = DEFERRED.pack(name.position, name.packet_index, count)
-        self._outbox.add_commit(DEFER, session_id, payload)
-        if self.coroutines is not None and self.coroutines.is_full:
-            self.publish_at = 0.0
 
     def _make_session(self, session_id: int, address: str) -> Session:
         app = self._app
@@ -608,7 +448,7 @@ class Dispatcher:
             app.codec.encode,
             app.joined_handler is not None,
         )
-        session.redelivered = self._redelivering
+        session.redelivered = self.deferral.is_redelivering
         self.sessions[session_id] = session
         return session
 
@@ -622,4 +462,4 @@ class Dispatcher:
             self.calls.failed(None, None, error, mark, what)
         else:
             if result is not None:
-                self._begin(None, None, None, result, mark, what=what)
+                self.deferral.begin(None, None, None, result, mark, what=what)

@@ -38,7 +38,7 @@ def _take_over_deferred(grant: Grant, dispatcher: Dispatcher) -> None:
             was_begun=call.session not in begun,
         )
         begun.add(call.session)
-        dispatcher.take_over(call.session, inbound)
+        dispatcher.deferral.take_over(call.session, inbound)
 
 
 @contextmanager

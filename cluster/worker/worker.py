@@ -245,7 +245,7 @@ class Worker:
     def _begin(self) -> None:
         self._app.attach(self.runtime)
         if self._app.has_coroutines:
-            self._dispatcher.begin_coroutines()
+            self._dispatcher.deferral.begin_coroutines()
         self._take_over()
         self._timers.start(self._app.repeated, self._now())
 
@@ -339,7 +339,7 @@ class Worker:
             result = handler()
             if not isinstance(result, Coroutine):
                 return None
-            self._dispatcher.begin_coroutines()
+            self._dispatcher.deferral.begin_coroutines()
             assert self._tasks is not None
             task = self._tasks.start(result)
         except (Exception, SystemExit) as error:
@@ -358,7 +358,7 @@ class Worker:
 
     def _round(self, timeout_s: float) -> None:
         """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
-        coroutines, tasks = self._dispatcher.coroutines, self._tasks
+        coroutines, tasks = self._dispatcher.deferral.coroutines, self._tasks
         assert coroutines is not None
         assert tasks is not None
         if timeout_s > 0.0 and self._pass_time is not None:
@@ -401,10 +401,10 @@ class Worker:
         self._publisher.begin_anew()
 
     def _has_too_many(self) -> bool:
-        coroutines = self._dispatcher.coroutines
+        coroutines = self._dispatcher.deferral.coroutines
         return coroutines is not None and coroutines.is_full
 
     def _cancel_coroutines(self) -> None:
         """Have coroutines clean up; what they put out from now on is not sent."""
-        if self._dispatcher.coroutines is not None:
-            self._dispatcher.coroutines.cancel(CANCEL_S)
+        if self._dispatcher.deferral.coroutines is not None:
+            self._dispatcher.deferral.coroutines.cancel(CANCEL_S)

@@ -1,0 +1,242 @@
+"""What becomes of a handler call that goes on later: it is deferred, and done when it has ended.
+
+What a handler returned that is a coroutine is begun at once, and most come to their end in their
+first step. Of one that goes on the commit says that it is deferred, as it says of everything for
+the same session that comes behind it; `Coroutines` has them from then on, and comes back here with
+each whose turn it is.
+"""
+
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.note import INDEX_BITS, INDEX_MASK, HandlerCall
+from cluster.shared.records import CLOSED, DEFER, DEFERRED, OF_SHARDS, PACKETS
+from cluster.worker.handler_calls import HandlerCalls
+from cluster.worker.inbound_call import InboundCall
+from cluster.worker.message_calls import MessageCalls
+from cluster.worker.outbox import Mark, Outbox
+from cluster.worker.session import Session
+
+if TYPE_CHECKING:
+    from cluster.worker.coroutines import Coroutines
+
+__all__ = ["Deferral", "no_coroutines"]
+
+
+def no_coroutines() -> "Coroutines":
+    """Stands in where handlers are plain functions."""
+    raise RuntimeError("nothing here runs coroutines")
+
+
+class Deferral:
+    """The deferred calls of one incarnation. For the loop's thread."""
+
+    __slots__ = (
+        "_calls",
+        "_make_coroutines",
+        "_on_full",
+        "_outbox",
+        "_sessions",
+        "coroutines",
+        "is_redelivering",
+        "messages",
+    )
+
+    def __init__(
+        self,
+        calls: HandlerCalls,
+        outbox: Outbox,
+        sessions: dict[int, Session],
+        on_full: Callable[[], None],
+        make_coroutines: "Callable[[], Coroutines]",
+    ) -> None:
+        """Tell of deferred calls in `outbox`; `on_full` hears that nothing more is to be begun
+        before something is done. `make_coroutines` is called once, for the first coroutine."""
+        self._calls = calls
+        self._outbox = outbox
+        self._sessions = sessions
+        self._on_full = on_full
+        self._make_coroutines = make_coroutines
+        self.coroutines: Coroutines | None = None
+        """What runs them, once there was one."""
+        self.messages: MessageCalls | None = None
+        """Makes the calls that messages of other shards ask for."""
+        self.is_redelivering = False
+        """Whether what is in hand was given to a predecessor before."""
+
+    def begin_coroutines(self) -> "Coroutines":
+        """Return what runs coroutines, made when it is first asked for."""
+        if self.coroutines is None:
+            self.coroutines = self._make_coroutines()
+        return self.coroutines
+
+    # -- calls that were just made -----------------------------------------------------------------
+
+    def begin(
+        self,
+        session: Session | None,
+        name: HandlerCall | None,
+        inbound: InboundCall | None,
+        result: Any,
+        mark: Mark,
+        packet_id: int | None = None,
+        what: str = "",
+    ) -> bool:
+        """Go on with what a handler returned; True if that is a coroutine that awaits."""
+        if not isinstance(result, Coroutine):
+            return False
+        coroutines = self.begin_coroutines()
+        if coroutines.begin(result, session, name, inbound, mark, packet_id, what) is None:
+            return False
+        if coroutines.is_full:
+            self._on_full()
+        return True
+
+    def begin_packet(
+        self,
+        session: Session,
+        call: int,
+        packet_id: int,
+        payload: bytes,
+        sequence: int,
+        result: Any,
+        mark: Mark,
+    ) -> None:
+        """The same for a packet of the record in hand, whose call is deferred if it goes on.
+
+        Most do not: what the call would be known by is made of one that does.
+        """
+        if type(result) is not CoroutineType and not isinstance(result, Coroutine):
+            return
+        coroutines = self.coroutines or self.begin_coroutines()
+        begun = coroutines.begin(result, session, None, None, mark, packet_id)
+        if begun is not None:
+            inbound = self._packet_call(call, packet_id, payload, sequence)
+            begun.name, begun.inbound = inbound.name, inbound
+            coroutines.defer(inbound)
+            self._tell(session.id, inbound.name, 1)
+
+    def begin_event(self, session: Session, inbound: InboundCall, result: Any, mark: Mark) -> bool:
+        """The same for another record in hand; True if it goes on later."""
+        if not self.begin(session, inbound.name, inbound, result, mark):
+            return False
+        assert self.coroutines is not None
+        self.coroutines.defer(inbound)
+        self._tell(session.id, inbound.name, 1)
+        return True
+
+    def begin_message(
+        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
+    ) -> None:
+        """The same for a message of another shard."""
+        if self._begin_message(inbound, result, mark):
+            assert self.coroutines is not None
+            self.coroutines.defer(inbound)
+            self._tell(0, inbound.name, 1)
+
+    def _begin_message(
+        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
+    ) -> bool:
+        assert self.messages is not None
+        what = self.messages.what(inbound.kind, inbound.payload)
+        return self.begin(None, inbound.name, inbound, result, mark, what=what)
+
+    # -- calls that wait ---------------------------------------------------------------------------
+
+    def event_call(self, kind: int, position: int, payload: bytes, session: Session) -> InboundCall:
+        """Return the call that the record of an event at `position` asks for."""
+        name = HandlerCall(position, 0)
+        return InboundCall(name, kind, payload, session.sequence, self.is_redelivering)
+
+    def message_call(self, kind: int, position: int, payload: bytes) -> InboundCall:
+        """Return the call that the record of a message at `position` asks for."""
+        return InboundCall(HandlerCall(position, 0), kind, payload, 0, self.is_redelivering)
+
+    def wait_behind(self, session: Session, inbound: InboundCall) -> None:
+        """Have the call of an event wait until those of `session` before it are done."""
+        assert self.coroutines is not None
+        self.coroutines.wait_behind(session, inbound)
+        self._tell(session.id, inbound.name, 1)
+
+    def packets_wait_behind(
+        self, session: Session, packets: list[tuple[int, bytes]], call: int, sequence: int
+    ) -> int:
+        """Have packets of a record, from `call` on, wait for those of `session` before them.
+
+        Returns how many do: at least one, and no more once coroutines are full.
+        """
+        coroutines = self.coroutines
+        assert coroutines is not None
+        count = 0
+        for packet_id, payload in packets:
+            inbound = self._packet_call(call + count, packet_id, payload, sequence + count)
+            coroutines.wait_behind(session, inbound)
+            count += 1
+            if coroutines.is_full:
+                break
+        self._tell(session.id, _name_of(call), count)
+        return count
+
+    def take_over(self, session_id: int, inbound: InboundCall) -> None:
+        """Take over a call that the predecessor has deferred, after its session is resumed.
+
+        Calls of one session come in their order; each begins in a round of the coroutines.
+        """
+        coroutines = self.begin_coroutines()
+        session = self._sessions.get(session_id)
+        if inbound.kind in OF_SHARDS:
+            coroutines.take_over_message(inbound)
+        elif session is None:
+            coroutines.forget(session_id, inbound)
+        else:
+            coroutines.take_over(session, inbound)
+
+    def _packet_call(self, call: int, packet_id: int, payload: bytes, sequence: int) -> InboundCall:
+        packet = make_packet(packet_id, payload)
+        return InboundCall(_name_of(call), PACKETS, packet, sequence, self.is_redelivering)
+
+    def _tell(self, session_id: int, name: HandlerCall, count: int) -> None:
+        """Have the commit say that `count` calls from `name` on are deferred."""
+        payload = DEFERRED.pack(name.position, name.packet_index, count)
+        self._outbox.add_commit(DEFER, session_id, payload)
+        if self.coroutines is not None and self.coroutines.is_full:
+            self._on_full()
+
+    # -- calls whose turn it is --------------------------------------------------------------------
+
+    def deliver(self, session: Session, inbound: InboundCall, mark: Mark) -> bool:
+        """Make a call that was deferred, which began at `mark`; True if it goes on later."""
+        _, kind, payload, sequence, _, was_begun = inbound
+        packet_id = None
+        if kind == PACKETS:
+            if not (session.is_open or was_begun):
+                return False
+            session.sequence = sequence
+            packet_id = payload[2] | payload[3] << 8
+            result = self._calls.packet(session, packet_id, payload[4:], mark)
+        else:
+            result = self._calls.event(session, kind, payload, mark)
+        goes_on = result is not None and self.begin(
+            session, inbound.name, inbound, result, mark, packet_id
+        )
+        if kind == CLOSED and not goes_on:
+            session.end()
+        return goes_on
+
+    def deliver_message(self, inbound: InboundCall, is_set_aside: bool) -> bool:
+        """Make a call of a message that was deferred, or skip it; True if it goes on later."""
+        messages = self.messages
+        assert messages is not None
+        mark = self._outbox.mark()
+        if is_set_aside:
+            result = messages.set_aside(inbound.kind, inbound.payload)
+        else:
+            result = messages.call(inbound.kind, inbound.payload, mark)
+        return result is not None and self._begin_message(inbound, result, mark)
+
+
+def _name_of(call: int) -> HandlerCall:
+    """Return the name of what the note knows as `call`."""
+    return HandlerCall(call >> INDEX_BITS, call & INDEX_MASK)
