@@ -24,6 +24,11 @@ class FakeProcess:
         """Note that it is to end."""
         self.was_killed = True
 
+    def wait(self, timeout_s: float) -> None:
+        """Have ended."""
+        if self.returncode is None:
+            self.returncode = -9
+
 
 def fake_child(version: int = 0, role: str = "spare 1") -> Child:
     """Return a child that runs, or imports, `version`."""

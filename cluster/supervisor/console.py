@@ -1,0 +1,32 @@
+"""What the person or the script that started a node is told: one line when it is ready, and why
+it ends.
+
+Everything else that a supervisor has to say goes to the log.
+"""
+
+import logging
+import sys
+
+__all__ = ["print_ready_line", "say", "write"]
+
+logger = logging.getLogger("cluster.supervisor")
+
+
+def print_ready_line(line: str) -> None:
+    """Write all of what the node ever writes to standard output."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        logger.warning("nobody reads the ready line (%s): %s", error, line)
+
+
+def say(reason: str) -> None:
+    """Tell why the node ends, in one line."""
+    write(f"cluster: {reason}\n")
+
+
+def write(text: str) -> None:
+    """Tell whole lines that say themselves whose they are."""
+    sys.stderr.write(text)
+    sys.stderr.flush()

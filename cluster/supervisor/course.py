@@ -1,0 +1,77 @@
+"""How far a node is, and with which exit code its supervisor ends. No I/O, no clock.
+
+The first reason to end is the one that counts: what is found behind it follows from it.
+"""
+
+from enum import Enum
+
+from cluster.supervisor.child import CANNOT_START
+
+__all__ = [
+    "EXIT_CANNOT_START",
+    "EXIT_DRAINED",
+    "EXIT_GAVE_UP",
+    "EXIT_NOT_DRAINED",
+    "Course",
+    "Phase",
+]
+
+EXIT_DRAINED = 0
+EXIT_NOT_DRAINED = 1
+EXIT_CANNOT_START = CANNOT_START
+EXIT_GAVE_UP = 3
+
+
+class Phase(Enum):
+    """How far a node is."""
+
+    STARTING = "starting"
+    """It was never ready."""
+    SERVING = "serving"
+    """It was ready; parts of it may be dead and coming back."""
+    DRAINING = "draining"
+    """It was asked to end."""
+
+
+class Course:
+    """The course of a node from its start to its end. Times are seconds of any steady clock."""
+
+    __slots__ = ("_gave_up", "drain_due", "exit_code", "is_drained", "phase")
+
+    def __init__(self) -> None:
+        self.phase = Phase.STARTING
+        self.exit_code: int | None = None
+        """What the supervisor ends with; None while the node goes on."""
+        self.is_drained = False
+        """Whether the gateway has told that it is drained, by a message or by how it ended."""
+        self.drain_due = float("inf")
+        """Until when a drain is to be over; then it is too late."""
+        self._gave_up = False
+
+    def became_ready(self) -> None:
+        """The node has started."""
+        assert self.phase is Phase.STARTING
+        self.phase = Phase.SERVING
+
+    def begin_drain(self, due: float) -> None:
+        """The node was asked to end, and has until `due` for it."""
+        self.phase = Phase.DRAINING
+        self.drain_due = due
+
+    def finish(self, exit_code: int) -> None:
+        """Have the supervisor end after this turn of its loop, unless there is a reason already."""
+        if self.exit_code is None:
+            self.exit_code = exit_code
+
+    def give_up(self) -> None:
+        """A process is not started any more, because it ended too often; a drain goes on."""
+        self._gave_up = True
+        if self.phase is not Phase.DRAINING:
+            self.finish(EXIT_GAVE_UP)
+
+    def finish_drain(self) -> None:
+        """Have the supervisor end: everybody has left, or the time to is up."""
+        if self._gave_up:
+            self.finish(EXIT_GAVE_UP)
+        else:
+            self.finish(EXIT_DRAINED if self.is_drained else EXIT_NOT_DRAINED)

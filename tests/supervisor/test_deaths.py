@@ -1,0 +1,230 @@
+"""What follows the end of a process, with children that are none and times that are given."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.shared.config import Config, NodeConfig, WorkersConfig
+from cluster.shared.run_directory import RunDirectory
+from cluster.shared.start_failure import StartFailure, write_start_failure
+from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.course import (
+    EXIT_CANNOT_START,
+    EXIT_DRAINED,
+    EXIT_GAVE_UP,
+    EXIT_NOT_DRAINED,
+    Course,
+)
+from cluster.supervisor.deaths import STOP_NEWS_S, TRY_AGAIN_S, VERDICT_WAIT_S, Deaths
+from cluster.supervisor.node import Node
+from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, FAILURES_MAX
+from tests.supervisor.fake_child import fake_child, process_of
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the control plane is ipc here")
+
+WORKER_TIMEOUT_S = 10.0
+
+
+class Bench:
+    """A node of one shard and one spare; its gateway was heard at second 0."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        workers = WorkersConfig(count=1, spares=1, worker_timeout_s=WORKER_TIMEOUT_S)
+        self.node = Node(Config(node=NodeConfig(listen="127.0.0.1:0"), workers=workers), directory)
+        self.course = Course()
+        self.deaths = Deaths(self.node, self.course, None)
+        (self.shard,) = self.node.shards
+        (self.spare,) = self.node.spares
+
+    def worker_ends(self, exit_code: int, now: float) -> Child:
+        """Have the shard served by a process, which ends."""
+        worker = fake_child(role="worker 0")
+        self.shard.started(worker, now)
+        process_of(worker).returncode = exit_code
+        self.deaths.worker_ended(self.shard, worker, exit_code, now)
+        return worker
+
+    def spare_ends(self, exit_code: int, now: float) -> None:
+        """Have a process wait, which ends."""
+        child = fake_child(role="spare 1")
+        self.spare.started(child, now)
+        process_of(child).returncode = exit_code
+        self.deaths.spare_ended(self.spare, child, exit_code, now)
+
+    def gateway_ends(self, exit_code: int, now: float = 1.0) -> None:
+        gateway = fake_child(role="gateway")
+        self.node.gateway.child = gateway
+        self.node.gateway.policy.life_started()
+        process_of(gateway).returncode = exit_code
+        self.deaths.gateway_ended(gateway, exit_code, now)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    directory = RunDirectory(tmp_path / "run")
+    directory.create()
+    made = Bench(directory)
+    yield made
+    made.node.close()
+
+
+def test_a_shard_is_given_up_when_the_gateway_has_not_objected_in_time(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+):
+    bench.course.became_ready()
+    for _ in range(FAILURES_MAX):
+        bench.worker_ends(3, 1.0)
+    assert bench.shard.restart_due is None
+    assert bench.deaths.next_due == 1.0 + VERDICT_WAIT_S
+    bench.deaths.check_give_ups(1.0)
+    assert bench.course.exit_code is None
+    bench.deaths.check_give_ups(1.0 + VERDICT_WAIT_S)
+    assert bench.course.exit_code == EXIT_GAVE_UP
+    assert bench.deaths.next_due == float("inf")
+    told = capsys.readouterr().err
+    assert told.startswith(f"cluster: gave up restarting worker 0: {FAILURES_MAX} lives in 0.0 s")
+    assert told.endswith("the last ended with exit code 3\n")
+
+
+@pytest.mark.parametrize("why", ["the death was of use", "the files have changed"])
+def test_a_shard_is_not_given_up_if(bench: Bench, why: str):
+    bench.course.became_ready()
+    for _ in range(FAILURES_MAX):
+        bench.worker_ends(3, 1.0)
+    if why == "the death was of use":
+        bench.deaths.was_of_use(bench.shard, 1.2)
+    else:
+        bench.deaths.forgive(1.2)
+    assert bench.shard.restart_due == 1.2
+    bench.deaths.check_give_ups(100.0)
+    assert bench.course.exit_code is None
+
+
+def test_before_a_node_was_ready_a_shard_is_given_up_at_once(bench: Bench):
+    for _ in range(FAILURES_MAX):
+        bench.worker_ends(3, 1.0)
+    assert bench.course.exit_code == EXIT_GAVE_UP
+
+
+def test_the_death_of_the_gateway_takes_its_verdicts_along(bench: Bench):
+    bench.course.became_ready()
+    for _ in range(FAILURES_MAX):
+        bench.worker_ends(3, 1.0)
+    bench.gateway_ends(5)
+    bench.deaths.check_give_ups(100.0)
+    assert bench.course.exit_code is None
+
+
+@pytest.mark.parametrize("is_serving", [False, True])
+def test_what_keeps_workers_from_starting_is_told_once_and_ends_a_node_that_was_never_ready(
+    bench: Bench, is_serving: bool, capsys: pytest.CaptureFixture[str]
+):
+    if is_serving:
+        bench.course.became_ready()
+    for _ in range(2):
+        worker = fake_child(role="worker 0")
+        bench.shard.started(worker)
+        failure = StartFailure(worker.pid, "no such app")
+        write_start_failure(bench.directory, "worker-0", failure)
+        process_of(worker).returncode = CANNOT_START
+        bench.deaths.worker_ended(bench.shard, worker, CANNOT_START, 1.0)
+        if not is_serving:
+            assert bench.course.exit_code == EXIT_CANNOT_START
+            break
+    assert capsys.readouterr().err == "no such app\n"
+    assert (bench.course.exit_code is None) == is_serving
+
+
+def test_a_worker_that_lost_a_silent_gateway_is_not_to_blame(bench: Bench):
+    bench.course.became_ready()
+    silent_at = WORKER_TIMEOUT_S / 2
+    for _ in range(2 * FAILURES_MAX):
+        bench.worker_ends(LOST_GATEWAY, silent_at)
+        bench.spare_ends(LOST_GATEWAY, silent_at)
+    assert bench.shard.restart_due == bench.spare.restart_due == silent_at + BACKOFF_FIRST_S
+    assert bench.shard.policy.failures == bench.spare.policy.failures == 0
+    bench.worker_ends(LOST_GATEWAY, silent_at - 0.1)  # others heard the gateway
+    assert bench.shard.policy.failures == 1
+
+
+def test_a_worker_for_which_the_gateway_had_no_memory_tries_again_if_the_node_was_ready(
+    bench: Bench,
+):
+    bench.worker_ends(TRY_AGAIN, 1.0)
+    assert bench.shard.policy.failures == 1
+    bench.course.became_ready()
+    bench.worker_ends(TRY_AGAIN, 1.0)
+    assert bench.shard.policy.failures == 1
+    assert bench.shard.restart_due == 1.0 + TRY_AGAIN_S
+
+
+def test_a_worker_that_was_asked_to_end_is_succeeded_at_once(bench: Bench):
+    bench.course.became_ready()
+    worker = fake_child(role="worker 0")
+    bench.shard.started(worker)
+    bench.node.end_worker(bench.shard, 5.0)
+    process_of(worker).returncode = 0
+    bench.deaths.worker_ended(bench.shard, worker, 0, 1.0)
+    assert bench.shard.restart_due == 1.0
+    assert bench.shard.policy.failures == 0
+
+
+def test_a_worker_that_ends_in_a_drain_has_a_successor_unless_the_gateway_says_that_it_is_drained(
+    bench: Bench,
+):
+    bench.course.begin_drain(10.0)
+    bench.worker_ends(0, 1.0)
+    assert bench.shard.restart_due == 1.0 + STOP_NEWS_S
+    bench.course.is_drained = True
+    bench.worker_ends(0, 1.0)
+    assert bench.shard.restart_due is None
+    assert bench.course.exit_code == EXIT_DRAINED  # everybody has left
+
+
+def test_a_spare_that_always_ends_is_never_given_up_in_a_node_that_was_ready(bench: Bench):
+    bench.course.became_ready()
+    for _ in range(FAILURES_MAX + 1):
+        bench.spare_ends(3, 1.0)
+    assert bench.spare.restart_due == 1.0 + BACKOFF_MAX_S
+    assert bench.course.exit_code is None
+
+
+def test_a_spare_that_was_retired_leaves_its_place_to_another(bench: Bench):
+    bench.course.became_ready()
+    child = fake_child()
+    bench.spare.started(child, 0.0)
+    bench.node.retire(bench.spare)
+    assert process_of(child).was_killed
+    process_of(child).returncode = -9
+    bench.deaths.spare_ended(bench.spare, child, -9, 1.0)
+    assert bench.spare.restart_due is not None
+    assert bench.spare.policy.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "code_of_the_node"), [(0, EXIT_DRAINED), (5, EXIT_NOT_DRAINED)]
+)
+def test_a_gateway_that_ends_in_a_drain_tells_by_its_exit_code_how_it_went(
+    bench: Bench, exit_code: int, code_of_the_node: int
+):
+    bench.course.begin_drain(10.0)
+    bench.gateway_ends(exit_code)
+    assert bench.course.exit_code == code_of_the_node
+
+
+def test_a_gateway_that_cannot_start_ends_a_node_that_was_never_ready_only(bench: Bench):
+    bench.course.became_ready()
+    bench.gateway_ends(CANNOT_START)
+    assert bench.course.exit_code is None
+    assert bench.node.gateway.restart_due == 1.0 + BACKOFF_FIRST_S
+
+
+def test_a_gateway_that_drained_unasked_is_succeeded_by_one_that_has_not(bench: Bench):
+    bench.course.became_ready()
+    bench.course.is_drained = True
+    bench.gateway_ends(0)
+    assert not bench.course.is_drained
+    assert bench.node.gateway.restart_due is not None
