@@ -15,12 +15,14 @@ from pathlib import Path
 
 from benchmarks.servers import Server, build
 
-__all__ = ["Case", "compare_all", "make_parser"]
+__all__ = ["Case", "Round", "asked_for", "compare_all", "make_parser", "print_lines", "take_rounds"]
 
 Case = tuple[int, int]
 """Sessions, and how many packets each of them keeps outstanding."""
 
 Result = dict[str, float]
+Round = list[Result]
+"""What each of the servers did once."""
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -44,15 +46,37 @@ def compare_all(
     Packets hold `payload`, if one is given, else as many bytes as the command line says. Whatever a
     server answers has to have the size of what it was asked.
     """
-    given = [tuple(map(int, case.split("x"))) for case in options.case or ()]
     with build("load_generator") as program:
-        for sessions, depth in given or cases:
-            rounds: list[list[Result]] = [
-                [_measure(program, server, sessions, depth, options, payload) for server in servers]
-                for _ in range(options.rounds)
-            ]
-            for index, server in enumerate(servers):
-                _print_line(f"{sessions:5} x {depth:<3} {server.name}", rounds, index)
+        for case in asked_for(options) or cases:
+            rounds = take_rounds(program, servers, case, options, payload)
+            print_lines(case, [server.name for server in servers], rounds)
+
+
+def asked_for(options: argparse.Namespace) -> list[Case]:
+    """Return the cases of the command line, if it has any."""
+    given = (case.split("x") for case in options.case or ())
+    return [(int(sessions), int(depth)) for sessions, depth in given]
+
+
+def take_rounds(
+    program: Path,
+    servers: Sequence[Server],
+    case: Case,
+    options: argparse.Namespace,
+    payload: bytes | None = None,
+) -> list[Round]:
+    """Measure `servers` in turn, as often as the command line says; `program` loads them."""
+    return [
+        [_measure(program, server, *case, options, payload) for server in servers]
+        for _ in range(options.rounds)
+    ]
+
+
+def print_lines(case: Case, names: Sequence[str], rounds: Sequence[Round]) -> None:
+    """Print what each of the servers with these `names` did in `case`."""
+    sessions, depth = case
+    for index, name in enumerate(names):
+        _print_line(f"{sessions:5} x {depth:<3} {name}", rounds, index)
 
 
 def _measure(
@@ -85,7 +109,7 @@ def _measure(
     }
 
 
-def _print_line(name: str, rounds: Sequence[Sequence[Result]], index: int) -> None:
+def _print_line(name: str, rounds: Sequence[Round], index: int) -> None:
     rate, cpu, p50, p99 = (
         statistics.median(results[index][key] for results in rounds)
         for key in ("packets_per_s", "cpu_us", "p50_us", "p99_us")

@@ -1,4 +1,8 @@
-"""What the hop costs: framed echo through gateway and worker, beside uvloop without a hop."""
+"""What the hop costs: framed echo through gateway and worker, beside uvloop without a hop.
+
+The echo takes what came together in one call (`on_packets`), as that on uvloop answers a whole read
+at once; once it has a handler call for each packet.
+"""
 
 from benchmarks.comparison import compare_all, make_parser
 from benchmarks.servers import cluster_up, uvloop_echo
@@ -13,10 +17,14 @@ def main() -> None:
         uvloop_echo() as uvloop,
         cluster_up("--workers", "1", "--lane", "shm", name="shm, 1 worker") as one,
         cluster_up("--workers", "2", "--lane", "shm", name="shm, 2 workers") as two,
+        cluster_up(
+            *("--workers", "1", "--lane", "shm", "--app", "benchmarks.coroutines_app:plain"),
+            name="shm, 1 worker, each packet",
+        ) as each,
         cluster_up("--workers", "1", "--lane", "zmq", name="zmq, 1 worker") as zmq_one,
         cluster_up("--workers", "2", "--lane", "zmq", name="zmq, 2 workers") as zmq_two,
     ):
-        compare_all((uvloop, one, two, zmq_one, zmq_two), CASES, options)
+        compare_all((uvloop, one, two, each, zmq_one, zmq_two), CASES, options)
 
 
 if __name__ == "__main__":
