@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.lane_hubs import LaneHubs
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limits import Limits
@@ -27,7 +28,7 @@ from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
 from cluster.gateway.tell_router import TellRouter
-from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.gateway.workers import Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.causes import Cause
@@ -153,9 +154,8 @@ class GatewayCore:
         if self._remote_hub is not None:
             remote = RemoteShards(frozenset(config.remote.shards), self._remote_hub.endpoint)
         return Workers(
-            identity,
+            Grants(identity, self.shards, self._hub.endpoint, quarantine, remote),
             self.shards,
-            self._hub.endpoint,
             self._counters,
             send,
             report,
@@ -163,7 +163,6 @@ class GatewayCore:
             lambda shard: self.lanes.drain(shard),
             self._core.now,
             quarantine,
-            remote,
         )
 
     def _make_service(self) -> GatewayService:

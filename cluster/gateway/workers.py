@@ -7,13 +7,13 @@ another machine counts as dead when its connection has ended, without which it i
 """
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.grants import Grants
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
-from cluster.gateway.remote.remote_shards import RemoteShards
 from cluster.gateway.shard import Shard
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.lane import LaneState
@@ -21,9 +21,7 @@ from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
     GatewayHeartbeat,
-    Grant,
     Hello,
-    LaneOffer,
     Refuse,
     ShardReport,
     Stop,
@@ -31,38 +29,9 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import is_same_process
 
-__all__ = ["NodeIdentity", "Workers"]
+__all__ = ["Workers"]
 
 logger = logging.getLogger("cluster.gateway")
-
-
-class NodeIdentity:
-    """What every grant tells of this life of the gateway."""
-
-    __slots__ = (
-        "epoch",
-        "max_batch_bytes",
-        "max_packet_bytes",
-        "node",
-        "nonce",
-        "worker_timeout_s",
-    )
-
-    def __init__(
-        self,
-        node: int,
-        epoch: int,
-        nonce: int,
-        max_packet_bytes: int,
-        max_batch_bytes: int,
-        worker_timeout_s: float,
-    ) -> None:
-        self.node = node
-        self.epoch = epoch
-        self.nonce = nonce
-        self.max_packet_bytes = max_packet_bytes
-        self.max_batch_bytes = max_batch_bytes
-        self.worker_timeout_s = worker_timeout_s
 
 
 class Workers:
@@ -70,9 +39,8 @@ class Workers:
 
     def __init__(
         self,
-        identity: NodeIdentity,
+        grants: Grants,
         shards: Sequence[Shard],
-        lane_endpoint: str,
         counters: Counters,
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[ShardReport], None],
@@ -80,18 +48,15 @@ class Workers:
         drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
         quarantine: Quarantine | None = None,
-        remote: RemoteShards = RemoteShards(),  # noqa: B008  # which cannot be changed
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
-        everything that was published so far. Without a `quarantine` workers note nothing, and
-        nothing is ever set aside. The shards that are `remote` are for workers of other machines,
-        of which the supervisor is told nothing.
+        everything that was published so far. The `quarantine` is that of `grants`. The supervisor
+        is told nothing of the shards that are for workers on other machines.
         """
-        self._identity = identity
+        self._grants = grants
         self._shards = shards
-        self._lane_endpoint = lane_endpoint
         self._counters = counters
         self._send = send
         self._report = report
@@ -99,8 +64,6 @@ class Workers:
         self._drain_lane = drain_lane
         self._now = now
         self._quarantine = quarantine
-        self._remote = remote
-        self._incarnation = 0
         self._lives: list[WorkerLife | None] = [None] * len(shards)
         self._lives_begun = [0] * len(shards)
         self._by_identity: dict[bytes, int] = {}
@@ -115,7 +78,7 @@ class Workers:
 
     def is_remote(self, shard_index: int) -> bool:
         """Whether the shard is for workers on other machines."""
-        return shard_index in self._remote.indices
+        return self._grants.is_remote(shard_index)
 
     # -- grants ------------------------------------------------------------------------------------
 
@@ -124,7 +87,7 @@ class Workers:
 
         `peer` is who asks from another machine.
         """
-        refusal = self._refusal(hello, peer)
+        refusal = self._grants.refusal(hello, peer)
         if refusal is not None:
             self._refuse(control_identity, hello.pid, refusal)
             return
@@ -134,7 +97,8 @@ class Workers:
             return
         self.vacate(hello.shard)
         if peer is not None and self._quarantine is not None:
-            self._quarantine.told(self._shards[hello.shard], self._identity.nonce, hello.past)
+            nonce = self._grants.identity.nonce
+            self._quarantine.told(self._shards[hello.shard], nonce, hello.past)
         self._grant(control_identity, hello, peer)
 
     def _is_gone(self, shard: Shard, life: WorkerLife) -> bool:
@@ -161,41 +125,16 @@ class Workers:
         self._counters.add("workers_refused")
         self._send(control_identity, Refuse(reason=reason, is_temporary=is_temporary))
 
-    def _refusal(self, hello: Hello, peer: RemotePeer | None) -> str | None:
-        if not 0 <= hello.shard < len(self._shards):
-            return (
-                f"shard {hello.shard} does not exist; this node has shards 0 to "
-                f"{len(self._shards) - 1} (workers.count)"
-            )
-        if self.is_remote(hello.shard) and peer is None:
-            return (
-                f"shard {hello.shard} is for a worker on another machine (remote.shards), which "
-                "connects with --gateway and --keys"
-            )
-        if peer is not None and not self.is_remote(hello.shard):
-            remote = ", ".join(map(str, sorted(self._remote.indices)))
-            return (
-                f"shard {hello.shard} is served on the gateway's machine; those for workers on "
-                f"others are {remote} (remote.shards)"
-            )
-        return None
-
     def _grant(self, control_identity: bytes, hello: Hello, peer: RemotePeer | None) -> None:
         shard = self._shards[hello.shard]
-        self._incarnation += 1
-        incarnation = self._incarnation
-        identity = self._identity
-        lane_identity = f"{identity.epoch}.{shard.index}.{incarnation}".encode()
-        if peer is not None:
-            # Not to be guessed by a machine that is to have another shard.
-            lane_identity += b"." + secrets.token_hex(8).encode()
+        incarnation, lane_identity = self._grants.next_incarnation(shard)
         try:
             commit = shard.lane.grant(incarnation, lane_identity)
         except OSError as error:
             reason = f"there is no lane for it: {error.strerror}"
             self._refuse(control_identity, hello.pid, reason, is_temporary=True)
             return
-        liveness = Liveness(identity.worker_timeout_s, self._now())
+        liveness = Liveness(self._grants.identity.worker_timeout_s, self._now())
         life = WorkerLife(
             incarnation,
             commit.position,
@@ -212,40 +151,7 @@ class Workers:
         if peer is not None:
             logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
         shard.learn(frozenset(hello.public_ids))
-        quarantine = self._quarantine
-        keys = shard.keys.replay()
-        grant = Grant(
-            node=identity.node,
-            epoch=identity.epoch,
-            nonce=identity.nonce,
-            shard=shard.index,
-            incarnation=incarnation,
-            lane=LaneOffer(
-                kind=shard.lane.kind,
-                endpoint=self._lane_endpoint if peer is None else self._remote.lane_endpoint,
-                identity=lane_identity,
-                bytes=shard.lane.log.capacity_bytes,
-                max_batch_bytes=identity.max_batch_bytes,
-            ),
-            position=commit.position,
-            index=commit.packet_index,
-            sessions=shard.replay(),
-            deferred=shard.succession.deferred.replay(),
-            redelivered_through=shard.log.sent_before,
-            max_packet_bytes=identity.max_packet_bytes,
-            worker_timeout_s=identity.worker_timeout_s,
-            note=(
-                quarantine.begin_life(shard, incarnation, has_note=peer is None)
-                if quarantine is not None
-                else None
-            ),
-            suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
-            nodes=list(keys.nodes),
-            key_owners=list(keys.owners),
-            shard_count=len(self._shards),
-            tell_window_bytes=shard.tells.windows.window_bytes,
-            tells=shard.tells.replay(),
-        )
+        grant = self._grants.make(shard, incarnation, lane_identity, commit)
         if not self._send(control_identity, grant):
             self.fence(shard, "it left before its grant")
 
@@ -280,16 +186,7 @@ class Workers:
         if self._lives[shard_index] is None:
             return
         if self._end(self._shards[shard_index], was_replaced):
-            self._tell_supervisor(
-                ShardReport(
-                    shard=shard_index,
-                    pid=life.pid,
-                    incarnation=life.incarnation,
-                    state="ended",
-                    committed=life.committed_told,
-                    set_aside=True,
-                )
-            )
+            self._tell_supervisor(shard_index, life, "ended", set_aside=True)
 
     def fence(self, shard: Shard, reason: str, silent_s: float = 0.0) -> None:
         """End a life that cannot be trusted or heard any more, dead or not.
@@ -303,21 +200,28 @@ class Workers:
         self._counters.add("workers_fenced")
         self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
         set_aside = self._end(shard)
-        self._tell_supervisor(
-            ShardReport(
-                shard=shard.index,
-                pid=life.pid,
-                incarnation=life.incarnation,
-                state="stuck",
-                committed=life.committed_told,
-                set_aside=set_aside,
-                silent_s=silent_s,
-            )
-        )
+        self._tell_supervisor(shard.index, life, "stuck", set_aside, silent_s)
 
-    def _tell_supervisor(self, report: ShardReport) -> None:
-        if not self.is_remote(report.shard):
-            self._report(report)
+    def _tell_supervisor(
+        self,
+        shard_index: int,
+        life: WorkerLife,
+        state: Literal["ready", "stuck", "ended"],
+        set_aside: bool = False,
+        silent_s: float = 0.0,
+    ) -> None:
+        if not self.is_remote(shard_index):
+            self._report(
+                ShardReport(
+                    shard=shard_index,
+                    pid=life.pid,
+                    incarnation=life.incarnation,
+                    state=state,
+                    committed=life.committed_told,
+                    set_aside=set_aside,
+                    silent_s=silent_s,
+                )
+            )
 
     def _end(self, shard: Shard, was_replaced: bool = False) -> bool:
         """Take the shard from its life; True if that led to something being set aside."""
@@ -351,15 +255,7 @@ class Workers:
         """Tell the supervisor that the shard's life is ready, if it is."""
         life = self._lives[shard_index]
         if life is not None and life.is_ready:
-            self._tell_supervisor(
-                ShardReport(
-                    shard=shard_index,
-                    pid=life.pid,
-                    incarnation=life.incarnation,
-                    state="ready",
-                    committed=life.committed_told,
-                )
-            )
+            self._tell_supervisor(shard_index, life, "ready")
 
     def heartbeat(self, control_identity: bytes, heartbeat: WorkerHeartbeat) -> None:
         """Take a worker's sign of life."""

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from cluster.gateway.dead_letter_file import DeadLetterFile
+from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.shard_tells import TellOwner
-from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.gateway.workers import Workers
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
@@ -59,9 +60,13 @@ class Ward(Node):
             self.counters,
         )
         self.workers = Workers(
-            NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S),
+            Grants(
+                NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S),
+                self.shards,
+                "ipc://lanes",
+                self.quarantine,
+            ),
             self.shards,
-            "ipc://lanes",
             self.counters,
             self._send,
             self.reports.append,

@@ -297,7 +297,7 @@ def test_a_grant_tells_how_far_any_predecessor_was_sent(memory_gateway: MakeGate
     world.lanes[0].grant(1_000, b"dies at once")
     world.lanes[0].revoke()
     assert world.lanes[0].log.sent_position == 0
-    world.workers._incarnation = 1_000
+    world.workers._grants._incarnation = 1_000
     assert world.start_worker().grant.redelivered_through == 3
 
 

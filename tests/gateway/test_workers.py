@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.shard import Shard
-from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.gateway.workers import Workers
 from cluster.shared.lane import START, Commit, LaneState
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import (
@@ -54,9 +55,8 @@ class Node:
         self.fenced: list[int] = []
         self.drained = 0
         self.workers = Workers(
-            NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S),
+            Grants(NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
             self.shards,
-            "ipc://lanes",
             self.counters,
             self._send,
             self.reports.append,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limited_session import make_session
 from cluster.gateway.limits import Limits
@@ -27,7 +28,7 @@ from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
 from cluster.gateway.tell_router import TellRouter
-from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.gateway.workers import Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
 from cluster.iocp.driver.memory import MemoryDriver
@@ -206,9 +207,12 @@ class GatewayWorld:
         self.sent: list[tuple[bytes, ControlMessage]] = []
         self.reports: list[ShardReport] = []
         self.workers = Workers(
-            NodeIdentity(node, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
+            Grants(
+                NodeIdentity(node, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
+                self.shards,
+                "local",
+            ),
             self.shards,
-            "local",
             self.counters,
             self._send,
             self.reports.append,

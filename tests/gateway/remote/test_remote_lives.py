@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from cluster.gateway.dead_letter_file import DeadLetterFile
+from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards, remote_worker_status
-from cluster.gateway.workers import NodeIdentity, Workers
+from cluster.gateway.workers import Workers
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, Hello, Refuse, Stop
 from cluster.shared.node_status import RemoteWorker, WorkerStatus
@@ -33,9 +34,14 @@ class Site(Ward):
             self.counters,
         )
         self.workers = Workers(
-            NodeIdentity(3, 4, NONCE, 65_535, 1 << 20, TIMEOUT_S),
+            Grants(
+                NodeIdentity(3, 4, NONCE, 65_535, 1 << 20, TIMEOUT_S),
+                self.shards,
+                "ipc://lanes",
+                self.quarantine,
+                RemoteShards(frozenset({0}), "tcp://0.0.0.0:7901"),
+            ),
             self.shards,
-            "ipc://lanes",
             self.counters,
             self._send,
             self.reports.append,
@@ -43,7 +49,6 @@ class Site(Ward):
             self._drain,
             lambda: self.now,
             self.quarantine,
-            remote=RemoteShards(frozenset({0}), "tcp://0.0.0.0:7901"),
         )
 
     def ask(self, name: bytes, shard: int = 0, past: list[PastCall] | None = None) -> object:
