@@ -10,8 +10,9 @@ from cluster.worker.app_timers import TimerHandle
 from cluster.worker.login import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.packet_stream import Packets
+from cluster.worker.questions import AskFailed, Undelivered
 from cluster.worker.session import Session
-from cluster.worker.tells import AskFailed, Full, NoOwner, Telling, Undelivered
+from cluster.worker.tells import Full, NoOwner, Telling
 
 __all__ = [
     "App",

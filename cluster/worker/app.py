@@ -24,8 +24,9 @@ from cluster.worker.message_handlers import MessageHandlers, encode_message
 from cluster.worker.packet_stream import Packets
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.payload_handlers import adapt_any_handler, adapt_packet_handler
+from cluster.worker.questions import decode_answer
 from cluster.worker.session import Session
-from cluster.worker.tells import Receiver, Telling, Tells, decode_answer
+from cluster.worker.tells import Receiver, Telling, Tells
 
 if TYPE_CHECKING:
     from cluster.shared.rendezvous import Key

@@ -1,4 +1,4 @@
-"""What the handlers of one worker tell other shards, and the questions that wait for answers.
+"""What the handlers of one worker tell other shards, questions and answers to those included.
 
 Whatever is told is an output of the handler call, or of the step of a coroutine, that tells it: it
 goes out with its commit, and is taken back if it raises. Before that it needs credit, so that
@@ -7,7 +7,8 @@ nobody can tell a node more than it takes.
 
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.shared.key_records import KeyOwners, read_keys
 from cluster.shared.messages import Grant
@@ -20,34 +21,24 @@ from cluster.shared.tell_records import (
     content_bytes_max,
     is_answer,
     pack_tell,
-    read_content,
     read_credit,
     read_message,
     read_tell,
     tell_cost,
 )
-from cluster.worker.codec import Codec
 from cluster.worker.outbox import Outbox
+from cluster.worker.questions import Questions
 from cluster.worker.tell_window import TellWindow
 
 if TYPE_CHECKING:
-    from asyncio import Future
-
-    import msgspec
-
     from cluster.shared.rendezvous import Key
 
-    _Reply = TypeVar("_Reply", bound=msgspec.Struct)
-
 __all__ = [
-    "AskFailed",
     "Full",
     "NoOwner",
     "Receiver",
     "Telling",
     "Tells",
-    "Undelivered",
-    "decode_answer",
     "granted_tells",
 ]
 
@@ -63,14 +54,6 @@ class Full(Exception):
 
 class NoOwner(Exception):
     """No node may own keys at present, as this one knows; nothing was told."""
-
-
-class Undelivered(Exception):
-    """Nobody knows what became of a question: the node that was asked is gone or began anew."""
-
-
-class AskFailed(Exception):
-    """There is no answer to a question: the message says why, as the other shard does."""
 
 
 class Telling:
@@ -135,8 +118,7 @@ class Tells:
         self._windows = {
             state.node: TellWindow(window_bytes, state.told, state.returned) for state in states
         }
-        self._next_request = first_request
-        self._questions: dict[int, Future[tuple[Purpose, bytes]]] = {}
+        self._questions = Questions(first_request)
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -161,38 +143,20 @@ class Tells:
 
     async def ask(self, to: Receiver, content: bytes, timeout_s: float) -> bytes:
         """Ask a question, and return the content of the answer; see `App.ask`."""
-        # Not at the top: a worker without coroutines starts faster without it.
-        from asyncio import get_running_loop, timeout
-
-        request = self._next_request
-        self._next_request = (request + 1) % (1 << 64)
+        number = self._questions.number()
         pack: Callable[..., tuple[int, bytes]] = (
             self._pack_for_key if isinstance(to, str | bytes) else self._pack_for_shard
         )
-        node, payload = pack(to, Purpose.ASK, request, content)
-        answer: Future[tuple[Purpose, bytes]] = get_running_loop().create_future()
-        self._questions[request] = answer
-        try:
-            async with timeout(timeout_s):
-                if not self._tell_now(node, Purpose.ASK, payload):
-                    await self.wait_and_tell(node, Purpose.ASK, payload)
-                purpose, answered = await answer
-        except TimeoutError:
-            raise TimeoutError(f"no answer from {to!r} within {timeout_s:g} s") from None
-        finally:
-            del self._questions[request]
-        if purpose is Purpose.FAILURE:
-            raise AskFailed(answered.decode("utf-8", "replace"))
-        return answered
+        node, payload = pack(to, Purpose.ASK, number, content)
+        tell = partial(self._tell_or_wait, node, Purpose.ASK, payload)
+        return await self._questions.ask(number, tell, to, timeout_s)
 
     def answer(
         self, to: ShardId, purpose: Purpose, request: int, content: bytes
     ) -> Coroutine[Any, Any, None] | None:
         """Answer a question; return what to await first when there is no credit for answers."""
         payload = pack_tell(to, purpose, request, content)
-        if self._tell_now(to.node, purpose, payload):
-            return None
-        return self.wait_and_tell(to.node, purpose, payload)
+        return self._tell_or_wait(to.node, purpose, payload)
 
     async def wait_and_tell(self, node: int, purpose: Purpose, payload: bytes) -> None:
         """Tell what is packed once there is credit."""
@@ -268,6 +232,14 @@ class Tells:
     def _list_nodes(self) -> str:
         return ", ".join(map(str, self.nodes))
 
+    def _tell_or_wait(
+        self, node: int, purpose: Purpose, payload: bytes
+    ) -> Coroutine[Any, Any, None] | None:
+        """Tell what is packed; return what to await first when there is no credit."""
+        if self._tell_now(node, purpose, payload):
+            return None
+        return self.wait_and_tell(node, purpose, payload)
+
     def _tell_now(self, node: int, purpose: Purpose, payload: bytes) -> bool:
         if not self._window(node).has_credit(tell_cost(len(payload)), purpose):
             self.full_count += 1
@@ -308,22 +280,13 @@ class Tells:
         if kind == UNDELIVERED:
             tell = read_tell(payload)
             if tell.purpose is Purpose.ASK:
-                self._end_question(tell.request, Undelivered(f"node {tell.node} is gone"))
+                self._questions.undelivered(tell.request, tell.node)
             return tell.purpose is not Purpose.TELL
         if not is_answer(payload):
             return False
         message = read_message(payload)
-        self._end_question(message.request, (message.purpose, message.content))
+        self._questions.answered(message.request, message.purpose, message.content)
         return True
-
-    def _end_question(self, request: int, end: tuple[Purpose, bytes] | Undelivered) -> None:
-        answer = self._questions.get(request)
-        if answer is None or answer.done():
-            return  # its time was up, or a predecessor has asked
-        if isinstance(end, Undelivered):
-            answer.set_exception(end)
-        else:
-            answer.set_result(end)
 
 
 def granted_tells(grant: Grant, outbox: Outbox) -> Tells:
@@ -346,17 +309,3 @@ def _granted_keys(grant: Grant) -> KeyOwners:
     if not grant.nodes:
         return KeyOwners((grant.node,))
     return KeyOwners(owners, others)
-
-
-def decode_answer(content: bytes, type_: "type[_Reply]", codec: Codec) -> "_Reply":
-    """Return an answer as a `type_`; AskFailed for another one, or none."""
-    if not content:
-        raise AskFailed(f"the handler returned nothing, and {type_.__name__} was asked for")
-    try:
-        name, body = read_content(content)
-        if name == type_.__name__:
-            answer: _Reply = codec.decoder(type_)(body)
-            return answer
-    except ValueError as error:  # msgspec's errors are
-        raise AskFailed(f"the answer does not decode to {type_.__name__}: {error}") from error
-    raise AskFailed(f"the answer is a {name}, and {type_.__name__} was asked for")
