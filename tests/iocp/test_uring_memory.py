@@ -181,8 +181,8 @@ def test_an_operation_that_is_done_keeps_no_memory(port: UringPort) -> None:
     listener = port.listen()
     other = port.open_client(listener)
     port.do(other, ConnectEvent(listener.socket.local_address))
-    assert not port.uring._operations
-    assert not port.uring._recvs
+    assert not port.uring._operations.in_flight
+    assert not port.uring._recvs.by_number
 
 
 def test_a_gather_can_be_released_twice() -> None:

@@ -16,7 +16,13 @@ from cluster.iocp.errors import DriverUnavailableError
 from tests.contract.driver_harness import Port
 
 if sys.platform == "linux":
-    from cluster.iocp.driver import uring, uring_buffers, uring_memory, uring_ring
+    from cluster.iocp.driver import (
+        uring_accepts,
+        uring_buffers,
+        uring_memory,
+        uring_operations,
+        uring_ring,
+    )
     from cluster.iocp.driver.uring import UringDriver
 else:
     pytest.skip("io_uring is a part of Linux", allow_module_level=True)
@@ -26,9 +32,10 @@ __all__ = [
     "UringPort",
     "make_uring_ports",
     "small",
-    "uring",
+    "uring_accepts",
     "uring_buffers",
     "uring_memory",
+    "uring_operations",
     "uring_or_skip",
     "uring_ring",
 ]

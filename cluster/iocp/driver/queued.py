@@ -13,17 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 
-from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Completion
-from cluster.iocp.errors import (
-    DriverClosedError,
-    EventInFlightError,
-    MisuseError,
-    classify_os_error,
-)
+from cluster.iocp.driver.outcomes import ReadyQueue, let_go
+from cluster.iocp.errors import DriverClosedError, EventInFlightError, MisuseError
 from cluster.iocp.iocp_event import IocpEvent
 
-__all__ = ["WAIT_MAX_S", "QueuedDriver", "fail_with", "let_go"]
+__all__ = ["WAIT_MAX_S", "QueuedDriver"]
 
 WAIT_MAX_S = 3600.0
 """Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
@@ -48,7 +43,7 @@ class QueuedDriver(ABC):
 
     def __init__(self, threads: int) -> None:
         """Make a driver that `threads` threads will poll, one at a time."""
-        self._ready: deque[Completion] = deque()
+        self._ready = ReadyQueue()
         self._ends: deque[Completion] = deque()
         """Recvs that brought the end of their connection. An end costs as much as many packets, so
         of a crowd that goes at once only some are in each batch, behind the packets of others."""
@@ -151,11 +146,11 @@ class QueuedDriver(ABC):
         try:
             self._start(event)
         except MisuseError:
-            self._complete_failed(event, errno.EBADF)
+            self._ready.add_failed(event, errno.EBADF)
 
     def _start_watch_deferred(self, fd: int, event: IocpEvent) -> None:
         if self._is_watched(fd):
-            self._complete_failed(event, errno.EEXIST)
+            self._ready.add_failed(event, errno.EEXIST)
         else:
             self._start_watch(fd, event)
 
@@ -215,14 +210,6 @@ class QueuedDriver(ABC):
             completion[0].in_flight = False
         return handed_out
 
-    def _complete_failed(self, event: IocpEvent, code: int) -> None:
-        event.fail(classify_os_error(code), code)
-        self._ready.append((event, 0))
-
-    def _complete_cancelled(self, event: IocpEvent) -> None:
-        event.fail(Cause.CANCELLED, errno.ECANCELED)
-        self._ready.append((event, 0))
-
     def _let_go_of_queued(self) -> None:
         """Forget what is queued, for a driver that closes."""
         while self._foreign:
@@ -237,16 +224,3 @@ class QueuedDriver(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise DriverClosedError("the driver is closed")
-
-
-def fail_with(event: IocpEvent, error: OSError) -> None:
-    """Note on `event` what the system said."""
-    code = error.errno or 0
-    event.fail(classify_os_error(code), code)
-
-
-def let_go(event: IocpEvent) -> None:
-    """Give up an event whose driver closes: it will not be dispatched."""
-    event.in_flight = False
-    event.owner = None
-    event.release()

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
-from cluster.iocp.driver.queued import QueuedDriver, fail_with, let_go
+from cluster.iocp.driver.outcomes import fail_with, let_go
+from cluster.iocp.driver.queued import QueuedDriver
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
 from cluster.iocp.driver.socket_handle import SocketHandle
 from cluster.iocp.driver.socket_sends import send_to_each
@@ -298,7 +299,7 @@ class ReadinessDriver(QueuedDriver):
             handle = candidate if isinstance(candidate, _Handle) else None
         if handle is None or not _take_off(handle, event):
             return
-        self._complete_cancelled(event)
+        self._ready.add_cancelled(event)
 
     def _wake(self) -> None:
         try:
@@ -455,7 +456,7 @@ class ReadinessDriver(QueuedDriver):
         if event is None and handle.accepts:
             event = handle.accepts[-1]
         if event is not None and _take_off(handle, event):
-            self._complete_failed(event, code)
+            self._ready.add_failed(event, code)
 
     def _reduce(self, handle: _Handle) -> None:
         """Keep only the interest that something waits for."""

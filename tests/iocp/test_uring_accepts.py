@@ -20,7 +20,7 @@ from tests.iocp.uring_port import (
     MakeUringPort,
     UringPort,
     make_uring_ports,
-    uring,
+    uring_accepts,
     uring_or_skip,
     uring_ring,
 )
@@ -45,7 +45,7 @@ class RefusingAccepts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.codes: list[int] = []
         self._accept = accept_stream
-        monkeypatch.setattr(uring, "accept_stream", self)
+        monkeypatch.setattr(uring_accepts, "accept_stream", self)
 
     def __call__(self, listener: Any) -> Any:
         if self.codes:
@@ -101,7 +101,7 @@ def test_a_crowd_is_let_in_by_shares_and_others_have_their_turn_in_between(
     port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
 ) -> None:
     _, server = port.pair()
-    share = uring._ACCEPTS_PER_POLL
+    share = uring_accepts.ACCEPTS_PER_POLL
     listener = port.listen(backlog=3 * share)
     for _ in range(3 * share):
         port.submit(listener, AcceptEvent())
@@ -157,7 +157,7 @@ def test_a_poll_that_fails_forgets_no_listener(
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     listener = port.listen()
-    count = uring._ACCEPTS_PER_POLL + 1
+    count = uring_accepts.ACCEPTS_PER_POLL + 1
     accepts = [port.submit(listener, AcceptEvent()) for _ in range(count)]
     crowd(listener, count)
     port.run_until(lambda: len(port.expected) == 1, "the first share")

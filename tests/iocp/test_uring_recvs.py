@@ -201,9 +201,9 @@ def test_a_session_that_does_not_read_costs_later_polls_nothing(port: UringPort)
     peer.sendall(b"kept")
     port.run_until(lambda: kept_bytes(server) == 4, "what nobody reads")
     port.run_until(lambda: not server.socket.armed, "the end of the recv")  # type: ignore[attr-defined]
-    assert port.uring._unclaimed == []
+    assert port.uring._recvs.unclaimed == []
     port.turn(0)
-    assert port.uring._unclaimed == []
+    assert port.uring._recvs.unclaimed == []
     assert port.recv(server, 4) == b"kept"
     peer.sendall(b"more")
     assert port.recv(server, 4) == b"more"
@@ -250,8 +250,8 @@ def test_a_closed_handle_is_forgotten_though_its_data_comes_later(
         other_server.close()
         other.close()
     port.turn(0)
-    assert not port.uring._recvs
-    assert not port.uring._unclaimed
+    assert not port.uring._recvs.by_number
+    assert not port.uring._recvs.unclaimed
 
 
 def test_a_handle_that_another_thread_closes_while_its_data_comes_is_forgotten(
@@ -275,8 +275,8 @@ def test_a_handle_that_another_thread_closes_while_its_data_comes_is_forgotten(
         patch.setattr(uring_ring.Ring, "enter", enter_and_close)
         port.turn()
     port.turn(0)
-    assert not port.uring._recvs
-    assert not port.uring._unclaimed
+    assert not port.uring._recvs.by_number
+    assert not port.uring._recvs.unclaimed
     assert not port.uring._closing
     assert peer.recv(1) == b""
     peer.close()
