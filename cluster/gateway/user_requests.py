@@ -18,7 +18,7 @@ __all__ = ["UserRequests"]
 class UserRequests:
     """What the worker of one shard asks about users. For the dispatching thread."""
 
-    __slots__ = ("_binds", "_logins", "_sends", "_sessions", "_succession")
+    __slots__ = ("_asker", "_binds", "_logins", "_sends", "_sessions", "_succession")
 
     def __init__(
         self, sessions: Mapping[int, GatewaySession], users: NodeUsers, succession: Succession
@@ -27,6 +27,7 @@ class UserRequests:
         self._sessions = sessions
         self._binds = users.binds
         self._logins = users.logins
+        self._asker = users.logins.asker
         self._sends = users.sends
         self._succession = succession
 
@@ -46,14 +47,14 @@ class UserRequests:
         if session is None or not session.is_present:
             return  # its end is in the log, or will be, and is the answer
         if self._logins.look_around():
-            self._logins.bind(session, bind)
+            self._asker.bind(session, bind)
         else:
             if self._binds.bind(session, bind) is BindResult.BOUND:
-                session.login_stamp = self._logins.next_stamp()
+                session.login_stamp = self._asker.next_stamp()
 
     def _unbind(self, session_id: int, payload: bytes) -> None:
         # Noted also when the connection is gone: a successor hears of its end.
         self._succession.unbind_asked(session_id, read_unbind(payload))
         session = self._sessions.get(session_id)
         if session is not None:
-            self._logins.unbind(session)
+            self._asker.unbind(session)

@@ -47,6 +47,7 @@ class UserSends:
         """Find sessions in `users`, and by the directory of `logins`."""
         self._traffic = traffic
         self._logins = logins
+        self._asker = logins.asker
         self._users = users
         self._counters = counters
         self._waiting_bytes = 0
@@ -54,7 +55,7 @@ class UserSends:
         self._early: deque[tuple[int, str, bytes]] = deque()
         traffic.register((TO_OWNER, TO_HOLDER), self)
         logins.owned.on_complete = self._directory_is_complete
-        logins.on_decided = self._is_decided
+        logins.asker.on_decided = self._is_decided
 
     # -- what workers send -------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ class UserSends:
 
     def _send_on(self, user: str, record: bytes) -> None:
         """Give a TO_OWNER record to the owner, once nobody of this node asks for the user."""
-        if self._logins.is_asked(user):
+        if self._asker.is_asked(user):
             if self._may_wait(record):
                 self._held.setdefault(user, deque()).append(record)
             return
@@ -81,7 +82,7 @@ class UserSends:
             self._counters.add("sends_to_users_lost")
 
     def _is_decided(self, user: str) -> None:
-        """No session of this node asks for `user` any more (`NodeLogins.on_decided`)."""
+        """No session of this node asks for `user` any more (`LoginAsker.on_decided`)."""
         for record in self._held.pop(user, ()):
             self._waiting_bytes -= len(record)
             _, packets = read_send_to(record[_PREFIX_BYTES:])
@@ -182,5 +183,5 @@ class UserSends:
         held = [record for records in self._held.values() for record in records]
         waiting = held + [record for _, _, record in self._early]
         assert self._waiting_bytes == sum(map(len, waiting)) <= WAITING_BYTES_MAX
-        assert all(records and self._logins.is_asked(user) for user, records in self._held.items())
+        assert all(records and self._asker.is_asked(user) for user, records in self._held.items())
         assert not self._early or not self._logins.owned.directory.is_complete

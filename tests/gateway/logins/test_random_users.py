@@ -183,7 +183,7 @@ class RandomUsers:
         for host in world.living():
             logins = host.users.logins
             entries += len(logins.owned.directory)
-            assert len(logins._asks) == 0
+            assert not logins.asker.is_waiting
             assert not logins.owned.directory.has_contests
             assert logins._tellings.nodes == set()
             assert host.users.sends._waiting_bytes == 0

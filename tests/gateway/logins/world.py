@@ -72,13 +72,13 @@ class LoginSession:
         """Ask to be `user`."""
         self.requests += 1
         assert self.host.users.logins.look_around()
-        self.host.users.logins.bind(self, Bind(policy, self.requests, user))  # type: ignore[arg-type]
+        self.host.users.logins.asker.bind(self, Bind(policy, self.requests, user))  # type: ignore[arg-type]
 
     def unbind(self) -> None:
         """Be nobody."""
         self.requests += 1
         self.unbind_request = self.requests
-        self.host.users.logins.unbind(self)  # type: ignore[arg-type]
+        self.host.users.logins.asker.unbind(self)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Let the connection be gone."""
