@@ -118,8 +118,11 @@ class Deferral:
             coroutines.defer(inbound)
             self._tell(session.id, inbound.name, 1)
 
-    def begin_event(self, session: Session, inbound: InboundCall, result: Any, mark: Mark) -> bool:
-        """The same for another record in hand; True if it goes on later."""
+    def begin_event(
+        self, session: Session, kind: int, position: int, payload: bytes, result: Any, mark: Mark
+    ) -> bool:
+        """The same for the event at `position`; True if it goes on later."""
+        inbound = self._event_call(session, kind, position, payload)
         if not self.begin(session, inbound.name, inbound, result, mark):
             return False
         assert self.coroutines is not None
@@ -128,13 +131,20 @@ class Deferral:
         return True
 
     def begin_message(
-        self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
+        self,
+        kind: int,
+        position: int,
+        payload: bytes,
+        result: Coroutine[Any, Any, None],
+        mark: Mark,
     ) -> None:
-        """The same for a message of another shard."""
+        """The same for the message of another shard at `position`."""
+        name = HandlerCall(position, 0)
+        inbound = InboundCall(name, kind, payload, 0, self.is_redelivering)
         if self._begin_message(inbound, result, mark):
             assert self.coroutines is not None
             self.coroutines.defer(inbound)
-            self._tell(0, inbound.name, 1)
+            self._tell(0, name, 1)
 
     def _begin_message(
         self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
@@ -145,18 +155,10 @@ class Deferral:
 
     # -- calls that wait ---------------------------------------------------------------------------
 
-    def event_call(self, kind: int, position: int, payload: bytes, session: Session) -> InboundCall:
-        """Return the call that the record of an event at `position` asks for."""
-        name = HandlerCall(position, 0)
-        return InboundCall(name, kind, payload, session.sequence, self.is_redelivering)
-
-    def message_call(self, kind: int, position: int, payload: bytes) -> InboundCall:
-        """Return the call that the record of a message at `position` asks for."""
-        return InboundCall(HandlerCall(position, 0), kind, payload, 0, self.is_redelivering)
-
-    def wait_behind(self, session: Session, inbound: InboundCall) -> None:
-        """Have the call of an event wait until those of `session` before it are done."""
+    def wait_behind(self, session: Session, kind: int, position: int, payload: bytes) -> None:
+        """Have the event at `position` wait until the calls of `session` before it are done."""
         assert self.coroutines is not None
+        inbound = self._event_call(session, kind, position, payload)
         self.coroutines.wait_behind(session, inbound)
         self._tell(session.id, inbound.name, 1)
 
@@ -192,6 +194,12 @@ class Deferral:
             coroutines.forget(session_id, inbound)
         else:
             coroutines.take_over(session, inbound)
+
+    def _event_call(
+        self, session: Session, kind: int, position: int, payload: bytes
+    ) -> InboundCall:
+        name = HandlerCall(position, 0)
+        return InboundCall(name, kind, payload, session.sequence, self.is_redelivering)
 
     def _packet_call(self, call: int, packet_id: int, payload: bytes, sequence: int) -> InboundCall:
         packet = make_packet(packet_id, payload)

@@ -369,8 +369,7 @@ class Dispatcher:
         mark = self._outbox.mark()
         result = messages.call(kind, payload, mark)
         if result is not None:
-            inbound = self.deferral.message_call(kind, self._position, payload)
-            self.deferral.begin_message(inbound, result, mark)
+            self.deferral.begin_message(kind, self._position, payload, result, mark)
 
     def _send_state(self, session_id: int, kind: int) -> None:
         session = self.sessions.get(session_id)
@@ -388,17 +387,17 @@ class Dispatcher:
         session = self.sessions.get(session_id)
         if session is None:
             return
-        deferral = self.deferral
-        inbound = deferral.event_call(kind, self._position, payload, session)
         if session.is_busy:
             if kind == CLOSED and session.login is not None:
                 session.login.end()  # or who awaits an answer would hold its own end up
-            deferral.wait_behind(session, inbound)
+            self.deferral.wait_behind(session, kind, self._position, payload)
             return
         self._note_words[CALL] = self._position << INDEX_BITS
         mark = self._outbox.mark()
         result = self.calls.event(session, kind, payload, mark)
-        goes_on = result is not None and deferral.begin_event(session, inbound, result, mark)
+        goes_on = result is not None and self.deferral.begin_event(
+            session, kind, self._position, payload, result, mark
+        )
         if kind == CLOSED and not goes_on:
             session.end()
 
@@ -410,8 +409,7 @@ class Dispatcher:
         mark = self._outbox.mark()
         result = self._messages.set_aside(kind, payload)
         if result is not None:
-            inbound = self.deferral.message_call(kind, self._position, payload)
-            self.deferral.begin_message(inbound, result, mark)
+            self.deferral.begin_message(kind, self._position, payload, result, mark)
 
     def _defer_packets(
         self,
