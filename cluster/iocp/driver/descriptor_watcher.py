@@ -7,10 +7,11 @@ selector will do: on Windows, where it is `select`, descriptors must be sockets.
 
 import errno
 import selectors
-import socket
 from collections import deque
 from collections.abc import Callable
 from threading import Thread, current_thread
+
+from cluster.iocp.wake_pair import WakePair
 
 __all__ = ["DescriptorWatcher"]
 
@@ -18,7 +19,7 @@ __all__ = ["DescriptorWatcher"]
 class DescriptorWatcher:
     """Watches descriptors, each until it was readable once."""
 
-    __slots__ = ("_closing", "_orders", "_ready", "_selector", "_thread", "_waker", "_wakes")
+    __slots__ = ("_closing", "_orders", "_ready", "_selector", "_thread", "_wakes")
 
     def __init__(self, ready: Callable[[int, int], None]) -> None:
         """Make a watcher that calls `ready(fd, error_number)` in its own thread.
@@ -30,9 +31,7 @@ class DescriptorWatcher:
         self._orders: deque[tuple[bool, int]] = deque()
         self._closing = False
         self._selector = selectors.DefaultSelector()
-        self._wakes, self._waker = socket.socketpair()
-        self._wakes.setblocking(False)
-        self._waker.setblocking(False)
+        self._wakes = WakePair()
         self._selector.register(self._wakes, selectors.EVENT_READ)
         self._thread = Thread(target=self._run, name="descriptor-watcher", daemon=True)
         self._thread.start()
@@ -54,21 +53,14 @@ class DescriptorWatcher:
         if self._closing:
             return
         self._closing = True
-        self._wake()
+        self._wakes.wake()
         self._thread.join()
         self._selector.close()
         self._wakes.close()
-        self._waker.close()
 
     def _order(self, wanted: bool, fd: int) -> None:
         self._orders.append((wanted, fd))
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            self._waker.send(b"\0")
-        except BlockingIOError:
-            return  # full of wake-ups that the thread has not seen yet: one is enough
+        self._wakes.wake()
 
     # -- in the thread --------------------------------------------------------------------------
 
@@ -76,7 +68,7 @@ class DescriptorWatcher:
         while not self._closing:
             for fd in self._wait():
                 if fd == self._wakes.fileno():
-                    self._drain_wakes()
+                    self._wakes.drain()
                 else:
                     self._forget(fd)
                     self._ready(fd, 0)
@@ -100,13 +92,6 @@ class DescriptorWatcher:
                 except (OSError, ValueError):
                     self._forget(fd)
                     self._ready(fd, errno.EBADF)
-
-    def _drain_wakes(self) -> None:
-        try:
-            while len(self._wakes.recv(4096)) == 4096:
-                pass
-        except BlockingIOError:
-            return
 
     def _carry_out(self, wanted: bool, fd: int) -> None:
         # A descriptor that was closed and is in use again may be known from its former life,

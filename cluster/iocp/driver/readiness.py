@@ -4,9 +4,6 @@ A send tries the system call at once and waits for writability only if the kerne
 nothing; a recv waits for readability, unless the last one filled its buffer, which means that
 more is there. Either way the outcome goes through one queue, in order, so that no operation
 completes inside `submit` and no busy session gets ahead of the others.
-
-Interest in a descriptor is taken off lazily: a socket that is read again in the same batch
-costs no extra system call, and one that fires with nothing pending is unregistered then.
 """
 
 import errno
@@ -19,14 +16,11 @@ from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
 from cluster.iocp.driver.outcomes import fail_with, let_go
 from cluster.iocp.driver.queued import QueuedDriver
+from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
+from cluster.iocp.driver.readiness_interest import Interest
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
-from cluster.iocp.driver.socket_handle import SocketHandle
 from cluster.iocp.driver.socket_sends import send_to_each
-from cluster.iocp.errors import (
-    EventInFlightError,
-    MisuseError,
-    classify_os_error,
-)
+from cluster.iocp.errors import EventInFlightError, MisuseError, classify_os_error
 from cluster.iocp.iocp_event import (
     AcceptEvent,
     Buffer,
@@ -43,6 +37,7 @@ from cluster.iocp.socket_utils import (
     open_stream_socket,
     set_no_delay,
 )
+from cluster.iocp.wake_pair import WakePair
 
 __all__ = ["ReadinessDriver"]
 
@@ -60,34 +55,6 @@ _CONNECT_PENDING = frozenset(
 )
 
 
-class _Handle(SocketHandle):
-    """A descriptor and what waits for it. `sock` is None for a watched foreign descriptor."""
-
-    __slots__ = ("accepts", "driver", "fd", "more", "recv", "registered", "send")
-
-    def __init__(self, driver: "ReadinessDriver", sock: socket.SocketType | None, fd: int) -> None:
-        # `SocketHandle.__init__`, written out: there is one for each connection.
-        self.sock = sock
-        self.broken = 0
-        self.driver = driver
-        self.fd = fd
-        self.registered = 0
-        self.more = False
-        self.recv: IocpEvent | None = None  # a recv, or the watch of a foreign descriptor
-        self.send: IocpEvent | None = None  # a send or a connect
-        self.accepts: deque[AcceptEvent] | None = None
-
-    def close(self) -> None:
-        if self.sock is None:
-            return
-        if self.recv is not None or self.send is not None or self.accepts:
-            raise MisuseError("a handle was closed while an operation on it is in flight")
-        self.driver._forget(self)
-        self.driver._open.discard(self)
-        self.sock.close()
-        self.sock = None
-
-
 class ReadinessDriver(QueuedDriver):
     """The driver of last resort, and a fast one. See `Driver` for the contract."""
 
@@ -97,25 +64,22 @@ class ReadinessDriver(QueuedDriver):
     __slots__ = (
         "_handles",
         "_inherits_no_delay",
+        "_interest",
         "_open",
         "_poller",
-        "_wake_reader",
-        "_wake_writer",
-        "_watches",
+        "_wakes",
     )
 
     def __init__(self, poller: Poller | None = None, threads: int = 1) -> None:
         """Make a driver on `poller`, which it owns from now on; by default a selector."""
         self._poller: Poller = SelectorPoller() if poller is None else poller
         super().__init__(threads)
-        self._handles: dict[int, _Handle] = {}  # those that the poller knows
-        self._open: set[_Handle] = set()
-        self._watches: dict[int, _Handle] = {}
+        self._interest = Interest(self._poller, self._ready)
+        self._handles = self._interest.by_descriptor  # what each poll looks its answers up in
+        self._open: set[ReadinessHandle] = set()
         self._inherits_no_delay = False
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self._poller.register(self._wake_reader.fileno(), READABLE)
+        self._wakes = WakePair()
+        self._poller.register(self._wakes.fileno(), READABLE)
 
     def now(self) -> float:
         return time.monotonic()
@@ -132,8 +96,8 @@ class ReadinessDriver(QueuedDriver):
         self._check_open()
         return self._new_handle(open_stream_socket(remote))
 
-    def _new_handle(self, sock: socket.SocketType) -> _Handle:
-        handle = _Handle(self, sock, sock.fileno())
+    def _new_handle(self, sock: socket.SocketType) -> ReadinessHandle:
+        handle = ReadinessHandle(self, sock, sock.fileno())
         self._open.add(handle)
         return handle
 
@@ -154,17 +118,16 @@ class ReadinessDriver(QueuedDriver):
             handle.recv = event  # type: ignore[union-attr]
 
     def _is_watched(self, fd: int) -> bool:
-        handle = self._watches.get(fd)
+        handle = self._interest.watched.get(fd)
         return handle is not None and handle.recv is not None
 
     def _start_watch(self, fd: int, event: IocpEvent) -> None:
-        handle = self._watches.get(fd)
+        watched = self._interest.watched
+        handle = watched.get(fd)
         if handle is None:
-            handle = self._watches[fd] = _Handle(self, None, fd)
+            handle = watched[fd] = ReadinessHandle(self, None, fd)
         handle.recv = event
-        if handle.registered and not self._still_registered(handle):
-            handle.registered = 0
-        self._want(handle, READABLE)
+        self._interest.want_anew(handle, READABLE)
 
     def send_now(self, handle: Handle, data: Buffer) -> int:
         try:
@@ -183,7 +146,11 @@ class ReadinessDriver(QueuedDriver):
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner
         handle = None if owner is None else owner.handle
-        if not isinstance(handle, _Handle) or handle.driver is not self or handle.sock is None:
+        if (
+            not isinstance(handle, ReadinessHandle)
+            or handle.driver is not self
+            or handle.sock is None
+        ):
             self._check_open()
             raise MisuseError(f"{event!r} has no owner with an open handle of this driver")
         kind = event.event_type
@@ -196,7 +163,7 @@ class ReadinessDriver(QueuedDriver):
             else:
                 handle.recv = event
                 if not handle.registered & READABLE:
-                    self._want(handle, READABLE)
+                    self._interest.want(handle, READABLE)
         elif kind is _SEND:
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
@@ -208,7 +175,7 @@ class ReadinessDriver(QueuedDriver):
             event.accepted = event.address = None
             handle.accepts.append(event)
             if not handle.registered & READABLE:
-                self._want(handle, READABLE)
+                self._interest.want(handle, READABLE)
         elif kind is EventType.CONNECT:
             if handle.send is not None:
                 raise EventInFlightError("a send or connect is in flight on this handle already")
@@ -219,7 +186,7 @@ class ReadinessDriver(QueuedDriver):
         else:
             raise MisuseError(f"{event!r} cannot be submitted; use post or watch")
 
-    def _send(self, handle: _Handle, event: IocpEvent) -> None:
+    def _send(self, handle: ReadinessHandle, event: IocpEvent) -> None:
         assert isinstance(event, SendEvent)
         assert handle.sock is not None
         buffers = event.send_buffers
@@ -230,7 +197,7 @@ class ReadinessDriver(QueuedDriver):
                 sent = _send_gather(handle.sock, event.gather())
         except (BlockingIOError, InterruptedError):
             handle.send = event
-            self._want(handle, WRITABLE)
+            self._interest.want(handle, WRITABLE)
             return
         except OSError as error:
             handle.broken = error.errno or 0
@@ -239,7 +206,7 @@ class ReadinessDriver(QueuedDriver):
         handle.send = None
         self._ready.append((event, sent))
 
-    def _recv(self, handle: _Handle, event: IocpEvent) -> None:
+    def _recv(self, handle: ReadinessHandle, event: IocpEvent) -> None:
         assert handle.sock is not None
         try:
             data = handle.sock.recv(RECV_BYTES_MAX)
@@ -255,17 +222,17 @@ class ReadinessDriver(QueuedDriver):
         handle.recv = None
         self._ready.append((event, num_bytes))
 
-    def _recv_failed(self, handle: _Handle, event: IocpEvent, error: OSError) -> None:
+    def _recv_failed(self, handle: ReadinessHandle, event: IocpEvent, error: OSError) -> None:
         handle.more = False
         if isinstance(error, BlockingIOError | InterruptedError):
             handle.recv = event
-            self._want(handle, READABLE)
+            self._interest.want(handle, READABLE)
         else:
             handle.recv = None
             fail_with(event, error)
             self._ready.append((event, 0))
 
-    def _connect(self, handle: _Handle, event: ConnectEvent) -> None:
+    def _connect(self, handle: ReadinessHandle, event: ConnectEvent) -> None:
         assert handle.sock is not None
         if event.address is None:
             raise MisuseError("a connect needs the address to connect to")
@@ -276,7 +243,7 @@ class ReadinessDriver(QueuedDriver):
         else:
             if code in _CONNECT_PENDING:
                 handle.send = event
-                self._want(handle, WRITABLE)
+                self._interest.want(handle, WRITABLE)
                 return
             if code:
                 event.fail(classify_os_error(code), code)
@@ -293,24 +260,22 @@ class ReadinessDriver(QueuedDriver):
         if not event.in_flight:
             return
         if event.event_type is EventType.WATCH or event.owner is None:
-            handle = next((h for h in self._watches.values() if h.recv is event), None)
+            handle = next((h for h in self._interest.watched.values() if h.recv is event), None)
         else:
             candidate = event.owner.handle
-            handle = candidate if isinstance(candidate, _Handle) else None
-        if handle is None or not _take_off(handle, event):
+            handle = candidate if isinstance(candidate, ReadinessHandle) else None
+        if handle is None or not take_off(handle, event):
             return
         self._ready.add_cancelled(event)
 
     def _wake(self) -> None:
         try:
-            self._wake_writer.send(b"\0")
-        except BlockingIOError:
-            return  # full of wake-ups that nobody has read yet: one is enough
+            self._wakes.wake()
         except OSError:
             if not self._closed:
                 raise
 
-    # -- reaping -----------------------------------------------------------------------------
+    # -- reaping -----------------------------------------------------------------------------------
 
     def poll(self, timeout: float | None, limit: int) -> list[Completion]:
         wait = self._begin_poll(timeout)
@@ -323,7 +288,7 @@ class ReadinessDriver(QueuedDriver):
         for fd, mask in answers:
             handle = find(fd)
             if handle is None:
-                self._drain_wake_ups()
+                self._wakes.drain()
             elif mask != READABLE or (event := handle.recv) is None or handle.sock is None:
                 self._take(handle, mask)
             else:
@@ -347,7 +312,7 @@ class ReadinessDriver(QueuedDriver):
             return self._hand_out(received, limit)
         return received
 
-    def _take(self, handle: _Handle, mask: int) -> None:
+    def _take(self, handle: ReadinessHandle, mask: int) -> None:
         used = False
         if mask != WRITABLE:
             event = handle.recv
@@ -369,9 +334,9 @@ class ReadinessDriver(QueuedDriver):
             else:
                 self._finish_connect(handle, event)
         if not used or handle.registered & mask & WRITABLE:
-            self._reduce(handle)
+            self._interest.reduce(handle)
 
-    def _accept(self, handle: _Handle, accepts: deque[AcceptEvent]) -> None:
+    def _accept(self, handle: ReadinessHandle, accepts: deque[AcceptEvent]) -> None:
         assert handle.sock is not None
         keep = self._open.add
         for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
@@ -393,7 +358,7 @@ class ReadinessDriver(QueuedDriver):
                 sock.close()
                 fail_with(event, error)
             else:
-                event.accepted = accepted = _Handle(self, sock, sock.fileno())
+                event.accepted = accepted = ReadinessHandle(self, sock, sock.fileno())
                 keep(accepted)
                 event.address = NetAddress.from_sockaddr(peer)
             self._ready.append((event, 0))
@@ -405,7 +370,7 @@ class ReadinessDriver(QueuedDriver):
         else:
             set_no_delay(sock)
 
-    def _finish_connect(self, handle: _Handle, event: IocpEvent) -> None:
+    def _finish_connect(self, handle: ReadinessHandle, event: IocpEvent) -> None:
         assert handle.sock is not None
         code = handle.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
@@ -413,81 +378,19 @@ class ReadinessDriver(QueuedDriver):
         handle.send = None
         self._ready.append((event, 0))
 
-    def _drain_wake_ups(self) -> None:
-        try:
-            while len(self._wake_reader.recv(4096)) == 4096:
-                pass
-        except BlockingIOError:
-            return
+    # -- closing -----------------------------------------------------------------------------------
 
-    # -- interest ----------------------------------------------------------------------------
-
-    def _want(self, handle: _Handle, bit: int) -> None:
-        registered = handle.registered
-        if registered & bit:
-            return
-        try:
-            if registered:
-                self._poller.modify(handle.fd, registered | bit)
-            else:
-                self._handles[handle.fd] = handle
-                self._poller.register(handle.fd, bit)
-        except (OSError, ValueError, KeyError) as error:
-            self._refuse(handle, bit, error)
-            return
-        handle.registered = registered | bit
-
-    def _still_registered(self, handle: _Handle) -> bool:
-        """Whether the system still knows a descriptor that its owner may have closed since."""
-        if self._handles.get(handle.fd) is not handle:
-            return False
-        try:
-            self._poller.modify(handle.fd, handle.registered)
-        except (OSError, ValueError, KeyError):
-            return False
-        return True
-
-    def _refuse(self, handle: _Handle, bit: int, error: Exception) -> None:
-        """Complete what waits for `bit` with the reason why it cannot be waited for."""
-        if not handle.registered:
-            self._handles.pop(handle.fd, None)
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EBADF
-        event = handle.recv if bit == READABLE else handle.send
-        if event is None and handle.accepts:
-            event = handle.accepts[-1]
-        if event is not None and _take_off(handle, event):
-            self._ready.add_failed(event, code)
-
-    def _reduce(self, handle: _Handle) -> None:
-        """Keep only the interest that something waits for."""
-        wanted = READABLE if handle.recv is not None or handle.accepts else 0
-        if handle.send is not None:
-            wanted |= WRITABLE
-        if wanted == 0:
-            self._forget(handle)
-        elif wanted != handle.registered:
-            self._poller.modify(handle.fd, wanted)
-            handle.registered = wanted
-
-    def _forget(self, handle: _Handle) -> None:
-        if handle.registered:
-            handle.registered = 0
-            self._handles.pop(handle.fd, None)
-            try:
-                self._poller.unregister(handle.fd)
-            except (OSError, KeyError, ValueError):
-                return  # a watched descriptor that its owner has closed: the kernel forgot it
-        if handle.sock is None:
-            self._watches.pop(handle.fd, None)
-
-    # -- closing -----------------------------------------------------------------------------
+    def _close_handle(self, handle: ReadinessHandle, sock: socket.SocketType) -> None:
+        self._interest.forget(handle)
+        self._open.discard(handle)
+        sock.close()
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._let_go_of_queued()
-        for handle in [*self._open, *self._watches.values()]:
+        for handle in [*self._open, *self._interest.watched.values()]:
             for event in (handle.recv, handle.send, *(handle.accepts or ())):
                 if event is not None:
                     let_go(event)
@@ -500,27 +403,12 @@ class ReadinessDriver(QueuedDriver):
                 handle.sock = None
         self._open.clear()
         self._handles.clear()
-        self._watches.clear()
+        self._interest.watched.clear()
         self._poller.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._wakes.close()
 
 
-def _take_off(handle: _Handle, event: IocpEvent) -> bool:
-    """Take `event` off its handle; False when it is not pending there (it has completed)."""
-    if handle.recv is event:
-        handle.recv = None
-    elif handle.send is event:
-        handle.send = None
-    elif handle.accepts and event in handle.accepts:
-        assert isinstance(event, AcceptEvent)
-        handle.accepts.remove(event)
-    else:
-        return False
-    return True
-
-
-def _end(handle: _Handle, event: IocpEvent) -> None:
+def _end(handle: ReadinessHandle, event: IocpEvent) -> None:
     """A recv brought nothing: the peer's end, or that of a connection that a send saw break."""
     if handle.broken:
         event.fail(classify_os_error(handle.broken), handle.broken)

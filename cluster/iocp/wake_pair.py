@@ -1,0 +1,40 @@
+"""What ends a wait from another thread, wherever a wait is for sockets."""
+
+import socket
+
+__all__ = ["WakePair"]
+
+
+class WakePair:
+    """A connected pair of sockets: one is waited for, the other is written to."""
+
+    __slots__ = ("_reader", "_writer")
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable from a `wake` until `drain`."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """End the wait that goes on now, or else the next. Any thread; OSError after `close`."""
+        try:
+            self._writer.send(b"\0")
+        except BlockingIOError:
+            return  # full of wake-ups that nobody has read yet: one is enough
+
+    def drain(self) -> None:
+        """Forget the wake-ups there have been, because the wait has ended."""
+        try:
+            while len(self._reader.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        """Give both sockets back. Idempotent."""
+        self._reader.close()
+        self._writer.close()
