@@ -126,7 +126,7 @@ class Deaths:
         self._node.report_spares()
         course = self._course
         if spare.is_retired:
-            self._node.retired(spare)
+            self._node.spares.retired(spare, now)
             self._check_drained()
             return
         is_starting = course.phase is Phase.SERVING and not spare.is_ready

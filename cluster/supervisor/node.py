@@ -7,7 +7,7 @@ only, so they start together, and none outlives it. What to do when is decided b
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -20,8 +20,9 @@ from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
 from cluster.supervisor.shard import SLOW_START_S, Shard
 from cluster.supervisor.spare import Spare
+from cluster.supervisor.spares import Spares
 
-__all__ = ["Node", "choose_spare"]
+__all__ = ["Node"]
 
 logger = logging.getLogger("cluster.supervisor")
 
@@ -43,17 +44,12 @@ class Node:
         remote = config.remote.shards
         self.shards = [Shard(i) for i in range(config.workers.count) if i not in remote]
         """Those whose workers are started here, in order; the others are served from elsewhere."""
-        self.spares = [Spare() for _ in range(config.workers.spares if self.shards else 0)]
-        self.candidates: list[Spare] = []
-        """Those that wait beside the spares, until each has taken the shard of a worker."""
+        self.spares = Spares(config.workers.spares if self.shards else 0)
         self.version = 0
         """Which version of the application the processes import that are started from now on."""
         self.python_options: Sequence[str] = ()
         """Options of the interpreter for workers and spares."""
-        self.holds_spares = False
-        """Whether places that spares have left stay empty for now."""
         self._spares_launched = 0
-        self._refills_spares = True
         self._record_is_old = True
 
     @property
@@ -63,13 +59,8 @@ class Node:
         return [child for child in children if child is not None]
 
     @property
-    def waiting(self) -> list[Spare]:
-        """Every place where a process waits for a shard, or is to."""
-        return [*self.spares, *self.candidates]
-
-    @property
     def _places(self) -> list[Shard | Spare]:
-        return [*self.shards, *self.waiting]
+        return [*self.shards, *self.spares]
 
     def shard(self, index: int) -> Shard | None:
         """Return the shard with that number, None where it is not one of this supervisor's."""
@@ -82,19 +73,15 @@ class Node:
         return (
             self.gateway.ready is not None
             and all(shard.state == "ready" for shard in self.shards)
-            and all(spare.is_ready for spare in self.spares)
+            and self.spares.are_ready
         )
 
     def next_due(self) -> float | None:
         """Return when the next process is to be started or spoken to, or None."""
-        places: list[Shard | Spare] = [*self.shards, *self._fillable]
+        places: list[Shard | Spare] = [*self.shards, *self.spares.fillable]
         dues = [self.gateway.next_due(), *(place.restart_due for place in places)]
         dues += [shard.end_due for shard in self.shards]
         return min((due for due in dues if due is not None), default=None)
-
-    @property
-    def _fillable(self) -> list[Spare]:
-        return self.candidates if self.holds_spares else self.waiting
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -104,22 +91,18 @@ class Node:
         for shard in self.shards:
             self.start_worker(shard)
         for spare in self.spares:
-            self.start_spare(spare)
+            self._start_spare(spare)
 
     def start_worker(self, shard: Shard) -> None:
         """Give `shard` to a spare, or else start a process for it; raises OSError."""
         now = time.monotonic()
-        spare = choose_spare(self.waiting) if self.gateway.ready is not None else None
+        spare = self.spares.choose() if self.gateway.ready is not None else None
         if spare is None:
             child = launch_worker(self._run_directory, shard.index, self.python_options)
             child.version = self.version
             shard.started(child, now)
         else:
-            child = spare.take(now)
-            if spare in self.candidates:
-                self.candidates.remove(spare)
-            elif not self._refills_spares:
-                spare.restart_due = None
+            child = self.spares.take(spare, now)
             # First of all: clients wait for it.
             self.gateway.tell(Assign(shard=shard.index, pid=child.pid))
             logger.info("%s (pid %d) is worker %d now", child.role, child.pid, shard.index)
@@ -127,7 +110,7 @@ class Node:
             shard.started(child, now)
         self.report(shard)
 
-    def start_spare(self, spare: Spare) -> None:
+    def _start_spare(self, spare: Spare) -> None:
         """Start a process that waits for a shard; raises OSError."""
         self._spares_launched += 1
         child = launch_spare(self._run_directory, self._spares_launched, self.python_options)
@@ -140,13 +123,11 @@ class Node:
 
         If that cannot be for want of processes or memory, it is due again soon.
         """
-        candidate = Spare()
-        self.candidates.append(candidate)
-        self._start_waiting(candidate)
+        self._start_waiting(self.spares.add_candidate())
 
     def _start_waiting(self, spare: Spare) -> None:
         try:
-            self.start_spare(spare)
+            self._start_spare(spare)
         except OSError as error:
             spare.restart_due = _launch_again_at(time.monotonic(), "a spare", error)
 
@@ -170,7 +151,7 @@ class Node:
                     self.start_worker(shard)
                 except OSError as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
-        for spare in self._fillable:
+        for spare in self.spares.fillable:
             if _is_due(spare.restart_due, now):
                 self._start_waiting(spare)
         self.gateway.say_hello(now)
@@ -200,12 +181,6 @@ class Node:
     def start_failure(self, worker: Child) -> StartFailure | None:
         """Return what `worker`, which has ended, left to say why it could not start."""
         return read_start_failure(self._run_directory, worker.started_as, worker.pid)
-
-    def start_no_more_spares(self) -> None:
-        """Keep the spares that are there, and no others: the node is about to end."""
-        self._refills_spares = False
-        for spare in self.waiting:
-            spare.restart_due = None
 
     def start_no_more_workers(self) -> None:
         """Forget the successors that are due."""
@@ -240,20 +215,6 @@ class Node:
                     child.pid,
                 )
 
-    def retire(self, spare: Spare) -> None:
-        """End a process that waits: it is to have no shard. Its place is filled when it is gone."""
-        spare.retire()
-        if spare.child is None and spare in self.candidates:
-            self.candidates.remove(spare)
-
-    def retired(self, spare: Spare) -> None:
-        """A process that was retired is reaped."""
-        spare.withdraw()
-        if spare in self.candidates:
-            self.candidates.remove(spare)
-        elif self._refills_spares:
-            spare.restart_due = time.monotonic()
-
     # -- ending ------------------------------------------------------------------------------------
 
     def kill_workers(self) -> None:
@@ -262,7 +223,7 @@ class Node:
             if place.child is not None:
                 place.child.kill_and_reap()
                 place.withdraw()
-        self.candidates.clear()
+        self.spares.candidates.clear()
         self.start_no_more_workers()
         self._record_is_old = True
 
@@ -271,7 +232,7 @@ class Node:
         self.start_no_more_workers()
         for shard in self.shards:
             _stop(shard.child, is_starting=shard.state == "starting")
-        for spare in self.waiting:
+        for spare in self.spares:
             _stop(spare.child, is_starting=not spare.is_ready)
 
     def close(self) -> None:
@@ -314,27 +275,12 @@ class Node:
         self._record_is_old = False
         gateway = self.gateway
         record = make_node_record(
-            self._config, gateway.pid, gateway.last_ready, self.shards, self.waiting
+            self._config, gateway.pid, gateway.last_ready, self.shards, self.spares
         )
         try:
             write_node_record(self._run_directory, record)
         except RunDirectoryError as error:
             logger.error("%s", error)
-
-
-def choose_spare(spares: Iterable[Spare]) -> Spare | None:
-    """Return the spare that can take over first, None where nobody waits or starts.
-
-    That is one that is ready, of these one with the latest version of the application, else the
-    one that was started first: a process that is half through its imports is ahead of one that is
-    not there yet.
-    """
-    there = [spare for spare in spares if spare.child is not None and not spare.is_retired]
-    return min(there, key=_rank, default=None)
-
-
-def _rank(spare: Spare) -> tuple[bool, int, float]:
-    return not spare.is_ready, -(spare.version or 0), spare.started_at
 
 
 def _stop(child: Child | None, *, is_starting: bool) -> None:

@@ -110,7 +110,7 @@ class Reload:
         That is a spare of an earlier version, else the version again: never the node's end.
         """
         now = time.monotonic()
-        if any(_is_earlier(spare, self.versions.latest) for spare in self._node.waiting):
+        if any(_is_earlier(spare, self.versions.latest) for spare in self._node.spares):
             shard.restart_due = now
             return Restart(0.0)
         if isinstance(decision, GiveUp):
@@ -144,18 +144,18 @@ class Reload:
 
     def step(self) -> None:
         """Do what is to be done now, in a node that was ready and whose gateway is."""
-        node = self._node
+        node, spares = self._node, self._node.spares
         now = time.monotonic()
-        for step in next_steps(self.versions, node.shards, node.spares, node.candidates):
+        for step in next_steps(self.versions, node.shards, spares.lasting, spares.candidates):
             match step:
                 case StartCandidate():
                     node.start_candidate()
                 case Retire(spare=spare):
-                    node.retire(spare)
+                    spares.retire(spare)
                 case ReplaceWorker(shard=shard):
                     node.end_worker(shard, now + self._end_within_s)
         # What would fill the place of a spare is not known to be of use.
-        node.holds_spares = self.versions.verdict is not Verdict.SERVES
+        spares.holds = self.versions.verdict is not Verdict.SERVES
         self._check_done(now)
 
     def _check_done(self, now: float) -> None:

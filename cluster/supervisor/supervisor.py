@@ -167,7 +167,7 @@ class Supervisor:
         if gateway is not None and (exit_code := gateway.exit_code()) is not None:
             self._check_messages()  # its last words
             self._deaths.gateway_ended(gateway, exit_code, time.monotonic())
-        for spare in self._node.waiting:
+        for spare in self._node.spares:
             waiting = spare.child
             if waiting is not None and (exit_code := waiting.exit_code()) is not None:
                 self._deaths.spare_ended(spare, waiting, exit_code, time.monotonic())
@@ -245,7 +245,7 @@ class Supervisor:
                     logger.error("%s (pid %d) is stuck; killed", child.role, child.pid)
                     child.kill()
             return
-        for spare in self._node.waiting:
+        for spare in self._node.spares:
             if spare.child is not None and spare.pid == report.pid:
                 spare.became_ready(time.monotonic())
                 if self._reload is not None:
@@ -268,7 +268,7 @@ class Supervisor:
 
     def _begin_drain(self) -> None:
         self._course.begin_drain(time.monotonic() + self._drain_timeout_s + DRAIN_GRACE_S)
-        self._node.start_no_more_spares()
+        self._node.spares.refill_no_more()
         if self._node.gateway.ready is None:
             logger.info("asked to end while there is no gateway: stopping")
             self._course.finish(EXIT_DRAINED)

@@ -196,11 +196,11 @@ def test_a_spare_that_was_retired_leaves_its_place_to_another(bench: Bench):
     bench.course.became_ready()
     child = fake_child()
     bench.spare.started(child, 0.0)
-    bench.node.retire(bench.spare)
+    bench.node.spares.retire(bench.spare)
     assert process_of(child).was_killed
     process_of(child).returncode = -9
     bench.deaths.spare_ended(bench.spare, child, -9, 1.0)
-    assert bench.spare.restart_due is not None
+    assert bench.spare.restart_due == 1.0
     assert bench.spare.policy.failures == 0
 
 

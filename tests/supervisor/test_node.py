@@ -64,7 +64,7 @@ def test_shards_that_are_served_from_elsewhere_are_not_the_supervisors(
     )
     node = Node(config, directory)
     assert [shard.index for shard in node.shards] == local
-    assert len(node.spares) == spares
+    assert len(list(node.spares)) == spares
     for index in range(4):
         shard = node.shard(index)
         assert (None if shard is None else shard.index) == (index if index in local else None)

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.supervisor.node import choose_spare
 from cluster.supervisor.replacement import (
     CANDIDATES_MAX,
     ReplaceWorker,
     Retire,
     StartCandidate,
+    Step,
     next_steps,
 )
 from cluster.supervisor.shard import Shard
 from cluster.supervisor.spare import Spare
+from cluster.supervisor.spares import Spares
 from cluster.supervisor.versions import Verdict, Versions
 from tests.supervisor.fake_child import fake_child, process_of
 
@@ -122,21 +123,16 @@ def test_candidates_are_bounded():
     assert steps == [START] * (CANDIDATES_MAX - 1)
 
 
-def test_one_of_the_latest_version_is_taken_first_among_those_that_are_ready():
-    old, new, starting = waiting(0), waiting(1), waiting(2, is_ready=False)
-    assert choose_spare([old, new, starting]) is new
-    new.retire()
-    assert choose_spare([old, new, starting]) is old
-
-
 class World:
     """A node whose processes do at once what they are to do, one thing at a time."""
 
     def __init__(self, shard_count: int, spare_count: int) -> None:
         self.versions = versions(0, Verdict.SERVES)
         self.shards = [worker(index, 0) for index in range(shard_count)]
-        self.spares = [waiting(0) for _ in range(spare_count)]
-        self.candidates: list[Spare] = []
+        self.spares = Spares(spare_count)
+        for place in self.spares:
+            place.started(fake_child(0), 0.0)
+            place.became_ready(0.0)
         self.quality = ["good"]
 
     def change(self, quality: str) -> None:
@@ -145,20 +141,22 @@ class World:
 
     def turn(self) -> bool:
         """Take the steps, then let everything happen that follows; False if nothing did."""
-        steps = next_steps(self.versions, self.shards, self.spares, self.candidates)
+        steps = self._next_steps()
         for step in steps:
             match step:
                 case StartCandidate():
-                    self.candidates.append(waiting(self.versions.latest, is_ready=False))
+                    candidate = self.spares.add_candidate()
+                    candidate.started(fake_child(self.versions.latest), 0.0)
                 case Retire(spare=spare):
-                    spare.retire()
+                    self.spares.retire(spare)
                 case ReplaceWorker(shard=shard):
                     shard.asked_to_end(1.0)
+        self.spares.holds = self.versions.verdict is not Verdict.SERVES
         self.check()
         return self._exits() | self._fills() | self._starts() | bool(steps)
 
     def check(self) -> None:
-        assert len(self.candidates) <= CANDIDATES_MAX
+        assert len(self.spares.candidates) <= CANDIDATES_MAX
         if self.versions.verdict is not Verdict.SERVES:
             unserved = [shard for shard in self.shards if shard.is_ending or not shard.child]
             assert len(unserved) <= 1 + self.deaths
@@ -167,17 +165,18 @@ class World:
 
     deaths = 0
 
-    def _replacements(self) -> Sequence[object]:
-        steps = next_steps(self.versions, self.shards, self.spares, self.candidates)
-        return [step for step in steps if isinstance(step, ReplaceWorker)]
+    def _next_steps(self) -> list[Step]:
+        spares = self.spares
+        return next_steps(self.versions, self.shards, spares.lasting, spares.candidates)
+
+    def _replacements(self) -> Sequence[Step]:
+        return [step for step in self._next_steps() if isinstance(step, ReplaceWorker)]
 
     def _exits(self) -> bool:
         happened = False
-        for spare in [*self.spares, *self.candidates]:
+        for spare in self.spares:
             if spare.is_retired:
-                spare.withdraw()
-                if spare in self.candidates:
-                    self.candidates.remove(spare)
+                self.spares.retired(spare, 0.0)
                 happened = True
         for shard in self.shards:
             if shard.is_ending:
@@ -189,28 +188,26 @@ class World:
         happened = False
         for shard in self.shards:
             if shard.child is None:
-                spare = choose_spare([*self.spares, *self.candidates])
-                child = fake_child(self.versions.latest) if spare is None else spare.take(0.0)
-                if spare in self.candidates:
-                    self.candidates.remove(spare)
-                shard.started(child)
+                spare = self.spares.choose()
+                if spare is None:
+                    shard.started(fake_child(self.versions.latest))
+                else:
+                    shard.started(self.spares.take(spare, 0.0))
                 happened = True
-        for place in self.spares:
-            if place.child is None and self.versions.verdict is Verdict.SERVES:
+        for place in self.spares.fillable:
+            if place.restart_due is not None:
                 place.started(fake_child(self.versions.latest), 0.0)
                 happened = True
         return happened
 
     def _starts(self) -> bool:
         happened = False
-        for spare in [*self.spares, *self.candidates]:
+        for spare in self.spares:
             if spare.child is not None and not spare.is_ready:
                 happened = True
                 if self.quality[spare.child.version] == "does not import":
                     self.versions.failed(spare.child.version)
                     spare.ended(0.0)
-                    if spare in self.candidates:
-                        self.candidates.remove(spare)
                 else:
                     spare.became_ready(0.0)
                     self.versions.imported(spare.child.version)
@@ -252,9 +249,9 @@ def test_the_last_good_version_is_run_by_all_and_a_bad_one_by_nobody(
     world.settle()
     latest = world.versions.latest
     assert {shard.version for shard in world.shards} == {latest}
-    assert {spare.version for spare in world.spares} <= {latest}
-    assert all(spare.is_ready for spare in world.spares)
-    assert world.candidates == []
+    assert {spare.version for spare in world.spares.lasting} <= {latest}
+    assert world.spares.are_ready
+    assert world.spares.candidates == []
 
 
 @given(shards=st.integers(1, 6), spares=st.integers(0, 3), index=st.integers(0, 5))
@@ -266,7 +263,7 @@ def test_a_version_that_does_not_import_leaves_everybody_in_place(
     world.change("does not import")
     world.settle()
     assert [shard.child for shard in world.shards] == before
-    assert [spare.version for spare in world.spares] == [0] * spares
+    assert [spare.version for spare in world.spares.lasting] == [0] * spares
     if spares:
         # A worker that dies meanwhile is succeeded by a spare that is still there.
         world.shards[index % shards].withdraw()

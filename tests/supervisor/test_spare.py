@@ -1,4 +1,4 @@
-"""What the supervisor remembers of a spare, and which of them it takes."""
+"""What the supervisor remembers of a spare."""
 
 import subprocess
 import sys
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.supervisor.child import Child
-from cluster.supervisor.node import choose_spare
 from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart
 from cluster.supervisor.shard import SLOW_START_S
 from cluster.supervisor.spare import REFILL_AFTER_S, Spare
@@ -84,18 +83,6 @@ def test_a_spare_that_takes_long_to_get_ready_is_noticed_once(children: list[Chi
     assert spare.is_slow_to_start(100.0 + SLOW_START_S)
     assert not spare.is_slow_to_start(200.0)
     assert not started(children[1], 100.0, is_ready=True).is_slow_to_start(200.0)
-
-
-def test_the_one_that_is_ready_is_taken_else_the_one_that_was_started_first(
-    children: list[Child],
-):
-    empty = Spare()
-    assert choose_spare([]) is None
-    assert choose_spare([empty]) is None
-    late, early = started(children[0], 102.0), started(children[1], 101.0)
-    assert choose_spare([empty, late, early]) is early
-    ready = started(children[2], 103.0, is_ready=True)
-    assert choose_spare([late, early, ready]) is ready
 
 
 def test_a_spare_with_a_shard_still_calls_itself_what_it_was_started_as(children: list[Child]):
