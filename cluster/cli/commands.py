@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.cli.errors import EXIT_NOTHING_RUNS, EXIT_WRONG, Commands, told_in_one_line
+from cluster.cli.flags import (
+    check_local_worker,
+    config_flags,
+    find_run_directory,
+    run_directory_of,
+    watched_directories,
+)
 from cluster.cli.options import (
     AppOption,
     ConfigOption,
-    Driver,
     DriverOption,
-    Lane,
     LaneOption,
     ListenOption,
     NodeIdOption,
@@ -108,11 +113,11 @@ def up(
     from cluster.supervisor.supervisor import supervise
 
     configure_logging("supervisor")
-    flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
+    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
     flags["node.shared_port"] = shared_port or None
     resolved = load_config(config, flags)
-    path = _run_directory_of(resolved)
-    watched = _watched_directories(resolved.node.app, reload, reload_dir or [])
+    path = run_directory_of(resolved)
+    watched = watched_directories(resolved.node.app, reload, reload_dir or [])
     if nodes > 1:
         return _up_nodes(resolved, path, nodes, watched)
     return supervise(resolved, RunDirectory(path), watched)
@@ -148,7 +153,7 @@ def gateway(
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("gateway")
-    flags = _flags(listen, workers, app, driver, lane, run_dir, node_id)
+    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
     run_directory = RunDirectory(Path(run_dir))
     run_directory.create()
@@ -195,7 +200,7 @@ def worker(
 
     configure_logging(f"worker-{shard}")
     if gateway is None:
-        _check_local_worker(run_dir, keys, app)
+        check_local_worker(run_dir, keys, app)
         return run_worker(RunDirectory(Path(str(run_dir))), shard)
     from cluster.shared.config import ConfigError
     from cluster.shared.remote_endpoints import parse_gateway
@@ -208,18 +213,6 @@ def worker(
         raise ConfigError(f"--gateway: {gateway!r}: expected {error}") from None
     directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
     return run_remote_worker(address, keys, shard, app, directory)
-
-
-def _check_local_worker(run_dir: str | None, keys: Path | None, app: str | None) -> None:
-    from cluster.shared.config import ConfigError
-
-    if run_dir is None:
-        raise ConfigError("--run-dir: missing: the run directory of the node; or pass --gateway")
-    for flag, value in (("--keys", keys), ("--app", app)):
-        if value is not None:
-            raise ConfigError(
-                f"{flag}: {str(value)!r}: only with --gateway; the node in {run_dir} says it itself"
-            )
 
 
 @app.command()
@@ -268,7 +261,7 @@ def status(
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.status import read_status
 
-    run_directory = RunDirectory(_find_run_directory(config, run_dir))
+    run_directory = RunDirectory(find_run_directory(config, run_dir))
     node = read_status(run_directory)
     if node is None:
         nodes = sorted(path.name for path in run_directory.path.glob("node-*"))
@@ -304,7 +297,7 @@ def dead_letters(
     from cluster.shared.dead_letters import read_dead_letters
     from cluster.shared.run_directory import RunDirectory
 
-    run_directory = RunDirectory(_find_run_directory(config, run_dir))
+    run_directory = RunDirectory(find_run_directory(config, run_dir))
     letters = read_dead_letters(run_directory)
     if payload is not None:
         return _write_payload([letter for _, letter in letters], payload)
@@ -350,55 +343,6 @@ def bots(
     except ValueError as error:
         raise ConfigError(f"--connect: {connect!r}: expected {error}") from None
     return run_bots(BotsSettings(address, sessions, depth, size, seconds), as_json=as_json)
-
-
-def _flags(
-    listen: str | None,
-    workers: int | None,
-    app: str | None,
-    driver: Driver | None,
-    lane: Lane | None,
-    run_dir: str | None,
-    node_id: int | None,
-) -> dict[str, object]:
-    """Return the flags by the key of the configuration that each one sets."""
-    return {
-        "node.listen": listen,
-        "workers.count": workers,
-        "node.app": app,
-        "gateway.driver": driver,
-        "lane.kind": lane,
-        "node.run_dir": run_dir,
-        "node.id": node_id,
-    }
-
-
-def _find_run_directory(config: Path | None, run_dir: str | None) -> Path:
-    """Return the run directory of a node that was started with these flags."""
-    from cluster.shared.config import load_config
-
-    return _run_directory_of(load_config(config, {"node.run_dir": run_dir}))
-
-
-def _run_directory_of(config: "Config") -> Path:
-    from cluster.shared.run_directory import default_run_directory
-
-    return Path(config.node.run_dir) if config.node.run_dir else default_run_directory()
-
-
-def _watched_directories(app: str | None, reload: bool, asked_for: list[Path]) -> list[Path]:
-    """Return what `up` is to watch; nothing without --reload."""
-    from cluster.shared.config import ConfigError
-
-    if not reload:
-        if asked_for:
-            raise ConfigError(
-                f"--reload-dir: {str(asked_for[0])!r}: pass --reload as well, or leave it out"
-            )
-        return []
-    from cluster.supervisor.reload_directories import choose_reload_directories
-
-    return choose_reload_directories(app, asked_for)
 
 
 def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
