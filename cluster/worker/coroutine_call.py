@@ -17,7 +17,7 @@ __all__ = ["CoroutineCall", "Steps"]
 
 
 class Steps(Protocol):
-    """Who hears of each step but a call's first, which is part of what began it."""
+    """Who hears of each step, but not of a call's first, which is part of what began it."""
 
     def may_step(self, name: HandlerCall | None) -> bool:
         """Whether a step may be taken in this round."""
@@ -32,7 +32,7 @@ class Steps(Protocol):
         ...
 
     def failed(self, call: "CoroutineCall", error: BaseException | None) -> None:
-        """A step, the first one too, raised `error`, None if it was cancelled."""
+        """A step raised `error`, None if it was cancelled."""
         ...
 
     def escaped(self, error: BaseException) -> None:
@@ -40,20 +40,20 @@ class Steps(Protocol):
         ...
 
     def ended(self, call: "CoroutineCall") -> None:
-        """The coroutine has come to its end, in a step that was not its first."""
+        """The coroutine has come to its end."""
         ...
 
 
 class CoroutineCall(Coroutine[Any, Any, None]):
-    """One handler call that may await. Its task never fails."""
+    """One handler call that awaits. Its task never fails."""
 
     __slots__ = (
+        "_awaited",
         "_coroutine",
         "_held",
+        "_is_begun",
         "_steps",
         "inbound",
-        "is_done",
-        "is_in_first_step",
         "is_redelivered",
         "mark",
         "name",
@@ -62,62 +62,90 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         "what",
     )
 
-    def __init__(
+    def __init__(self, steps: Steps) -> None:
+        """Be the coroutine of a task that stands by; `go_on` says what it is for."""
+        self._steps = steps
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._awaited: Any = None
+        self._is_begun = False
+        self._held: BaseException | None = None
+        self.session: Session | None = None
+        self.inbound: InboundCall | None = None
+        """What a record asked for, if one did."""
+        self.name: HandlerCall | None = None
+        """What the note says while it runs; None for what is no handler of a session."""
+        self.packet_id: int | None = None
+        self.what = ""
+        """For the log, where there is no session."""
+        self.mark: Mark = 0
+        """Where the step in hand began."""
+        self.is_redelivered = False
+
+    def go_on(
         self,
         coroutine: Coroutine[Any, Any, Any],
-        steps: Steps,
+        awaited: Any,
         session: Session | None,
         inbound: InboundCall | None,
         name: HandlerCall | None,
-        mark: Mark,
         packet_id: int | None,
         what: str,
     ) -> None:
-        """Run `coroutine`, whose call began at `mark`; the rest says what it was called for."""
-        self._coroutine = coroutine
-        self._steps = steps
-        self._held: BaseException | None = None
-        self.session = session
-        self.inbound = inbound
-        """What a record asked for, if one did."""
-        self.name = name
-        """What the note says while it runs; None for what is no handler of a session."""
-        self.packet_id = packet_id
-        self.what = what
-        """For the log, where there is no session."""
-        self.mark = mark
-        """Where the step in hand began."""
+        """Run `coroutine`, which has taken its first step and awaits `awaited`, to its end.
+
+        The rest says what it was called for.
+        """
+        self._coroutine, self._awaited = coroutine, awaited
+        self.session, self.packet_id, self.what = session, packet_id, what
+        self.inbound, self.name = inbound, name
         self.is_redelivered = session is not None and session.redelivered
-        self.is_in_first_step = True
-        self.is_done = False
 
     def send(self, value: Any) -> Any:
         """Take a step; raises StopIteration with the last one."""
-        if not self.is_in_first_step and not self._steps.may_step(self.name):
+        coroutine = self._coroutine
+        if coroutine is None:
+            raise StopIteration
+        if not self._is_begun:
+            return self._begin()
+        if not self._steps.may_step(self.name):
             return None  # to asyncio that is a bare yield: it comes again in the next round
         if self._held is not None:
             error, self._held = self._held, None
-            return self._step(self._coroutine.throw, error)
-        return self._step(self._coroutine.send, value)
+            return self._step(coroutine.throw, error)
+        return self._step(coroutine.send, value)
 
     def throw(self, error: Any, *legacy: Any) -> Any:
         """Take a step that begins with `error`."""
+        coroutine = self._coroutine
+        if coroutine is None:
+            raise error
+        if not self._is_begun:
+            # The task was cancelled in the first step. What that awaits is, as asyncio has it.
+            awaited = self._begin()
+            if awaited is not None and awaited.cancel():
+                return awaited
         if not self._steps.may_step(self.name):
             self._held = error
             return None
-        return self._step(self._coroutine.throw, error)
+        return self._step(coroutine.throw, error)
+
+    def _begin(self) -> Any:
+        """Tell the task what the first step awaits."""
+        self._is_begun = True
+        awaited, self._awaited = self._awaited, None
+        return awaited
 
     def close(self) -> None:
         """End the coroutine where it is."""
-        self._coroutine.close()
+        if self._coroutine is not None:
+            self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._coroutine.__await__()
+        raise TypeError("what a task runs is not awaited")
 
     def _step(self, resume: Callable[[Any], Any], value: Any) -> Any:
-        steps, is_first = self._steps, self.is_in_first_step
-        if not is_first:
-            steps.before_step(self)
+        steps = self._steps
+        steps.before_step(self)
         try:
             awaited = resume(value)
         except StopIteration:
@@ -131,11 +159,8 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         except BaseException as error:
             steps.escaped(error)
         else:
-            if not is_first:
-                steps.after_step(self)
-            return awaited
-        self.is_done = True
-        if not is_first:
             steps.after_step(self)
-            steps.ended(self)
+            return awaited
+        steps.after_step(self)
+        steps.ended(self)
         raise StopIteration

@@ -10,6 +10,7 @@ batch full, or that follows on a death and wants everything before it committed,
 next round instead.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,7 @@ from cluster.worker.coroutine_call import CoroutineCall
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.session import Session
+from cluster.worker.standing_task import StandingTask
 from cluster.worker.task_loop import TaskLoop
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ class Coroutines:
         self._suspects = suspects
         self._set_aside = set_aside
         self._queues: dict[int, _Queue] = {}
+        self._standing: StandingTask | None = None
+        """In whose name the next first step is taken, if there is one, and for which call."""
+        self._next_call = CoroutineCall(self)
         self._may_run_suspects = False
         self._is_ending = False
         self._escaped: BaseException | None = None
@@ -110,6 +115,7 @@ class Coroutines:
         done by it, and none that waits begins.
         """
         self._is_ending = True
+        self._let_go()
         self._loop.cancel_all(timeout_s)
 
     # -- for the dispatcher ------------------------------------------------------------------------
@@ -129,17 +135,38 @@ class Coroutines:
         `inbound` is None for what no record asks for, `name` also for what is no handler of a
         session, but `what`; both may be told behind the first step. The call began at `mark`.
         """
-        call = CoroutineCall(coroutine, self, session, inbound, name, mark, packet_id, what)
-        self._loop.start(call)
-        if self._escaped is not None:
-            self._raise_escaped()
-        if call.is_done:
-            return None
-        call.is_in_first_step = False
-        self.running += 1
-        if session is not None:
-            self._make_busy(session)
-        return call
+        standing = self._standing
+        if standing is not None and not standing.is_current:
+            self._let_go()
+            standing = None
+        if standing is None:
+            self._next_call = CoroutineCall(self)
+            self._standing = standing = self._loop.stand_by(self._next_call)
+        try:
+            awaited = standing.take_first_step(coroutine)
+        except StopIteration:
+            pass
+        except asyncio.CancelledError:
+            self._dispatcher.calls.failed(session, packet_id, None, mark, what)
+        except Exception as error:
+            self._dispatcher.calls.failed(session, packet_id, error, mark, what)
+        else:
+            call = self._next_call
+            call.go_on(coroutine, awaited, session, inbound, name, packet_id, what)
+            self._let_go()
+            self.running += 1
+            if session is not None:
+                self._make_busy(session)
+            return call
+        if not standing.is_untouched:
+            self._let_go()
+        return None
+
+    def _let_go(self) -> None:
+        """Let the task that stands by go on, or come to its end if nothing was given to it."""
+        standing, self._standing = self._standing, None
+        if standing is not None:
+            standing.go_on()
 
     def defer(self, inbound: InboundCall) -> None:
         """Count a call that began here and goes on."""

@@ -14,7 +14,10 @@ import time
 from asyncio.events import _set_running_loop
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVarTuple, Unpack
+
+from cluster.worker.standing_task import StandingTask
 
 __all__ = ["TaskLoop"]
 
@@ -46,7 +49,7 @@ class _Loop(asyncio.SelectorEventLoop):
     """Whether it counts as running although no round is."""
     is_starting = False
     no_handle: asyncio.Handle
-    first_step: tuple[Callable[..., object], tuple[Any, ...], Context | None] | None = None
+    first_step: tuple[Callable[[], object], Context] | None = None
 
     def time(self) -> float:
         return self.now()
@@ -74,8 +77,9 @@ class _Loop(asyncio.SelectorEventLoop):
         if not self.is_starting:
             self.has_ready = True
             return super().call_soon(callback, *args, context=context)
+        assert context is not None, "tasks have one"
         self.is_starting = False
-        self.first_step = (callback, args, context)
+        self.first_step = (partial(callback, *args) if args else callback, context)
         return self.no_handle  # a task asks nothing of it
 
 
@@ -129,17 +133,25 @@ class TaskLoop:
 
         SystemExit and KeyboardInterrupt of that step are raised here.
         """
+        task, context, begin = self._make_task(coroutine)
+        context.run(begin)
+        return task
+
+    def stand_by(self, coroutine: Coroutine[Any, Any, Any]) -> StandingTask:
+        """Make a task of `coroutine` that stands by before its first step."""
+        return StandingTask(self._loop, *self._make_task(coroutine))
+
+    def _make_task(
+        self, coroutine: Coroutine[Any, Any, Any]
+    ) -> "tuple[asyncio.Task[Any], Context, Callable[[], object]]":
+        """Return a task of `coroutine`, its context, and what takes its first step there."""
         loop = self._loop
         loop.is_starting = True
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop)
         assert loop.first_step is not None
-        callback, args, context = loop.first_step
+        begin, context = loop.first_step
         loop.first_step = None
-        if context is None:
-            callback(*args)
-        else:
-            context.run(callback, *args)
-        return task
+        return task, context, begin
 
     def round(self, timeout_s: float) -> list[int]:
         """Let everything that is ready take a step, after a wait of at most `timeout_s` for it.
