@@ -115,7 +115,7 @@ def _print_line(name: str, rounds: Sequence[Round], index: int) -> None:
         for key in ("packets_per_s", "cpu_us", "p50_us", "p99_us")
     )
     ratio = statistics.median(results[index]["cpu_us"] / results[0]["cpu_us"] for results in rounds)
-    line = f"{name:<32} {rate:>11,.0f} packets/s {cpu:>7.2f} CPU us/packet {ratio:>5.2f} x"
+    line = f"{name:<40} {rate:>11,.0f} packets/s {cpu:>7.2f} CPU us/packet {ratio:>5.2f} x"
     if p50:
         line += f"   p50 {p50:>6.0f} us   p99 {p99:>6.0f} us"
     sys.stdout.write(f"{line}\n")

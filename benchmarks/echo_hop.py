@@ -18,7 +18,7 @@ def main() -> None:
         cluster_up("--workers", "1", "--lane", "shm", name="shm, 1 worker") as one,
         cluster_up("--workers", "2", "--lane", "shm", name="shm, 2 workers") as two,
         cluster_up(
-            *("--workers", "1", "--lane", "shm", "--app", "benchmarks.coroutines_app:plain"),
+            *("--workers", "1", "--lane", "shm", "--app", "benchmarks.each_packet_app:app"),
             name="shm, 1 worker, each packet",
         ) as each,
         cluster_up("--workers", "1", "--lane", "zmq", name="zmq, 1 worker") as zmq_one,

@@ -193,6 +193,8 @@ def run(lane: str, options: argparse.Namespace) -> bool:
         flags += ["--workers", str(options.workers)]
         if options.sabotage:
             flags += ["--app", "benchmarks.worker_deaths_sabotage:app"]
+        elif options.each_packet:
+            flags += ["--app", "benchmarks.each_packet_app:app"]
         with cluster_up(*flags) as server:
             gateway = _wait_ready(directory, None).gateway.pid
             load = Load(server.port, options.sessions, options.depth)
@@ -255,6 +257,9 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--each-packet", action="store_true", help="a handler call for each, not for all of a read"
+    )
     parser.add_argument("--sabotage", action="store_true", help="break the commit on purpose")
     options = parser.parse_args()
     clean = [run(lane, options) for lane in options.lane]
