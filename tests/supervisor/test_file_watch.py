@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from cluster.supervisor.file_watch import FileWatch
-from tests.support import wait_until
 
 MakeWatch = Callable[..., FileWatch]
 
@@ -29,8 +28,8 @@ def watch(tmp_path: Path) -> Iterator[MakeWatch]:
 
 
 def watching(watch: FileWatch) -> FileWatch:
-    wait_until(lambda: watch.is_watching, what="the watch")
-    watch.take()
+    news(watch)  # it says that it watches before it wakes: who only looks may be woken later
+    assert watch.is_watching
     return watch
 
 
