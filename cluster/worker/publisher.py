@@ -15,8 +15,9 @@ from cluster.worker.backlog import Backlog
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.gateway_contact import GatewayContact
 from cluster.worker.outbox import Outbox
+from cluster.worker.stops import StoppedBeforeSuspect, StoppedWithoutRoom
 
-__all__ = ["Publisher", "StoppedBeforeSuspect", "StoppedWithoutRoom"]
+__all__ = ["Publisher"]
 
 logger = logging.getLogger("cluster.worker")
 
@@ -33,14 +34,6 @@ FAREWELL_S = 0.5
 
 FAREWELL_ASK_S = 0.01
 """How often it is asked meanwhile; one that works has mostly taken it by the first answer."""
-
-
-class StoppedWithoutRoom(Exception):
-    """Told to stop while the lane takes nothing: a successor will do again what is unpublished."""
-
-
-class StoppedBeforeSuspect(Exception):
-    """Told to stop while what comes before a suspect is on its way; a successor meets it."""
 
 
 class Publisher:

@@ -22,36 +22,31 @@ from cluster.worker.gateway_contact import GatewayContact
 from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.outbox import Outbox
 from cluster.worker.planned_calls import PlannedCalls
-from cluster.worker.publisher import Publisher, StoppedBeforeSuspect, StoppedWithoutRoom
+from cluster.worker.publisher import Publisher
 from cluster.worker.runtime import WorkerRuntime
 from cluster.worker.session import Session
+from cluster.worker.stops import (
+    StoppedBeforeSuspect,
+    StoppedInCoroutines,
+    StoppedInStart,
+    StoppedWithoutRoom,
+)
 from cluster.worker.take_over import take_over
 from cluster.worker.tells import granted_tells
 
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
-    from cluster.worker.task_loop import TaskLoop
+    from cluster.worker.rounds import Rounds
 
 __all__ = ["StartHandlerError", "Worker"]
 
 logger = logging.getLogger("cluster.worker")
-
-CANCEL_S = 0.5
-"""Longest time for coroutines that are cancelled, at the end, to clean up."""
 
 _T = TypeVar("_T")
 
 
 class StartHandlerError(Exception):
     """The application's `on_start` raised; the message, one line, says what, its cause is it."""
-
-
-class _StoppedInCoroutines(Exception):
-    """Told to stop while so many coroutines are in progress that nothing more is taken."""
-
-
-class _StoppedInStart(BaseException):
-    """Told to stop while `on_start` awaits: no error of the application's."""
 
 
 class Worker:
@@ -75,7 +70,6 @@ class Worker:
         application raised, behind what is done about it. `pass_time` turns a clock that is turned
         by hand, by some seconds, where the worker itself has to wait for a coroutine.
         """
-        self._pass_time = pass_time
         self._app = app
         self._posted = app.posted
         self._grant = grant
@@ -84,10 +78,9 @@ class Worker:
         self._now = now = now if now is not None else time.monotonic
         self._note = note = note if note is not None else NoteWriter()
         self._in_hand = InboundChunk(0, b"")
-        self._tasks: TaskLoop | None = None
-        """Runs the coroutines of an application that has any."""
-        self._has_rounded = False
-        """Whether they have had their round since the loop last found nothing to do."""
+        self._pass_time = pass_time
+        self._rounds: Rounds | None = None
+        """Those of the coroutines of an application that has any."""
         self._outbox = outbox = Outbox(grant.lane.max_batch_bytes)
         self._dispatcher = dispatcher = make_dispatcher(
             app,
@@ -120,25 +113,34 @@ class Worker:
         """What the application uses of this worker."""
 
     def _is_in_coroutine(self) -> bool:
-        return self._tasks is not None and self._tasks.is_in_task
+        return self._rounds is not None and self._rounds.tasks.is_in_task
 
     def _make_coroutines(self) -> "Coroutines":
         # Only an application that awaits pays for asyncio.
         from cluster.worker.coroutines import granted_coroutines
+        from cluster.worker.rounds import Rounds
         from cluster.worker.task_loop import TaskLoop
 
-        self._tasks = TaskLoop(self._now)
-        self._tasks.enter()
-        for source in self._link.sources():
-            self._tasks.watch(source)
-        return granted_coroutines(
+        tasks = TaskLoop(self._now)
+        coroutines = granted_coroutines(
             self._grant,
             self._dispatcher,
             self._outbox,
             self._note,
-            self._tasks,
+            tasks,
             self._app.coroutines_max,
         )
+        self._rounds = Rounds(
+            tasks,
+            coroutines,
+            self._link.sources(),
+            self._lane,
+            self._contact,
+            self._publisher,
+            self._now,
+            self._pass_time,
+        )
+        return coroutines
 
     # -- a whole life ------------------------------------------------------------------------------
 
@@ -163,21 +165,21 @@ class Worker:
 
     def close(self) -> None:
         """Let go of what it runs on; `run` has done so. Idempotent."""
-        if self._tasks is not None:
-            self._tasks.close()
-            self._tasks = None
+        if self._rounds is not None:
+            self._rounds.tasks.close()
+            self._rounds = None
         self._link.close()
 
     def _work(self) -> None:
         try:
             self.begin()
             self._in_loop(self._go_on)
-        except _StoppedInStart:
+        except StoppedInStart:
             self._cancel_coroutines()
             return
         except StoppedWithoutRoom:
             pass  # what is left is tried once more
-        except _StoppedInCoroutines:
+        except StoppedInCoroutines:
             logger.info("stopped with as many coroutines in progress as there may be")
         except StoppedBeforeSuspect:
             logger.info("stopped before a handler call in which a predecessor died")
@@ -192,8 +194,8 @@ class Worker:
         while not contact.is_stopping:
             if self._turn():
                 continue
-            if self._tasks is not None:
-                self._wait_in_rounds()
+            if self._rounds is not None:
+                self._rounds.wait(self._planned.time_to_timers())
             elif self._timers.soonest == inf:
                 contact.wait(None)
             else:
@@ -223,8 +225,8 @@ class Worker:
         What its coroutines wait for is among them.
         """
         due = [self._timers.next_due()]
-        if self._tasks is not None:
-            due.append(self._tasks.next_due())
+        if self._rounds is not None:
+            due.append(self._rounds.tasks.next_due())
         return min((moment for moment in due if moment is not None), default=None)
 
     @property
@@ -234,13 +236,13 @@ class Worker:
 
     def _in_loop(self, step: Callable[[], _T]) -> _T:
         """Take `step` with the loop of the coroutines, if there are any, as the running one."""
-        if self._tasks is not None:
-            self._tasks.enter()
+        if self._rounds is not None:
+            self._rounds.tasks.enter()
         try:
             return step()
         finally:
-            if self._tasks is not None:
-                self._tasks.leave()
+            if self._rounds is not None:
+                self._rounds.tasks.leave()
 
     def _begin(self) -> None:
         self._app.attach(self.runtime)
@@ -261,9 +263,9 @@ class Worker:
     def _turn(self) -> bool:
         # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
         # that finds nothing also arms the descriptor.
-        tasks = self._tasks
-        if tasks is not None:
-            self._await_room()
+        rounds = self._rounds
+        if rounds is not None and rounds.coroutines.is_full:
+            self._await_room(rounds)
         chunk = self._waiting.popleft() if self._waiting else self._lane.receive()
         if chunk is not None:
             self._publisher.begin_batch()
@@ -273,32 +275,49 @@ class Worker:
                 self._planned.run_posted()
             if self._timers.soonest < inf:
                 self._planned.take_turn()
-            if self._tasks is not None:
-                self._round(0.0)
+            if self._rounds is not None:
+                self._rounds.round(0.0)
             return True
         if self._posted:
             self._planned.run_posted()
         if self._timers.soonest < inf:
             self._planned.run_timers()
-        if tasks is not None:
-            if not self._has_rounded:
-                self._round(0.0)
-            self._has_rounded = False
+        if rounds is not None:
+            if not rounds.has_waited:
+                rounds.round(0.0)
+            rounds.has_waited = False
         self._publisher.publish()
         self._publisher.has_batch = False
-        return bool(self._waiting) or (tasks is not None and tasks.has_ready)
+        return bool(self._waiting) or (rounds is not None and rounds.tasks.has_ready)
 
     def _between_packets(self) -> None:
         """Publish if it is time to, let timers have their turn, wait for coroutines to be fewer."""
         self._publisher.publish_if_due()
         if self._timers.soonest < inf and self._planned.take_turn():
             self._publisher.begin_anew()
-        if self._tasks is not None:
-            self._await_room()
+        rounds = self._rounds
+        if rounds is not None and rounds.coroutines.is_full:
+            self._await_room(rounds)
+
+    def _await_room(self, rounds: "Rounds") -> None:
+        """Take nothing more while there are too many coroutines; everything else goes on."""
+        self._note.clear()
+        # Who awaits the answer to a bind must not wait for those who wait for its end.
+        self._backlog.begin_to_hear(self._in_hand, self._dispatcher.hear_ahead)
+        while rounds.coroutines.is_full:
+            if self._contact.is_stopping:
+                raise StoppedInCoroutines
+            self._planned.run_posted()
+            self._planned.run_timers()
+            self._publisher.publish()
+            rounds.wait(self._planned.time_to_timers())
+            self._backlog.take_in()
+        self._backlog.cease_to_hear()
+        self._publisher.begin_anew()
 
     def _end(self) -> None:
         self._timers.clear()
-        if self._tasks is not None:
+        if self._rounds is not None:
             self._publisher.publish()
             self._cancel_coroutines()
         if self._app.stop_handler is not None:
@@ -329,82 +348,17 @@ class Worker:
     def _call_to_end(
         self, handler: Callable[[], Any], timeout_s: float = inf
     ) -> BaseException | None:
-        """Call `handler`; if it awaits, wait for its end, alive. Return what it raised.
-
-        That is a TimeoutError when it takes more than `timeout_s` seconds. Raises _StoppedInStart
-        when the worker is told to stop while it has any time.
-        """
-        contact = self._contact
+        """Call `handler`; if it awaits, wait for its end, alive. Return what it raised."""
         try:
             result = handler()
             if not isinstance(result, Coroutine):
                 return None
             self._dispatcher.deferral.begin_coroutines()
-            assert self._tasks is not None
-            task = self._tasks.start(result)
         except (Exception, SystemExit) as error:
             return error
-        until = self._now() + timeout_s
-        while not task.done():
-            if contact.is_stopping and timeout_s == inf:
-                raise _StoppedInStart
-            self._round(max(0.0, min(until, contact.next_beat) - self._now()))
-            if self._now() >= until and not task.done():
-                return TimeoutError(f"it has not come to its end within {timeout_s:g} s")
-            contact.beat()
-        return RuntimeError("it was cancelled") if task.cancelled() else task.exception()
-
-    # -- coroutines --------------------------------------------------------------------------------
-
-    def _round(self, timeout_s: float) -> None:
-        """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
-        coroutines, tasks = self._dispatcher.deferral.coroutines, self._tasks
-        assert coroutines is not None
-        assert tasks is not None
-        if timeout_s > 0.0 and self._pass_time is not None:
-            due = tasks.next_due()
-            if due is not None and not tasks.has_ready:
-                self._pass_time(max(0.0, min(timeout_s, due - self._now())))
-                timeout_s = 0.0
-        for source in coroutines.round(timeout_s):
-            self._contact.attend(source)
-        if coroutines.wants_settled:
-            self._publisher.settle()
-            coroutines.settled()
-
-    def _wait_in_rounds(self) -> None:
-        """Sleep until there is something to do; coroutines go on meanwhile, one step at least."""
-        contact = self._contact
-        left = 0.0
-        if not (contact.is_stopping or self._lane.has_events()):
-            left = contact.time_to_beat(self._planned.time_to_timers())
-        self._round(left)
-        self._has_rounded = True
-        contact.beat()
-
-    def _await_room(self) -> None:
-        """Take nothing more while there are too many coroutines; everything else goes on."""
-        if not self._has_too_many():
-            return
-        self._note.clear()
-        # Who awaits the answer to a bind must not wait for those who wait for its end.
-        self._backlog.begin_to_hear(self._in_hand, self._dispatcher.hear_ahead)
-        while self._has_too_many():
-            if self._contact.is_stopping:
-                raise _StoppedInCoroutines
-            self._planned.run_posted()
-            self._planned.run_timers()
-            self._publisher.publish()
-            self._wait_in_rounds()
-            self._backlog.take_in()
-        self._backlog.cease_to_hear()
-        self._publisher.begin_anew()
-
-    def _has_too_many(self) -> bool:
-        coroutines = self._dispatcher.deferral.coroutines
-        return coroutines is not None and coroutines.is_full
+        assert self._rounds is not None
+        return self._rounds.to_end(result, timeout_s)
 
     def _cancel_coroutines(self) -> None:
-        """Have coroutines clean up; what they put out from now on is not sent."""
-        if self._dispatcher.deferral.coroutines is not None:
-            self._dispatcher.deferral.coroutines.cancel(CANCEL_S)
+        if self._rounds is not None:
+            self._rounds.cancel()

@@ -1,0 +1,105 @@
+"""When coroutines take their steps: in rounds, which the worker's loop makes one at a time.
+
+There is one behind each chunk, and where the loop would sleep it is in a round that it does.
+Nothing is published in a round; what a step needs to have settled before it is settled behind the
+round, for the next one. Imported only by workers whose application awaits.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from math import inf
+from typing import Any
+
+from cluster.shared.lane import WorkerLane
+from cluster.worker.coroutines import Coroutines
+from cluster.worker.gateway_contact import GatewayContact
+from cluster.worker.publisher import Publisher
+from cluster.worker.stops import StoppedInStart
+from cluster.worker.task_loop import TaskLoop
+
+__all__ = ["Rounds"]
+
+CANCEL_S = 0.5
+"""Longest time for coroutines that are cancelled, at the end, to clean up."""
+
+
+class Rounds:
+    """Those of one incarnation. For the loop's thread."""
+
+    def __init__(
+        self,
+        tasks: TaskLoop,
+        coroutines: Coroutines,
+        sources: Sequence[int],
+        lane: WorkerLane,
+        contact: GatewayContact,
+        publisher: Publisher,
+        now: Callable[[], float],
+        pass_time: Callable[[float], None] | None,
+    ) -> None:
+        """Let `coroutines` go on in `tasks`, which is entered, and wake up for `sources`.
+
+        Where the clock is turned by hand, `pass_time` does that: by some seconds, for a wait.
+        """
+        self.tasks = tasks
+        self.coroutines = coroutines
+        self.has_waited = False
+        """Whether the loop had a round that slept since it last found nothing to do."""
+        self._lane = lane
+        self._contact = contact
+        self._publisher = publisher
+        self._now = now
+        self._pass_time = pass_time
+        tasks.enter()
+        for source in sources:
+            tasks.watch(source)
+
+    def round(self, timeout_s: float) -> None:
+        """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
+        coroutines = self.coroutines
+        if timeout_s > 0.0 and self._pass_time is not None:
+            due = self.tasks.next_due()
+            if due is not None and not self.tasks.has_ready:
+                self._pass_time(max(0.0, min(timeout_s, due - self._now())))
+                timeout_s = 0.0
+        for source in coroutines.round(timeout_s):
+            self._contact.attend(source)
+        if coroutines.wants_settled:
+            self._publisher.settle()
+            coroutines.settled()
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Sleep, as `GatewayContact.wait` does; coroutines go on meanwhile, one step at least."""
+        contact = self._contact
+        left = 0.0
+        if not (contact.is_stopping or self._lane.has_events()):
+            left = contact.time_to_beat(timeout_s)
+        self.round(left)
+        self.has_waited = True
+        contact.beat()
+
+    def to_end(
+        self, coroutine: Coroutine[Any, Any, Any], timeout_s: float = inf
+    ) -> BaseException | None:
+        """Run what is no handler of a record to its end, alive; return what it raised.
+
+        That is a TimeoutError when it takes more than `timeout_s` seconds. Raises StoppedInStart
+        when the worker is told to stop while it has any time.
+        """
+        contact = self._contact
+        try:
+            task = self.tasks.start(coroutine)
+        except (Exception, SystemExit) as error:
+            return error
+        until = self._now() + timeout_s
+        while not task.done():
+            if contact.is_stopping and timeout_s == inf:
+                raise StoppedInStart
+            self.round(max(0.0, min(until, contact.next_beat) - self._now()))
+            if self._now() >= until and not task.done():
+                return TimeoutError(f"it has not come to its end within {timeout_s:g} s")
+            contact.beat()
+        return RuntimeError("it was cancelled") if task.cancelled() else task.exception()
+
+    def cancel(self) -> None:
+        """Have coroutines clean up; what they put out from now on is not sent."""
+        self.coroutines.cancel(CANCEL_S)
