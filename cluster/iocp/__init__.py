@@ -37,9 +37,9 @@ from cluster.iocp.service import (
     Service,
     ServiceType,
     SessionFactory,
-    SessionSettings,
 )
 from cluster.iocp.session import Session
+from cluster.iocp.session_settings import SessionSettings
 from cluster.iocp.session_state import SessionState
 from cluster.iocp.timers import Timer
 

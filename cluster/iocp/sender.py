@@ -21,7 +21,7 @@ from cluster.iocp.session_state import SessionState
 
 if TYPE_CHECKING:
     from cluster.iocp.driver import Driver
-    from cluster.iocp.service import SessionSettings
+    from cluster.iocp.session_settings import SessionSettings
 
 __all__ = ["Sender"]
 

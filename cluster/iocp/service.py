@@ -5,15 +5,11 @@ lets go of a session when its connection has ended. Sessions know their service 
 service that is dropped takes its sessions with it.
 """
 
-import logging
-import sys
 import weakref
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.errors import MisuseError
@@ -21,8 +17,10 @@ from cluster.iocp.iocp_core import IocpCore
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.listener import Listener
 from cluster.iocp.net_address import NetAddress
+from cluster.iocp.retired_sessions import RetiredSessions
 from cluster.iocp.send_buffer import SendBuffer
-from cluster.iocp.timers import Timer
+from cluster.iocp.send_stalls import SendStalls
+from cluster.iocp.session_settings import SessionSettings
 
 if TYPE_CHECKING:
     from cluster.iocp.session import Session
@@ -33,28 +31,9 @@ __all__ = [
     "Service",
     "ServiceType",
     "SessionFactory",
-    "SessionSettings",
 ]
 
-logger = logging.getLogger("cluster.iocp")
-
 SessionFactory = Callable[[], "Session"]
-
-_STALL_CHECKS = 8
-"""Looks at a session within one `send_stall_timeout_s`: a stall is found at most 1/8 late."""
-
-_RETIRED_MAX = 1_024
-"""Session objects kept for another connection."""
-
-
-def _references_of_a_local() -> int:
-    lone = object()
-    return sys.getrefcount(lone)
-
-
-_REFERENCES_OF_A_LOCAL = _references_of_a_local()
-"""What `getrefcount` says of an object that one local variable refers to: 2 up to Python 3.13,
-1 where arguments are borrowed."""
 
 
 class ServiceType(IntEnum):
@@ -62,38 +41,6 @@ class ServiceType(IntEnum):
 
     SERVER = 0
     CLIENT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """Bounds of every session of a service; sizes in bytes, times in seconds."""
-
-    close_timeout_s: float = 5.0
-    """Longest time that an orderly end may take before it is cut short."""
-    send_queue_bytes_max: int = 1_048_576
-    """Most bytes that may wait to be sent; one more aborts with `send_overflow`."""
-    send_stall_timeout_s: float = 30.0
-    """Longest time that a pending send may make no progress; then `send_stalled`."""
-    send_blocked_bytes: int = sys.maxsize
-    """`on_send_blocked` is called when more than this waits to be sent."""
-    send_ready_bytes: int = 0
-    """`on_send_ready` follows when no more than this waits again."""
-    recv_buffer_bytes_max: int = 131_072
-    """Most bytes that `on_recv` may leave; room for a partial packet and one more recv."""
-
-    def __post_init__(self) -> None:
-        for name in ("close_timeout_s", "send_queue_bytes_max", "send_stall_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be above 0")
-        if not 0 <= self.send_ready_bytes < self.send_blocked_bytes:
-            raise ValueError(
-                f"send_ready_bytes={self.send_ready_bytes}: must be at least 0 and below "
-                f"send_blocked_bytes={self.send_blocked_bytes}"
-            )
-        if self.recv_buffer_bytes_max < 65_536:
-            raise ValueError(
-                f"recv_buffer_bytes_max={self.recv_buffer_bytes_max}: must hold one recv, 65536"
-            )
 
 
 class Service:
@@ -123,9 +70,8 @@ class Service:
         self.settings = settings or SessionSettings()
         # A dict for its order: what is done to all sessions is done in the same order each time.
         self._sessions: dict[Session, None] = {}
-        self._retired: deque[Session] = deque(maxlen=_RETIRED_MAX)
-        self._stall_timer: Timer | None = None
-        self._stalls: dict[Session, tuple[int, int]] = {}
+        self._retired = RetiredSessions()
+        self._stalls = SendStalls(iocp_core, self.settings.send_stall_timeout_s, self._sessions)
         self._reference = weakref.ref(self)
         self._closed = False
         self._close_cause: str | None = None
@@ -177,7 +123,7 @@ class Service:
         """Return a session of this service that is not connected yet."""
         if self._session_factory is None:
             raise MisuseError("a service without a session factory cannot create sessions")
-        session = self._take_retired() or self._session_factory()
+        session = self._retired.take() or self._session_factory()
         session._service = self._reference
         session._core = self._iocp_core
         session._driver = self._iocp_core.driver
@@ -191,18 +137,18 @@ class Service:
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
         self._sessions[session] = None
-        if self._stall_timer is None:
-            self._begin_stall_checks()
+        if not self._stalls.is_planned:
+            self._stalls.begin()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
         self._sessions.pop(session, None)
-        self._stalls.pop(session, None)
+        self._stalls.forget(session)
 
     def retire_session(self, session: "Session") -> None:
         """Take a session whose last callback has returned; it may serve again."""
         if session.recyclable and not self._closed:
-            self._retired.append(session)
+            self._retired.add(session)
 
     def broadcast(self, data: SendBuffer | Buffer) -> int:
         """Queue `data` for every connected session without a copy; return for how many."""
@@ -214,58 +160,9 @@ class Service:
         self._close_cause = cause
         self._closed = True
         self._retired.clear()
-        with self._lock:
-            if self._stall_timer is not None:
-                self._stall_timer.cancel()
-                self._stall_timer = None
+        self._stalls.stop()
         for session in list(self._sessions):
             session.disconnect(cause)
-
-    def _take_retired(self) -> "Session | None":
-        """Return a session that served before and that nobody can reach any more.
-
-        A reference that someone kept would speak to another client's connection, so an object
-        is used again only if this function holds the one reference to it.
-        """
-        while self._retired:
-            try:
-                session = self._retired.popleft()
-            except IndexError:  # another thread has taken it
-                return None
-            held_elsewhere = sys.getrefcount(session) > _REFERENCES_OF_A_LOCAL
-            if not held_elsewhere and weakref.getweakrefcount(session) == 0:
-                session._recycle()
-                return session
-        return None
-
-    def _begin_stall_checks(self) -> None:
-        with self._lock:
-            if self._stall_timer is None:
-                self._plan_stall_check()
-
-    def _plan_stall_check(self) -> None:
-        self._stall_timer = self._iocp_core.call_later(
-            self.settings.send_stall_timeout_s / _STALL_CHECKS, _weak_call(self._check_stalls)
-        )
-
-    def _check_stalls(self) -> None:
-        """Abort every session whose pending send has made no progress for too long."""
-        before, self._stalls = self._stalls, {}
-        for session in list(self._sessions):
-            if not session.send_registered:
-                continue
-            sent, checks = before.get(session, (-1, 0))
-            checks = checks + 1 if sent == session.sent_bytes else 0
-            if checks >= _STALL_CHECKS:
-                session.abort(Cause.SEND_STALLED)
-            else:
-                self._stalls[session] = (session.sent_bytes, checks)
-                if session not in self._sessions:  # released in another thread meanwhile
-                    self._stalls.pop(session, None)
-        with self._lock:
-            self._stall_timer = None
-            if self._sessions and not self._closed:
-                self._plan_stall_check()
 
 
 class ServerService(Service):
@@ -352,15 +249,15 @@ class ServerService(Service):
         with self._lock:  # whoever looks for a slot must not count it twice, or not at all
             self._expected.pop(session, None)
             self._sessions[session] = None
-        if self._stall_timer is None:
-            self._begin_stall_checks()
+        if not self._stalls.is_planned:
+            self._stalls.begin()
 
     def release_session(self, session: "Session") -> None:
         self._expected.pop(session, None)
         # `Service.release_session`, written out for the path that every connection takes.
         self._sessions.pop(session, None)
-        if self._stalls:
-            self._stalls.pop(session, None)
+        if self._stalls.seen:
+            self._stalls.forget(session)
         self._listener.replenish()
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
@@ -423,8 +320,8 @@ class ClientService(Service):
         with self._lock:  # whoever looks for a slot must not count it twice, or not at all
             self._connecting.pop(session, None)
             self._sessions[session] = None
-        if self._stall_timer is None:
-            self._begin_stall_checks()
+        if not self._stalls.is_planned:
+            self._stalls.begin()
 
     def release_session(self, session: "Session") -> None:
         self._connecting.pop(session, None)
@@ -434,15 +331,3 @@ class ClientService(Service):
         super().close_service(cause)
         for session in list(self._connecting):
             session.abort(cause)
-
-
-def _weak_call(method: Callable[[], Any]) -> Callable[[], None]:
-    """Call a bound method without keeping its object alive."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        target = reference()
-        if target is not None:
-            target()
-
-    return call

@@ -35,7 +35,8 @@ from cluster.iocp.timers import Timer
 if TYPE_CHECKING:
     from cluster.iocp.driver import Driver
     from cluster.iocp.iocp_core import IocpCore
-    from cluster.iocp.service import Service, SessionSettings
+    from cluster.iocp.service import Service
+    from cluster.iocp.session_settings import SessionSettings
 
 __all__ = ["Session"]
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from threading import get_ident
 
 from cluster.iocp.driver.contract import Completion, Handle
@@ -92,9 +93,10 @@ class UringDriver(QueuedDriver):
         self._operations = Operations(self._ring)
         self._recvs = Recvs(self._ring, self._operations, self._buffers, self._ready, self._ends)
         self._sends = PendingSends(self._operations, self._ready)
-        self._accepts = Accepts(self._operations, self._ready, self._new_handle)
+        self._accepts = Accepts(self._operations, self._ready, partial(UringHandle, self))
         self._watches = Watches(self._operations, self._ready)
         self._open: set[UringHandle] = set()
+        """Handles from when they are made until they are closed."""
         self._closing: deque[tuple[UringHandle, socket.SocketType]] = deque()
         """Handles that other threads closed, with sockets that the kernel may hold yet."""
         self._is_enabled = False
@@ -106,19 +108,13 @@ class UringDriver(QueuedDriver):
         self._check_open()
         sock = open_listening_socket(address, backlog, shares_port)
         set_no_delay(sock)  # those that it accepts inherit it
-        handle = self._new_handle(sock)
+        handle = UringHandle(self, sock)
         handle.accepts = deque()
         return handle
 
     def open_socket(self, remote: NetAddress) -> Handle:
         self._check_open()
-        sock = open_stream_socket(remote)
-        return self._new_handle(sock)
-
-    def _new_handle(self, sock: socket.SocketType) -> UringHandle:
-        handle = UringHandle(self, sock)
-        self._open.add(handle)
-        return handle
+        return UringHandle(self, open_stream_socket(remote))
 
     # -- operations --------------------------------------------------------------------------------
 

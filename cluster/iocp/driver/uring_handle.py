@@ -58,6 +58,7 @@ class UringHandle(SocketHandle):
         self.send_is_cancelled = False
         """Whether it was asked to end the send or connect that is registered."""
         self.accepts: deque[AcceptEvent] | None = None
+        driver._open.add(self)
 
     def close(self) -> None:
         if self.sock is None:

@@ -25,6 +25,8 @@ _RECV = 27
 _SQE_BUFFER_SELECT = 1 << 5
 _RECV_MULTISHOT = 1 << 1
 
+_EOF = Cause.EOF
+
 
 class Recvs:
     """The recvs of one ring, at most one on each handle. For the polling thread.
@@ -156,7 +158,11 @@ class Recvs:
         if handle.end is None:
             self._ready.add_cancelled(event)
         else:
-            _note_end(event, handle.end)
+            # `_note_end`, written out: each connection has one.
+            if handle.end:
+                event.fail(classify_os_error(handle.end), handle.end)
+            else:
+                event.error = _EOF
             self._ends.append((event, 0))
 
     def _forget_armed(self, number: int) -> UringHandle:
@@ -188,4 +194,4 @@ def _note_end(event: IocpEvent, end: int) -> None:
     if end:
         event.fail(classify_os_error(end), end)
     else:
-        event.error = Cause.EOF
+        event.error = _EOF

@@ -1,0 +1,103 @@
+"""Finds sends that make no progress, and ends their sessions.
+
+All sessions of a service are looked at a few times within the timeout, so that a send costs
+nothing for it.
+"""
+
+import weakref
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from cluster.iocp.causes import Cause
+from cluster.iocp.timers import Timer
+
+if TYPE_CHECKING:
+    from cluster.iocp.iocp_core import IocpCore
+    from cluster.iocp.session import Session
+
+__all__ = ["SendStalls"]
+
+_LOOKS = 8
+"""Looks at a session within one timeout: a stall is found at most 1/8 late."""
+
+
+class SendStalls:
+    """Looks at the sessions of one service as long as there are any. Dispatching threads."""
+
+    __slots__ = (
+        "__weakref__",
+        "_core",
+        "_lock",
+        "_sessions",
+        "_stopped",
+        "_timeout_s",
+        "_timer",
+        "is_planned",
+        "seen",
+    )
+
+    def __init__(
+        self, core: "IocpCore", timeout_s: float, sessions: "Mapping[Session, object]"
+    ) -> None:
+        """`sessions` are the connected ones, kept by their service."""
+        self._core = core
+        self._timeout_s = timeout_s
+        self._sessions = sessions
+        self.seen: dict[Session, tuple[int, int]] = {}
+        """Of those with a pending send: what it had sent at the last look, and for how many looks
+        it has been so."""
+        self._timer: Timer | None = None
+        self.is_planned = False
+        """Whether there will be another look."""
+        self._stopped = False
+        self._lock = Lock()  # for what several dispatching threads decide
+
+    def begin(self) -> None:
+        """Look at the sessions from now on, unless that is planned already: there is one."""
+        with self._lock:
+            if not self.is_planned:
+                self._plan()
+
+    def forget(self, session: "Session") -> None:
+        """The session has ended."""
+        self.seen.pop(session, None)
+
+    def stop(self) -> None:
+        """Look no more: the service has closed, and its sessions have a time in which to end."""
+        with self._lock:
+            self._stopped = True
+            self.is_planned = False
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _plan(self) -> None:
+        # Not by a bound method: a service that is dropped must not be kept by its timer.
+        reference = weakref.ref(self)
+
+        def look() -> None:
+            stalls = reference()
+            if stalls is not None:
+                stalls._look()
+
+        self.is_planned = True
+        self._timer = self._core.call_later(self._timeout_s / _LOOKS, look)
+
+    def _look(self) -> None:
+        """Abort every session whose pending send has made no progress for too long."""
+        before, self.seen = self.seen, {}
+        for session in list(self._sessions):
+            if not session.send_registered:
+                continue
+            sent, looks = before.get(session, (-1, 0))
+            looks = looks + 1 if sent == session.sent_bytes else 0
+            if looks >= _LOOKS:
+                session.abort(Cause.SEND_STALLED)
+            else:
+                self.seen[session] = (session.sent_bytes, looks)
+                if session not in self._sessions:  # released in another thread meanwhile
+                    self.seen.pop(session, None)
+        with self._lock:
+            self.is_planned = False
+            if self._sessions and not self._stopped:
+                self._plan()
