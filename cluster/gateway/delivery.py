@@ -8,7 +8,7 @@ from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.lane import Commit
-from cluster.shared.note import HandlerCall
+from cluster.shared.note import SEVERAL, HandlerCall
 from cluster.shared.records import (
     BOUND,
     CLOSED,
@@ -56,7 +56,7 @@ class Delivery(NamedTuple):
 
 
 def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
-    """Return what `call` is about; None if it is done, or never was.
+    """Return what `call` is about, the first if it is several; None if it is done, or never was.
 
     `call` comes from a worker, which may be broken in any way.
     """
@@ -75,15 +75,16 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     kind, session, _, packet_count, record = entry
     if kind != PACKETS:
         return _event(kind, session, record[RECORD_BYTES:]) if call.packet_index == 0 else None
-    if not 0 <= call.packet_index < packet_count:
+    index = 0 if call.packet_index == SEVERAL else call.packet_index
+    if not 0 <= index < packet_count:
         return None
     offset = PACKETS_OVERHEAD
-    for _ in range(call.packet_index):
+    for _ in range(index):
         offset += HEADER.unpack_from(record, offset)[0]
     size, packet_id = HEADER.unpack_from(record, offset)
     first_sequence = SEQUENCE.unpack_from(record, RECORD_BYTES)[0]
     payload = record[offset + HEADER_BYTES : offset + size]
-    return Delivery("packet", session, packet_id, first_sequence + call.packet_index, payload)
+    return Delivery("packet", session, packet_id, first_sequence + index, payload)
 
 
 def _deferred_delivery(call: DeferredCall) -> Delivery | None:

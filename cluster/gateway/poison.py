@@ -3,13 +3,15 @@
 A call that was in hand at as many deaths in a row as are allowed is poison: it is to be set
 aside, and that stays so, whatever else happens, until it is done for good. Before that it is
 a suspect, from the first death on. A death with nothing in hand accuses nobody and acquits
-nobody; one with another call in hand starts a new count.
+nobody; one with another call in hand starts a new count. One over several packets at once is
+counted for the first of them and sets nothing aside: a successor, who gets them one at a time,
+shows which it is.
 """
 
 from collections.abc import Container
 
 from cluster.shared.lane import Commit
-from cluster.shared.note import HandlerCall
+from cluster.shared.note import SEVERAL, HandlerCall
 
 __all__ = ["DeathCount"]
 
@@ -37,12 +39,18 @@ class DeathCount:
             if self.suspect is not None and self.suspect.is_resumption:
                 self._acquit()  # that call had come back: it comes first in each life
             return False
+        are_several = call.packet_index == SEVERAL
+        if are_several:
+            call = call._replace(packet_index=0)
         if call in self._set_aside:
             return False
         if call != self.suspect:
             self.suspect, self.deaths = call, 0
         self.deaths += 1
         if self.deaths < self.max_redeliveries:
+            return False
+        if are_several:
+            self._acquit()
             return False
         if not call.is_resumption:  # which is in no record that a successor could skip
             self._set_aside.append(call)

@@ -36,6 +36,7 @@ __all__ = [
     "INDEX_BITS",
     "INDEX_MASK",
     "NOTE_BYTES",
+    "SEVERAL",
     "HandlerCall",
     "NoteReader",
     "NoteWriter",
@@ -57,6 +58,10 @@ _SINCE, _SESSION = 1, 2
 _RESUMED = 1 << 63
 INDEX_MASK = (1 << INDEX_BITS) - 1
 
+SEVERAL = INDEX_MASK
+"""In the place of the index: all packets of the record are in hand together. No packet has it, as
+a record has no more than 65,535."""
+
 _ATTEMPTS = 100
 """Readings of a note that changes all the time; then what is in hand is so only for moments."""
 
@@ -64,8 +69,8 @@ _ATTEMPTS = 100
 class HandlerCall(NamedTuple):
     """One call of a handler, the same in every life that makes it again.
 
-    Of packet `packet_index` of the record at `position`, of the whole record if it is no record
-    of packets; of `on_resumed` for `session` if `position` is 0.
+    Of packet `packet_index` of the record at `position`, or `SEVERAL`, of the whole record if it is
+    no record of packets; of `on_resumed` for `session` if `position` is 0.
     """
 
     position: int

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.packet_framing import HEADER_BYTES, split_packets
 from cluster.shared.lane import Commit, InboundChunk
-from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, HandlerCall, NoteWriter
+from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, SEVERAL, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BOUND,
     CLOSED,
@@ -219,7 +219,8 @@ class Dispatcher:
                 several = Packets(data[start:offset], count)
                 if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
                     session.sequence = sequence
-                    note_words[CALL] = position << INDEX_BITS
+                    call = position << INDEX_BITS
+                    note_words[CALL] = call if count == 1 else call | SEVERAL
                     outbox.call_start = mark = outbox.num_bytes
                     try:
                         result = together(session, several)

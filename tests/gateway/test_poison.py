@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cluster.gateway.poison import DeathCount
 from cluster.shared.lane import START, Commit
-from cluster.shared.note import HandlerCall
+from cluster.shared.note import SEVERAL, HandlerCall
 
 ONE, TWO = HandlerCall(5, 0), HandlerCall(5, 3)
 RESUMED = HandlerCall(0, 0, 77)
@@ -43,6 +43,17 @@ def test_a_death_over_another_call_begins_a_new_count():
 def test_a_death_with_nothing_in_hand_neither_counts_nor_acquits():
     count = DeathCount(3)
     assert _died(count, ONE, None, ONE, None, None, ONE) == [False] * 5 + [True]
+
+
+def test_of_several_in_hand_the_first_is_suspect_and_that_death_alone_sets_nothing_aside():
+    several = HandlerCall(5, SEVERAL)
+    count = DeathCount(2)
+    assert _died(count, several) == [False]
+    assert count.suspects(START) == [(ONE, False)]
+    assert _died(count, ONE) == [True]
+    count = DeathCount(1)
+    assert _died(count, several, TWO) == [False, True]
+    assert count.suspects(START) == [(TWO, True)]
 
 
 def test_a_resumption_that_came_back_in_a_later_life_is_acquitted():

@@ -17,7 +17,7 @@ from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, ShardReport
 from cluster.shared.node_status import InHand
-from cluster.shared.note import CALL, INDEX_BITS, NoteWriter, open_note
+from cluster.shared.note import CALL, INDEX_BITS, SEVERAL, NoteWriter, open_note
 from cluster.shared.records import BOUND, CLOSED, MESSAGE, OPENED
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.shard_ids import ShardId
@@ -210,6 +210,17 @@ def test_the_packet_in_hand_is_told_from_the_log(ward: Ward):
     assert ward.quarantine.in_hand(ward.shards[1]) is None
 
 
+def test_of_packets_that_are_in_hand_together_the_first_is_told(ward: Ward):
+    _, _, note = ward.live()
+    note.begin()
+    note.words[CALL] = (2 << INDEX_BITS) + SEVERAL
+    in_hand = ward.quarantine.in_hand(ward.shards[0])
+    assert in_hand is not None
+    assert (in_hand.packet_id, in_hand.sequence) == (40, 11)
+    note.words[CALL] = (1 << INDEX_BITS) + SEVERAL
+    assert ward.quarantine.in_hand(ward.shards[0]) is None, "an event is never one of several"
+
+
 def test_what_the_commit_covers_is_not_in_hand(ward: Ward):
     _, lane, note = ward.live()
     note.words[CALL] = (2 << INDEX_BITS) + 1
@@ -252,6 +263,17 @@ def test_a_successor_is_told_of_the_suspect_and_then_to_set_it_aside(ward: Ward)
     ward.end()
     assert ward.live()[0].suspects == []
     assert ward.count("dead_letters") == 1
+
+
+def test_a_death_over_several_packets_is_blamed_on_none_of_them(tmp_path: Path):
+    ward = Ward(tmp_path / "run", max_redeliveries=1)
+    ward.append_opened()
+    ward.append_packets(b"one", b"two", b"")
+    ward.die(2, SEVERAL)
+    assert ward.letters() == []
+    ward.die(2, 1)
+    (letter,) = ward.letters()
+    assert (letter.sequence, letter.payload) == (12, b"two")
 
 
 def test_what_is_set_aside_is_a_dead_letter(ward: Ward):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
-from cluster.shared.note import CALL, NoteWriter
+from cluster.shared.note import CALL, INDEX_BITS, SEVERAL, NoteWriter
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, OutputTooLarge, Packets, Session
@@ -72,7 +72,7 @@ def test_what_came_together_is_one_call_and_one_step_of_the_commit():
     assert bench.sent == [(1, stream(*ABC)), (1, stream((4, b"d")))]
 
 
-def test_during_the_call_the_first_packet_is_in_hand_and_behind_it_none():
+def test_during_the_call_all_of_its_packets_are_in_hand_and_behind_it_none():
     bench = Bench()
     seen: list[Any] = []
 
@@ -80,12 +80,13 @@ def test_during_the_call_the_first_packet_is_in_hand_and_behind_it_none():
         seen.append((bench.dispatcher.commit, bench.note.words[CALL]))
 
     bench.app.packets_handler = look
-    bench.run(opened(), packets(*ABC))
-    ((commit, call),) = seen
-    assert commit == Commit(2, 0)
-    assert call == 2 << 16
+    bench.run(opened(), packets(*ABC), packets((4, b"d"), first_sequence=4))
+    assert seen == [
+        (Commit(2, 0), (2 << INDEX_BITS) + SEVERAL),
+        (Commit(3, 0), 3 << INDEX_BITS),  # one alone is that one
+    ]
     assert bench.note.words[CALL] == 0
-    assert bench.dispatcher.sessions[1].sequence == 3
+    assert bench.dispatcher.sessions[1].sequence == 4
 
 
 def test_a_call_that_raises_leaves_nothing_but_the_end_of_its_session(
