@@ -195,6 +195,7 @@ class Dispatcher:
         # A packet that kills is to be found: what may have been in hand before comes one by one.
         is_new = packets_max == MANY and not (index or self.deferral.is_redelivering)
         together = self._app.packets_handler if is_new else None
+        together_max = outbox.max_batch_bytes  # so that to send all of them back fits in any case
         packets: Iterable[tuple[int, bytes]]
         self._note.begin()
         while offset < end:
@@ -215,7 +216,12 @@ class Dispatcher:
                 index = 0
                 continue
             start, offset = offset + PACKETS_OVERHEAD, offset + length
-            if together is not None and session.is_open and not session.is_busy:
+            if (
+                together is not None
+                and length <= together_max
+                and session.is_open
+                and not session.is_busy
+            ):
                 several = Packets(data[start:offset], count)
                 if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
                     session.sequence = sequence

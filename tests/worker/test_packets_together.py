@@ -170,6 +170,13 @@ def test_all_of_a_call_is_bounded_together():
     assert bench.outbox.num_bytes == len(stream(*ABC)) + RECORD_BYTES
 
 
+def test_more_than_one_call_could_send_back_comes_one_at_a_time():
+    bench = Bench(max_batch_bytes=len(stream(*ABC)) + RECORD_BYTES - 1)
+    bench.run(opened(), packets(*ABC), packets((4, b"d"), first_sequence=4))
+    assert bench.calls == [(1, n + 1, [packet]) for n, packet in enumerate([*ABC, (4, b"d")])]
+    assert bench.sent == [(1, stream(packet)) for packet in [*ABC, (4, b"d")]]
+
+
 def test_sends_of_several_and_of_one_keep_their_order_for_each_session():
     bench = Bench()
 
