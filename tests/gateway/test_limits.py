@@ -316,6 +316,18 @@ def test_a_client_within_its_rate_is_never_limited(timed_gateway: MakeGateway):
     assert peer.ended is not None
 
 
+def test_packets_that_come_one_by_one_are_counted_together(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(packets_per_s=1, packets_burst=3))
+    world.start_worker()
+    peer = world.connect()
+    for _ in range(3):
+        say(world, peer)
+    assert peer.ended is None
+    say(world, peer)
+    assert peer.ended is not None
+    assert world.count("rate_limited_packets_per_s") == 1
+
+
 def test_bytes_have_a_rate_of_their_own(timed_gateway: MakeGateway):
     packet = make_packet(1, b"b" * 996)
     world = timed_gateway(

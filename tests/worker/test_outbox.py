@@ -138,15 +138,22 @@ def test_sends_of_a_session_that_follow_one_another_are_one_run_until_something_
     ]
 
 
-@given(st.lists(st.sampled_from(SESSIONS), max_size=12), st.integers(0, 12))
-def test_a_batch_of_sends_alone_is_one_record_for_each_session(numbers: list[int], taken: int):
+@given(
+    st.lists(st.tuples(st.sampled_from(SESSIONS), st.booleans()), max_size=12), st.integers(0, 12)
+)
+def test_a_batch_of_sends_alone_is_one_record_for_each_session(
+    numbers: list[tuple[int, bool]], taken: int
+):
     outbox = Outbox(1 << 20)
     sessions = {number: Session(number, "", outbox, 100) for number in SESSIONS}
     for _ in range(2):  # what is remembered of one batch is of no meaning in the next
         sent: defaultdict[int, bytes] = defaultdict(bytes)
-        for count, number in enumerate(numbers):
+        for count, (number, as_several) in enumerate(numbers):
             mark = outbox.mark()
-            sessions[number].send(number, b"%d" % count)
+            if as_several:
+                sessions[number].send_packets([(number, b"%d" % count)])
+            else:
+                sessions[number].send(number, b"%d" % count)
             if count == taken:
                 outbox.take_back(mark)
             else:
@@ -214,9 +221,12 @@ def test_the_bound_is_that_of_one_call_whatever_was_put_out_before_it(earlier: i
     outbox.add(SEND, 1, b"x" * (60 - RECORD_BYTES))
 
 
+SEVERAL = -2
+
 OUTPUTS = st.lists(
     st.one_of(
         st.tuples(st.just(SEND), st.sampled_from(SESSIONS), st.binary(min_size=1, max_size=4)),
+        st.tuples(st.just(SEVERAL), st.sampled_from(SESSIONS), st.binary(max_size=3)),
         st.tuples(st.just(BROADCAST), st.just(0), st.binary(min_size=1, max_size=4)),
         st.tuples(st.just(DISCONNECT), st.sampled_from(SESSIONS), st.just(b"bye")),
         st.tuples(st.just(-1), st.integers(0, 5), st.just(b"")),  # take back the last few
@@ -254,6 +264,12 @@ def test_every_client_sees_what_was_put_out_in_that_order(outputs: list[tuple[in
             sessions[session].send(1, payload)
             model.append((SEND, session, make_packet(1, payload)))
             marks.append(outbox.mark())
+        elif kind == SEVERAL:
+            sessions[session].send_packets([(byte, payload) for byte in payload])
+            if payload:
+                packets = [make_packet(byte, payload) for byte in payload]
+                model.append((SEND, session, b"".join(packets)))
+                marks.append(outbox.mark())
         else:
             outbox.add(kind, session, payload)
             model.append((kind, session, payload))

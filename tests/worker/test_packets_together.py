@@ -80,10 +80,10 @@ def test_during_the_call_all_of_its_packets_are_in_hand_and_behind_it_none():
         seen.append((bench.dispatcher.commit, bench.note.words[CALL]))
 
     bench.app.packets_handler = look
-    bench.run(opened(), packets(*ABC), packets((4, b"d"), first_sequence=4))
+    bench.run(opened(), packets((4, b"d")), packets(*ABC, first_sequence=2))
     assert seen == [
-        (Commit(2, 0), (2 << INDEX_BITS) + SEVERAL),
-        (Commit(3, 0), 3 << INDEX_BITS),  # one alone is that one
+        (Commit(2, 0), 2 << INDEX_BITS),  # one alone is that one
+        (Commit(3, 0), (3 << INDEX_BITS) + SEVERAL),
     ]
     assert bench.note.words[CALL] == 0
     assert bench.dispatcher.sessions[1].sequence == 4
@@ -221,6 +221,38 @@ def test_a_coroutine_gets_one_at_a_time(make_bench: MakeBench):
     run(bench)
     assert seen == [[packet] for packet in several]
     assert b"".join(payload for _, payload in sent(bench)) == stream(*several)
+
+
+def test_packets_behind_a_coroutine_of_their_session_wait_for_it_each_for_itself(
+    make_bench: MakeBench,
+):
+    bench = make_bench()
+    seen: list[Any] = []
+    several = [(11, b"a"), (12, b"bb")]
+
+    @bench.app.on_packet(9)
+    async def take_long(session: Session, payload: bytes) -> None:
+        while not seen:  # until the last record is handled
+            await asyncio.sleep(0)
+        seen.append("done")
+
+    @bench.app.on_packets
+    def answer(session: Session, packets: Packets) -> None:
+        seen.append((session.id, session.sequence, list(packets)))
+        if session.id == 1 and session.sequence == 3:
+            bench.finish()
+
+    open_sessions(bench, 1, 2)
+    send(bench, 1, (9, b""))
+    send(bench, 1, *several, first=2)
+    send(bench, 2, *several)
+    run(bench)
+    assert seen == [
+        (2, 1, several),
+        "done",
+        (1, 2, [several[0]]),
+        (1, 3, [several[1]]),
+    ]
 
 
 def test_a_plain_function_that_returns_a_coroutine_is_told_so(caplog: pytest.LogCaptureFixture):

@@ -130,6 +130,7 @@ def test_a_session_ends_once_and_takes_nothing_more():
     assert not session.is_open
     session.disconnect(Cause.KICKED)
     session.send(2, b"too late")
+    session.send_packets([(3, b"too late")])
     assert [(kind, data) for kind, _, data in sent(session)] == [
         (SEND, make_packet(1, b"last words")),
         (DISCONNECT, b"the game is over"),
@@ -141,6 +142,8 @@ def test_misuse_of_an_ended_session_is_told_all_the_same():
     session.disconnect()
     with pytest.raises(ValueError, match="packet id"):
         session.send(-1)
+    with pytest.raises(ValueError, match="packet id"):
+        session.send_packets([(-1, b"")])
     with pytest.raises(ValueError, match="cause"):
         session.disconnect("")
 
