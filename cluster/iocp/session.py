@@ -49,14 +49,14 @@ _FLUSHING, _CANCELLING = SessionState.FLUSHING, SessionState.CANCELLING
 _ESTABLISHED, _DISCONNECT = SessionEvent.ESTABLISHED, SessionEvent.DISCONNECT
 _DRAINED, _QUIET = SessionEvent.DRAINED, SessionEvent.QUIET
 _EOF = Cause.EOF
-_RECV, _SEND, _POST, _ACCEPT = EventType.RECV, EventType.SEND, EventType.POST, EventType.ACCEPT
+_RECV, _SEND, _POST = EventType.RECV, EventType.SEND, EventType.POST
 
 
 class Session(Sender):
     """A connection of a service. Subclass it and override the callbacks.
 
     A service makes sessions through its factory and keeps a connected one alive; the session
-    knows its service by a weak reference.
+    knows its service by a weak reference. `send` and the callbacks about sends are in `Sender`.
     """
 
     __slots__ = (

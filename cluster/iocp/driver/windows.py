@@ -14,8 +14,9 @@ from threading import Lock, get_ident
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Completion, Handle
+from cluster.iocp.driver.outcomes import let_go
 from cluster.iocp.driver.windows_handle import WindowsHandle
-from cluster.iocp.driver.windows_operations import Operations, begin, let_go
+from cluster.iocp.driver.windows_operations import Operations, begin
 from cluster.iocp.driver.windows_port import BATCH_MAX, CompletionPort
 from cluster.iocp.driver.windows_watches import Watches
 from cluster.iocp.errors import DriverClosedError, EventInFlightError, MisuseError
@@ -107,7 +108,7 @@ class WindowsDriver:
         """Close the socket of a handle, or keep it for another client (lock held)."""
         self._open.discard(handle)
         keep = self._reuse_sockets and handle.may_be_reused and not self._closed
-        if not keep or not self._operations.recycle(handle, sock):
+        if not keep or not self._operations.spares.recycle(handle, sock):
             sock.close()
 
     # -- operations --------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion
+from cluster.iocp.driver.outcomes import let_go
 from cluster.iocp.driver.windows_handle import Operation, WindowsHandle
 from cluster.iocp.driver.windows_port import new_overlapped
+from cluster.iocp.driver.windows_spares import SpareSockets
 from cluster.iocp.errors import EventInFlightError, MisuseError, classify_os_error
 from cluster.iocp.iocp_event import (
     AcceptEvent,
@@ -28,7 +30,7 @@ from cluster.iocp.iocp_event import (
 from cluster.iocp.net_address import NetAddress
 from cluster.iocp.socket_utils import set_no_delay
 
-__all__ = ["OPERATION_ABORTED", "Operations", "begin", "let_go"]
+__all__ = ["OPERATION_ABORTED", "Operations", "begin"]
 
 logger = logging.getLogger("cluster.iocp")
 
@@ -40,10 +42,6 @@ _JOIN_BYTES_MAX = 65_536
 A buffer that does not fit is sent alone and uncopied, and the rest follows as it does after any
 partial send."""
 
-_SPARES_MAX = 1_024
-"""Most sockets that are kept for later accepts, or are being made fit for one."""
-
-_TF_REUSE_SOCKET = 2
 _SO_UPDATE_ACCEPT_CONTEXT = 0x700B
 _SO_UPDATE_CONNECT_CONTEXT = 0x7010
 _SOCKET = struct.Struct("P")
@@ -59,7 +57,7 @@ class Operations:
     and the queue are atomic in CPython.
     """
 
-    __slots__ = ("_in_flight", "_new_handle", "_ready", "_recycling", "_spares")
+    __slots__ = ("_in_flight", "_new_handle", "_ready", "spares")
 
     def __init__(
         self, ready: deque[Completion], new_handle: Callable[[socket.socket, bool], WindowsHandle]
@@ -68,8 +66,7 @@ class Operations:
         self._in_flight: dict[int, Operation] = {}
         self._ready = ready
         self._new_handle = new_handle
-        self._spares: deque[socket.socket] = deque()
-        self._recycling = 0
+        self.spares = SpareSockets(self._in_flight)
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -185,7 +182,7 @@ class Operations:
     ) -> None:
         event.accepted = event.address = None
         assert handle.sock is not None
-        sock = self._take_spare(handle.sock.family)
+        sock = self.spares.take(handle.sock.family)
         is_reused = sock is not None
         try:
             if sock is None:
@@ -227,7 +224,7 @@ class Operations:
         event, handle = operation.event, operation.handle
         kind = event.event_type
         if kind is EventType.DISCONNECT:
-            self._recycled(operation)
+            self.spares.add(operation)
             return
         try:
             operation.overlapped.getresult()
@@ -268,54 +265,11 @@ class Operations:
         event.accepted = accepted
         event.address = address
 
-    # -- sockets that serve again ------------------------------------------------------------------
-
-    def recycle(self, handle: WindowsHandle, sock: socket.socket) -> bool:
-        """End the connection of a closed handle and keep its socket for a later accept.
-
-        False when there are enough of them, or it cannot be had: the socket stays the caller's.
-        It serves again when the system is through with the connection, TIME_WAIT included.
-        """
-        if len(self._spares) + self._recycling >= _SPARES_MAX:
-            return False
-        operation = Operation(handle, IocpEvent(EventType.DISCONNECT))
-        operation.accepted = sock
-        address = operation.overlapped.address
-        self._in_flight[address] = operation
-        self._recycling += 1
-        try:
-            operation.overlapped.DisconnectEx(handle.fd, _TF_REUSE_SOCKET)
-        except OSError:
-            del self._in_flight[address]
-            self._recycling -= 1
-            return False
-        return True
-
-    def _recycled(self, operation: Operation) -> None:
-        sock = operation.accepted
-        assert sock is not None
-        self._recycling -= 1
-        try:
-            operation.overlapped.getresult()
-        except OSError:
-            sock.close()
-        else:
-            self._spares.append(sock)
-
-    def _take_spare(self, family: int) -> socket.socket | None:
-        for _ in range(len(self._spares)):
-            sock = self._spares.popleft()
-            if sock.family == family:
-                return sock
-            self._spares.append(sock)
-        return None
-
     # -- closing -----------------------------------------------------------------------------------
 
     def cancel_all(self) -> None:
         """Ask for the end of everything, and keep no socket."""
-        while self._spares:
-            self._spares.popleft().close()
+        self.spares.close()
         for operation in list(self._in_flight.values()):
             operation.cancel()
 
@@ -355,13 +309,6 @@ def begin(event: IocpEvent) -> None:
     event.error = None
     event.raw_error = 0
     event.data = None
-
-
-def let_go(event: IocpEvent) -> None:
-    """Give an event back that nobody will be told of."""
-    event.in_flight = False
-    event.owner = None
-    event.release()
 
 
 def _check_send(handle: WindowsHandle) -> None:

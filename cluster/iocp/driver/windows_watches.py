@@ -11,7 +11,8 @@ from threading import Lock
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.descriptor_watcher import DescriptorWatcher
-from cluster.iocp.driver.windows_operations import OPERATION_ABORTED, begin, let_go
+from cluster.iocp.driver.outcomes import let_go
+from cluster.iocp.driver.windows_operations import OPERATION_ABORTED, begin
 from cluster.iocp.iocp_event import IocpEvent
 
 __all__ = ["Watches"]
