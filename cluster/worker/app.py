@@ -218,8 +218,10 @@ class App:
         has a handler of its own.
 
         Raises TypeError for a handler that cannot be called so, ValueError where there is an
-        `on_any`.
+        `on_any` or another one.
         """
+        if self._has_packets_handler:
+            raise ValueError("on_packets has a handler already, which takes all of them")
         if self.any_handler is not None:
             raise ValueError(_ONE_OF_TWO)
         self._checked(handler, "session", "packets")
