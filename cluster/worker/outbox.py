@@ -108,29 +108,6 @@ class Outbox:
         self.num_bytes = num_bytes
         self._append(kind, session, payload)
 
-    def add_sends(self, sender: object, session: int, stream: bytes, last_batch: int) -> int:
-        """Append packets to `session`, to go on with the last run if that is of `sender`.
-
-        `last_batch` is in which batch the sender has begun a run; returns in which it has now.
-        OutputTooLarge, and nothing is taken, when it is too much.
-        """
-        num_bytes = self.num_bytes + len(stream) + RECORD_BYTES
-        if num_bytes > self.max_batch_bytes:
-            self.check_call(num_bytes)
-        self.num_bytes = num_bytes
-        if self.sender is sender:
-            if self.run is not None:
-                self.run.append(stream)
-            else:
-                self.make_list(stream)
-            return last_batch
-        self.sender = sender
-        self.run = None
-        self.runs.append(RECORD.pack(RECORD_BYTES + len(stream), SEND, 0, session) + stream)
-        if last_batch == self.batch:
-            self.has_repeats = True
-        return self.batch
-
     def add_commit(self, kind: int, session: int, payload: bytes) -> None:
         """Append what a handler call commits beside its output; a few bytes, always taken."""
         self.num_bytes += len(payload) + RECORD_BYTES

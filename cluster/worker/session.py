@@ -15,6 +15,7 @@ from cluster.shared.records import (
     DISCONNECT,
     JOIN,
     LEAVE,
+    RECORD,
     RECORD_BYTES,
     SAVE,
     SAVE_BYTES_MAX,
@@ -30,6 +31,7 @@ from cluster.worker.packet_stream import Packets, bad_packet_id, join_packets, t
 __all__ = ["Session"]
 
 _pack_header = HEADER.pack
+_pack_record = RECORD.pack
 _pack_send = Struct("<IHHQHH").pack
 """Of a record of one packet, all that stands ahead of the payload."""
 _SEND_OVERHEAD = HEADER_BYTES + RECORD_BYTES
@@ -124,7 +126,7 @@ class Session:
         size = len(payload)
         if size > self._max_payload_bytes:
             raise too_long(size, self._max_payload_bytes)
-        # `Outbox.add_sends`, written out: nearly every packet is answered by one send.
+        # `Outbox.add`, written out: nearly every packet is answered by one send.
         outbox = self._outbox
         goes_on = outbox.sender is self
         try:
@@ -166,7 +168,25 @@ class Session:
         else:
             stream = join_packets(packets, self._encode, self._max_payload_bytes)
         if stream and self.is_open:
-            self._batch = self._outbox.add_sends(self, self.id, stream, self._batch)
+            # As in `send`.
+            outbox = self._outbox
+            num_bytes = outbox.num_bytes + len(stream) + RECORD_BYTES
+            if num_bytes > outbox.max_batch_bytes:
+                outbox.check_call(num_bytes)
+            outbox.num_bytes = num_bytes
+            if outbox.sender is self:
+                if outbox.run is not None:
+                    outbox.run.append(stream)
+                else:
+                    outbox.make_list(stream)
+            else:
+                outbox.sender = self
+                outbox.run = None
+                record = _pack_record(len(stream) + RECORD_BYTES, SEND, 0, self.id) + stream
+                outbox.runs.append(record)
+                if self._batch == outbox.batch:
+                    outbox.has_repeats = True
+                self._batch = outbox.batch
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:
         """End the session in good order, after all that was sent to it. Works once.
