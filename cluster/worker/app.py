@@ -42,8 +42,15 @@ StopHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
+KeysHandler = Callable[[tuple[int, ...]], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_PlainHandler = TypeVar("_PlainHandler", bound=Callable[[], Any])
+_SessionHandler = TypeVar("_SessionHandler", bound=SessionHandler)
+_DisconnectedHandler = TypeVar("_DisconnectedHandler", bound=DisconnectedHandler)
+_JoinedHandler = TypeVar("_JoinedHandler", bound=JoinedHandler)
+_BoundHandler = TypeVar("_BoundHandler", bound=BoundHandler)
+_KeysHandler = TypeVar("_KeysHandler", bound=KeysHandler)
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
@@ -137,7 +144,7 @@ class App:
         self.joined_handler: JoinedHandler | None = None
         self.messages = MessageHandlers(self.codec)
         """Those of messages that shards tell each other."""
-        self.keys_handler: Callable[[tuple[int, ...]], Any] | None = None
+        self.keys_handler: KeysHandler | None = None
         self.repeated: list[Repeated] = []
         """What `every` was given."""
         self.send_blocked_handler: SessionHandler | None = None
@@ -164,9 +171,11 @@ class App:
         session is accepted (`session.accept`) or bound; others wait in the gateway, in order.
         Otherwise `public` says nothing.
 
-        Raises ValueError for an id that no packet has or that has a handler, TypeError for a
-        handler that cannot be called so or an annotation that msgspec does not decode.
+        Raises ValueError for an id that no packet has or that has a handler, TypeError for what is
+        no id, a handler that cannot be called so or an annotation that msgspec does not decode.
         """
+        if not isinstance(packet_id, int):
+            raise TypeError(f"a packet id is an int, not {packet_id!r}; write @app.on_packet(1)")
         if not 0 <= packet_id <= 0xFFFF:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
         if packet_id in self.packet_handlers:
@@ -233,7 +242,7 @@ class App:
         )
         return handler
 
-    def on_start(self, handler: _Handler) -> _Handler:
+    def on_start(self, handler: _PlainHandler) -> _PlainHandler:
         """Call `f()` once in each worker, when it is given its shard and before anything else.
 
         Not at the import, and not in a spare that waits: what belongs to the one process that
@@ -244,7 +253,7 @@ class App:
         self.start_handler = self._checked(handler)
         return handler
 
-    def on_stop(self, handler: _Handler) -> _Handler:
+    def on_stop(self, handler: _PlainHandler) -> _PlainHandler:
         """Call `f()` once in a worker that ends in good order: in a drain, or asked to stop.
 
         It comes after every other handler call; none follows. What it sends, and what it saves for
@@ -257,22 +266,22 @@ class App:
         self.stop_handler = self._checked(handler)
         return handler
 
-    def on_connected(self, handler: _Handler) -> _Handler:
+    def on_connected(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when a client has connected."""
         self.connected_handler = self._checked(handler, "session")
         return handler
 
-    def on_resumed(self, handler: _Handler) -> _Handler:
+    def on_resumed(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` for each session that was taken over from a worker that died."""
         self.resumed_handler = self._checked(handler, "session")
         return handler
 
-    def on_disconnected(self, handler: _Handler) -> _Handler:
+    def on_disconnected(self, handler: _DisconnectedHandler) -> _DisconnectedHandler:
         """Call `f(session, cause)` when a session has ended."""
         self.disconnected_handler = self._checked(handler, "session", "cause")
         return handler
 
-    def on_bound(self, handler: _Handler) -> _Handler:
+    def on_bound(self, handler: _BoundHandler) -> _BoundHandler:
         """Call `f(session, result)` with the answer to a `session.bind`: a `BindResult`.
 
         `session.user` is who the session is then. Not called for a session that has ended, or for a
@@ -281,7 +290,7 @@ class App:
         self.bound_handler = self._checked(handler, "session", "result")
         return handler
 
-    def on_joined(self, handler: _Handler) -> _Handler:
+    def on_joined(self, handler: _JoinedHandler) -> _JoinedHandler:
         """Call `f(session, name)` once every linked node knows that `session` has joined `name`.
 
         From then on the session misses nothing that is published to the group at any of these
@@ -294,7 +303,7 @@ class App:
         self.joined_handler = self._checked(handler, "session", "name")
         return handler
 
-    def every(self, seconds: float) -> Callable[[_Handler], _Handler]:
+    def every(self, seconds: float) -> Callable[[_PlainHandler], _PlainHandler]:
         """Call `f()` every `seconds` seconds in each worker, until that ends.
 
         The n-th call is due n intervals after the worker's start, behind `on_start`: it does not
@@ -302,20 +311,23 @@ class App:
         call before still awaits, are skipped, not made up for. What a call sends goes out with no
         packet's commit. One that raises is logged, and what it sent is not sent; the next one comes
         all the same. A function may have several intervals. To be said at the import: RuntimeError
-        in a running worker. Raises ValueError for less than 0.001 s.
+        in a running worker. Raises ValueError for less than 0.001 s, TypeError for what is no
+        number.
         """
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"every takes seconds, not {seconds!r}; write @app.every(1.0)")
         if not INTERVAL_MIN_S <= seconds < math.inf:
             raise ValueError(f"every {seconds!r} seconds: give {INTERVAL_MIN_S} or more")
         if self._runtime is not None:
             raise RuntimeError("every is for the import; in a running worker use call_later")
 
-        def register(function: _Handler) -> _Handler:
+        def register(function: _PlainHandler) -> _PlainHandler:
             self.repeated.append(Repeated(float(seconds), self._checked(function)))
             return function
 
         return register
 
-    def on_send_blocked(self, handler: _Handler) -> _Handler:
+    def on_send_blocked(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when much waits to be sent to a client: it takes less than it is sent.
 
         Much is more than `limits.send_blocked_bytes`, half of `gateway.send_queue_bytes_max` by
@@ -325,7 +337,7 @@ class App:
         self.send_blocked_handler = self._checked(handler, "session")
         return handler
 
-    def on_send_ready(self, handler: _Handler) -> _Handler:
+    def on_send_ready(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when little waits again, `limits.send_ready_bytes`, to be sent.
 
         Once for each `on_send_blocked`, in turn, unless the session ends before.
@@ -371,7 +383,7 @@ class App:
         self.messages.set_undelivered(self._checked(handler, "message", "receiver"))
         return handler
 
-    def on_keys(self, handler: _Handler) -> _Handler:
+    def on_keys(self, handler: _KeysHandler) -> _KeysHandler:
         """Call `f(owners)` when nodes join or leave, and keys are owned anew: by `owners`, ids.
 
         It comes before any message that another node tells by the new list, and `owns` and

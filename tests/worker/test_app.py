@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -94,6 +94,14 @@ def test_a_handler_of_another_shape_is_refused_when_it_is_registered(register, s
     assert not app.has_coroutines
     # More parameters are fine where they have defaults, and so is anything that can be called.
     register(app, lambda *args: None if len(args) == count else 1 / 0)
+
+
+def test_a_decorator_without_what_it_is_to_be_given_says_how_it_is_written():
+    app, forgotten = App(), cast("Any", one_with_payload)
+    with pytest.raises(TypeError, match=r"not <function .*>; write @app.on_packet\(1\)"):
+        app.on_packet(forgotten)
+    with pytest.raises(TypeError, match=r"not <function .*>; write @app.every\(1.0\)"):
+        app.every(forgotten)
 
 
 def test_methods_and_callable_objects_can_be_handlers():
@@ -292,8 +300,9 @@ def test_every_takes_no_interval_that_the_loop_cannot_keep(seconds: float):
 
 def test_every_takes_functions_without_parameters_at_the_import_only():
     app = App()
+    one_argument: Any = lambda session: None  # noqa: E731 - what a type checker refuses
     with pytest.raises(TypeError, match="must take"):
-        app.every(1)(lambda session: None)
+        app.every(1)(one_argument)
     app.attach(Runtime())
     with pytest.raises(RuntimeError, match="call_later"):
         app.every(1)

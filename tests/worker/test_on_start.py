@@ -82,5 +82,6 @@ def test_if_it_raises_the_worker_never_was_and_says_why_in_one_line(
 
 
 def test_it_takes_nothing():
+    one_argument: Any = lambda session: None  # noqa: E731 - what a type checker refuses
     with pytest.raises(TypeError, match=r"must take \(\)"):
-        App().on_start(lambda session: None)
+        App().on_start(one_argument)
