@@ -3,12 +3,24 @@
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from cluster.worker.app import App
 
 __all__ = ["ApplicationError", "load_application"]
 
 ECHO = "cluster.worker.echo:app"
+
+SPECS_MAX = 5
+"""Applications of a module that a message names."""
+
+_OF_IMPORTS = {
+    __file__,
+    importlib.__file__,
+    "<frozen importlib._bootstrap>",
+    "<frozen importlib._bootstrap_external>",
+}
+"""Where the frames are from that stand ahead of the application's own in each failed import."""
 
 
 class ApplicationError(Exception):
@@ -32,24 +44,48 @@ def load_application(spec: str | None) -> App:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        is_file = is_missing and module_name.endswith(".py")
         raise ApplicationError(
             f"cannot import {module_name!r} of --app {spec!r} ({_one_line(error)}); "
             f"looked in {here} first"
-        ) from (None if is_missing else error)
+            + (f"; a module is named without .py: {module_name[:-3]}:{name}" if is_file else "")
+        ) from (None if is_missing else _without_import_frames(error))
     found: object = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ApplicationError(f"--app {spec!r}: module {module_name!r} has no {name!r}")
+            raise ApplicationError(
+                f"--app {spec!r}: module {module_name!r} has no {name!r}; {_what_there_is(module)}"
+            )
         found = getattr(found, part)
     if not isinstance(found, App):
         raise ApplicationError(
             f"--app {spec!r}: {name!r} in module {module_name!r} is {type(found).__name__}, "
-            "not a cluster.worker.App"
+            f"not a cluster.worker.App; {_what_there_is(module)}"
         )
     if found.has_coroutines:
         # A spare has imported this too; others do without it.
         importlib.import_module("cluster.worker.coroutines")
     return found
+
+
+def _what_there_is(module: ModuleType) -> str:
+    """Return the applications that `--app` could have named in `module`, or how to make one."""
+    specs = [
+        f"{module.__name__}:{name}"
+        for name, value in vars(module).items()
+        if isinstance(value, App)
+    ]
+    if not specs:
+        return "there is no application in it: make one, app = App()"
+    return f"write --app {' or '.join(specs[:SPECS_MAX])}"
+
+
+def _without_import_frames(error: BaseException) -> BaseException:
+    """Return `error` with a traceback that begins in the application, not in the import of it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OF_IMPORTS:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
 
 
 def _one_line(error: BaseException) -> str:

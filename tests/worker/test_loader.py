@@ -102,8 +102,8 @@ def test_whatever_goes_wrong_in_an_import_is_told(here: Path, source: str, told:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("found:nothing", "module 'found' has no 'nothing'"),
-        ("found:text", "'text' in module 'found' is str"),
+        ("found:nothing", "module 'found' has no 'nothing'; write --app found:app"),
+        ("found:text", "'text' in module 'found' is str, not a cluster.worker.App; write --app f"),
         ("found:app.nothing.at.all", "module 'found' has no 'app.nothing.at.all'"),
         ("found", "names no application; write MODULE:NAME"),
         ("found:", "names no application; write MODULE:NAME"),
@@ -114,6 +114,23 @@ def test_a_name_that_is_no_application_is_told_with_what_it_is(here: Path, spec:
         "from cluster.worker import App\napp = App()\ntext = 'not an app'\n"
     )
     assert told in refusal(spec)
+
+
+def test_a_module_without_an_application_is_told_how_to_have_one(here: Path):
+    (here / "empty.py").write_text("")
+    assert "no application in it: make one, app = App()" in refusal("empty:app")
+
+
+def test_the_name_of_a_file_in_the_place_of_a_module_is_told(here: Path):
+    (here / "found.py").write_text("from cluster.worker import App\napp = App()\n")
+    assert refusal("found.py:app").endswith("a module is named without .py: found:app")
+
+
+def test_the_traceback_of_a_failed_import_begins_in_the_application(here: Path):
+    (here / "outer.py").write_text("import inner\n")
+    (here / "inner.py").write_text("1 / 0\n")
+    frames = traceback.extract_tb(getattr(failure("outer:app").__cause__, "__traceback__", None))
+    assert [Path(frame.filename).name for frame in frames] == ["outer.py", "inner.py"]
 
 
 @pytest.mark.parametrize("spec", [":app", ".relative:app", "a/path.py:app"])

@@ -67,7 +67,11 @@ def test_a_worker_with_a_supervisor_leaves_its_reason_and_says_nothing(directory
     [
         ("\nx = (\n", "SyntaxError: '(' was never closed ({file}, line 2)"),
         ("\ndef f():\n    import nowhere\n\nf()\n", "No module named 'nowhere' ({file}, line 3)"),
-        ("app = 1\n", "'app' in module 'broken' is int, not a cluster.worker.App"),
+        (
+            "app = 1\n",
+            "'app' in module 'broken' is int, not a cluster.worker.App; there is no application in "
+            "it: make one, app = App()",
+        ),
     ],
 )
 def test_the_summary_of_a_failure_names_file_and_line(
