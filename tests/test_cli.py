@@ -562,8 +562,9 @@ def test_bots_as_a_process_end_with_a_clean_result():
 def test_version_and_help_are_code_0():
     assert run("--version").stdout.startswith("cluster")
     help_text = run("--help").stdout
-    for command in ("up", "gateway", "worker", "keys", "status", "bots"):
+    for command in ("up", "gateway", "worker", "keys", "status", "dead-letters", "bots"):
         assert f"  {command} " in help_text
+    assert "..." not in help_text.partition("Commands:")[2]  # no summary is cut
     assert "completion" not in help_text
 
 

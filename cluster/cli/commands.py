@@ -72,7 +72,7 @@ def _cluster(
     pass
 
 
-@app.command()
+@app.command(short_help="Run a node: a gateway and its workers.")
 @told_in_one_line
 def up(
     config: ConfigOption = None,
@@ -134,7 +134,7 @@ def _up_nodes(config: "Config", path: Path, nodes: int, watched: list[Path]) -> 
     return supervise_nodes(config, path, nodes, watched)
 
 
-@app.command()
+@app.command(short_help="Run the gateway alone.")
 @told_in_one_line
 def gateway(
     run_dir: RequiredRunDir,
@@ -162,7 +162,7 @@ def gateway(
     return run_gateway(run_directory, resolved)
 
 
-@app.command()
+@app.command(short_help="Run one worker alone, here or on another machine.")
 @told_in_one_line
 def worker(
     shard: Annotated[int, typer.Option("--shard", metavar="N", min=0, help="Which shard, from 0.")],
@@ -215,7 +215,7 @@ def worker(
     return run_remote_worker(address, keys, shard, app, directory)
 
 
-@app.command()
+@app.command(short_help="Make the keys of workers on other machines.")
 @told_in_one_line
 def keys(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are put.")],
@@ -250,7 +250,7 @@ def keys(
     return 0
 
 
-@app.command()
+@app.command(short_help="Show the node that runs.")
 @told_in_one_line
 def status(
     config: ConfigOption = None,
@@ -279,7 +279,7 @@ def status(
     return 0
 
 
-@app.command()
+@app.command(short_help="List what was set aside: packets that workers died of.")
 @told_in_one_line
 def dead_letters(
     config: ConfigOption = None,
@@ -308,7 +308,7 @@ def dead_letters(
     return 0
 
 
-@app.command()
+@app.command(short_help="Load an echo, and check every answer.")
 @told_in_one_line
 def bots(
     connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="The node.")],
