@@ -76,6 +76,7 @@ class TestNode:
         self._config = _configure(workers, sections)
         self._app = app
         self._raise_errors = raise_errors
+        self._decode_errors_before = app.decode_errors.count
         self.errors: list[BaseException] = []
         """What functions of the application have raised, and was not raised again."""
         self._clock = ManualClock(START_S)
@@ -194,8 +195,15 @@ class TestNode:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the gateway has counted, by the names that `cluster status` shows."""
-        return self._counters.snapshot()
+        """What the node has counted, by the names that `cluster status` shows.
+
+        A name is there once there was something to count; of what workers count, `decode_errors`.
+        """
+        counted = self._counters.snapshot()
+        # Workers tell it with their heartbeats, which are not exchanged here.
+        if decode_errors := self._app.decode_errors.count - self._decode_errors_before:
+            counted["decode_errors"] = decode_errors
+        return counted
 
     def session_of(self, client: TestClient) -> Session:
         """Return the session of `client` as the application has it; LookupError if it has none."""

@@ -233,7 +233,8 @@ class Dispatcher:
                         if result is not None:
                             refuse_coroutine(together, result)
                     except Exception as error:
-                        self.calls.failed(session, None, error, mark, f"{count} packets")
+                        what = f"{count} packets" if count > 1 else ""
+                        self.calls.failed(session, packet_id, error, mark, what)
                     session.sequence = sequence + count - 1
                     position += 1
                     self._position, self._packet_index = position, 0

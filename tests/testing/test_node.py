@@ -327,8 +327,12 @@ def test_the_codec_is_the_applications():
         assert packet.decode(Move) == Move(2)
         with pytest.raises(msgspec.ValidationError):
             packet.decode(int)
+        assert "decode_errors" not in node.counters
         client.send(4, b"no json")
         assert client.cause == "decode_error"
+        assert node.counters["decode_errors"] == 1
+    with TestNode(app) as node:
+        assert "decode_errors" not in node.counters  # those of the node before
 
 
 @pytest.mark.parametrize("awaits", [False, True])

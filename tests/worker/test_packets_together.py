@@ -104,12 +104,16 @@ def test_a_call_that_raises_leaves_nothing_but_the_end_of_its_session(
         bench.run(opened(1), opened(2), packets(*ABC), packets((9, b"x"), first_sequence=4))
         bench.app.packets_handler = bench._packets
         bench.run(packets((5, b"y"), session=2), position=5)
-    assert bench.calls == [3, (2, 1, [(5, b"y")])]
+        bench.app.packets_handler = fail
+        bench.run(packets((6, b"z"), session=2), position=6)
+    assert bench.calls == [3, (2, 1, [(5, b"y")]), 1]
     assert bench.outbox.entries == [
         (DISCONNECT, 1, b"handler_error"),
         (SEND, 2, make_packet(5, b"y")),
+        (DISCONNECT, 2, b"handler_error"),
     ]
     assert "the handler of 3 packets raised" in caplog.text
+    assert "the handler of packet id 6 raised" in caplog.text
     assert "packet 1, is ended" in caplog.text
 
 
