@@ -69,7 +69,7 @@ def open_lane_hub(
     zmq.ZMQError when that place cannot be had.
     """
     if kind == "shm" and sys.platform == "linux":
-        from cluster.shared.shm_lane import ShmLaneHub
+        from cluster.shared.shm_hub import ShmLaneHub
 
         return ShmLaneHub(socket_path, bell)
     return ZmqLaneHub(context, endpoint.address, endpoint.curve)

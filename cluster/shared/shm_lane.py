@@ -1,16 +1,13 @@
 """The lane in shared memory: a ring in each direction, and a doorbell for an end that sleeps.
 
-Each incarnation has a segment and a doorbell of its own, which it gets over a Unix socket; the
-gateway has one doorbell for all. Nobody rings while the other end is awake: an end says that it
-sleeps, looks once more, and only then waits (see `ring`). Records are kept by the gateway until
-committed, as on the lane over ZeroMQ, so a successor gets them again in a segment that no
-predecessor can write to. To the gateway the outbound ring is hostile input: what it takes is
-copied before it is looked at.
+Nobody rings while the other end is awake: an end says that it sleeps, looks once more, and only
+then waits (see `ring`). Records are kept by the gateway until committed, as on the lane over
+ZeroMQ, so a successor gets them again, in a segment of its own that no predecessor can write to.
+To the gateway the outbound ring is hostile input: what it takes is copied before it is looked at.
 """
 
 import contextlib
-import os
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from cluster.shared.kept_lane import KeptLane
 from cluster.shared.lane import (
@@ -27,10 +24,11 @@ from cluster.shared.lane_messages import INBOUND, OUTBOUND_BYTES, decode_batch, 
 from cluster.shared.lane_outbound import OutboundWindow
 from cluster.shared.ring import RingReader, RingViolation, RingWriter
 from cluster.shared.ring_messages import MessageReceiver, MessageSender
-from cluster.shared.shm_handover import Handover, receive_descriptors
+from cluster.shared.shm_doorbell import Doorbell
+from cluster.shared.shm_handover import receive_descriptors
 from cluster.shared.shm_segment import Segment, ring_bytes_for
 
-__all__ = ["ShmGatewayLane", "ShmLaneHub", "ShmWorkerLane"]
+__all__ = ["ShmGatewayLane", "ShmWorkerLane"]
 
 _TAKEN = 640 // 8
 """Word of the inbound ring's head: the last serial that the gateway has applied."""
@@ -39,128 +37,14 @@ _MESSAGE_BYTES_MAX = 1 << 62
 """The gateway is trusted by its workers; what it sends is bounded by what it holds."""
 
 
-class _Doorbell:
-    """An eventfd that one end rings and the other waits on."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int | None = None) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if fd is None else fd
-
-    def ring(self) -> None:
-        """Make the descriptor readable."""
-        try:
-            os.eventfd_write(self.fd, 1)
-        except BlockingIOError:
-            pass  # full only after 2^64 rings that nobody heard, or if somebody wrote that much
-
-    def clear(self) -> None:
-        """Make the descriptor unreadable until it rings again."""
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
-
-    def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-class ShmLaneHub:
-    """The gateway's doorbell for the lanes of all shards, and where workers get theirs."""
-
-    kind = "shm"
-    is_edge_triggered = False
-
-    def __init__(self, path: str, bell: int | None = None) -> None:
-        """Listen at `path` for workers; raises OSError when it cannot be had.
-
-        They ring at the eventfd `bell`, if there is one whose owner is woken by it and then looks
-        at the lanes. It stays the caller's, who is not told of it by `descriptors`.
-        """
-        self.endpoint = path
-        self.dropped_batches = 0
-        """Batches that were published and not yet looked at when their incarnation was fenced.
-
-        What it publishes later is seen by nobody: its segment has no reader any more.
-        """
-        self._lanes: list[ShmGatewayLane] = []
-        self._own_bell: _Doorbell | None = None
-        if bell is None:
-            self._own_bell = _Doorbell()
-            bell = self._own_bell.fd
-        self._bell_fd = bell
-        try:
-            self._handover = Handover(path, self._descriptors_for)
-        except BaseException:
-            if self._own_bell is not None:
-                self._own_bell.close()
-            raise
-
-    def descriptors(self) -> Sequence[int]:
-        """Return what to wait on: the hub's own doorbell, and workers that come for their lanes."""
-        if self._own_bell is None:
-            return (self._handover.fileno(),)
-        return (self._own_bell.fd, self._handover.fileno())
-
-    def clear(self, fd: int) -> None:
-        """Attend to `fd`, which was readable, so that it is not any more."""
-        if self._own_bell is not None and fd == self._own_bell.fd:
-            self._own_bell.clear()
-        else:
-            self._handover.serve()
-
-    def may_wait(self) -> bool:
-        """Have the doorbell rung from now on; False if there is something already."""
-        for lane in self._lanes:
-            end = lane._end
-            if end is not None and not end.reader.sleep():
-                self.has_waited()
-                return False
-        return True
-
-    def has_waited(self) -> None:
-        """Have the doorbell rung no more."""
-        for lane in self._lanes:
-            end = lane._end
-            if end is not None:
-                end.reader.wake()
-
-    def open_lane(self, capacity_bytes: int, max_batch_bytes: int) -> "ShmGatewayLane":
-        """Return a new vacant lane; OSError when there is no memory for it."""
-        lane = ShmGatewayLane(self, capacity_bytes, max_batch_bytes)
-        self._lanes.append(lane)
-        return lane
-
-    def pump(self, messages_max: int) -> bool:
-        """What workers publish is in the lanes already; workers that come may be waited for."""
-        self._handover.go_on()
-        return False
-
-    def close(self) -> None:
-        """Close the doorbell and the socket. Idempotent."""
-        self._lanes.clear()
-        self._handover.close()
-        if self._own_bell is not None:
-            self._own_bell.close()
-
-    def _descriptors_for(self, identity: bytes) -> Sequence[int]:
-        for lane in self._lanes:
-            if lane.state is LaneState.GRANTED and lane._identity == identity:
-                return lane._hand_over(self._bell_fd)
-        return ()
-
-
-class _GatewayEnd:
+class GatewayEnd:
     """The gateway's ends of one incarnation's rings."""
 
     __slots__ = ("bell", "reader", "receiver", "segment", "sender", "taken_words", "writer")
 
     def __init__(self, segment: Segment, message_bytes_max: int) -> None:
         self.segment = segment
-        self.bell = _Doorbell()
+        self.bell = Doorbell()
         self.writer = RingWriter(segment.inbound)
         self.reader = RingReader(segment.outbound)
         self.sender = MessageSender(self.writer, self.bell.ring)
@@ -176,16 +60,26 @@ class _GatewayEnd:
 
 
 class ShmGatewayLane(KeptLane):
-    """`GatewayLane` on a hub."""
+    """`GatewayLane` of a hub."""
 
     kind = "shm"
 
-    def __init__(self, hub: ShmLaneHub, capacity_bytes: int, max_batch_bytes: int) -> None:
+    def __init__(
+        self, is_granted: Callable[[bytes], bool], capacity_bytes: int, max_batch_bytes: int
+    ) -> None:
+        """Be vacant, with memory for the first incarnation; OSError when there is none.
+
+        `is_granted` tells which names are those of lanes that are granted.
+        """
         super().__init__(capacity_bytes, max_batch_bytes)
-        self._hub = hub
-        self._identity = b""
+        self._is_granted = is_granted
+        self.identity = b""
+        """What its incarnation asks for it by; nothing while it is vacant."""
+        self.end: GatewayEnd | None = None
+        """For the hub, which puts it to sleep and hands over what the other end needs."""
+        self.dropped_batches = 0
+        """Those that incarnations had published and nobody had looked at when they were fenced."""
         self._is_open = False
-        self._end: _GatewayEnd | None = None
         self._violation: str | None = None
         self._full_at: int | None = None
         # Made here, so that memory that is missing shows when the node starts.
@@ -197,16 +91,16 @@ class ShmGatewayLane(KeptLane):
 
     @property
     def needs_flush(self) -> bool:
-        end = self._end
+        end = self.end
         return self._is_open and (self._log.has_unsent or (end is not None and end.sender.has_rest))
 
     @property
     def has_received(self) -> bool:
-        end = self._end
+        end = self.end
         return end is not None and (end.reader.has_unread or self._violation is not None)
 
     def flush(self) -> bool:
-        log, end = self._log, self._end
+        log, end = self._log, self.end
         if not self._is_open or end is None:
             return not log.has_unsent
         try:
@@ -215,7 +109,7 @@ class ShmGatewayLane(KeptLane):
             self._violation = str(error)  # `receive` will tell
             return False
 
-    def _flush(self, log: InboundLog, end: _GatewayEnd) -> bool:
+    def _flush(self, log: InboundLog, end: GatewayEnd) -> bool:
         if self._full_at is not None:
             if end.writer.look() == self._full_at:
                 return False  # without gathering again what will not fit
@@ -237,32 +131,32 @@ class ShmGatewayLane(KeptLane):
     def grant(self, incarnation: int, identity: bytes) -> Commit:
         """As the contract says; OSError when there is no memory or no descriptor left."""
         self._check_vacant()
-        if any(lane._identity == identity for lane in self._hub._lanes):
+        if self._is_granted(identity):
             raise ValueError(f"another lane was granted to {identity!r}")
         segment = self._next_segment or Segment.create(self._log.capacity_bytes)
         self._next_segment = None
         try:
-            end = _GatewayEnd(segment, OUTBOUND_BYTES + self._sequence.max_batch_bytes)
+            end = GatewayEnd(segment, OUTBOUND_BYTES + self._sequence.max_batch_bytes)
         except BaseException:
             segment.close()
             raise
         commit = self._begin(incarnation)
-        self._end = end
-        self._identity = identity
+        self.end = end
+        self.identity = identity
         return commit
 
     def revoke(self) -> None:
         if self._state is LaneState.GRANTED:
-            self._hub.dropped_batches += self._count_unread()
+            self.dropped_batches += self._count_unread()
             self._drop_end()
             self._sequence.revoke()
             self._violation = self._full_at = None
             self._is_open = False
-            self._identity = b""
+            self.identity = b""
             self._state = LaneState.VACANT
 
     def receive(self) -> OutboundBatch | None:
-        end = self._end
+        end = self.end
         if end is None:
             return None
         violation = self._violation
@@ -286,8 +180,8 @@ class ShmGatewayLane(KeptLane):
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:
         self._sequence.applied(batch)
-        if self._end is not None:
-            self._free(self._end)
+        if self.end is not None:
+            self._free(self.end)
         return self._log.commit(batch.commit)
 
     def close(self) -> None:
@@ -296,14 +190,14 @@ class ShmGatewayLane(KeptLane):
             self._next_segment.close()
             self._next_segment = None
 
-    def _free(self, end: _GatewayEnd) -> None:
+    def _free(self, end: GatewayEnd) -> None:
         # Before the room is freed: whoever sees that it was has to find this.
         end.taken_words[_TAKEN] = self._sequence.serial_applied
         end.receiver.free()
 
     def _count_unread(self) -> int:
         count = 0
-        end = self._end
+        end = self.end
         if end is not None:
             with contextlib.suppress(RingViolation):
                 while end.reader.read() is not None:
@@ -311,13 +205,9 @@ class ShmGatewayLane(KeptLane):
         return count
 
     def _drop_end(self) -> None:
-        if self._end is not None:
-            self._end.close()
-            self._end = None
-
-    def _hand_over(self, gateway_bell: int) -> Sequence[int]:
-        assert self._end is not None
-        return (self._end.segment.fd, gateway_bell, self._end.bell.fd)
+        if self.end is not None:
+            self.end.close()
+            self.end = None
 
 
 class ShmWorkerLane:
@@ -338,8 +228,8 @@ class ShmWorkerLane:
         HandoverRefusedError when there is none, or no answer within `timeout_s`.
         """
         segment_fd, gateway_bell, bell = receive_descriptors(path, identity, 3, timeout_s)
-        self._gateway_bell = _Doorbell(gateway_bell)
-        self._bell = _Doorbell(bell)
+        self._gateway_bell = Doorbell(gateway_bell)
+        self._bell = Doorbell(bell)
         try:
             self._segment = Segment(segment_fd, ring_bytes_for(capacity_bytes))
         except BaseException:

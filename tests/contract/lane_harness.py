@@ -332,7 +332,8 @@ PROCESS_LANES = ["zmq"]
 """Those whose ends are in two processes."""
 
 if choose_lane("auto") == "shm":
-    from cluster.shared.shm_lane import ShmLaneHub, ShmWorkerLane
+    from cluster.shared.shm_hub import ShmLaneHub
+    from cluster.shared.shm_lane import ShmWorkerLane
 
     LANE_KINDS["shm"] = ShmHarness
     PROCESS_LANES.append("shm")
