@@ -1,8 +1,8 @@
 """The worker's loop: receive, handle, publish, beat, wait.
 
-One thread does everything, so its heartbeats tell the truth: they stop when a handler hangs. What
-is done at each of these stands in a file of its own (`dispatcher`, `publisher`, `gateway_contact`,
-`planned_calls`); here is when it is done, and where coroutines get their steps in between.
+One thread does everything, so its heartbeats tell the truth: they stop when a handler hangs. How
+each of these is done stands in a file of its own (`dispatcher`, `publisher`, `gateway_contact`,
+`planned_calls`, and `rounds` for coroutines); here is when.
 """
 
 import logging
