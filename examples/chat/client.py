@@ -10,6 +10,7 @@ from struct import Struct as Layout
 
 import msgspec
 
+from cluster.iocp import NetAddress
 from examples.chat.protocol import (
     JOIN,
     LEAVE,
@@ -90,9 +91,9 @@ async def speak(name: str, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def chat(name: str, host: str, port: int) -> None:
+async def chat(name: str, server: NetAddress) -> None:
     """Connect, and run until either side has had enough."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     tasks = [asyncio.create_task(show(reader)), asyncio.create_task(speak(name, writer))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -107,11 +108,15 @@ def main() -> int:
     if not 2 <= len(sys.argv) <= 3:
         print(__doc__)
         return 2
-    host, _, port = (sys.argv[2] if len(sys.argv) == 3 else "127.0.0.1:7777").rpartition(":")
     try:
-        asyncio.run(chat(sys.argv[1], host, int(port)))
+        server = NetAddress.parse(sys.argv[2] if len(sys.argv) == 3 else "127.0.0.1:7777")
+    except ValueError as error:
+        print(error)
+        return 2
+    try:
+        asyncio.run(chat(sys.argv[1], server))
     except OSError as error:
-        print(f"cannot connect to {host}:{port}: {error.strerror}; start the server first")
+        print(f"cannot connect to {server}: {error.strerror}; start the server first")
         return 1
     return 0
 

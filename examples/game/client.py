@@ -13,11 +13,13 @@ from struct import Struct as Layout
 
 import msgspec
 
+from cluster.iocp import NetAddress
 from examples.game.protocol import (
     GONE,
     HEIGHT,
     JOIN,
     MOVE,
+    NAME_MAX,
     WIDTH,
     WORLD,
     YOU,
@@ -138,9 +140,9 @@ def single_keys() -> Iterator[None]:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-async def play(name: str, host: str, port: int) -> None:
+async def play(name: str, server: NetAddress) -> None:
     """Connect, and play until either side has had enough."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     board = Board()
     send(writer, JOIN, Join(name))
     tasks = [
@@ -154,6 +156,8 @@ async def play(name: str, host: str, port: int) -> None:
         for task in tasks:
             task.cancel()
         writer.close()
+    if board.has_ended:
+        print("the connection has ended", flush=True)
 
 
 def main() -> int:
@@ -161,12 +165,19 @@ def main() -> int:
     if not 2 <= len(sys.argv) <= 3:
         print(__doc__)
         return 2
-    host, _, port = (sys.argv[2] if len(sys.argv) == 3 else "127.0.0.1:7777").rpartition(":")
+    if not 0 < len(sys.argv[1]) <= NAME_MAX:
+        print(f"{sys.argv[1]!r} is no name for a player; give 1 to {NAME_MAX} characters")
+        return 2
+    try:
+        server = NetAddress.parse(sys.argv[2] if len(sys.argv) == 3 else "127.0.0.1:7777")
+    except ValueError as error:
+        print(error)
+        return 2
     try:
         with single_keys():
-            asyncio.run(play(sys.argv[1], host, int(port)))
+            asyncio.run(play(sys.argv[1], server))
     except OSError as error:
-        print(f"cannot connect to {host}:{port}: {error.strerror}; start the server first")
+        print(f"cannot connect to {server}: {error.strerror}; start the server first")
         return 1
     return 0
 

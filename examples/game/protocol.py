@@ -9,6 +9,9 @@ YOU, WORLD, GONE = 10, 11, 12
 """Packet ids, server to client."""
 
 WIDTH, HEIGHT = 40, 12
+NAME_MAX = 12
+"""Characters of a player's name."""
+
 TICKS_PER_S = 20
 SPEED = 6.0
 """Fields in a second."""
@@ -45,6 +48,7 @@ class Player(Struct, array_like=True):
 class World(Struct):
     """The players of one shard, once a tick; clients put the shards together."""
 
+    node: int
     shard: int
     tick: int
     players: list[Player]

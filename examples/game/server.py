@@ -5,7 +5,6 @@ once, however many watch. What a player must not lose is saved with the session:
 is succeeded with every player where the last save left it.
 """
 
-import os
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +15,7 @@ from examples.game.protocol import (
     HEIGHT,
     JOIN,
     MOVE,
+    NAME_MAX,
     SPEED,
     TICKS_PER_S,
     WIDTH,
@@ -54,8 +54,10 @@ ticks = 0
 @app.on_packet(JOIN)
 def play(session: Session, join: Join) -> None:
     """Put a new player on the board."""
-    if session.id not in pieces and 0 < len(join.name) <= 12:
-        start = Player(session.id & 0xFFFF_FFFF, join.name, WIDTH / 2, HEIGHT / 2)
+    if not 0 < len(join.name) <= NAME_MAX:
+        session.disconnect("bad_name")
+    elif session.id not in pieces:
+        start = Player(session.id, join.name, WIDTH / 2, HEIGHT / 2)
         pieces[session.id] = Piece(session, start)
         session.join(WATCHERS)
         session.send(YOU, You(start.player))
@@ -84,7 +86,7 @@ def tick() -> None:
             piece.session.save(msgspec.msgpack.encode(player))
     if pieces:
         players = [piece.player for piece in pieces.values()]
-        app.publish(WATCHERS, WORLD, World(os.getpid(), ticks, players))
+        app.publish(WATCHERS, WORLD, World(*app.shard, ticks, players))
 
 
 @app.on_resumed

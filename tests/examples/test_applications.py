@@ -14,6 +14,9 @@ from typing import Self
 
 import pytest
 
+from cluster.testing import TestNode
+from examples.game.protocol import JOIN, NAME_MAX, TICKS_PER_S, Join, World, You
+from examples.game.server import app as game
 from tests.support import wait_until
 from tests.system.cluster_node import ROOT, ClusterNode, cluster_environment
 
@@ -141,3 +144,44 @@ def test_players_move_together_and_stay_where_they_are_when_workers_die(start_no
         bob.type("q")
         assert bob.process.wait(10) == 0
         ann.wait_for(r"at 0\.0 6\.0, 1 players, \d+ worlds")
+
+
+def test_players_are_known_by_an_id_that_no_session_of_the_cluster_shares():
+    with TestNode(game) as node:
+        client = node.connect()
+        client.send(JOIN, Join("ann"))
+        assert client.receive().decode(You) == You(client.session.id)
+        node.advance(1 / TICKS_PER_S)
+        world = client.receive().decode(World)
+        assert (world.node, world.shard) == (1, 0)
+        assert [player.player for player in world.players] == [client.session.id]
+
+
+def test_a_player_without_a_proper_name_is_told_by_the_end_of_its_session():
+    with TestNode(game) as node:
+        client = node.connect()
+        client.send(JOIN, Join("x" * (NAME_MAX + 1)))
+        assert client.cause == "bad_name"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [
+        ("examples.chat.client", ["ann", "nowhere"], "'nowhere' is not an address"),
+        ("examples.game.client", ["ann", "7777"], "'7777' is not an address"),
+        ("examples.game.client", ["x" * (NAME_MAX + 1)], "give 1 to 12 characters"),
+    ],
+)
+def test_a_client_says_what_it_cannot_do_with_its_arguments(
+    module: str, arguments: list[str], told: str
+):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=cluster_environment(),
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (2, "")
+    assert told in done.stdout
