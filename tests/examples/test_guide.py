@@ -1,54 +1,65 @@
-"""The guide: its code is one application that can be imported, and its page stays short."""
+"""The guide: its code is one application that does what it says, and its page stays short."""
 
+import asyncio
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from msgspec import Struct
+import pytest
 
-from cluster.worker import App, BindResult, Session
+from cluster.testing import TestNode
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
-
-
-class Room(Struct):
-    name: str
-
-
-class Login(Struct):
-    name: str
-
-
-class Text(Struct):
-    text: str = ""
-    who: str = ""
 
 
 def blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_code_of_the_guide_is_an_application():
-    names: dict[str, Any] = {
-        "App": App,
-        "BindResult": BindResult,
-        "Session": Session,
-        **dict.fromkeys(("Entered", "Denied", "Welcome", "World"), Text),
-        "Room": Room,
-        "Login": Login,
-        "pieces": {},
-        "is_right": bool,
-    }
-    packet_ids: set[int] = set()
-    apps: list[App] = []
+@pytest.fixture
+def hello(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The guide's code, one block after the other, as the one file that it is to be."""
+    module = ModuleType("hello")
+    monkeypatch.setitem(sys.modules, "hello", module)
     for block in blocks():
-        exec(compile(block, str(GUIDE), "exec", dont_inherit=True), names)
-        packet_ids |= names["app"].packet_handlers.keys()
-        if names["app"] not in apps:
-            apps.append(names["app"])
-    assert packet_ids == {1, 2, 3, 4, 6, 7, 8}
-    names["app"] = apps[0]  # the one whose handler the guide's test is about
-    names["test_a_stranger_is_greeted"]()
+        exec(compile(block, str(GUIDE), "exec", dont_inherit=True), vars(module))
+    return module
+
+
+def test_the_code_of_the_guide_is_an_application(hello: ModuleType):
+    assert hello.app.packet_handlers.keys() == {1, 2, 3, 4, 6, 7, 8}
+    hello.test_a_stranger_is_greeted()
+
+
+def test_the_application_of_the_guide_does_what_the_guide_says(hello: ModuleType):
+    class Database:
+        async def owner_of(self, room: str) -> str:
+            if room == "slow":
+                await asyncio.sleep(60)
+            return "ann"
+
+    vars(hello)["database"] = Database()
+    with TestNode(hello.app) as node:
+        ann, bob, late = node.connect(), node.connect(), node.connect()
+        ann.send(4, hello.Login("ann", "sesame"))
+        bob.send(4, hello.Login("bob", "no idea"))
+        assert ann.receive().decode(hello.Answer).text == "welcome, ann"
+        assert (bob.receive().decode(hello.Answer).text, bob.cause) == ("wrong password", "kicked")
+        ann.send(2, hello.Move(1, 2))
+        assert ann.receive().decode(hello.Move) == hello.Move(2, 2)
+        ann.send(3, hello.Room("garden"))
+        assert ann.receive().decode(hello.Entered) == hello.Entered("ann")
+        ann.send(8, hello.Room("garden"))
+        ann.send(8, hello.Room("slow"))
+        node.advance(2)
+        assert [ann.receive().decode(hello.Answer).text for _ in range(2)] == ["ann", "not now"]
+        ann.send(6)
+        node.kill_worker()
+        ann.send(6)
+        node.advance(60)
+        assert late.cause == "too late"
+        assert ann.is_connected
 
 
 def test_the_guide_is_ten_pages_at_most():
