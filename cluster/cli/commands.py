@@ -336,7 +336,8 @@ def bots(
     from cluster.bots.load_run import BotsSettings
     from cluster.bots.run_bots import run_bots
     from cluster.iocp import NetAddress
-    from cluster.shared.config import ConfigError, parse_listen
+    from cluster.shared.addresses import parse_listen
+    from cluster.shared.config import ConfigError
 
     try:
         address = NetAddress(*parse_listen(connect))

@@ -13,7 +13,8 @@ from cluster.gateway.membership.cluster_members import ClusterMembers
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.iocp import IocpCore, NetAddress
-from cluster.shared.config import Config, parse_node
+from cluster.shared.addresses import parse_node
+from cluster.shared.config import Config
 from cluster.shared.node_status import LinkStatus, MembershipStatus
 
 __all__ = ["OtherNodes"]

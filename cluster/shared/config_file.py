@@ -14,13 +14,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from cluster.shared.config import (
-    MIB,
-    Config,
-    parse_listen,
-    parse_node,
-    parse_store,
-)
+from cluster.shared.addresses import parse_listen, parse_node, parse_store
+from cluster.shared.config import MIB, Config
 from cluster.shared.config_rules import check_across_keys
 from cluster.shared.config_setting import Setting, config_error
 

@@ -4,7 +4,8 @@ import socket
 import sys
 from collections.abc import Mapping
 
-from cluster.shared.config import Config, parse_listen, parse_node
+from cluster.shared.addresses import parse_listen, parse_node
+from cluster.shared.config import Config
 from cluster.shared.config_setting import Setting
 
 __all__ = ["check_across_keys"]

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from cluster.iocp import NetAddress
-from cluster.shared.config import parse_listen
+from cluster.shared.addresses import parse_listen
 from cluster.shared.key_files import KeyPair
 
 __all__ = [

@@ -24,7 +24,8 @@ import msgspec
 
 from cluster.iocp import NetAddress
 from cluster.iocp.socket_utils import hold_port
-from cluster.shared.config import Config, ConfigError, parse_listen
+from cluster.shared.addresses import parse_listen
+from cluster.shared.config import Config, ConfigError
 from cluster.shared.messages import ProtocolError
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError

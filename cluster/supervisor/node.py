@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cluster.shared.config import Config, parse_listen
+from cluster.shared.addresses import parse_listen
+from cluster.shared.config import Config
 from cluster.shared.messages import Assign, EndWorker
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import StartFailure, read_start_failure

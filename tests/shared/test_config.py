@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.shared.addresses import parse_listen, parse_node
 from cluster.shared.config import (
     MIB,
     Config,
@@ -28,9 +29,6 @@ from cluster.shared.config import (
     decode_config,
     encode_config,
     load_config,
-    parse_listen,
-    parse_node,
-    parse_store,
 )
 from cluster.shared.config_file import FILE_BYTES_MAX
 
@@ -654,11 +652,6 @@ def test_the_id_0_is_for_etcd_only(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[node]\nid = 0\n").endswith(
         'node.id = 0: expected an integer from 1 to 65535; 0 only beside links.membership = "etcd"'
     )
-
-
-def test_the_address_of_a_store_is_split() -> None:
-    assert parse_store("http://10.0.0.9:2379") == ("http", "10.0.0.9", 2379)
-    assert parse_store("https://[::1]:2379/") == ("https", "::1", 2379)
 
 
 # Workers on other machines

@@ -25,7 +25,7 @@ from cluster.gateway.membership.entries import (
     decode_entry,
     encode_entry,
 )
-from cluster.shared.config import parse_store
+from cluster.shared.addresses import parse_store
 from cluster.shared.run_directory import EPOCH_MAX
 
 if TYPE_CHECKING:
