@@ -138,8 +138,17 @@ class Quarantine:
     def _died(self, shard: Shard, in_hand: tuple[HandlerCall, Delivery, float] | None) -> bool:
         call = None if in_hand is None else in_hand[0]
         is_poison = self._counts[shard.index].died(call)
-        if in_hand is not None and is_poison:
-            self._set_aside(shard, in_hand[1])
+        if in_hand is not None:
+            _, delivery, for_s = in_hand
+            if is_poison:
+                self._set_aside(shard, delivery)
+            else:
+                logger.warning(
+                    "shard %d: its worker has ended with %s in hand%s",
+                    shard.index,
+                    _described(delivery),
+                    f", for {for_s:.1f} s" if for_s else "",
+                )
         return is_poison
 
     def in_hand(self, shard: Shard) -> InHand | None:
@@ -172,16 +181,10 @@ class Quarantine:
 
     def _set_aside(self, shard: Shard, delivery: Delivery) -> None:
         session = delivery.session
-        what = delivery.kind
-        if delivery.packet_id is not None:
-            what = f"packet {delivery.sequence} (id {delivery.packet_id})"
-        of = f" of session {session.id:#x}" if session.id else ""
         logger.error(
-            "shard %d: %s%s (%s) is set aside: %d workers in a row died of it",
+            "shard %d: %s is set aside: %d workers in a row died of it",
             shard.index,
-            what,
-            of,
-            session.address_text,
+            _described(delivery),
             self._max_redeliveries,
         )
         self._counters.add("dead_letters")
@@ -203,3 +206,13 @@ class Quarantine:
         if delivery.kind == "resumed" and not isinstance(session, TellOwner):
             shard.succession.end_now(session.id)  # a successor takes it over as one that closes
             session.disconnect(Cause.POISON)
+
+
+def _described(delivery: Delivery) -> str:
+    """Return for the log what a handler call is about, and whose that is."""
+    session = delivery.session
+    what: str = delivery.kind
+    if delivery.packet_id is not None:
+        what = f"packet {delivery.sequence} (id {delivery.packet_id})"
+    of = f" of session {session.id:#x}" if session.id else ""
+    return f"{what}{of} ({session.address_text})"

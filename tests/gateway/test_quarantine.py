@@ -276,6 +276,15 @@ def test_a_death_over_several_packets_is_blamed_on_none_of_them(tmp_path: Path):
     assert (letter.sequence, letter.payload) == (12, b"two")
 
 
+def test_each_death_tells_what_was_in_hand(ward: Ward, caplog: pytest.LogCaptureFixture):
+    ward.die(2, 1)
+    told = "its worker has ended with packet 12 (id 41) of session 0x7 (10.0.0.1:5) in hand, for 0"
+    assert f"shard 0: {told}" in caplog.text
+    ward.live()
+    ward.end()  # with nothing in hand
+    assert caplog.text.count("has ended with") == 1
+
+
 def test_what_is_set_aside_is_a_dead_letter(ward: Ward):
     for _ in range(3):
         ward.die(2, 1)
