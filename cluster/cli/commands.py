@@ -108,7 +108,7 @@ def up(
 ) -> int:
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
     from cluster.shared.config import load_config
-    from cluster.shared.logs import configure_logging
+    from cluster.shared.logs import configure_logging, name_node
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.supervisor import supervise
 
@@ -116,6 +116,7 @@ def up(
     flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
     flags["node.shared_port"] = shared_port or None
     resolved = load_config(config, flags)
+    name_node(resolved)
     path = run_directory_of(resolved)
     watched = watched_directories(resolved.node.app, reload, reload_dir or [])
     if nodes > 1:
@@ -149,12 +150,13 @@ def gateway(
     """Run the gateway alone, for a supervisor of your own; it configures the node's workers."""
     from cluster.gateway.process import run_gateway
     from cluster.shared.config import load_config
-    from cluster.shared.logs import configure_logging
+    from cluster.shared.logs import configure_logging, name_node
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("gateway")
     flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
     resolved = load_config(config, flags)
+    name_node(resolved)
     run_directory = RunDirectory(Path(run_dir))
     run_directory.create()
     run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()  # before its config is replaced

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.gateway.process import run_gateway
 from cluster.shared.config import ConfigError
-from cluster.shared.logs import configure_logging
+from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 
@@ -26,6 +26,7 @@ def main() -> int:
     except (ConfigError, RunDirectoryError) as error:
         sys.stderr.write(f"cluster gateway: {error}\n")
         return 2
+    name_node(config)
     return run_gateway(directory, config)
 
 

@@ -6,10 +6,16 @@ Standard output belongs to the ready line, and to the results of `status` and `b
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["change_role", "configure_logging"]
+if TYPE_CHECKING:
+    from cluster.shared.config import Config
+
+__all__ = ["change_role", "configure_logging", "name_node"]
 
 _handler = logging.StreamHandler(sys.stderr)
+_said = {"node": "", "role": ""}
+"""What each line says of this process."""
 
 
 def configure_logging(role: str, level: int = logging.INFO) -> None:
@@ -27,7 +33,19 @@ def configure_logging(role: str, level: int = logging.INFO) -> None:
 
 def change_role(role: str) -> None:
     """Say from now on in each line that this process is `role`; leaves other handlers alone."""
-    who = f"{role}[{os.getpid()}]".replace("%", "%%")
+    _said["role"] = role
+    who = f"{_said['node']}{role}[{os.getpid()}]".replace("%", "%%")
     _handler.setFormatter(
         logging.Formatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s")
     )
+
+
+def name_node(config: "Config") -> None:
+    """Say from now on in each line of which node this process is, if that is linked with others.
+
+    Nodes may share one stderr as well (`cluster up --nodes`), or one place where logs are kept. A
+    node that is to be given its id says nothing.
+    """
+    if config.links.listen is not None and config.node.id:
+        _said["node"] = f"node-{config.node.id} "
+        change_role(_said["role"])

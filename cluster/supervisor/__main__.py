@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cluster.shared.config import ConfigError
-from cluster.shared.logs import configure_logging
+from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.supervisor import supervise
@@ -22,7 +22,8 @@ def main() -> int:
     directory = RunDirectory(arguments.run_dir)
     try:
         config = directory.read_config()
-        configure_logging(f"supervisor-{config.node.id}")
+        configure_logging("supervisor")
+        name_node(config)
         return supervise(config, directory, arguments.reload_dir)
     except (ConfigError, RunDirectoryError, OSError) as error:
         sys.stderr.write(f"cluster: {error}\n")

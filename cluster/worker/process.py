@@ -18,7 +18,7 @@ from cluster.shared.config import ConfigError
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
-from cluster.shared.logs import change_role
+from cluster.shared.logs import change_role, name_node
 from cluster.shared.messages import Grant, ProtocolError, Refuse
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.start_failure import StartFailure, write_start_failure
@@ -68,6 +68,7 @@ def run_worker(
 
     def begin() -> tuple[Place, App]:
         config = wait_for_config(directory)
+        name_node(config)
         return LocalPlace(directory, config), load_application(config.node.app)
 
     role = _role(shard, spare_number)
