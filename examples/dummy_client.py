@@ -7,7 +7,8 @@ Exits with 0 when every echo came back as it was sent, else with 1.
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from cluster.iocp import ClientService, IocpCore, NetAddress, PacketSession, make_packet
 
@@ -22,6 +23,8 @@ class Plan:
     echoes: int = 0
     differed: int = 0
     lost: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Connects that failed, by cause."""
 
 
 class ServerSession(PacketSession):
@@ -43,7 +46,7 @@ class ServerSession(PacketSession):
         self.send_next()
 
     def on_connect_failed(self, cause: str) -> None:
-        print(f"cannot connect: {cause}", file=sys.stderr)
+        self.plan.failures[cause] += 1
         self.plan.lost += self.plan.packets
         self.plan.finished += 1
 
@@ -61,11 +64,17 @@ class ServerSession(PacketSession):
         self.send(self.expected)
 
 
+def address(text: str) -> NetAddress:
+    """Read `HOST:PORT` for argparse, which shows only errors of its own."""
+    try:
+        return NetAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Send packets and check their echoes.")
-    parser.add_argument(
-        "--connect", type=NetAddress.parse, default="127.0.0.1:7777", metavar="HOST:PORT"
-    )
+    parser.add_argument("--connect", type=address, default="127.0.0.1:7777", metavar="HOST:PORT")
     parser.add_argument("--sessions", type=int, default=10)
     parser.add_argument("--packets", type=int, default=100, help="of each session")
     parser.add_argument("--size", type=int, default=64, help="payload bytes of a packet")
@@ -80,6 +89,8 @@ def main() -> int:
     while plan.finished < options.sessions:
         core.dispatch()
     core.close()
+    for cause, count in plan.failures.items():
+        print(f"{count} sessions cannot connect: {cause}", file=sys.stderr)
     print(
         f"{options.sessions} sessions, {plan.echoes} echoes, "
         f"{plan.differed} differed, {plan.lost} lost"

@@ -45,11 +45,17 @@ class GameSession(PacketSession):
         self.manager.remove(self)
 
 
+def address(text: str) -> NetAddress:
+    """Read `HOST:PORT` for argparse, which shows only errors of its own."""
+    try:
+        return NetAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Echo every packet to its sender.")
-    parser.add_argument(
-        "--listen", type=NetAddress.parse, default="127.0.0.1:7777", metavar="HOST:PORT"
-    )
+    parser.add_argument("--listen", type=address, default="127.0.0.1:7777", metavar="HOST:PORT")
     parser.add_argument("--max-sessions", type=int, default=100)
     options = parser.parse_args()
 

@@ -88,7 +88,7 @@ def test_a_client_without_a_server_says_so_and_fails():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     done = run_client(address, "--sessions", "2", "--packets", "1")
     assert done.returncode == 1
-    assert "cannot connect: refused" in done.stderr
+    assert done.stderr == "2 sessions cannot connect: refused\n"
     assert done.stdout == "2 sessions, 0 echoes, 0 differed, 2 lost\n"
 
 
@@ -108,4 +108,5 @@ def test_a_server_that_cannot_listen_says_so_in_a_line(listen: str):
     assert done.stdout == ""
     assert address in done.stderr.splitlines()[-1]
     assert "--listen" in done.stderr.splitlines()[-1]
+    assert ("give HOST:PORT" in done.stderr) == (listen == "nowhere")
     assert "Traceback" not in done.stderr
