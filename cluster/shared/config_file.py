@@ -82,7 +82,7 @@ def _settings_of_sections(
     for section, table in sections.items():
         whole_section = Setting(source, section, table)
         if section not in schema.sections:
-            raise whole_section.error(_one_of("sections", section, schema.sections))
+            raise whole_section.error(schema.sections_allowed(section))
         if not isinstance(table, dict):
             raise whole_section.error(f"a section, written [{section}]")
         for field, value in table.items():
@@ -132,14 +132,21 @@ class _Schema:
             for section in _fields(inspect.type_info(Config))
         }
 
+    def sections_allowed(self, name: str) -> str:
+        """Return which sections there are, and what `name`, which is none, may have meant."""
+        for section, fields in self.sections.items():
+            if name in fields:
+                return f"{_one_of('sections', '', self.sections)}; {name} is a key of [{section}]"
+        return _one_of("sections", name, self.sections)
+
     def check(self, setting: Setting) -> None:
         """Raise `ConfigError` unless the key exists and takes the value."""
         section, _, field = setting.key.partition(".")
         fields = self.sections.get(section)
         if fields is None:
-            raise setting.error(_one_of("sections", section, self.sections))
+            raise setting.error(self.sections_allowed(section))
         if field not in fields:
-            raise setting.error(_one_of(f"keys of [{section}]", field, fields))
+            raise setting.error(_one_of(f"keys of [{section}]:", field, fields))
         if not _fits(fields[field], setting.value):
             raise setting.error(_describe(fields[field]))
         text_check = _TEXT_CHECKS.get(setting.key)
@@ -255,6 +262,7 @@ Each raises `ValueError` with what is allowed.
 
 def _one_of(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1)
+    begun = [known_name for known_name in names if name and known_name.startswith(name)]
+    nearest = difflib.get_close_matches(name, names, n=1) or begun
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"one of the {what} {', '.join(names)}{hint}"

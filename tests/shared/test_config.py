@@ -203,9 +203,22 @@ def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[workers]\ncuont = 3").endswith(
-        "cluster.toml: workers.cuont = 3: expected one of the keys of [workers] "
+        "cluster.toml: workers.cuont = 3: expected one of the keys of [workers]: "
         "count, spares, worker_timeout_s, max_redeliveries; did you mean count?"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[limits]\nidle = 5", "; did you mean idle_timeout_s?"),
+        ("count = 3", "limits; count is a key of [workers]"),
+    ],
+)
+def test_a_key_that_is_begun_or_in_no_section_is_told_with_what_was_meant(
+    tmp_path: Path, text: str, hint: str
+) -> None:
+    assert error_of(tmp_path, text).endswith(hint)
 
 
 def test_a_name_like_no_other_gets_no_suggestion(tmp_path: Path) -> None:
