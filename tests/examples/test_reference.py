@@ -1,0 +1,96 @@
+"""The reference: the code of its sections, taken as it is printed, does what stands there."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cluster.testing import TestNode
+from cluster.worker import App, Session
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "application.md"
+
+
+def code_of(section: str) -> str:
+    """Return the Python of a section as one file."""
+    text = REFERENCE.read_text("utf-8")
+    body = re.split(r"^## ", text[text.index(f"## {section}\n") + 3 :], flags=re.MULTILINE)[0]
+    return "\n\n".join(re.findall(r"^```python\n(.*?)^```$", body, re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The code of the section that the test names, where `app` and `Session` are if it has none."""
+    module = ModuleType("reference")
+    monkeypatch.setitem(sys.modules, "reference", module)
+    vars(module).update(app=App(), Session=Session)
+    source = code_of(request.param)
+    exec(compile(source, str(REFERENCE), "exec", dont_inherit=True), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("module", ["Messages between shards"], indirect=True)
+def test_the_ladder_is_one_whichever_shard_a_score_comes_from(module: ModuleType):
+    with TestNode(module.app, workers=2) as node:
+        places = []
+        for player, points in (("ann", 5), ("bob", 3), ("eve", 9)):
+            client = node.connect()
+            client.send(6, module.Score(player, points))
+            places.append(client.receive().decode(module.Rank).place)
+        assert places == [1, 2, 1]
+
+
+@pytest.mark.parametrize("module", ["Messages between shards"], indirect=True)
+def test_a_shard_that_owns_the_ladder_keeps_it_and_another_hands_it_over(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[tuple[str, object]] = []
+    monkeypatch.setattr(module.app, "tell_key", lambda key, message: told.append((key, message)))
+    module.points.update(ann=5, bob=3)
+    monkeypatch.setattr(module.app, "owns", lambda key: True)
+    module.keys_changed((1, 2))
+    assert told == []
+    monkeypatch.setattr(module.app, "owns", lambda key: False)
+    module.keys_changed((2,))
+    assert told == [("ladder", module.Score("ann", 5)), ("ladder", module.Score("bob", 3))]
+    assert module.points == {}
+
+
+@pytest.mark.parametrize("module", ["Groups"], indirect=True)
+def test_people_in_a_room_hear_who_comes_speaks_and_leaves(module: ModuleType):
+    with TestNode(module.app, workers=2) as node:
+        ann, bob = node.connect(), node.connect()
+        for client in (ann, bob):
+            client.send(4, b"garden")
+        bob.send(5, b"hello")
+        bob.close()
+        said = [packet.payload for packet in ann.received]
+        assert said == [
+            b"you are in",
+            b"you miss nothing from here on",
+            b"somebody has come in",
+            b"hello",
+            b"somebody has left",
+        ]
+
+
+@pytest.mark.parametrize("module", ["Users"], indirect=True)
+def test_a_second_login_is_rejected(module: ModuleType):
+    with TestNode(module.app) as node:
+        first, second = node.connect(), node.connect()
+        for client in (first, second):
+            client.send(1, b"ann")
+        assert first.receive().payload == b"welcome"
+        assert second.receive().payload == b"you are logged in elsewhere"
+        first.send(2, b"to myself")
+        assert first.receive().payload == b"to myself"
+
+
+@pytest.mark.parametrize("module", ["Many packets at a time"], indirect=True)
+def test_what_is_measured_is_taken(module: ModuleType):
+    with TestNode(module.app) as node:
+        client = node.connect()
+        client.send(7, b"21.5")
+        assert client.receive().payload == b"taken"
