@@ -22,6 +22,7 @@ class WorkerLife:
         "peer",
         "pid",
         "tells_full",
+        "unhandled_packets",
     )
 
     def __init__(
@@ -47,7 +48,8 @@ class WorkerLife:
         self.is_ready = False
         self.decode_errors = 0
         self.tells_full = 0
-        """As its last heartbeat told, both."""
+        self.unhandled_packets = 0
+        """As its last heartbeat told, all three."""
         self.peer = peer
         """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

@@ -273,12 +273,11 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
-        if heartbeat.decode_errors > life.decode_errors:
-            self._counters.add("decode_errors", heartbeat.decode_errors - life.decode_errors)
-            life.decode_errors = heartbeat.decode_errors
-        if heartbeat.tells_full > life.tells_full:
-            self._counters.add("tells_full", heartbeat.tells_full - life.tells_full)
-            life.tells_full = heartbeat.tells_full
+        for name in ("decode_errors", "tells_full", "unhandled_packets"):
+            told = getattr(heartbeat, name)
+            if more := max(0, told - getattr(life, name)):
+                self._counters.add(name, more)
+                setattr(life, name, told)
         if heartbeat.state in ("stopping", "settling"):
             self._send_heartbeat(self._shards[shard_index], life)
 

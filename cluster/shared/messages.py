@@ -180,7 +180,8 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
 
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
     at once. `decode_errors` counts the packets and messages that did not decode in this life,
-    `tells_full` the messages to other shards for which there was no credit.
+    `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
+    which there was no credit.
     """
 
     incarnation: int
@@ -189,6 +190,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     state: LaneState
     decode_errors: int = 0
     tells_full: int = 0
+    unhandled_packets: int = 0
 
 
 class GatewayHeartbeat(_Message, frozen=True, kw_only=True):

@@ -37,6 +37,8 @@ class Lives:
         self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self._incarnations: dict[int, Incarnation] = {}
         """Without those shards whose worker could not begin."""
+        self._unhandled_before = 0
+        """Packets that no handler took, of the workers that are gone."""
 
     def send(self, identity: bytes, message: ControlMessage) -> bool:
         """Give a worker a message of its gateway; False if it has gone."""
@@ -101,6 +103,7 @@ class Lives:
         incarnation = self._incarnations.pop(shard, None)
         if incarnation is not None:
             incarnation.leave()
+            self._unhandled_before += incarnation.worker.unhandled_packets
             del self._mailboxes[incarnation.identity]
 
     # -- what they do ------------------------------------------------------------------------------
@@ -128,3 +131,10 @@ class Lives:
             for incarnation in self._incarnations.values()
             for session_id, session in incarnation.sessions.items()
         }
+
+    def unhandled_packets(self) -> int:
+        """Return how many packets no handler took, in all lives."""
+        present = self._incarnations.values()
+        return self._unhandled_before + sum(
+            incarnation.worker.unhandled_packets for incarnation in present
+        )

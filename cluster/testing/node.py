@@ -197,12 +197,15 @@ class TestNode:
     def counters(self) -> dict[str, int]:
         """What the node has counted, by the names that `cluster status` shows.
 
-        A name is there once there was something to count; of what workers count, `decode_errors`.
+        A name is there once there was something to count; of what workers count, `decode_errors`
+        and `unhandled_packets`.
         """
         counted = self._counters.snapshot()
-        # Workers tell it with their heartbeats, which are not exchanged here.
+        # Workers tell these with their heartbeats, which are not exchanged here.
         if decode_errors := self._app.decode_errors.count - self._decode_errors_before:
             counted["decode_errors"] = decode_errors
+        if unhandled_packets := self._lives.unhandled_packets():
+            counted["unhandled_packets"] = unhandled_packets
         return counted
 
     def session_of(self, client: TestClient) -> Session:

@@ -22,6 +22,7 @@ from cluster.shared.messages import (
 from cluster.worker.backlog import Backlog
 from cluster.worker.decode_errors import DecodeErrors
 from cluster.worker.gateway_link import GatewayLink
+from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.tells import Tells
 
 __all__ = ["GatewayContact", "GatewayLostError", "WorkerRefusedError"]
@@ -50,16 +51,18 @@ class GatewayContact:
         link: GatewayLink,
         backlog: Backlog,
         decode_errors: DecodeErrors,
+        calls: HandlerCalls,
         tells: Tells,
         now: Callable[[], float],
     ) -> None:
-        """Speak over `link` of `lane`, and of what `decode_errors` and `tells` have counted."""
+        """Speak over `link` of `lane`, and tell what `decode_errors`, `calls` and `tells` count."""
         self._incarnation = grant.incarnation
         self._lane = lane
         self._link = link
         self._backlog = backlog
         self._decode_errors = decode_errors
         self._decode_errors_before = decode_errors.count
+        self._calls = calls
         self._tells = tells
         self._now = now
         started = now()
@@ -134,6 +137,7 @@ class GatewayContact:
             state=state,
             decode_errors=self._decode_errors.count - self._decode_errors_before,
             tells_full=self._tells.full_count,
+            unhandled_packets=self._calls.unhandled_packets,
         )
         self._link.send(heartbeat)
 

@@ -100,7 +100,7 @@ class Worker:
         self._backlog = Backlog(lane)
         self._waiting = self._backlog.chunks
         self._contact = GatewayContact(
-            grant, lane, link, self._backlog, app.decode_errors, tells, now
+            grant, lane, link, self._backlog, app.decode_errors, dispatcher.calls, tells, now
         )
         self._publisher = Publisher(
             outbox, dispatcher, lane, self._backlog, self._contact, note, now
@@ -233,6 +233,11 @@ class Worker:
     def sessions(self) -> Mapping[int, Session]:
         """The sessions that the application knows, by id. Look, do not touch."""
         return self._dispatcher.sessions
+
+    @property
+    def unhandled_packets(self) -> int:
+        """Packets that no handler took."""
+        return self._dispatcher.unhandled_packets
 
     def _in_loop(self, step: Callable[[], _T]) -> _T:
         """Take `step` with the loop of the coroutines, if there are any, as the running one."""

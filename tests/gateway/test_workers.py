@@ -312,14 +312,15 @@ def test_all_who_live_are_told_to_stop(node: Node):
 # -- signs of life ---------------------------------------------------------------------------------
 
 
-def test_what_workers_could_not_decode_is_counted_over_all_lives(node: Node):
+@pytest.mark.parametrize("name", ["decode_errors", "tells_full", "unhandled_packets"])
+def test_what_workers_count_is_counted_over_all_lives(node: Node, name: str):
     node.start()
     for told in (0, 3, 3, 5):
-        node.workers.heartbeat(b"worker", node.beat_of(0, decode_errors=told))
+        node.workers.heartbeat(b"worker", node.beat_of(0, **{name: told}))
     node.workers.vacate(0)
     node.start()
-    node.workers.heartbeat(b"worker", node.beat_of(0, incarnation=2, decode_errors=2))
-    assert node.counters.snapshot()["decode_errors"] == 7
+    node.workers.heartbeat(b"worker", node.beat_of(0, incarnation=2, **{name: 2}))
+    assert node.counters.snapshot()[name] == 7
 
 
 def test_a_heartbeat_tells_each_worker_how_far_the_gateway_is(node: Node):

@@ -36,13 +36,15 @@ def test_what_does_not_decode_ends_its_own_session_and_no_worker(
                     bad.receive()
             answer = good.ask(typed.MOVE, b'{"dx": 1, "dy": 0}')
             assert answer == (typed.POSITION, b'{"x":%d,"y":0}' % (number + 1))
+        good.send(999, b"for nobody")
     assert node.worker_pids() == [pid]
 
     def all_told(counters: dict[str, int]) -> bool:
-        told = (counters.get("decode_errors"), counters.get("closed_decode_error"))
-        return told == (HOSTILE_CLIENTS, HOSTILE_CLIENTS)
+        names = ("decode_errors", "closed_decode_error", "unhandled_packets")
+        told = tuple(counters.get(name) for name in names)
+        return told == (HOSTILE_CLIENTS, HOSTILE_CLIENTS, 1)
 
-    node.wait_status(lambda status: all_told(status["counters"]), "the decode errors")
+    node.wait_status(lambda status: all_told(status["counters"]), "what workers count")
     lines = [line for line in node.stderr.splitlines() if "does not decode" in line]
     assert 0 < len(lines) < HOSTILE_CLIENTS
     assert max(map(len, lines)) < 500

@@ -331,6 +331,11 @@ def test_the_codec_is_the_applications():
         client.send(4, b"no json")
         assert client.cause == "decode_error"
         assert node.counters["decode_errors"] == 1
+        other = node.connect()
+        other.send(5)
+        node.kill_worker()
+        other.send(6)
+        assert node.counters["unhandled_packets"] == 2
     with TestNode(app) as node:
         assert "decode_errors" not in node.counters  # those of the node before
 
