@@ -91,10 +91,12 @@ class TestNode:
         self._clients: dict[int, TestClient] = {}
         """Those whose connection the gateway has not closed, by their port."""
         self._is_settling = False
+        self._is_started = False
         self._is_closed = False
 
     def __enter__(self) -> "TestNode":
         """Start: `on_start` has run in each worker on return; what it raises is raised here."""
+        self._is_started = True
         try:
             assert self._gateway.service.start()
             for shard in range(self._config.workers.count):
@@ -253,6 +255,8 @@ class TestNode:
     def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError("the node is closed; make another")
+        if not self._is_started:
+            raise RuntimeError("the node has not been started; write with TestNode(app) as node:")
 
     # -- turning -----------------------------------------------------------------------------------
 

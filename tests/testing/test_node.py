@@ -362,3 +362,11 @@ def test_a_join_is_answered_at_once_where_there_is_one_node(awaits: bool):
             client.send(ECHO, b"the hall")
             node.advance(1.0)
             assert client.receive() == Packet(TO_ALL, b"has entered the hall")
+
+
+def test_a_node_that_was_not_entered_says_how_it_is_started():
+    node = TestNode(App())
+    with pytest.raises(RuntimeError, match="write with TestNode"):
+        node.connect()
+    with node:
+        assert node.connect().is_connected
