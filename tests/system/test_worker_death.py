@@ -73,9 +73,13 @@ class CheckedClient(threading.Thread):
         except BaseException as error:
             self.failure = error
 
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stop_asked.set()
+
     def finish(self) -> int:
         """Stop sending, wait for the last echo, and return how many there were."""
-        self._stop_asked.set()
+        self.stop()
         self.join(40)
         assert not self.is_alive(), f"{self.name} still waits for echo {self.answered}"
         if self.failure is not None:
