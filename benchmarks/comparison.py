@@ -1,6 +1,7 @@
 """Framed echo on several servers in turn: what `echo_hop` and `library_echo` have in common.
 
-Rounds are taken in turn, so that a machine that changes its speed changes it for all. CPU is
+Rounds are taken in turn, and begin with another server each time, so that a machine that changes
+its speed changes it for all. CPU is
 user and system time of all server processes for each packet, the figure that survives noise. It
 is compared with the first server of the same round, and the median of those ratios is shown.
 """
@@ -66,10 +67,15 @@ def take_rounds(
     payload: bytes | None = None,
 ) -> list[Round]:
     """Measure `servers` in turn, as often as the command line says; `program` loads them."""
-    return [
-        [_measure(program, server, *case, options, payload) for server in servers]
-        for _ in range(options.rounds)
-    ]
+    rounds: list[Round] = []
+    for number in range(options.rounds):
+        # Whoever comes first in a round has another machine than who comes last, by up to a tenth.
+        order = [(number + step) % len(servers) for step in range(len(servers))]
+        results = {
+            index: _measure(program, servers[index], *case, options, payload) for index in order
+        }
+        rounds.append([results[index] for index in range(len(servers))])
+    return rounds
 
 
 def print_lines(case: Case, names: Sequence[str], rounds: Sequence[Round]) -> None:

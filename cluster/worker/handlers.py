@@ -50,7 +50,10 @@ _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; ke
 
 
 class Handlers:
-    """The handlers of one application."""
+    """The handlers of one application: one for each packet id, and for each other thing.
+
+    A second one is refused, ValueError, as the first would silently be called no more.
+    """
 
     def __init__(self, codec: Codec, decode_errors: DecodeErrors) -> None:
         """Have none yet. Payloads are decoded by `codec`; `decode_errors` hears what cannot be."""
@@ -58,14 +61,14 @@ class Handlers:
         self.decode_errors = decode_errors
         self.is_running = False
         """Whether a worker runs them."""
+        self._names: dict[str, str] = {}
+        """What each packet id, or decorator, has been given."""
         self.has_coroutines = False
         """Whether any handler is a coroutine function."""
         self.packet_handlers: dict[int, PacketHandler] = {}
-        self._packet_handler_names: dict[int, str] = {}
         self.any_handler: AnyHandler | None = None
         self.packets_handler: PacketsHandler | None = None
         """What packets that came together are given to at once."""
-        self._has_packets_handler = False
         self.start_handler: StartHandler | None = None
         self.stop_handler: StopHandler | None = None
         self.connected_handler: SessionHandler | None = None
@@ -103,18 +106,18 @@ class Handlers:
             raise TypeError(f"a packet id is an int, not {packet_id!r}; write @app.on_packet(1)")
         if not 0 <= packet_id <= 0xFFFF:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
-        if packet_id in self.packet_handlers:
-            name = self._packet_handler_names[packet_id]
-            raise ValueError(f"packet id {packet_id} has the handler {name} already")
+        what = f"packet id {packet_id}"
+        self._check_free(what)
 
         def register(handler: _PacketHandler) -> _PacketHandler:
+            self._check_free(what)
             self.packet_handlers[packet_id] = adapt_packet_handler(
                 self._checked(handler, "session", "payload"),
                 packet_id,
                 self.codec,
                 self.decode_errors,
             )
-            self._packet_handler_names[packet_id] = handler_name(handler)
+            self._names[what] = handler_name(handler)
             if public:
                 self.public_ids.add(packet_id)
             return handler
@@ -127,13 +130,15 @@ class Handlers:
         The annotation of `payload` counts as in `on_packet`. Raises TypeError as that does, and
         ValueError where there is an `on_packets`.
         """
-        if self._has_packets_handler:
+        if "on_packets" in self._names:
             raise ValueError(_ONE_OF_TWO)
+        self._check_free("on_any")
         self.any_handler = adapt_any_handler(
             self._checked(handler, "session", "packet_id", "payload"),
             self.codec,
             self.decode_errors,
         )
+        self._names["on_any"] = handler_name(handler)
         return handler
 
     def on_packets(self, handler: _PacketsHandler) -> _PacketsHandler:
@@ -152,14 +157,11 @@ class Handlers:
         has a handler of its own.
 
         Raises TypeError for a handler that cannot be called so, ValueError where there is an
-        `on_any` or another one.
+        `on_any`.
         """
-        if self._has_packets_handler:
-            raise ValueError("on_packets has a handler already, which takes all of them")
-        if self.any_handler is not None:
+        if "on_any" in self._names:
             raise ValueError(_ONE_OF_TWO)
-        self._checked(handler, "session", "packets")
-        self._has_packets_handler = True
+        self._only("on_packets", handler, "session", "packets")
         if not is_coroutine_function(handler):
             self.packets_handler = handler
         self.any_handler = lambda session, packet_id, payload: handler(
@@ -175,7 +177,7 @@ class Handlers:
         and post, and has to return within `worker_timeout_s`. If it raises, the worker cannot
         start: nothing that it sent is sent.
         """
-        self.start_handler = self._checked(handler)
+        self.start_handler = self._only("on_start", handler)
         return handler
 
     def on_stop(self, handler: _PlainHandler) -> _PlainHandler:
@@ -188,22 +190,22 @@ class Handlers:
         that is logged, nothing that it sent is sent, and the worker ends as it would have. Not
         called in a worker that is killed, or has lost its gateway, or whose `on_start` raised.
         """
-        self.stop_handler = self._checked(handler)
+        self.stop_handler = self._only("on_stop", handler)
         return handler
 
     def on_connected(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when a client has connected."""
-        self.connected_handler = self._checked(handler, "session")
+        self.connected_handler = self._only("on_connected", handler, "session")
         return handler
 
     def on_resumed(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` for each session that was taken over from a worker that died."""
-        self.resumed_handler = self._checked(handler, "session")
+        self.resumed_handler = self._only("on_resumed", handler, "session")
         return handler
 
     def on_disconnected(self, handler: _DisconnectedHandler) -> _DisconnectedHandler:
         """Call `f(session, cause)` when a session has ended."""
-        self.disconnected_handler = self._checked(handler, "session", "cause")
+        self.disconnected_handler = self._only("on_disconnected", handler, "session", "cause")
         return handler
 
     def on_bound(self, handler: _BoundHandler) -> _BoundHandler:
@@ -212,7 +214,7 @@ class Handlers:
         `session.user` is who the session is then. Not called for a session that has ended, or for a
         bind that `session.unbind` has made void.
         """
-        self.bound_handler = self._checked(handler, "session", "result")
+        self.bound_handler = self._only("on_bound", handler, "session", "result")
         return handler
 
     def on_joined(self, handler: _JoinedHandler) -> _JoinedHandler:
@@ -225,7 +227,7 @@ class Handlers:
         alone, or its members are known. Once for each `session.join` that changes something, in any
         order, unless the session has left the group, or has ended, before.
         """
-        self.joined_handler = self._checked(handler, "session", "name")
+        self.joined_handler = self._only("on_joined", handler, "session", "name")
         return handler
 
     def every(self, seconds: float) -> Callable[[_PlainHandler], _PlainHandler]:
@@ -259,7 +261,7 @@ class Handlers:
         default; past all of that the session is ended (`send_overflow`). Send less until
         `on_send_ready`; `session.is_send_blocked` tells in between.
         """
-        self.send_blocked_handler = self._checked(handler, "session")
+        self.send_blocked_handler = self._only("on_send_blocked", handler, "session")
         return handler
 
     def on_send_ready(self, handler: _SessionHandler) -> _SessionHandler:
@@ -267,7 +269,7 @@ class Handlers:
 
         Once for each `on_send_blocked`, in turn, unless the session ends before.
         """
-        self.send_ready_handler = self._checked(handler, "session")
+        self.send_ready_handler = self._only("on_send_ready", handler, "session")
         return handler
 
     @overload
@@ -305,7 +307,7 @@ class Handlers:
         told it, in a successor of its worker if need be. Types of messages that this application
         does not handle itself are to be in the annotation of `message`, as a union.
         """
-        self.messages.set_undelivered(self._checked(handler, "message", "receiver"))
+        self.messages.set_undelivered(self._only("on_undelivered", handler, "message", "receiver"))
         return handler
 
     def on_keys(self, handler: _KeysHandler) -> _KeysHandler:
@@ -318,8 +320,22 @@ class Handlers:
         list, nothing ever changes. A call that raises is logged and taken back; as any other it
         comes again after a worker's death without its commit.
         """
-        self.keys_handler = self._checked(handler, "owners")
+        self.keys_handler = self._only("on_keys", handler, "owners")
         return handler
+
+    def _only(self, what: str, handler: _Handler, *parameters: str) -> _Handler:
+        """Return `handler`, which is `_checked`, as the only one of `what`."""
+        self._check_free(what)
+        self._checked(handler, *parameters)
+        self._names[what] = handler_name(handler)
+        return handler
+
+    def _check_free(self, what: str) -> None:
+        """Raise ValueError if `what` has a handler: the other one would never be called."""
+        if what in self._names:
+            raise ValueError(
+                f"{what} has the handler {self._names[what]} already; have one that does both"
+            )
 
     def _checked(self, handler: _Handler, *parameters: str) -> _Handler:
         """Return `handler` if it can be called with `parameters`; else raise TypeError."""

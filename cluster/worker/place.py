@@ -18,6 +18,7 @@ from cluster.shared.takeover import PastCall
 from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.spare import QUIET_WAIT_S
+from cluster.worker.watched_link import WatchedLink
 
 __all__ = ["KeyRefusedError", "LocalPlace", "Place", "wait_for_config"]
 
@@ -123,7 +124,8 @@ class LocalPlace:
             return None
 
     def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
-        return ZmqGatewayLink(control, lane_fd)
+        # Who hangs is killed when the whole time is up, and is to say before that where.
+        return WatchedLink(control, lane_fd, 0.8 * grant.worker_timeout_s, is_ended=False)
 
     def ended(self) -> None:
         """Do nothing: the note is the gateway's."""

@@ -5,7 +5,6 @@ hangs ends itself, and what a life had in hand when it ended is told by the next
 machine. See docs/decisions/0020-workers-on-other-machines.md.
 """
 
-import faulthandler
 import logging
 import mmap
 import re
@@ -19,7 +18,7 @@ from cluster.iocp import NetAddress
 from cluster.shared.config import WorkersConfig
 from cluster.shared.endpoints import Endpoint
 from cluster.shared.key_files import read_worker_keys
-from cluster.shared.messages import ControlMessage, Grant
+from cluster.shared.messages import Grant
 from cluster.shared.note import NOTE_BYTES, NoteReader, NoteWriter, create_note, open_note
 from cluster.shared.remote_endpoints import RemoteClient, lane_address
 from cluster.shared.run_directory import RunDirectory
@@ -27,16 +26,15 @@ from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
 from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.place import KeyRefusedError
+from cluster.worker.watched_link import WatchedLink
 
-__all__ = ["PastNotes", "RemotePlace", "WatchedLink"]
+__all__ = ["PastNotes", "RemotePlace"]
 
 logger = logging.getLogger("cluster.worker")
 
 
 LOCK_WAIT_S = 3.0
 """A predecessor that was killed is gone within this time."""
-
-_STDERR_FD = 2
 
 _EVENT = Struct("<H")
 """What a message of a socket's monitor begins with."""
@@ -103,31 +101,6 @@ def _past_call(nonce: int, incarnation: int, data: bytes) -> PastCall:
     return PastCall(
         nonce=nonce, incarnation=incarnation, position=position, index=index, session=session
     )
-
-
-class WatchedLink(ZmqGatewayLink):
-    """A link whose worker ends, with a traceback on stderr, when it shows no sign of life.
-
-    On the gateway's machine the supervisor kills a worker that hangs. Here it does it itself: a
-    thread of the interpreter's own, which needs no lock of a handler's, waits for the next
-    heartbeat.
-    """
-
-    def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int, timeout_s: float) -> None:
-        super().__init__(control, lane_fd)
-        self._timeout_s = timeout_s
-        self._arm()
-
-    def send(self, message: ControlMessage) -> None:
-        super().send(message)
-        self._arm()
-
-    def close(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        super().close()
-
-    def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=_STDERR_FD)
 
 
 class RemotePlace:
@@ -206,7 +179,7 @@ class RemotePlace:
 
     def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
         self._stop_watching()  # nobody would take the events from now on
-        return WatchedLink(control, lane_fd, grant.worker_timeout_s)
+        return WatchedLink(control, lane_fd, grant.worker_timeout_s, is_ended=True)
 
     def ended(self) -> None:
         self._notes.end()

@@ -199,6 +199,7 @@ def test_a_handler_that_hangs_is_seen_in_the_status_and_set_aside(
     assert bench.calls()["hang", session, 2] == 2
     (letter,) = bench.letters()
     assert (letter["packet_id"], letter["sequence"], letter["deaths"]) == (HANG, 2, 2)
+    assert bench.node.stderr.count("deadly.py") >= 2, "where each of them hung"
     bench.finish()
 
 

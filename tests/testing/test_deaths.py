@@ -201,11 +201,11 @@ def test_an_end_that_was_not_committed_comes_again():
 def test_workers_that_die_as_they_begin_are_not_replaced_for_ever():
     app = App()
     with TestNode(app) as node:
-        app.on_resumed(lambda session: node.kill_worker())
+        app.resumed_handler = lambda session: node.kill_worker()
         client = node.connect()
         with pytest.raises(RuntimeError, match="5 workers of shard 0 in a row"):
             node.kill_worker()
-        app.on_resumed(lambda session: session.send(1, b"back"))
+        app.resumed_handler = lambda session: session.send(1, b"back")
         node.kill_worker()
         assert client.receive() == Packet(1, b"back")
 

@@ -140,7 +140,11 @@ def test_what_a_handler_raises_fails_the_test_where_it_was_made_to_run():
 
 def test_of_several_the_first_is_raised_and_tells_of_the_others():
     app, _ = _talk()
-    app.on_disconnected(lambda session, cause: {}[cause])
+
+    def fail(session: Session, cause: str) -> None:
+        raise KeyError(cause)
+
+    app.disconnected_handler = fail
     with TestNode(app) as node:
         client = _connect(node)
         with pytest.raises(ZeroDivisionError) as caught:
@@ -180,7 +184,7 @@ def test_what_on_start_raises_comes_out_of_the_with_statement():
     def start() -> None:
         raise LookupError("no database")
 
-    app.on_start(start)
+    app.start_handler = start
     with pytest.raises(LookupError, match="no database"), TestNode(app):
         raise AssertionError("not reached")
     assert log == []

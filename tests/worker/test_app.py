@@ -369,3 +369,32 @@ def test_posting_is_bounded(monkeypatch: pytest.MonkeyPatch):
         app.post(lambda: None)
     app.take_posted()
     app.post(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "parameters"),
+    [
+        (App.on_start, ""),
+        (App.on_stop, ""),
+        (App.on_connected, "session"),
+        (App.on_resumed, "session"),
+        (App.on_disconnected, "session, cause"),
+        (App.on_bound, "session, result"),
+        (App.on_joined, "session, name"),
+        (App.on_any, "session, packet_id, payload"),
+        (App.on_packets, "session, packets"),
+        (App.on_send_blocked, "session"),
+        (App.on_send_ready, "session"),
+        (App.on_keys, "owners"),
+        (App.on_undelivered, "message, receiver"),
+    ],
+)
+def test_a_second_handler_of_the_same_is_refused_and_the_first_one_named(
+    decorator: Callable[[App, Any], Any], parameters: str
+):
+    scope: dict[str, Any] = {}
+    exec(f"def first({parameters}): ...\ndef second({parameters}): ...", scope)
+    app = App()
+    decorator(app, scope["first"])
+    with pytest.raises(ValueError, match=f"{decorator.__name__} has the handler first already"):
+        decorator(app, scope["second"])

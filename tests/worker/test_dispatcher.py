@@ -40,12 +40,13 @@ class Bench:
         self.dispatcher = Dispatcher(
             self.app, self.outbox, commit, 65_531, lambda: self.commits.append(self.commit)
         )
-        self.app.on_connected(lambda session: self.calls.append(("connected", session.id)))
-        self.app.on_resumed(lambda session: self.calls.append(("resumed", session.id)))
-        self.app.on_disconnected(
-            lambda session, cause: self.calls.append(("disconnected", session.id, cause))
+        # Put in place, not registered: a test may register its own instead.
+        self.app.connected_handler = lambda session: self.calls.append(("connected", session.id))
+        self.app.resumed_handler = lambda session: self.calls.append(("resumed", session.id))
+        self.app.disconnected_handler = lambda session, cause: self.calls.append(
+            ("disconnected", session.id, cause)
         )
-        self.app.on_any(self._any)
+        self.app.any_handler = self._any
         self.app.attach(self)
 
     def broadcast(self, packet: bytes) -> None:

@@ -33,7 +33,8 @@ class Bench:
         self.told: list[Any] = []
         self.bindings: list[Binding] = []
         self.app.on_any(self._any)
-        self.app.on_bound(lambda session, result: self.told.append((result, session.user)))
+        # Put in place, not registered: a test may register its own instead.
+        self.app.bound_handler = lambda session, result: self.told.append((result, session.user))
         self.app.on_disconnected(lambda session, cause: self.told.append((cause, session.user)))
         self.outbox = Outbox(1 << 20)
         self.dispatcher = Dispatcher(self.app, self.outbox, commit, 65_531, lambda: None)

@@ -280,7 +280,7 @@ def test_it_stands_in_the_place_of_on_any():
     app.on_packets(lambda session, several: None)
     with pytest.raises(ValueError, match="keep one of them"):
         app.on_any(lambda session, packet_id, payload: None)
-    with pytest.raises(ValueError, match="has a handler already"):
+    with pytest.raises(ValueError, match="already; have one that does both"):
         app.on_packets(lambda session, several: None)
     one_argument: Any = lambda session: None  # noqa: E731 - what a type checker refuses
     with pytest.raises(TypeError, match="must take"):

@@ -1,7 +1,5 @@
 """A worker on another machine than its gateway's: its notes, and what it does for itself."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,44 +218,3 @@ def test_a_lane_is_reached_by_the_gateways_address(tmp_path: Path):
 def test_without_keys_there_is_no_place(tmp_path: Path):
     with pytest.raises(KeyFileError, match=r"gateway\.key is not there"):
         place(tmp_path, NetAddress("127.0.0.1", 7900))
-
-
-HANGS = """
-import time, zmq
-from cluster.shared.messages import SpareAlive
-from cluster.worker.remote_place import WatchedLink
-
-context = zmq.Context()
-link = WatchedLink(context.socket(zmq.DEALER), 0, 1.5)
-until = time.monotonic() + 2.0
-while time.monotonic() < until:
-    link.send(SpareAlive())
-    time.sleep(0.05)
-print("alive", flush=True)
-
-def hanging_handler():
-    if ENDS:
-        link.close()
-    time.sleep(2.0 if ENDS else 60)
-
-hanging_handler()
-print("ended", flush=True)
-"""
-
-
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_worker_that_shows_no_sign_of_life_ends_itself_and_says_where_it_hung(ends: bool):
-    done = subprocess.run(
-        [sys.executable, "-c", HANGS.replace("ENDS", str(ends))],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=ROOT,
-        check=False,
-    )
-    if ends:
-        assert done.stdout == "alive\nended\n"
-    else:
-        assert (done.returncode, done.stdout) == (1, "alive\n")
-        assert "Timeout" in done.stderr
-        assert "in hanging_handler" in done.stderr

@@ -1,0 +1,41 @@
+"""A link that tells where its worker hangs: a traceback on stderr when there is no sign of life.
+
+A thread of the interpreter's own waits for the next heartbeat. It needs no lock that a handler
+could hold, so it can tell of any handler but one that has stopped the whole process.
+"""
+
+import faulthandler
+
+import zmq
+
+from cluster.shared.messages import ControlMessage
+from cluster.worker.gateway_link import ZmqGatewayLink
+
+__all__ = ["WatchedLink"]
+
+_STDERR_FD = 2
+
+
+class WatchedLink(ZmqGatewayLink):
+    """The link of a worker that must send something every `timeout_s` seconds."""
+
+    def __init__(
+        self, control: "zmq.Socket[bytes]", lane_fd: int, timeout_s: float, *, is_ended: bool
+    ) -> None:
+        """Write a traceback once nothing was sent for `timeout_s`; `is_ended`: and end the process,
+        where nobody else would."""
+        super().__init__(control, lane_fd)
+        self._timeout_s = timeout_s
+        self._is_ended = is_ended
+        self._arm()
+
+    def send(self, message: ControlMessage) -> None:
+        super().send(message)
+        self._arm()
+
+    def close(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        super().close()
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self._timeout_s, exit=self._is_ended, file=_STDERR_FD)
