@@ -14,8 +14,8 @@ from cluster.worker.watched_link import WatchedLink
 
 closes, is_ended = (word == "True" for word in sys.argv[1:])
 context = zmq.Context()
-link = WatchedLink(context.socket(zmq.DEALER), 0, 1.0, is_ended=is_ended)
-until = time.monotonic() + 1.5
+link = WatchedLink(context.socket(zmq.DEALER), 0, 1.5, is_ended=is_ended)
+until = time.monotonic() + 2.0
 while time.monotonic() < until:
     link.send(SpareAlive())
     time.sleep(0.05)
@@ -24,7 +24,7 @@ print("alive", flush=True)
 def hanging_handler():
     if closes:
         link.close()
-    time.sleep(60 if is_ended and not closes else 1.5)
+    time.sleep(60 if is_ended and not closes else 2.0)
 
 hanging_handler()
 print("went on", flush=True)
