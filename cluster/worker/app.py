@@ -104,6 +104,10 @@ class App(Handlers):
         """What waits to be run on the loop; taken out by `take_posted` only."""
         self._posted_lock = threading.Lock()
 
+    @property
+    def is_running(self) -> bool:
+        return self._runtime is not None
+
     def broadcast(self, packet_id: int, message: Message = b"") -> None:
         """Send one packet to every session of the node and of those that it is linked with.
 
@@ -280,13 +284,11 @@ class App(Handlers):
     def attach(self, runtime: Runtime) -> None:
         """Run in `runtime` from now on; done by the worker."""
         self._runtime = runtime
-        self.is_running = True
 
     def detach(self, runtime: Runtime) -> None:
         """Run in `runtime` no more; what was posted to it and did not run is dropped."""
         if self._runtime is runtime:
             self._runtime = None
-            self.is_running = False
             self.take_posted()
 
     def take_posted(self) -> list[Callable[[], Any]]:

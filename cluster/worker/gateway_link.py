@@ -6,12 +6,12 @@ ZeroMQ, and inside the process of its gateway, where an application is tested.
 
 import math
 import select
-import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import zmq
 
+from cluster.iocp.wake_pair import WakePair
 from cluster.shared.messages import ControlMessage, decode_message, encode_message
 
 __all__ = ["GatewayLink", "ZmqGatewayLink"]
@@ -65,11 +65,9 @@ class ZmqGatewayLink:
     def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int) -> None:
         """Speak over `control`, and wake up for what `lane_fd` tells too."""
         self._control = control
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
+        self._wake_pair = WakePair()
         self._control_fd = int(control.getsockopt(zmq.FD))
-        self._wake_fd = self._wake_reader.fileno()
+        self._wake_fd = self._wake_pair.fileno()
         self._lane_fd = lane_fd
         self._sources = (lane_fd, self._control_fd, self._wake_fd)
         # The same system call with less around it, where there is one.
@@ -91,9 +89,9 @@ class ZmqGatewayLink:
 
     def wake(self) -> None:
         try:
-            self._wake_writer.send(b"\0")
+            self._wake_pair.wake()
         except OSError:
-            return  # full of wake-ups already, or the loop has ended
+            return  # the loop has ended
 
     def sources(self) -> Sequence[int]:
         return self._sources
@@ -110,16 +108,8 @@ class ZmqGatewayLink:
 
     def attend(self, source: int) -> bool:
         if source == self._wake_fd:
-            self._drain_wake_ups()
+            self._wake_pair.drain()
         return source == self._control_fd
 
     def close(self) -> None:
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def _drain_wake_ups(self) -> None:
-        try:
-            while len(self._wake_reader.recv(4096)) == 4096:
-                pass
-        except BlockingIOError:
-            return
+        self._wake_pair.close()

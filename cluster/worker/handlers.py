@@ -59,8 +59,6 @@ class Handlers:
         """Have none yet. Payloads are decoded by `codec`; `decode_errors` hears what cannot be."""
         self.codec = codec
         self.decode_errors = decode_errors
-        self.is_running = False
-        """Whether a worker runs them."""
         self._names: dict[str, str] = {}
         """What each packet id, or decorator, has been given."""
         self.has_coroutines = False
@@ -85,6 +83,11 @@ class Handlers:
         self.send_ready_handler: SessionHandler | None = None
         self.public_ids: set[int] = set()
         """Packet ids that get through before a session is accepted (`limits.auth_timeout_s`)."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker runs them."""
+        return False
 
     def on_packet(
         self, packet_id: int, *, public: bool = False
