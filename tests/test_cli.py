@@ -374,6 +374,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
                 "restarts": 0,
                 "lane": "zmq",
                 "in_hand": None,
+                "awaiting": None,
             },
             {
                 "shard": 1,
@@ -382,6 +383,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
                 "restarts": 7,
                 "lane": "zmq",
                 "in_hand": None,
+                "awaiting": None,
             },
         ],
         "spares": [{"pid": 4713}],
@@ -465,6 +467,15 @@ def test_status_for_people_shows_what_is_in_hand(read_status: Called):
     read_status.result = msgspec.structs.replace(STATUS, workers=workers)
     shown = " ".join(run("status").stdout.replace("│", " ").split())
     for word in ("packet 4", "(id 3)", "0xabc", "1.2 s", "an event", "0xdef"):
+        assert word in shown
+
+
+def test_status_for_people_shows_what_has_waited_longest_in_a_coroutine(read_status: Called):
+    packet = InHand(session=0xABC, packet_id=3, sequence=4, for_s=61.25)
+    workers = [msgspec.structs.replace(worker, awaiting=packet) for worker in STATUS.workers]
+    read_status.result = msgspec.structs.replace(STATUS, workers=workers)
+    shown = " ".join(run("status").stdout.replace("│", " ").split())
+    for word in ("shard 1 awaits longest: packet 4 (id 3) of 0xabc for 61.2 s",):
         assert word in shown
 
 

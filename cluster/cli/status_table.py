@@ -23,6 +23,10 @@ def print_table(node: NodeStatus) -> None:
         row = (worker.shard, _where(worker), worker.state, worker.restarts, worker.lane)
         table.add_row(*map(str, row), _in_hand(worker.in_hand))
     console.print(table)
+    for worker in node.workers:
+        if worker.awaiting is not None:
+            longest = _in_hand(worker.awaiting)
+            console.print(f"shard {worker.shard} awaits longest: {longest}", soft_wrap=True)
     console.print(f"spares {', '.join(str(spare.pid) for spare in node.spares) or '-'}")
     if node.membership is not None:
         console.print(_membership_line(node.membership), soft_wrap=True)

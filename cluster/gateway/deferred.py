@@ -2,7 +2,7 @@
 
 A worker names them; what they are about is copied from the gateway's own log before the commit
 frees it, so a successor is given what the client sent, whatever became of the worker. A batch
-counts when it is committed, and is forgotten otherwise. No I/O, no clock.
+counts when it is committed, and is forgotten otherwise. No I/O; the time is told.
 
 The calls of a session that are deferred are the last ones of it that are committed, in order:
 what comes behind a deferred call is deferred too. So the first of them is the one in progress.
@@ -51,10 +51,20 @@ class Deferred:
     Bounded by `deferred_bytes_max` of the lane's capacity, and one call.
     """
 
-    __slots__ = ("_calls", "_done", "_new", "_pending_bytes", "closing", "done_count", "num_bytes")
+    __slots__ = (
+        "_calls",
+        "_done",
+        "_new",
+        "_pending_bytes",
+        "_since",
+        "closing",
+        "done_count",
+        "num_bytes",
+    )
 
     def __init__(self) -> None:
-        self._calls: dict[Commit, DeferredCall] = {}
+        self._calls: dict[Commit, DeferredCall] = {}  # in the order in which they were committed
+        self._since: dict[Commit, float] = {}
         self.num_bytes = 0
         """As `deferred_bytes` counts them."""
         self.done_count = 0
@@ -77,6 +87,12 @@ class Deferred:
     def find(self, name: Commit) -> DeferredCall | None:
         """Return the call of that position and packet index, if it is deferred."""
         return self._calls.get(name)
+
+    def oldest(self) -> tuple[DeferredCall, float] | None:
+        """Return the call that was deferred first, and when, as `commit` was told; None if none."""
+        for name, call in self._calls.items():
+            return call, self._since[name]
+        return None
 
     # -- the batch in hand -------------------------------------------------------------------------
 
@@ -145,15 +161,18 @@ class Deferred:
         self._done.clear()
         self._pending_bytes = 0
 
-    def commit(self) -> list[DeferredCall]:
-        """The batch in hand is committed; return the calls that are done with it."""
+    def commit(self, now: float) -> list[DeferredCall]:
+        """The batch in hand is committed, at `now` in seconds; return the calls that are done."""
         done = [self._calls.pop(name) for name in self._done]
+        for name in self._done:
+            del self._since[name]
         self.done_count += len(done)
         for call in done:
             self._count(call, -1)
         for call in self._new.values():
             self._count(call, 1)
         self._calls.update(self._new)
+        self._since.update(dict.fromkeys(self._new, now))
         self.abandon()
         return done
 

@@ -26,7 +26,7 @@ from cluster.shared.records import (
     UNDELIVERED,
 )
 
-__all__ = ["Delivery", "find_delivery"]
+__all__ = ["Delivery", "deferred_delivery", "find_delivery"]
 
 _KINDS = {
     OPENED: "opened",
@@ -66,7 +66,7 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     name = Commit(call.position, call.packet_index)
     deferred = shard.succession.deferred.find(name)
     if deferred is not None:
-        return _deferred_delivery(deferred)
+        return deferred_delivery(deferred)
     if name < shard.log.committed:
         return None
     entry = shard.log.entry_at(call.position)
@@ -87,7 +87,8 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     return Delivery("packet", session, packet_id, first_sequence + index, payload)
 
 
-def _deferred_delivery(call: DeferredCall) -> Delivery | None:
+def deferred_delivery(call: DeferredCall) -> Delivery | None:
+    """Return what a deferred call is about; None if its record asks for no call."""
     if call.kind != PACKETS:
         return _event(call.kind, call.session, call.payload)
     packet_id: int = HEADER.unpack_from(call.payload)[1]

@@ -164,6 +164,7 @@ class Gateway(IocpObject):
             self._quarantine,
             self._spares,
             self._others,
+            core.now,
         )
         self._beat_interval_s = min(1.0, config.workers.worker_timeout_s / 4)
         self._beat_timer: Timer | None = None

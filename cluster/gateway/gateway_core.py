@@ -132,6 +132,7 @@ class GatewayCore:
             gateway.send_queue_bytes_max,
             self._config.node.id,
             tell_window_bytes(self._config.links.retained_bytes_max, self._config.workers.count),
+            self._core.now,
         )
 
     def _make_workers(

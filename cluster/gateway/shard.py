@@ -6,6 +6,8 @@ room, in the order of arrival. On a commit everything that depended on it goes o
 sessions at EOF, held packets.
 """
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.gateway.counters import Counters
@@ -49,6 +51,7 @@ class Shard:
         "_answers",
         "_counters",
         "_held",
+        "_now",
         "_waiting",
         "framing",
         "index",
@@ -76,8 +79,10 @@ class Shard:
         send_queue_bytes_max: int,
         node: int = 1,
         tell_window_bytes: int = TELL_WINDOW_BYTES_MAX,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.index = index
+        self._now = now
         self.lane = lane
         self.lane_append_packets = lane.append_packets
         self.log = lane.log
@@ -270,7 +275,7 @@ class Shard:
     def committed(self, freed: list[Freed]) -> None:
         """The worker has done, for good, what these records asked for."""
         deferred = self.succession.deferred
-        done = deferred.commit() if deferred.has_pending else ()
+        done = deferred.commit(self._now()) if deferred.has_pending else ()
         for kind, session, num_bytes, _, record in freed:
             if kind == PACKETS:
                 session.uncommitted_bytes -= num_bytes - PACKETS_OVERHEAD

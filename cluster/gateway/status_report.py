@@ -4,11 +4,14 @@ It only looks: nothing is kept here, and nothing is changed by being shown.
 """
 
 import os
+from collections.abc import Callable
 
+import msgspec
 from msgspec import UNSET
 
 from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
+from cluster.gateway.delivery import deferred_delivery
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.other_nodes import OtherNodes
@@ -19,7 +22,7 @@ from cluster.gateway.shard import Shard
 from cluster.gateway.spares import Spares
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.shared.lane import LaneHub
-from cluster.shared.node_status import GatewayStatus, NodeStatus, WorkerStatus
+from cluster.shared.node_status import GatewayStatus, InHand, NodeStatus, WorkerStatus
 
 __all__ = ["StatusReport"]
 
@@ -41,8 +44,12 @@ class StatusReport:
         quarantine: Quarantine,
         spares: Spares,
         others: OtherNodes,
+        now: Callable[[], float],
     ) -> None:
-        """Show life `epoch` of `node`. `hub` and `control` are those of this machine's workers."""
+        """Show life `epoch` of `node`. `hub` and `control` are those of this machine's workers.
+
+        `now` is the clock of the shards.
+        """
         self._node = node
         self._epoch = epoch
         self._driver = driver
@@ -55,6 +62,7 @@ class StatusReport:
         self._quarantine = quarantine
         self._spares = spares
         self._others = others
+        self._now = now
 
     def make(self) -> NodeStatus:
         """Return the state of the node."""
@@ -80,9 +88,25 @@ class StatusReport:
         is_draining = self._serving.phase is not DrainPhase.SERVING
         if workers.is_remote(index):
             lives = workers.lives_begun(index)
-            return remote_worker_status(index, lane, life, lives, is_draining)
-        in_hand = self._quarantine.in_hand(shard)
-        return self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
+            status = remote_worker_status(index, lane, life, lives, is_draining)
+        else:
+            in_hand = self._quarantine.in_hand(shard)
+            status = self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
+        return msgspec.structs.replace(status, awaiting=self._awaiting(shard))
+
+    def _awaiting(self, shard: Shard) -> InHand | None:
+        oldest = shard.succession.deferred.oldest()
+        if oldest is None:
+            return None
+        call, since = oldest
+        delivery = deferred_delivery(call)
+        assert delivery is not None, "only what asks for a call is deferred"
+        return InHand(
+            session=delivery.session.id,
+            packet_id=delivery.packet_id,
+            sequence=delivery.sequence,
+            for_s=round(self._now() - since, 3),
+        )
 
     def _count(self) -> dict[str, int]:
         """Return what was counted, and what the parts count themselves or can tell right now."""

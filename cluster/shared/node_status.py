@@ -41,7 +41,7 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's handler works on, and for how many seconds.
+    """What a handler of a worker works on, or awaits something for, and for how many seconds.
 
     There is no packet when the handler is one of the session's own events, and no session (0)
     when it is that of a message of another shard.
@@ -66,7 +66,9 @@ class RemoteWorker(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One shard's part of a node's status.
 
-    `remote` is there for a shard that is served from other machines, where its `pid` is one then.
+    `awaiting` is the oldest of the calls that wait in coroutines, since the commit by which it was
+    deferred, whatever workers it has had since. `remote` is there for a shard that is served from
+    other machines, where its `pid` is one then.
     """
 
     shard: int
@@ -75,6 +77,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     lane: str
     in_hand: InHand | None = None
+    awaiting: InHand | None = None
     remote: RemoteWorker | UnsetType = UNSET
 
 

@@ -7,6 +7,7 @@ node or of a client turns gateway and workers until nothing is left to do at tha
 """
 
 import math
+from collections import Counter
 from types import TracebackType
 
 import msgspec
@@ -196,13 +197,13 @@ class TestNode:
         return [known[session_id] for session_id in sorted(known)]
 
     @property
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> Counter[str]:
         """What the node has counted, by the names that `cluster status` shows.
 
-        A name is there once there was something to count; of what workers count, `decode_errors`
-        and `unhandled_packets`.
+        A name is among them once there was something to count, and counts 0 before; of what workers
+        count, `decode_errors` and `unhandled_packets`.
         """
-        counted = self._counters.snapshot()
+        counted = Counter(self._counters.snapshot())
         # Workers tell these with their heartbeats, which are not exchanged here.
         if decode_errors := self._app.decode_errors.count - self._decode_errors_before:
             counted["decode_errors"] = decode_errors

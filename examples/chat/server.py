@@ -36,20 +36,13 @@ def greet(session: Session) -> None:
 
 
 @app.on_packet(LOGIN)
-def log_in(session: Session, login: Login) -> None:
-    """Ask for the name; `welcome` hears whether it was free."""
+async def log_in(session: Session, login: Login) -> None:
+    """Take a name, and tell whether it was free; what the client sends behind it waits for that."""
     name = login.name.strip()
-    if not name or len(name) > NAME_MAX or session.user is not None:
+    if not name or len(name) > NAME_MAX or session.user not in (None, name):
         session.send(NOTICE, Notice(f"give one name of 1 to {NAME_MAX} characters"))
-    else:
-        session.bind(name)
-
-
-@app.on_bound
-def welcome(session: Session, result: BindResult) -> None:
-    """Tell whether the name was free."""
-    if result is BindResult.BOUND:
-        session.send(NOTICE, Notice(f"welcome, {session.user}"))
+    elif await session.bind(name) is BindResult.BOUND:
+        session.send(NOTICE, Notice(f"welcome, {name}"))
     else:
         session.send(NOTICE, Notice("somebody else has that name"))
 

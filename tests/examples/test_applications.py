@@ -12,13 +12,16 @@ from pathlib import Path
 from threading import Thread
 from typing import Self
 
+import msgspec
 import pytest
 
 from cluster.testing import TestNode
+from examples.chat import protocol as chat
 from examples.game.protocol import JOIN, NAME_MAX, TICKS_PER_S, Join, World, You
 from examples.game.server import app as game
 from tests.support import wait_until
 from tests.system.cluster_node import ROOT, ClusterNode, cluster_environment
+from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the nodes of these tests need signals")
 
@@ -124,6 +127,17 @@ def test_people_chat_in_a_room_across_workers_and_a_death(start_node: StartNode)
         assert ann.process.wait(10) == 0
         assert node.drain() == 0
         bob.wait_for(r"\* the connection has ended")
+
+
+def test_who_joins_a_room_behind_the_login_waits_for_the_name(start_node: StartNode):
+    node = start_node("examples.chat.server:app")
+    with PacketClient(node.port) as client:
+        client.send(chat.LOGIN, msgspec.msgpack.encode(chat.Login("ann")))
+        client.send(chat.JOIN, msgspec.msgpack.encode(chat.Room("garden")))
+        heard = [client.receive() for _ in range(3)]
+    assert [packet_id for packet_id, _ in heard] == [chat.NOTICE, chat.NOTICE, chat.LINE]
+    assert msgspec.msgpack.decode(heard[1][1], type=chat.Notice).text == "welcome, ann"
+    assert msgspec.msgpack.decode(heard[2][1], type=chat.Line).text == "ann came in"
 
 
 def test_players_move_together_and_stay_where_they_are_when_workers_die(start_node: StartNode):

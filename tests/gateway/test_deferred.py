@@ -74,6 +74,40 @@ def test_a_successor_gets_what_is_deferred_until_it_is_done(memory_gateway: Make
     assert (worker.grant.deferred, worker.grant.sessions[0].sequence) == ([], 4)
 
 
+def test_the_oldest_is_the_first_that_is_not_done_since_when_it_was_deferred(
+    memory_gateway: MakeGateway,
+):
+    world = memory_gateway()
+    worker, session = with_packets(world, 4)
+    deferred = world.shards[0].succession.deferred
+    assert deferred.oldest() is None
+    worker.publish(defer(session, 2, 0, 2), commit=Commit(2, 2))
+    committed(world, Commit(2, 2))
+    first = world.core.now()
+    world.pass_time(5.0)
+    worker.publish(defer(session, 2, 2), commit=Commit(2, 3))
+    committed(world, Commit(2, 3))
+
+    def oldest() -> tuple[int, float]:
+        told = deferred.oldest()
+        assert told is not None
+        return told[0].sequence, round(world.core.now() - told[1])
+
+    assert oldest() == (1, 5)
+    worker.publish(done(session, 2, 0), commit=Commit(2, 3))
+    world.run_until(lambda: deferred.count == 2, "one that is done")
+    assert oldest() == (2, 5)
+    # A successor's life is another one; the wait of the client is not.
+    worker = successor(world)
+    assert oldest() == (2, round(world.core.now() - first))
+    worker.publish(done(session, 2, 1))
+    world.run_until(lambda: deferred.count == 1, "two that are done")
+    assert oldest() == (3, 0)
+    worker.publish(done(session, 2, 2))
+    world.run_until(lambda: deferred.count == 0, "all that are done")
+    assert deferred.oldest() is None
+
+
 def test_a_commit_inside_a_record_may_defer_what_comes_before_it(memory_gateway: MakeGateway):
     world = memory_gateway()
     worker, session = with_packets(world, 3)

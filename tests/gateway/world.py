@@ -169,7 +169,14 @@ class GatewayWorld:
         is_simulated = isinstance(driver, MemoryDriver) and driver.network.clock is not None
         self.hub = LocalHub(self.lanes, is_watched=not is_simulated)
         self.shards = [
-            Shard(index, lane, self.counters, max_packet_bytes, send_queue_bytes_max)
+            Shard(
+                index,
+                lane,
+                self.counters,
+                max_packet_bytes,
+                send_queue_bytes_max,
+                now=self.core.now,
+            )
             for index, lane in enumerate(self.lanes)
         ]
         self.limits = Limits(self.core, limits or LimitsConfig(), max_packet_bytes, self.counters)

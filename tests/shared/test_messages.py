@@ -146,6 +146,7 @@ MESSAGES: list[ControlMessage] = [
                     restarts=0,
                     lane="zmq",
                     in_hand=InHand(session=U64_MAX, packet_id=3, sequence=4, for_s=0.25),
+                    awaiting=InHand(session=U64_MAX, packet_id=4, sequence=5, for_s=7.5),
                 ),
                 WorkerStatus(
                     shard=1,

@@ -203,7 +203,11 @@ def test_a_stop_leaves_what_awaits_to_a_successor_and_a_drain_waits_for_it(
         with PacketClient(node.port) as other:
             assert other.ask(2, b"overtakes") == (2, b"overtakes")
         node.wait_status(lambda status: status["counters"]["deferred_calls"] == 2, "two deferred")
-        assert node.status()["workers"][0]["in_hand"] is None
+        shown = node.status()["workers"][0]
+        assert shown["in_hand"] is None
+        awaiting = shown["awaiting"]
+        assert (awaiting["packet_id"], awaiting["sequence"]) == (1, 1)
+        assert awaiting["for_s"] > 0
         (worker,) = node.worker_pids()
         os.kill(worker, signal.SIGTERM)
         node.wait_restarts(1)

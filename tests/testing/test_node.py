@@ -342,6 +342,7 @@ def test_the_codec_is_the_applications():
         assert node.counters["unhandled_packets"] == 2
     with TestNode(app) as node:
         assert "decode_errors" not in node.counters  # those of the node before
+        assert node.counters["decode_errors"] == 0
 
 
 @pytest.mark.parametrize("awaits", [False, True])
