@@ -218,6 +218,7 @@ class Deferred:
         """Raise AssertionError unless names, order and bytes agree."""
         names = list(self._calls)
         assert names == sorted(names)
+        assert list(self._since) == names
         assert self.num_bytes == sum(deferred_bytes(call.payload) for call in self._calls.values())
         closing = {call.session.id for call in self._calls.values() if call.kind == CLOSED}
         assert self.closing == closing

@@ -21,6 +21,13 @@ Message = bytes | bytearray | memoryview | msgspec.Struct
 
 _StructMeta = type(msgspec.Struct)
 
+_SHOWN = {"json": "JSON", "msgpack": "MessagePack"}
+_BEGINS = {
+    "json": (b"{", b"["),
+    "msgpack": tuple(bytes([first]) for first in (*range(0x80, 0xA0), *range(0xDC, 0xE0))),
+}
+"""How a struct begins: as an object, a map or an array. For the other codec that is none."""
+
 
 class Codec:
     """How the structs of one application look on the wire. Loop's thread only."""
@@ -77,6 +84,23 @@ class Codec:
             # A decoder is made all the same, for whoever gives it a hook; ours would refuse all.
             raise TypeError(f"msgspec knows no way to decode {foreign!r}")
         return decode
+
+    def describe_mix_up(self, payload: bytes) -> str:
+        """Return what to do about a payload that is the other codec's; "" for one that is not."""
+        other: CodecName = "msgpack" if self.name == "json" else "json"
+        if not payload.startswith(_BEGINS[other]):
+            return ""
+        try:
+            if other == "json":
+                msgspec.json.decode(payload)
+            else:
+                msgspec.msgpack.decode(payload)
+        except Exception:  # deep nesting is a RecursionError
+            return ""
+        return (
+            f"it is {_SHOWN[other]}, and this application takes {_SHOWN[self.name]}: send that, or "
+            f'say App(codec="{other}")'
+        )
 
 
 def _find_foreign(info: msgspec.inspect.Type) -> type | None:

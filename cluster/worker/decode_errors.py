@@ -11,6 +11,7 @@ from typing import Literal
 
 from cluster.shared.causes import Cause
 from cluster.shared.log_limit import LogLimit
+from cluster.worker.codec import Codec
 from cluster.worker.session import Session
 
 __all__ = ["DECODE_ERROR_POLICIES", "DecodeErrorPolicy", "DecodeErrors"]
@@ -47,8 +48,10 @@ class DecodeErrors:
         self._now = now
         self.count = 0
 
-    def add(self, session: Session, packet_id: int, num_bytes: int, error: Exception) -> None:
-        """The packet that is being handled, with a payload of `num_bytes`, did not decode."""
+    def add(
+        self, session: Session, packet_id: int, payload: bytes, error: Exception, codec: Codec
+    ) -> None:
+        """The packet that is being handled did not decode as `codec` would have it."""
         self.count += 1
         if self._ends_session:
             session.disconnect(Cause.DECODE_ERROR)
@@ -60,9 +63,9 @@ class DecodeErrors:
                 session.id,
                 session.address,
                 packet_id,
-                num_bytes,
+                len(payload),
                 "the session is ended" if self._ends_session else "it is dropped",
-                _reason(error),
+                codec.describe_mix_up(payload) or _reason(error),
             )
 
     def add_message(self, sender: str, num_bytes: int, error: Exception) -> None:

@@ -56,7 +56,7 @@ def adapt_packet_handler(
         try:
             message = decode(payload)
         except Exception as error:
-            errors.add(session, packet_id, len(payload), error)
+            errors.add(session, packet_id, payload, error, codec)
             return None
         return handler(session, message)
 
@@ -89,7 +89,7 @@ def adapt_any_handler(
         try:
             message = decode(payload)
         except Exception as error:
-            errors.add(session, packet_id, len(payload), error)
+            errors.add(session, packet_id, payload, error, codec)
             return None
         return handler(session, packet_id, message)
 

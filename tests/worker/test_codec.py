@@ -160,3 +160,25 @@ def test_a_type_that_it_does_not_know_is_refused_when_the_decoder_is_made(
 
 def test_a_type_that_contains_itself_is_looked_at_once():
     assert Codec().decoder(Tree)(Codec().encode(Tree("root", [Tree("leaf")]))).branches
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "shown"), [("msgpack", "json", "JSON"), ("json", "msgpack", "MessagePack")]
+)
+def test_a_payload_of_the_other_codec_is_told_with_the_remedy(
+    name: CodecName, other: CodecName, shown: str
+):
+    codec = Codec(name)
+    for message in (Place(1.5, 2.0), Went(Place(1.0, 2.5))):
+        hint = codec.describe_mix_up(Codec(other).encode(message))
+        assert shown in hint
+        assert f'App(codec="{other}")' in hint
+        assert codec.describe_mix_up(codec.encode(message)) == ""
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[1", b"\x81", b"\xc1", b"[" * 60_000, b"\x91" * 60_000]
+)
+def test_a_payload_of_neither_codec_is_no_mix_up(name: CodecName, payload: bytes):
+    assert Codec(name).describe_mix_up(payload) == ""

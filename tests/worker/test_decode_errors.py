@@ -7,9 +7,12 @@ import msgspec
 import pytest
 
 from cluster.worker import Session
+from cluster.worker.codec import Codec
 from cluster.worker.decode_errors import LOG_INTERVAL_S, LOG_LINES_MAX, DecodeErrors
 from cluster.worker.outbox import Outbox
 from tests.worker.records import ADDRESS
+
+CODEC = Codec()
 
 
 class Clock:
@@ -29,7 +32,7 @@ def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptur
     errors = DecodeErrors("keep", clock)
     session = make_session()
     for _ in range(1_000):
-        errors.add(session, 1, 5, msgspec.DecodeError("no"))
+        errors.add(session, 1, b"12345", msgspec.DecodeError("no"), CODEC)
     errors.log_unlogged()
     assert errors.count == 1_000
     assert len(caplog.messages) == LOG_LINES_MAX
@@ -40,7 +43,7 @@ def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptur
         f"{1_000 - LOG_LINES_MAX} more packets or messages did not decode; of these no line was "
         "logged each"
     ]
-    errors.add(session, 1, 5, msgspec.DecodeError("again"))
+    errors.add(session, 1, b"12345", msgspec.DecodeError("again"), CODEC)
     assert caplog.messages[-1].endswith("again")
 
 
@@ -50,9 +53,9 @@ def test_in_a_flood_that_goes_on_the_count_comes_before_the_next_line(
     clock = Clock()
     errors = DecodeErrors("keep", clock)
     for _ in range(LOG_LINES_MAX + 3):
-        errors.add(make_session(), 1, 5, msgspec.DecodeError("no"))
+        errors.add(make_session(), 1, b"12345", msgspec.DecodeError("no"), CODEC)
     clock.now += LOG_INTERVAL_S
-    errors.add(make_session(), 1, 5, msgspec.DecodeError("next"))
+    errors.add(make_session(), 1, b"12345", msgspec.DecodeError("next"), CODEC)
     told, following = caplog.messages[LOG_LINES_MAX:]
     assert told.startswith("3 more packets")
     assert following.endswith("next")
@@ -61,7 +64,7 @@ def test_in_a_flood_that_goes_on_the_count_comes_before_the_next_line(
 def test_at_the_end_the_count_is_told_at_once(caplog: pytest.LogCaptureFixture):
     errors = DecodeErrors("keep", Clock())
     for _ in range(LOG_LINES_MAX + 1):
-        errors.add(make_session(), 1, 5, msgspec.DecodeError("no"))
+        errors.add(make_session(), 1, b"12345", msgspec.DecodeError("no"), CODEC)
     errors.log_unlogged(is_last=True)
     assert caplog.messages[-1].startswith("1 more packets")
 
@@ -73,7 +76,7 @@ def test_a_line_is_short_and_one_line_whatever_the_reason_quotes(
         "unknown `a\nb\x1b[31m\ud800" + "x" * 60_000 + "` - at `$.field`"
     )
     with caplog.at_level(logging.WARNING):
-        DecodeErrors("keep", Clock()).add(make_session(), 1, 5, error)
+        DecodeErrors("keep", Clock()).add(make_session(), 1, b"12345", error, CODEC)
     (text,) = caplog.messages
     assert len(text) < 400
     assert r"a\nb\x1b[31m\ud800xxx" in text
