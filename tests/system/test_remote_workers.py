@@ -164,6 +164,7 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
         "restarts": 0,
         "lane": "zmq",
         "in_hand": None,
+        "awaiting": None,
         "remote": {"key": None, "address": None},
     }
     relay = relays(int(here.gateway.rpartition(":")[2]))

@@ -488,6 +488,7 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
             "restarts": 0,
             "lane": node.ready["lane"],
             "in_hand": None,
+            "awaiting": None,
         }
     assert (status["links"], status["membership"]) == ([], None)
     assert all(type(number) is int for number in status["counters"].values())
