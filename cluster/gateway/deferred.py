@@ -90,9 +90,8 @@ class Deferred:
 
     def oldest(self) -> tuple[DeferredCall, float] | None:
         """Return the call that was deferred first, and when, as `commit` was told; None if none."""
-        for name, call in self._calls.items():
-            return call, self._since[name]
-        return None
+        name = next(iter(self._calls), None)
+        return None if name is None else (self._calls[name], self._since[name])
 
     # -- the batch in hand -------------------------------------------------------------------------
 

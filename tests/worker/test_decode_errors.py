@@ -47,6 +47,13 @@ def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptur
     assert caplog.messages[-1].endswith("again")
 
 
+def test_a_payload_of_the_other_codec_is_logged_as_that(caplog: pytest.LogCaptureFixture):
+    errors = DecodeErrors("keep", Clock())
+    errors.add(make_session(), 1, b'{"x": 1}', msgspec.ValidationError("Expected `object`"), CODEC)
+    assert 'App(codec="json")' in caplog.messages[0]
+    assert "Expected" not in caplog.messages[0]
+
+
 def test_in_a_flood_that_goes_on_the_count_comes_before_the_next_line(
     caplog: pytest.LogCaptureFixture,
 ):
