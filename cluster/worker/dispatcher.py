@@ -206,12 +206,13 @@ class Dispatcher:
             session = sessions.get(session_id)
             if kind != PACKETS or session is None:
                 if kind != PACKETS:
+                    self._position, self._packet_index = position, 0
                     payload = data[offset + RECORD_BYTES : offset + length]
                     self._record(position, kind, session_id, payload)
                 offset += length
                 position += 1
-                self._position, self._packet_index = position, 0
                 if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                    self._position, self._packet_index = position, 0
                     self._between_packets()
                 index = 0
                 continue
@@ -235,10 +236,11 @@ class Dispatcher:
                     except Exception as error:
                         what = f"{count} packets" if count > 1 else ""
                         self.calls.failed(session, packet_id, error, mark, what)
-                    session.sequence = sequence + count - 1
+                    if count != 1:
+                        session.sequence = sequence + count - 1
                     position += 1
-                    self._position, self._packet_index = position, 0
                     if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                        self._position, self._packet_index = position, 0
                         self._between_packets()
                     continue
             if count == 1:
@@ -288,8 +290,7 @@ class Dispatcher:
                 if count == 1:
                     break
             position += 1
-            self._position = position
-            self._packet_index = 0
+        self._position, self._packet_index = position, 0
         # What is left by a handler that ends the process stays: it was in hand.
         note_words[CALL] = 0
 

@@ -55,6 +55,7 @@ class Outbox:
     """Outputs since the last publish. For the loop's thread."""
 
     __slots__ = (
+        "_has_lists",
         "_has_others",
         "batch",
         "call_start",
@@ -62,7 +63,6 @@ class Outbox:
         "max_batch_bytes",
         "num_bytes",
         "replaced",
-        "run",
         "runs",
         "sender",
     )
@@ -73,8 +73,6 @@ class Outbox:
         self.runs: list[_Run] = []
         self.sender: object = None
         """Whose sends the last run is of, if it may go on."""
-        self.run: list[bytes] | None = None
-        """That run, if it is a list."""
         self.batch = 1
         """Counts the publishes; a session notes in which it has begun a run."""
         self.has_repeats = False
@@ -86,6 +84,7 @@ class Outbox:
         self.replaced: list[Any] = []
         """For each save, unbind and leave among the entries, what it took the place of."""
         self._has_others = False  # whether there is anything but sends
+        self._has_lists = False  # whether any run is a list
 
     @property
     def entries(self) -> list[tuple[int, int, bytes]]:
@@ -122,11 +121,15 @@ class Outbox:
             self._has_others = True
             self.runs.append((kind, session, payload))
 
-    def make_list(self, payload: bytes) -> None:
-        """Let the last run, which is a record of sends, go on with `payload`."""
-        record = self.runs[-1]
-        assert isinstance(record, bytes)
-        self.runs[-1] = self.run = [record, payload]
+    def go_on(self, payload: bytes) -> None:
+        """Let the last run, which is of sends, go on with `payload`."""
+        run = self.runs[-1]
+        if type(run) is list:
+            run.append(payload)
+        else:
+            assert isinstance(run, bytes)
+            self._has_lists = True
+            self.runs[-1] = [run, payload]
 
     def check_call(self, num_bytes: int) -> None:
         """Raise OutputTooLarge if the call has put out too much when `num_bytes` wait in all."""
@@ -164,6 +167,8 @@ class Outbox:
         """Return the records of everything in the log, which stays as it is."""
         if not (self._has_others or self.has_repeats):
             # One run for each session, as most batches are: there is nothing to join but these.
+            if not self._has_lists:
+                return self.runs.copy()  # type: ignore[return-value]  # all of them are records
             return [run if type(run) is bytes else _close(run) for run in self.runs]  # type: ignore[arg-type]
         pack = RECORD.pack
         records: list[bytes] = []
@@ -213,7 +218,7 @@ class Outbox:
         self.sender = None
         self.replaced.clear()
         self.num_bytes = self.call_start = 0
-        self.has_repeats = self._has_others = False
+        self.has_repeats = self._has_others = self._has_lists = False
         self.batch += 1
 
 

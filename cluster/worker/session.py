@@ -129,33 +129,29 @@ class Session:
         # `Outbox.add`, written out: nearly every packet is answered by one send.
         outbox = self._outbox
         goes_on = outbox.sender is self
+        length = size + _SEND_OVERHEAD
         try:
             if goes_on:
                 part = _pack_header(size + HEADER_BYTES, packet_id) + payload
             else:
-                num_bytes = size + _SEND_OVERHEAD
-                header = _pack_send(num_bytes, SEND, 0, self.id, size + HEADER_BYTES, packet_id)
+                header = _pack_send(length, SEND, 0, self.id, size + HEADER_BYTES, packet_id)
                 part = header + payload
         except StructError:
             raise bad_packet_id(packet_id) from None
         if self.is_open:
-            num_bytes = outbox.num_bytes + size + _SEND_OVERHEAD
+            num_bytes = outbox.num_bytes + length
             if num_bytes > outbox.max_batch_bytes:
                 outbox.check_call(num_bytes)
             outbox.num_bytes = num_bytes
             if goes_on:
-                run = outbox.run
-                if run is not None:
-                    run.append(part)
-                else:
-                    outbox.make_list(part)
+                outbox.go_on(part)
             else:
                 outbox.sender = self
-                outbox.run = None
                 outbox.runs.append(part)
-                if self._batch == outbox.batch:
+                if self._batch != outbox.batch:
+                    self._batch = outbox.batch
+                else:
                     outbox.has_repeats = True
-                self._batch = outbox.batch
 
     def send_packets(self, packets: Sequence[tuple[int, Message]]) -> None:
         """Send several packets to the client, in order: `send` of each, at less cost for each.
@@ -170,23 +166,20 @@ class Session:
         if stream and self.is_open:
             # As in `send`.
             outbox = self._outbox
-            num_bytes = outbox.num_bytes + len(stream) + RECORD_BYTES
+            length = len(stream) + RECORD_BYTES
+            num_bytes = outbox.num_bytes + length
             if num_bytes > outbox.max_batch_bytes:
                 outbox.check_call(num_bytes)
             outbox.num_bytes = num_bytes
             if outbox.sender is self:
-                if outbox.run is not None:
-                    outbox.run.append(stream)
-                else:
-                    outbox.make_list(stream)
+                outbox.go_on(stream)
             else:
                 outbox.sender = self
-                outbox.run = None
-                record = _pack_record(len(stream) + RECORD_BYTES, SEND, 0, self.id) + stream
-                outbox.runs.append(record)
-                if self._batch == outbox.batch:
+                outbox.runs.append(_pack_record(length, SEND, 0, self.id) + stream)
+                if self._batch != outbox.batch:
+                    self._batch = outbox.batch
+                else:
                     outbox.has_repeats = True
-                self._batch = outbox.batch
 
     def disconnect(self, cause: str = Cause.LOCAL) -> None:
         """End the session in good order, after all that was sent to it. Works once.
