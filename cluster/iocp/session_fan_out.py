@@ -4,9 +4,10 @@ Most are connected with nothing in their queues. For those the driver makes the 
 the work for each is little beside the system call.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 
+from cluster.iocp.driver.contract import Handle
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.session import Session
 from cluster.iocp.session_state import SessionState
@@ -26,12 +27,14 @@ def send_now_to_each(sessions: Sequence[Session], data: bytes) -> int:
     can send at once.
     """
     taken, ready = 0, sessions
-    others = _cannot_send_at_once(sessions)
-    if others:
+    handles = _ready_handles(sessions)
+    if len(handles) < len(sessions):
+        others = _cannot_send_at_once(sessions)
         taken = sum(session.send_now(data) for session in others)
         ready = [session for session in sessions if session not in others]
+        handles = _ready_handles(ready)
     if ready:
-        counts = _send(ready, repeat(data))
+        counts = ready[0]._driver.send_now_to_each(handles, repeat(data))
         taken += len(ready)
         size = len(data)
         if counts.count(size) == len(counts):
@@ -53,8 +56,9 @@ def send_now_each_its_own(
     """
     sizes = list(map(len, buffers))
     taken, num_bytes = len(sizes), sum(sizes)
-    others = _cannot_send_at_once(sessions)
-    if others:
+    handles = _ready_handles(sessions)
+    if len(handles) < len(sessions):
+        others = _cannot_send_at_once(sessions)
         ready = []
         for session, data in zip(sessions, buffers, strict=True):
             if session not in others:
@@ -64,7 +68,10 @@ def send_now_each_its_own(
                 num_bytes -= len(data)
         sessions, buffers = [pair[0] for pair in ready], [pair[1] for pair in ready]
         sizes = list(map(len, buffers))
-    counts = _send(sessions, buffers)
+        handles = _ready_handles(sessions)
+    if not handles:
+        return taken, num_bytes
+    counts = sessions[0]._driver.send_now_to_each(handles, buffers)
     if counts == sizes:
         for session, size in zip(sessions, sizes, strict=True):
             session._sent_bytes += size
@@ -76,6 +83,15 @@ def send_now_each_its_own(
     return taken, num_bytes
 
 
+def _ready_handles(sessions: Sequence[Session]) -> list[Handle]:
+    """Return the handles of those of `sessions` that are connected with nothing queued."""
+    return [
+        session.handle  # type: ignore[misc]  # who is connected has one
+        for session in sessions
+        if not session._send_registered and session._state is _CONNECTED
+    ]
+
+
 def _cannot_send_at_once(sessions: Sequence[Session]) -> dict[Session, None]:
     """Return those of `sessions` that are not connected or have something queued, in order."""
     return {
@@ -83,11 +99,6 @@ def _cannot_send_at_once(sessions: Sequence[Session]) -> dict[Session, None]:
         for session in sessions
         if session._send_registered or session._state is not _CONNECTED
     }
-
-
-def _send(sessions: Sequence[Session], buffers: Iterable[Buffer]) -> list[int]:
-    handles = [session.handle for session in sessions]
-    return sessions[0]._driver.send_now_to_each(handles, buffers) if handles else []  # type: ignore[arg-type]
 
 
 def _has_taken(session: Session, data: Buffer, count: int) -> bool:

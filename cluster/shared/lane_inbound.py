@@ -5,13 +5,17 @@ sent to the present incarnation is a prefix of it.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat, starmap
+from operator import itemgetter
 from typing import Any
 
 from cluster.shared.lane import START, Commit, Freed, LaneViolation
 from cluster.shared.records import PACKETS, PACKETS_OVERHEAD, pack_packets
 
 __all__ = ["InboundCursor", "InboundLog"]
+
+_num_bytes_of = itemgetter(2)
 
 
 class InboundLog:
@@ -133,6 +137,13 @@ class InboundLog:
         if packet_count != 1:
             self._more_packets += packet_count - 1
 
+    def append_each(self, records: Sequence[bytes], owners: Sequence[Any]) -> None:
+        """Add records of packets that hold one each, with the owner of each."""
+        sizes = list(map(len, records))
+        self._entries.extend(zip(repeat(PACKETS), owners, sizes, repeat(1), records))
+        self._unsent += records
+        self.appended_bytes += sum(sizes)
+
     def entry_at(self, position: int) -> Freed | None:
         """Return the record at `position` if it is kept and was sent, else None."""
         if not self._first <= position <= self._sent:
@@ -193,9 +204,8 @@ class InboundLog:
             entries.clear()
             self._committed_bytes = self.appended_bytes
         else:
-            take = entries.popleft
-            freed = [take() for _ in range(count)]
-            self._committed_bytes += sum([entry[2] for entry in freed])
+            freed = list(starmap(entries.popleft, repeat((), count)))
+            self._committed_bytes += sum(map(_num_bytes_of, freed))
         self.full_at = self._committed_bytes + self.capacity_bytes
         self._first = commit.position
         self._committed = commit

@@ -91,7 +91,9 @@ class UringDriver(QueuedDriver):
         except OSError as error:
             raise DriverUnavailableError(describe_refusal(error)) from error
         self._operations = Operations(self._ring)
-        self._recvs = Recvs(self._ring, self._operations, self._buffers, self._ready, self._ends)
+        self._recvs = Recvs(
+            self._ring, self._operations, self._buffers, self._ready, self._ends, threads == 1
+        )
         self._sends = PendingSends(self._operations, self._ready)
         self._accepts = Accepts(self._operations, self._ready, partial(UringHandle, self))
         self._watches = Watches(self._operations, self._ready)
@@ -120,7 +122,7 @@ class UringDriver(QueuedDriver):
 
     def recv_again(self, event: IocpEvent) -> None:
         handle = event.owner.handle  # type: ignore[union-attr]  # the caller has just set it
-        if handle.flows and handle.recv is None and not self._is_shared:  # type: ignore[union-attr]
+        if handle.flows and handle.recv is None:  # type: ignore[union-attr]
             event.in_flight = True
             handle.recv = event  # type: ignore[union-attr]
         else:

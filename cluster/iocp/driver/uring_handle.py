@@ -43,7 +43,8 @@ class UringHandle(SocketHandle):
         self.armed = 0
         """`user_data` of the multishot recv, or of a listener's poll; 0 without."""
         self.flows = False
-        """Whether a recv has nothing to do but to wait: armed, nothing kept, no end seen."""
+        """Whether a recv has nothing to do but to wait: armed, nothing kept, no end seen, and one
+        thread does all."""
         self.is_cancelled = False
         """Whether the end of what is armed was asked for."""
         self.kept: deque[bytes] | None = None

@@ -37,6 +37,7 @@ class Recvs:
 
     __slots__ = (
         "_ends",
+        "_flows",
         "_operations",
         "_ready",
         "_ring",
@@ -53,7 +54,11 @@ class Recvs:
         buffers: ProvidedBuffers,
         ready: ReadyQueue,
         ends: deque[Completion],
+        flows: bool,
     ) -> None:
+        """Use what the driver has; `flows` says that one thread does all, and that a handle may be
+        marked as one on which a recv has nothing to do but to wait."""
+        self._flows = flows
         self._ring = ring
         self._operations = operations
         self._ready = ready
@@ -81,7 +86,7 @@ class Recvs:
             if not handle.armed:
                 self._arm(handle)
             elif not handle.is_cancelled:
-                handle.flows = True
+                handle.flows = self._flows
 
     def cancel(self, handle: UringHandle) -> None:
         """Ask for the end of the recv that is registered on `handle`."""
@@ -91,7 +96,7 @@ class Recvs:
     def _arm(self, handle: UringHandle) -> None:
         number = handle.armed = self._operations.new_number()
         handle.is_cancelled = False
-        handle.flows = True
+        handle.flows = self._flows
         self.by_number[number] = handle
         self._ring.push(
             _RECV,
