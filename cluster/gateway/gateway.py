@@ -136,6 +136,7 @@ class Gateway(IocpObject):
             self._quarantine,
             None if self._door is None else self._door.hub,
         )
+        core.deliver_by(self._serving.intake)
         endpoints.publish(self._control.endpoint)
         self._workers = self._serving.workers
         self._others = OtherNodes(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, next_drain_phase
 from cluster.gateway.grants import Grants, NodeIdentity
+from cluster.gateway.intake import Intake
 from cluster.gateway.lane_hubs import LaneHubs
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limits import Limits
@@ -118,6 +119,8 @@ class GatewayCore:
             self._violated,
         )
         self.service = self._make_service()
+        self.intake = Intake(core, self.shards, self.table.limits)
+        """What the core may deliver by, if the clients of this node are the only ones on it."""
 
     def _make_shard(self, index: int) -> Shard:
         gateway, lane = self._config.gateway, self._config.lane

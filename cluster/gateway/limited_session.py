@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cluster.gateway.limits import Limits
     from cluster.gateway.session_table import SessionTable
 
-__all__ = ["LimitedSession", "make_session", "public_front"]
+__all__ = ["LimitedSession", "make_session", "public_front", "session_type"]
 
 _plain_on_recv = GatewaySession.on_recv
 
@@ -151,6 +151,11 @@ def make_session(table: "SessionTable") -> GatewaySession:
     """Return a session for `table`, of the kind that its limits need."""
     limits = table.limits
     return LimitedSession(table, limits) if limits.watches_recvs else GatewaySession(table)
+
+
+def session_type(limits: "Limits") -> type[GatewaySession]:
+    """Return the type of what `make_session` returns under `limits`."""
+    return LimitedSession if limits.watches_recvs else GatewaySession
 
 
 def public_front(data: bytes | memoryview, public_ids: frozenset[int], size_max: int) -> int:

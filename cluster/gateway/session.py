@@ -87,34 +87,13 @@ class GatewaySession(Session):
         self._table.open(self)
 
     def on_recv(self, data: bytes | memoryview) -> int:
-        shard = self.shard
-        end = len(data)
-        if not (4 <= end <= shard.max_packet_bytes and data[0] | data[1] << 8 == end):
-            return self._take_stream(data, end)
-        # It is one packet, as most recvs are: `_pass_on`, written out.
-        if self.has_rates and not self.may_spend(1, end):
-            return end
-        log = shard.log
-        if log.appended_bytes >= log.full_at:
-            shard.hold(self, bytes(data), 1)
-        else:
-            sequence = self.next_sequence
-            self.next_sequence = sequence + 1
-            self.uncommitted_bytes += end
-            shard.lane_append_packets(self.id, sequence, data, 1, self)
-            shard.needs_flush = True
-        if self.uncommitted_bytes + self._queued_bytes > shard.slow_bytes:
-            shard.slow_down(self)
-        return end
-
-    def _take_stream(self, data: bytes | memoryview, end: int) -> int:
-        """Pass on the complete packets at the front of `data`; return where they end."""
+        # What `Intake` has not taken: most recvs bring one packet, and do not come here.
         offset, count, bad_size = self.shard.framing.scan(data)
         if count and not self._pass_on(bytes(data[:offset]), count):
             return offset
         if bad_size is not None:
             self.abort(Cause.BAD_SIZE)
-        elif offset != end:
+        elif offset != len(data):
             self._leave_part()
         return offset
 

@@ -53,13 +53,14 @@ class Shard:
         "_held",
         "_now",
         "_waiting",
+        "arrived_records",
+        "arrived_sessions",
         "framing",
         "index",
         "is_draining",
         "joined",
         "keys",
         "lane",
-        "lane_append_packets",
         "log",
         "max_packet_bytes",
         "needs_flush",
@@ -84,13 +85,16 @@ class Shard:
         self.index = index
         self._now = now
         self.lane = lane
-        self.lane_append_packets = lane.append_packets
         self.log = lane.log
         self.max_packet_bytes = max_packet_bytes
         self.framing = PacketFraming(max_packet_bytes)
         self.slow_bytes = send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
         self.needs_flush = False
+        self.arrived_records: list[bytes] = []
+        """Records of one packet each, on their way to the lane: `take_arrived`."""
+        self.arrived_sessions: list[GatewaySession] = []
+        """The session of each of these."""
         self.is_draining = False
         """Set for good when the gateway drains: no session is read any more."""
         self._counters = counters
@@ -189,6 +193,13 @@ class Shard:
         session.next_sequence = sequence + count
         self.lane.append_packets(session.id, sequence, packets, count, session)
         session.uncommitted_bytes += len(packets)
+        self.needs_flush = True
+
+    def take_arrived(self) -> None:
+        """Put the records that have arrived into the lane."""
+        self.log.append_each(self.arrived_records, self.arrived_sessions)
+        self.arrived_records.clear()
+        self.arrived_sessions.clear()
         self.needs_flush = True
 
     def hold(self, session: "GatewaySession", packets: bytes, count: int) -> None:

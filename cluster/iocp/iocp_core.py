@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.shared_dispatch import SharedDispatch
 from cluster.iocp.timers import Timer, Timers
 
-__all__ = ["BATCH_MAX", "IocpCore", "WaitGuard"]
+__all__ = ["BATCH_MAX", "Delivery", "IocpCore", "WaitGuard", "deliver_one"]
 
 BATCH_MAX = 256
 """Completions that one dispatch takes at most, so that timers and posts get their turn.
@@ -35,6 +35,41 @@ class WaitGuard(Protocol):
         ...
 
 
+class Delivery(Protocol):
+    """Gives the completions of a batch to their owners, in place of the loop of the core."""
+
+    def deliver(self, batch: Iterator[Completion]) -> None:
+        """Take each completion from `batch` and deliver it, as `deliver_one` does, in order.
+
+        What is left in `batch` when this raises is delivered with the next batch.
+        """
+        ...
+
+
+def deliver_one(event: IocpEvent, num_bytes: int) -> None:
+    """Give a completion to its owner; raises what that lets out of `on_dispatch_error`."""
+    owner = event.owner
+    event.owner = None
+    if owner is not None:
+        try:
+            owner.dispatch(event, num_bytes)
+        except Exception as error:
+            owner.on_dispatch_error(event, error)
+
+
+def _deliver(batch: Iterator[Completion]) -> None:
+    for event, num_bytes in batch:
+        # `deliver_one`, written out.
+        owner = event.owner
+        event.owner = None
+        if owner is None:
+            continue
+        try:
+            owner.dispatch(event, num_bytes)
+        except Exception as error:
+            owner.on_dispatch_error(event, error)
+
+
 class IocpCore:
     """One completion port with its timers.
 
@@ -46,6 +81,7 @@ class IocpCore:
     """
 
     __slots__ = (
+        "_deliver",
         "_shared",
         "_timers",
         "_undelivered",
@@ -80,6 +116,17 @@ class IocpCore:
         """The thread that is in `dispatch`; 0 while none is, and with several threads always."""
         self._shared = SharedDispatch(driver, threads) if threads > 1 else None
         self._wait_guard: WaitGuard | None = None
+        self._deliver: Callable[[Iterator[Completion]], None] = _deliver
+
+    def deliver_by(self, delivery: Delivery | None) -> None:
+        """Have completions delivered by `delivery`, which can do for many at once what their owners
+        do for each; None has the core do it.
+
+        Only with one dispatching thread: MisuseError otherwise.
+        """
+        if self._shared is not None:
+            raise MisuseError("completions of a core of several threads are shared out one by one")
+        self._deliver = _deliver if delivery is None else delivery.deliver
 
     def guard_waits(self, guard: WaitGuard | None) -> None:
         """Ask `guard` before each wait of `dispatch`, and tell it after; None asks nobody.
@@ -138,15 +185,7 @@ class IocpCore:
         if completions:
             batch = iter(completions)
             try:
-                for event, num_bytes in batch:
-                    owner = event.owner
-                    event.owner = None
-                    if owner is None:
-                        continue
-                    try:
-                        owner.dispatch(event, num_bytes)
-                    except Exception as error:
-                        owner.on_dispatch_error(event, error)
+                self._deliver(batch)
             finally:
                 undelivered.extend(batch)
             if due is not None:

@@ -89,6 +89,7 @@ class TestNode:
             self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
         )
         self._gateway.table.watcher = self
+        self._core.deliver_by(self._gateway.intake)
         self._clients: dict[int, TestClient] = {}
         """Those whose connection the gateway has not closed, by their port."""
         self._is_settling = False

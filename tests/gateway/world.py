@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants, NodeIdentity
+from cluster.gateway.intake import Intake
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.limited_session import make_session
 from cluster.gateway.limits import Limits
@@ -159,6 +160,7 @@ class GatewayWorld:
         max_sessions: int = 64,
         accepts_outstanding_max: int = 4,
         limits: LimitsConfig | None = None,
+        has_intake: bool = True,
         **settings: Any,
     ) -> None:
         self.core = IocpCore(driver=driver)
@@ -180,6 +182,8 @@ class GatewayWorld:
             for index, lane in enumerate(self.lanes)
         ]
         self.limits = Limits(self.core, limits or LimitsConfig(), max_packet_bytes, self.counters)
+        if has_intake:
+            self.core.deliver_by(Intake(self.core, self.shards, self.limits))
         self.table = SessionTable(
             SessionIds(node, 1),
             self.shards,

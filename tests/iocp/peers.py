@@ -103,10 +103,8 @@ class Peer(IocpObject):
             self._send_event.release()
         if self._closing:
             self.close()
-        elif self.ended is None:
+        else:
             self._register_recv()
-            self._register_send()
-        elif self.send_error is None:
             self._register_send()
 
     def _take(self, event: IocpEvent) -> None:
@@ -122,7 +120,8 @@ class Peer(IocpObject):
             self._submit(self._recv_event)
 
     def _register_send(self) -> None:
-        if self.is_connected and self._unsent and self._send_event.owner is None:
+        may_send = self.is_connected and self.send_error is None
+        if may_send and self._unsent and self._send_event.owner is None:
             self._send_event.send_buffers = [bytes(self._unsent[:SEND_BYTES_MAX])]
             self._submit(self._send_event)
 

@@ -3,6 +3,7 @@
 import math
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from cluster.iocp import (
     MisuseError,
     choose_driver,
 )
-from cluster.iocp.iocp_core import BATCH_MAX
+from cluster.iocp.driver import Completion
+from cluster.iocp.driver.memory import MemoryDriver
+from cluster.iocp.iocp_core import BATCH_MAX, deliver_one
 from tests.iocp.world import World
 
 
@@ -121,6 +124,56 @@ def test_an_exception_comes_out_and_what_was_not_delivered_stays(core: IocpCore)
     world = World(core)
     world.run_until(lambda: len(after.taken) == 2 and len(failing.taken) == 2)
     assert core.dispatch(0) == 0
+
+
+class Reading:
+    """A delivery that delivers as the core does, up to an event that it raises for."""
+
+    def __init__(self, raises_for: IocpEvent | None = None) -> None:
+        self.raises_for = raises_for
+        self.batches: list[list[IocpEvent]] = []
+
+    def deliver(self, batch: Iterator[Completion]) -> None:
+        self.batches.append([])
+        for event, num_bytes in batch:
+            self.batches[-1].append(event)
+            if event is self.raises_for:
+                raise KeyError("boom")
+            deliver_one(event, num_bytes)
+
+
+def test_completions_may_be_delivered_by_somebody_else(core: IocpCore):
+    owner, delivery = Owner(), Reading()
+    core.deliver_by(delivery)
+    events = [owner.post(core, number) for number in range(3)]
+    assert core.dispatch(0) == 3
+    assert delivery.batches == [events]
+    assert owner.taken == [(event, number) for number, event in enumerate(events)]
+    core.deliver_by(None)
+    owner.post(core)
+    assert core.dispatch(0) == 1
+    assert len(delivery.batches) == 1
+    assert len(owner.taken) == 4
+
+
+def test_what_a_delivery_that_raises_has_left_comes_with_the_next_batch(core: IocpCore):
+    owner = Owner()
+    events = [owner.post(core) for _ in range(3)]
+    delivery = Reading(raises_for=events[1])
+    core.deliver_by(delivery)
+    with pytest.raises(KeyError, match="boom"):
+        core.dispatch(0)
+    events.append(owner.post(core))
+    assert core.dispatch(0) == 2
+    assert delivery.batches == [events[:2], events[2:]]
+    assert [event for event, _ in owner.taken] == [events[0], *events[2:]]
+
+
+def test_completions_of_a_core_of_several_threads_are_delivered_by_nobody_else():
+    core = IocpCore(threads=2, driver=MemoryDriver(threads=2))
+    with pytest.raises(MisuseError, match="several threads"):
+        core.deliver_by(Reading())
+    core.close()
 
 
 def test_an_owner_may_take_care_of_its_exceptions(core: IocpCore):

@@ -1,0 +1,97 @@
+"""Takes packets from the completions of a batch into the lanes, with as little as can be for each.
+
+Most recvs bring one whole packet of a session that nothing holds up. For those the rules of
+`Session` and `GatewaySession` come down to a few questions, which are asked here, and what remains
+is a record. Whatever has another answer is delivered to its owner, behind all that came before it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from cluster.gateway.limited_session import session_type
+from cluster.gateway.limits import Limits
+from cluster.gateway.shard import Shard
+from cluster.iocp import IocpCore, SessionState
+from cluster.iocp.driver import Completion
+from cluster.iocp.iocp_core import deliver_one
+from cluster.iocp.packet_framing import HEADER_BYTES
+from cluster.shared.records import PACKETS, PACKETS_OVERHEAD, pack_packets
+
+__all__ = ["Intake"]
+
+_CONNECTED = SessionState.CONNECTED
+
+
+class Intake:
+    """The `Delivery` of a gateway's core. For the dispatching thread."""
+
+    __slots__ = ("_core", "_is_limited", "_session_type", "_shards")
+
+    def __init__(self, core: IocpCore, shards: Sequence[Shard], limits: Limits) -> None:
+        """Take what comes on `core`, on which all clients have `shards`, and are under `limits`."""
+        self._core = core
+        self._shards = shards
+        self._session_type = session_type(limits)
+        self._is_limited = limits.watches_recvs
+
+    def deliver(self, batch: Iterator[Completion]) -> None:
+        """As `Delivery` says."""
+        # Nearly every packet passes through this loop, so it is in one piece. It does what
+        # `Session.dispatch` and `GatewaySession.on_recv` would, and calls neither.
+        cls, is_limited = self._session_type, self._is_limited
+        size_max, slow_bytes = self._shards[0].max_packet_bytes, self._shards[0].slow_bytes
+        now, recv_again = self._core.batch_now, self._core.driver.recv_again
+        pack = pack_packets
+        room = self._room()
+        has_arrived = False
+        for event, num_bytes in batch:
+            data, session = event.data, event.owner
+            if (
+                data is not None
+                and type(session) is cls
+                and num_bytes >= HEADER_BYTES
+                and data[0] | data[1] << 8 == num_bytes
+                and num_bytes <= size_max
+                and room > 0
+                and session._state is _CONNECTED
+                and session._recv_buffer is None
+                and not session._recv_paused
+                and (not is_limited or session.is_accepted)
+            ):
+                event.data = None
+                if is_limited:
+                    session.received_at = now
+                    if session.has_rates and not session.may_spend(1, num_bytes):
+                        event.owner = None
+                        continue
+                sequence = session.next_sequence
+                session.next_sequence = sequence + 1
+                session.uncommitted_bytes = backlog = session.uncommitted_bytes + num_bytes
+                num_bytes += PACKETS_OVERHEAD
+                room -= num_bytes
+                record = pack(num_bytes, PACKETS, 1, session.id, sequence) + data
+                shard = session.shard
+                shard.arrived_records.append(record)
+                shard.arrived_sessions.append(session)
+                has_arrived = True
+                if backlog + session._queued_bytes <= slow_bytes:
+                    recv_again(event)
+                else:
+                    event.owner = None
+                    shard.slow_down(session)
+                continue
+            if has_arrived:
+                self._take_arrived()
+                has_arrived = False
+            deliver_one(event, num_bytes)
+            room = self._room()
+        if has_arrived:
+            self._take_arrived()
+
+    def _take_arrived(self) -> None:
+        for shard in self._shards:
+            if shard.arrived_records:
+                shard.take_arrived()
+
+    def _room(self) -> int:
+        """Return how many bytes are missing until the first lane is full."""
+        return min([shard.log.full_at - shard.log.appended_bytes for shard in self._shards])
