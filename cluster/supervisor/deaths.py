@@ -8,6 +8,7 @@ or if a change of the application's files is to blame.
 import logging
 
 from cluster.shared.messages import SpareGone, WorkerGone
+from cluster.shared.start_failure import StartFailure
 from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
 from cluster.supervisor.console import say, write
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
@@ -55,10 +56,15 @@ class Deaths:
         self._node.gateway.tell(
             WorkerGone(shard=shard.index, pid=worker.pid, was_replaced=was_replaced)
         )
+        failure = self._node.start_failure(worker) if exit_code == CANNOT_START else None
         is_version_at_fault = shard.state == "starting" and self._is_version_at_fault(
-            worker, exit_code
+            worker, exit_code, failure
         )
-        if exit_code == CANNOT_START and not is_version_at_fault and self._cannot_start(worker):
+        if (
+            exit_code == CANNOT_START
+            and not is_version_at_fault
+            and self._cannot_start(worker, failure)
+        ):
             return
         course = self._course
         if course.is_drained:
@@ -86,7 +92,10 @@ class Deaths:
         """The death counts."""
         decision = shard.ended(now)
         if is_version_at_fault and self._reload is not None:
-            decision = self._reload.try_again(shard, decision)
+            if self._course.phase is Phase.STARTING:
+                decision = self._reload.try_later(shard, worker)
+            else:
+                decision = self._reload.try_again(shard, decision)
         _log_death(worker, decision)
         if isinstance(decision, GiveUp) and self._course.phase is Phase.SERVING:
             # The gateway may be about to say that this death had a packet set aside.
@@ -129,12 +138,15 @@ class Deaths:
             self._node.spares.retired(spare, now)
             self._check_drained()
             return
-        is_starting = course.phase is Phase.SERVING and not spare.is_ready
-        if is_starting and self._is_version_at_fault(child, exit_code):
+        failure = self._node.start_failure(child) if exit_code == CANNOT_START else None
+        is_starting = course.phase is not Phase.DRAINING and not spare.is_ready
+        if is_starting and self._is_version_at_fault(child, exit_code, failure):
             spare.ended(now)
+            if course.phase is Phase.STARTING and self._reload is not None:
+                self._reload.try_later(spare, child)
             logger.warning("%s (pid %d): %s", child.role, child.pid, child.describe_exit())
             return
-        if exit_code == CANNOT_START and self._cannot_start(child):
+        if exit_code == CANNOT_START and self._cannot_start(child, failure):
             return
         if course.phase is Phase.DRAINING:
             spare.withdraw()
@@ -186,33 +198,36 @@ class Deaths:
 
     # -- of any process ----------------------------------------------------------------------------
 
-    def _is_version_at_fault(self, child: Child, exit_code: int) -> bool:
-        """Whether a process that was never ready ended because of a change of its files."""
-        if self._reload is None or self._course.phase is Phase.STARTING:
+    def _is_version_at_fault(
+        self, child: Child, exit_code: int, failure: StartFailure | None
+    ) -> bool:
+        """Whether a process that was never ready ended because of what its files say."""
+        if self._reload is None:
             return False
-        return self._reload.is_at_fault(child, exit_code)
+        if self._course.phase is Phase.STARTING:
+            return exit_code == CANNOT_START and self._reload.may_be_mended(child, failure)
+        return self._reload.is_at_fault(child, exit_code, failure)
 
     def _has_lost_gateway(self, exit_code: int, now: float) -> bool:
         return exit_code == LOST_GATEWAY and self._node.gateway.has_been_silent(now)
 
-    def _cannot_start(self, worker: Child) -> bool:
+    def _cannot_start(self, worker: Child, failure: StartFailure | None) -> bool:
         """Tell why a worker cannot start; return whether that ends a node that was never ready."""
-        self._tell_failure(worker)
+        self._tell_failure(worker, failure)
         if self._course.phase is not Phase.STARTING:
             return False
         self._course.finish(EXIT_CANNOT_START)
         return True
 
-    def _tell_failure(self, worker: Child) -> None:
+    def _tell_failure(self, worker: Child, failure: StartFailure | None) -> None:
         """Tell why a worker cannot start: once, though the same may be true of all of them."""
         if self._course.exit_code is not None:
             return  # whoever was first has told
-        told = self._node.start_failure(worker)
-        if told is None:
+        if failure is None:
             say(f"{worker.role} ended with exit code {CANNOT_START} and did not say why")
-        elif told.text != self._told_failure:
-            self._told_failure = told.text
-            write(told.text)
+        elif failure.text != self._told_failure:
+            self._told_failure = failure.text
+            write(failure.text)
 
     def _give_up(self, child: Child, decision: GiveUp) -> None:
         say(

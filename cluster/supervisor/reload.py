@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.shared import messages
 from cluster.shared.start_failure import StartFailure
-from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.child import LOST_GATEWAY, TRY_AGAIN, Child
 from cluster.supervisor.file_watch import FileWatch
 from cluster.supervisor.node import Node
 from cluster.supervisor.replacement import (
@@ -86,10 +86,26 @@ class Reload:
         if self.versions.served(child.version) and child.version > 0:
             logger.info("reload: version %d starts", child.version)
 
-    def is_at_fault(self, child: Child, exit_code: int) -> bool:
+    def may_be_mended(self, child: Child, failure: StartFailure | None) -> bool:
+        """Return whether a process of a node that was never ready could not start for what its
+        files say, or said: then the next change is worth waiting for.
+
+        It is if the application raised; what else keeps a worker from starting is no matter of its
+        files. The first time that is told, with what the process left to say in `failure`.
+        """
+        self._told_vacant = True  # that goes without saying here
+        if child.version != self.versions.latest:
+            return True
+        if failure is None or not failure.traceback or self.versions.verdict is Verdict.SERVES:
+            return False
+        if self.versions.failed(child.version):
+            self._tell(child, failure, "it is tried again, and so is each change")
+        return True
+
+    def is_at_fault(self, child: Child, exit_code: int, failure: StartFailure | None) -> bool:
         """Return whether a process that ended before it was ready did so because of its version.
 
-        The first time that is told, with what the process left to say.
+        The first time that is told, with what the process left to say in `failure`.
         """
         gateway = self._node.gateway
         if exit_code == TRY_AGAIN or (
@@ -98,9 +114,8 @@ class Reload:
             return False
         if child.version != self.versions.latest or self.versions.verdict is Verdict.SERVES:
             return False
-        failure = self._node.start_failure(child) if exit_code == CANNOT_START else None
         if self.versions.failed(child.version):
-            self._tell(child, failure)
+            self._tell(child, failure, "what runs goes on, and the next change is tried")
             gateway.tell(messages.Reloaded(succeeded=False))
         return True
 
@@ -119,6 +134,13 @@ class Reload:
         self._tell_vacant(shard, decision.delay_s)
         return decision
 
+    def try_later(self, place: Shard | Spare, child: Child) -> Restart:
+        """Return when `place` gets another process, in a node that was never ready: at the next
+        change; and after a while, as what it lacks may come without one."""
+        delay_s = BACKOFF_MAX_S if child.version == self.versions.latest else 0.0
+        place.restart_due = time.monotonic() + delay_s
+        return Restart(delay_s)
+
     def _tell_vacant(self, shard: Shard, delay_s: float) -> None:
         if self._told_vacant:
             return
@@ -129,15 +151,14 @@ class Reload:
             "and at each change\n"
         )
 
-    def _tell(self, child: Child, failure: StartFailure | None) -> None:
+    def _tell(self, child: Child, failure: StartFailure | None, what_follows: str) -> None:
         if failure is not None:
             reason = failure.summary
             self._write(failure.traceback)
         else:
             reason = f"{child.role} ended with {child.describe_exit()} before it was ready"
         self._write(
-            f"cluster: reload: version {child.version} does not start: {reason}; "
-            "what runs goes on, and the next change is tried\n"
+            f"cluster: reload: version {child.version} does not start: {reason}; {what_follows}\n"
         )
 
     # -- what follows ------------------------------------------------------------------------------

@@ -351,3 +351,51 @@ def test_only_the_directories_that_were_asked_for_are_watched(
         "reload: version 1: file.py changed"
     ]
     assert node.drain() == 0
+
+
+@pytest.mark.parametrize("mistake", ["does_not_import", "does_not_start"])
+def test_a_first_version_that_does_not_start_waits_for_one_that_does(
+    cluster_up_unready: StartNode, application: Application, mistake: str
+):
+    if mistake == "does_not_import":
+        application.write(DOES_NOT_IMPORT)
+    else:
+        application.edit("one", DOES_NOT_START)
+    node = cluster_up_unready(*RELOAD, cwd=application.directory)
+    wait_until(lambda: "version 0 does not start" in node.stderr, what="the mistake")
+    told = node.stderr
+    assert node.process.poll() is None
+    application.edit("two", DOES_NOT_START)
+    wait_until(lambda: "version 1 does not start" in node.stderr, what="the other mistake")
+    assert node.stdout == ""
+    application.edit("three")
+    node.wait_ready()
+    with a_client_of_each_shard(node) as clients:
+        assert versions(node, clients) == {b"three"}
+    # Each is told once, though every worker and spare has met it.
+    assert told.count("Traceback") == 1
+    assert node.stderr.count("Traceback") == 2
+    assert "its clients wait" not in node.stderr
+    assert node.drain() == 0
+    assert node.processes() == []
+
+
+def test_a_node_whose_first_version_does_not_start_can_be_told_to_end(
+    cluster_up_unready: StartNode, application: Application
+):
+    application.write(DOES_NOT_IMPORT)
+    node = cluster_up_unready(*RELOAD, cwd=application.directory)
+    wait_until(lambda: "version 0 does not start" in node.stderr, what="the mistake")
+    assert node.drain() == 0
+    assert node.stdout == ""
+    assert node.processes() == []
+
+
+@pytest.mark.parametrize("app", ["no_such_app:app", "the_app:no_such_name"])
+def test_an_application_that_is_not_there_is_no_matter_of_its_files(
+    cluster_up_unready: StartNode, application: Application, app: str
+):
+    node = cluster_up_unready("--reload", "--app", app, cwd=application.directory)
+    assert node.wait_exit() == 2
+    assert app.split(":")[0] in node.told_reason()
+    assert node.processes() == []
