@@ -6,10 +6,8 @@ message, a ring) is the lane's affair. `count` is the number of packets of a `pa
 and 0 for all others.
 """
 
-from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
 
 __all__ = [
     "ACCEPT",
@@ -47,11 +45,8 @@ __all__ = [
     "TELL",
     "UNBIND",
     "UNDELIVERED",
-    "Record",
     "RecordError",
     "RecordKind",
-    "iter_records",
-    "make_packets_record",
     "make_record",
     "pack_packets",
 ]
@@ -176,37 +171,6 @@ class RecordError(Exception):
     """A chunk that is not a sequence of records; whoever wrote it cannot be trusted."""
 
 
-class Record(NamedTuple):
-    """One record of a chunk; `payload` is a view into it."""
-
-    kind: int
-    packet_count: int
-    session: int
-    payload: memoryview
-
-
 def make_record(kind: int, session: int, payload: bytes, packet_count: int = 0) -> bytes:
     """Return the bytes of one record."""
     return RECORD.pack(RECORD_BYTES + len(payload), kind, packet_count, session) + payload
-
-
-def make_packets_record(
-    session: int, first_sequence: int, packets: bytes, packet_count: int
-) -> bytes:
-    """Return the bytes of a `packets` record."""
-    length = PACKETS_OVERHEAD + len(packets)
-    return pack_packets(length, PACKETS, packet_count, session, first_sequence) + packets
-
-
-def iter_records(chunk: bytes | memoryview) -> Iterator[Record]:
-    """Yield the records of `chunk`; RecordError when a length does not fit in it."""
-    view = memoryview(chunk)
-    offset, end = 0, len(view)
-    while offset < end:
-        if end - offset < RECORD_BYTES:
-            raise RecordError(f"{end - offset} bytes after the last record")
-        length, kind, packet_count, session = RECORD.unpack_from(view, offset)
-        if not RECORD_BYTES <= length <= end - offset:
-            raise RecordError(f"a record of {length} bytes where {end - offset} are left")
-        yield Record(kind, packet_count, session, view[offset + RECORD_BYTES : offset + length])
-        offset += length

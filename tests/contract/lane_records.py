@@ -6,7 +6,8 @@ Apart from the harness, because worker processes import it and are to start fast
 from typing import Any, NamedTuple
 
 from cluster.shared.lane import Commit, GatewayLane, OutboundBatch, WorkerLane
-from cluster.shared.records import PACKETS, SEND, SEQUENCE_BYTES, iter_records, make_record
+from cluster.shared.records import PACKETS, SEND, SEQUENCE_BYTES, make_record
+from tests.record_reader import iter_records
 
 
 class InboundRecord(NamedTuple):

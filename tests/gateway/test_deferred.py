@@ -21,12 +21,12 @@ from cluster.shared.records import (
     OPENED,
     PACKETS,
     SEND,
-    iter_records,
     make_record,
 )
 from cluster.shared.takeover import DeferredRecord
 from tests.gateway.conftest import MakeGateway
 from tests.gateway.test_succession import committed, successor, with_packets
+from tests.record_reader import iter_records
 
 
 def defer(session: int, position: int, index: int = 0, count: int = 1) -> bytes:

@@ -14,13 +14,11 @@ from cluster.shared.records import (
     SEND,
     SEQUENCE,
     SEQUENCE_BYTES,
-    Record,
     RecordError,
     RecordKind,
-    iter_records,
-    make_packets_record,
     make_record,
 )
+from tests.record_reader import Record, iter_records, make_packets_record
 
 _U16 = st.integers(0, 0xFFFF)
 _U64 = st.integers(0, (1 << 64) - 1)

@@ -20,11 +20,12 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.note import NoteWriter
-from cluster.shared.records import OPENED, PACKETS, RecordKind, iter_records
+from cluster.shared.records import OPENED, PACKETS, RecordKind
 from cluster.shared.takeover import DeferredRecord, ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.worker import Worker
+from tests.record_reader import iter_records
 from tests.support import wait_until
 from tests.worker.records import ADDRESS, packets
 

@@ -3,7 +3,8 @@
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import pack_join
 from cluster.shared.lane import InboundChunk
-from cluster.shared.records import CLOSED, JOINED, OPENED, make_packets_record, make_record
+from cluster.shared.records import CLOSED, JOINED, OPENED, make_record
+from tests.record_reader import make_packets_record
 
 ADDRESS = "127.0.0.1:5"
 

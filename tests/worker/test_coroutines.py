@@ -29,12 +29,12 @@ from cluster.shared.records import (
     OPENED,
     PACKETS,
     SEND,
-    iter_records,
 )
 from cluster.shared.takeover import DeferredRecord, ReplayedSession, Suspect
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import Session
 from cluster.worker.worker import StartHandlerError
+from tests.record_reader import iter_records
 from tests.worker.bench import Bench, MakeBench
 from tests.worker.records import ADDRESS, packets
 

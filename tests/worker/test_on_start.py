@@ -6,10 +6,11 @@ import pytest
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START
-from cluster.shared.records import RecordKind, iter_records
+from cluster.shared.records import RecordKind
 from cluster.shared.takeover import ReplayedSession
 from cluster.worker import App
 from cluster.worker.worker import StartHandlerError
+from tests.record_reader import iter_records
 from tests.worker.bench import STOP, MakeBench
 from tests.worker.records import ADDRESS
 

@@ -8,10 +8,11 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Refuse, Stop
-from cluster.shared.records import RecordKind, iter_records
+from cluster.shared.records import RecordKind
 from cluster.worker import App, Session
 from cluster.worker.gateway_contact import WorkerRefusedError
 from cluster.worker.worker import StartHandlerError
+from tests.record_reader import iter_records
 from tests.worker.bench import ALL, ECHO, STOP, Bench, MakeBench
 
 

@@ -16,11 +16,11 @@ from cluster.shared.records import (
     SEND,
     SEND_TO,
     UNBIND,
-    iter_records,
     make_record,
 )
 from cluster.worker.outbox import Outbox, OutputTooLarge
 from cluster.worker.session import Session
+from tests.record_reader import iter_records
 
 SESSIONS = (1, 2, 3)
 

@@ -11,10 +11,11 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import START, Commit
 from cluster.shared.messages import Refuse, Stop, WorkerHeartbeat
-from cluster.shared.records import RecordKind, iter_records
+from cluster.shared.records import RecordKind
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.gateway_contact import GatewayLostError, WorkerRefusedError
+from tests.record_reader import iter_records
 from tests.support import wait_until
 from tests.worker.bench import ECHO, STOP, Bench, Clock, MakeBench, heartbeat
 from tests.worker.records import ADDRESS

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from cluster.shared.messages import Stop
-from cluster.shared.records import RecordKind, iter_records
+from cluster.shared.records import RecordKind
 from cluster.worker.runtime import WorkerRuntime
+from tests.record_reader import iter_records
 from tests.worker.bench import ALL, MakeBench
 
 

@@ -3,20 +3,13 @@
 from typing import Any
 
 from cluster.shared.lane import START, Commit
-from cluster.shared.records import (
-    ACCEPT,
-    DISCONNECT,
-    SEND,
-    SEND_BLOCKED,
-    SEND_READY,
-    iter_records,
-    make_record,
-)
+from cluster.shared.records import ACCEPT, DISCONNECT, SEND, SEND_BLOCKED, SEND_READY, make_record
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
+from tests.record_reader import iter_records
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 BLOCKED, READY = make_record(SEND_BLOCKED, 1, b""), make_record(SEND_READY, 1, b"")
