@@ -32,7 +32,7 @@ def send_now_to_each(sessions: Sequence[Session], data: bytes) -> int:
         others = _cannot_send_at_once(sessions)
         taken = sum(session.send_now(data) for session in others)
         ready = [session for session in sessions if session not in others]
-        handles = _ready_handles(ready)
+        handles = _handles(ready)
     if ready:
         counts = ready[0]._driver.send_now_to_each(handles, repeat(data))
         taken += len(ready)
@@ -68,7 +68,7 @@ def send_now_each_its_own(
                 num_bytes -= len(data)
         sessions, buffers = [pair[0] for pair in ready], [pair[1] for pair in ready]
         sizes = list(map(len, buffers))
-        handles = _ready_handles(sessions)
+        handles = _handles(sessions)
     if not handles:
         return taken, num_bytes
     counts = sessions[0]._driver.send_now_to_each(handles, buffers)
@@ -90,6 +90,14 @@ def _ready_handles(sessions: Sequence[Session]) -> list[Handle]:
         for session in sessions
         if not session._send_registered and session._state is _CONNECTED
     ]
+
+
+def _handles(sessions: Sequence[Session]) -> list[Handle]:
+    """Return the handle of each of `sessions`, whatever has become of it meanwhile.
+
+    Who was ready is not asked again: with one handle fewer, others would get what is not theirs.
+    """
+    return [session.handle for session in sessions]  # type: ignore[misc]  # it was connected
 
 
 def _cannot_send_at_once(sessions: Sequence[Session]) -> dict[Session, None]:

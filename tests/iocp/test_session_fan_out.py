@@ -11,7 +11,7 @@ from cluster.iocp import Cause, Session
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.session_fan_out import send_now_each_its_own, send_now_to_each
 from tests.iocp.test_sender import fill
-from tests.iocp.world import World
+from tests.iocp.world import RecordingSession, World
 
 Send = Callable[[Sequence[Session], bytes], int]
 
@@ -103,6 +103,36 @@ def test_a_queue_that_overflows_ends_its_session_alone(world: World, send: Send)
     world.run_until(lambda: slow.disconnected_with)
     assert slow.disconnected_with == Cause.SEND_OVERFLOW
     assert quick.is_connected
+
+
+class Meddler(RecordingSession):
+    """While it is sent to, another session ends, as by another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.victim: Session | None = None
+
+    def send_now(self, data: Buffer) -> bool:
+        assert self.victim is not None
+        self.victim.abort()
+        return super().send_now(data)
+
+
+def test_nobody_gets_what_is_for_one_that_ends_meanwhile(world: World):
+    meddler, _ = world.pair(factory=Meddler)
+    pairs = [world.pair() for _ in range(3)]
+    meddler.victim = pairs[0][0]
+    meddler.disconnect()
+    sessions = [meddler, *[session for session, _ in pairs]]
+    send_now_each_its_own(sessions, [b"gone", b"for 0", b"for 1", b"for 2"])
+    world.run_until(lambda: all(len(peer.received) == 5 for _, peer in pairs[1:]))
+    assert [peer.received for _, peer in pairs[1:]] == [b"for 1", b"for 2"]
+    assert [session.sent_bytes for session, _ in pairs[1:]] == [5, 5]
+    meddler, _ = world.pair(factory=Meddler)
+    meddler.victim = pairs[1][0]
+    meddler.disconnect()
+    send_now_to_each([meddler, pairs[1][0], pairs[2][0]], b"all")
+    world.run_until(lambda: pairs[2][1].received == b"for 2all")
 
 
 def test_each_gets_its_own_and_what_was_taken_is_counted(world: World):
