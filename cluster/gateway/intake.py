@@ -58,26 +58,34 @@ class Intake:
                 and (not is_limited or session.is_accepted)
             ):
                 event.data = None
-                if is_limited:
-                    session.received_at = now
-                    if session.has_rates and not session.may_spend(1, num_bytes):
+                try:
+                    if is_limited:
+                        session.received_at = now
+                        if session.has_rates and not session.may_spend(1, num_bytes):
+                            event.owner = None
+                            continue
+                    sequence = session.next_sequence
+                    session.next_sequence = sequence + 1
+                    session.uncommitted_bytes = backlog = session.uncommitted_bytes + num_bytes
+                    num_bytes += PACKETS_OVERHEAD
+                    room -= num_bytes
+                    record = pack(num_bytes, PACKETS, 1, session.id, sequence) + data
+                    shard = session.shard
+                    shard.arrived_records.append(record)
+                    shard.arrived_sessions.append(session)
+                    has_arrived = True
+                    if backlog + session._queued_bytes <= slow_bytes:
+                        recv_again(event)
+                    else:
                         event.owner = None
-                        continue
-                sequence = session.next_sequence
-                session.next_sequence = sequence + 1
-                session.uncommitted_bytes = backlog = session.uncommitted_bytes + num_bytes
-                num_bytes += PACKETS_OVERHEAD
-                room -= num_bytes
-                record = pack(num_bytes, PACKETS, 1, session.id, sequence) + data
-                shard = session.shard
-                shard.arrived_records.append(record)
-                shard.arrived_sessions.append(session)
-                has_arrived = True
-                if backlog + session._queued_bytes <= slow_bytes:
-                    recv_again(event)
-                else:
+                        shard.slow_down(session)
+                except Exception as error:
+                    # Of this session alone, as in `deliver_one`; nothing is in flight for it.
                     event.owner = None
-                    shard.slow_down(session)
+                    self._take_arrived()
+                    has_arrived = False
+                    session.on_dispatch_error(event, error)
+                    room = self._room()
                 continue
             if has_arrived:
                 self._take_arrived()

@@ -1,5 +1,6 @@
 """What the intake does with a batch is what sessions would have done with it, one by one."""
 
+import errno
 import random
 import struct
 from typing import Any
@@ -180,6 +181,58 @@ def test_what_came_before_somebody_raises_is_in_the_lane_and_what_came_behind_is
     for peer in peers:
         peer.send(make_packet(2, b"and they go on"))
     world.wait_for(worker, PACKETS, 4)
+
+
+def test_one_that_cannot_be_received_from_again_ends_and_no_other(
+    gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+):
+    world = gateway()
+    worker = world.start_worker()
+    peers = [world.connect() for _ in range(3)]
+    sessions = list(world.table.sessions.values())
+    world.settle()
+    driver = type(world.core.driver)
+    recv_again = driver.recv_again
+
+    def fail_for_one(self: Any, event: IocpEvent) -> None:
+        if event.owner is sessions[1]:
+            raise MemoryError
+        recv_again(self, event)
+
+    monkeypatch.setattr(driver, "recv_again", fail_for_one)
+    packets = [make_packet(1, b"%d" % session.id) for session in sessions]
+    completions = map(received, sessions, packets)
+    intake_of(world).deliver(iter(list(completions)))
+    world.wait_for(worker, CLOSED)
+    assert packets_of(worker) == packets
+    world.wait_ended(peers[1])
+    for peer in peers[::2]:
+        peer.send(make_packet(2, b"and they go on"))
+    world.wait_for(worker, PACKETS, 5)
+    assert list(world.table.sessions.values()) == sessions[::2]
+
+
+def test_one_whose_rate_ends_it_and_whose_socket_refuses_harms_no_other(
+    gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+):
+    world = gateway(limits=LimitsConfig(packets_per_s=1, packets_burst=1))
+    worker = world.start_worker()
+    peers = [world.connect() for _ in range(2)]
+    fast, slow = world.table.sessions.values()
+    world.settle()
+    packet = make_packet(1, b"")
+    intake_of(world).deliver(iter([received(fast, packet)]))
+
+    def refuse(self: Any) -> None:
+        raise OSError(errno.EINVAL, "the peer has reset the connection, says macOS")
+
+    monkeypatch.setattr(type(fast.handle), "reset_on_close", refuse)
+    intake_of(world).deliver(iter([received(fast, packet), received(slow, packet)]))
+    world.wait_for(worker, PACKETS, 2)
+    assert worker.kinds() == [OPENED, OPENED, PACKETS, CLOSED, PACKETS]
+    assert worker.records[3].payload == Cause.RATE_LIMITED.encode()
+    world.wait_ended(peers[0])
+    assert list(world.table.sessions.values()) == [slow]
 
 
 class Broken(IocpObject):
