@@ -1,6 +1,7 @@
 """Records become handler calls; a call that raises leaves nothing but the end of its session."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -381,6 +382,27 @@ def test_what_ends_the_process_is_not_held_up():
     bench.app.on_packet(66)(leave)
     with pytest.raises(SystemExit):
         bench.run(opened(), packets((66, b"")))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_done_ahead_of_what_ends_the_process_is_in_the_commit(together: bool):
+    bench = Bench()
+
+    bench.dispatcher.publish_at, bench.dispatcher.publish_bytes = math.inf, 1 << 20
+
+    def leave(session: Session) -> None:
+        if session.sequence == 2:
+            raise SystemExit(5)
+        session.send(66, b"done")
+
+    if together:
+        bench.app.packets_handler = lambda session, packets: leave(session)
+    else:
+        bench.app.on_packet(66)(lambda session, payload: leave(session))
+    with pytest.raises(SystemExit):
+        bench.run(opened(), packets((66, b"")), packets((66, b""), first_sequence=2), opened(2))
+    assert bench.outbox.entries == [(SEND, 1, make_packet(66, b"done"))]
+    assert bench.dispatcher.commit == Commit(3, 0)
 
 
 def test_a_record_of_an_unknown_kind_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture):
