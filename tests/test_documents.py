@@ -1,9 +1,11 @@
-"""The documents' links lead to files and headings that are there."""
+"""The documents: their links lead somewhere, and their configurations are taken."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from cluster.shared.config import load_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -36,3 +38,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         if not linked.exists() or (anchor and anchor not in _anchors(linked)):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_configurations_are_taken(document: Path, tmp_path: Path) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    for block in re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        file = tmp_path / "cluster.toml"
+        file.write_text(block, "utf-8")
+        load_config(file, {})

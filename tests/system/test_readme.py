@@ -115,7 +115,10 @@ def _check_types(source: str) -> str:
 
 
 def test_the_configuration_that_is_shown_is_the_default_one() -> None:
-    shown = tomllib.loads(_block("toml", "# Configuration", CONFIGURATION))
+    block = _block("toml", "# Configuration", CONFIGURATION)
+    # Commented out, because it is refused without etcd and the block is to be taken as it stands.
+    assert "\n# lease_s = " in block
+    shown = tomllib.loads(block.replace("\n# lease_s = ", "\nlease_s = "))
     defaults = msgspec.to_builtins(Config())
     for section, keys in defaults.items():
         # `app`, `run_dir` and the addresses of links have no default that could be shown.
