@@ -1,10 +1,13 @@
-"""The documents: their links lead somewhere, and their configurations are taken."""
+"""The documents: their links lead somewhere, their configurations are taken, and they name what
+the code counts and why it ends sessions."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from cluster.gateway.links.handshake import LinkRefusal
+from cluster.shared.causes import Cause
 from cluster.shared.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +50,47 @@ def test_configurations_are_taken(document: Path, tmp_path: Path) -> None:
         file = tmp_path / "cluster.toml"
         file.write_text(block, "utf-8")
         load_config(file, {})
+
+
+def _section(document: str, heading: str) -> str:
+    text = (ROOT / document).read_text("utf-8")
+    return re.split(r"^## ", text.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def _counted() -> set[str]:
+    """Return the names that the gateway's code counts by."""
+    names = set()
+    for path in (ROOT / "cluster" / "gateway").rglob("*.py"):
+        code = path.read_text("utf-8")
+        for call in re.findall(r"ounters\.add\(([^\n]*)", code):
+            names.update(re.findall(r'(?<!f)"([a-z_]+)"', call))
+        names.update(re.findall(r'counts\["([a-z_]+)"\]', code))
+        names.update(re.findall(r'for name in \(("[a-z_]+"(?:, "[a-z_]+")*)\)', code))
+    return {name for each in names for name in each.replace('"', "").split(", ")}
+
+
+def test_what_is_counted_is_told() -> None:
+    counted = _counted()
+    assert len(counted) > 60
+    told = _section("docs/configuration.md", "Counters")
+    named = set(re.findall(r"`([a-z_]+)`", told))
+    assert {name for name in counted if not name.startswith("links_refused_")} - named == set()
+    assert {refusal.value for refusal in LinkRefusal} - named == set()
+
+
+NOT_OF_SESSIONS = {
+    # Of connects, and of connections between nodes.
+    Cause.REFUSED,
+    Cause.CANCELLED,
+    Cause.NODE_LOST,
+    # Nobody is left to be told.
+    Cause.GATEWAY_LOST,
+    # Of a mistake in a subclass of the library's sessions.
+    Cause.BAD_CONSUME,
+}
+
+
+def test_causes_are_told() -> None:
+    told = _section("docs/application.md", "Why a session has ended")
+    named = {name for name in re.findall(r"`([a-z_]+)`", told) if name in set(Cause)}
+    assert named == set(Cause) - NOT_OF_SESSIONS

@@ -25,8 +25,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     address: str
     kind: str
-    """packet, opened, closed, bound, joined, send_blocked, send_ready, message, undelivered or
-    resumed.
+    """packet, opened, closed, bound, joined, send_blocked, send_ready, message, undelivered, keys
+    or resumed.
 
     A message is of no session (0); its address is the shard that it is from.
     """
