@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -287,6 +288,15 @@ def exec_form(name: str) -> list[str]:
     """Return the arguments of the one instruction of the image that has this name."""
     (found,) = [step["value"] for step in instructions() if step["instruction"] == name]
     return [str(argument) for argument in yaml.safe_load(found.partition("CMD ")[2] or found)]
+
+
+def test_the_image_can_do_what_the_page_says_of_etcd():
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    assert "The image has the client library of etcd" in page
+    (install,) = [s["value"] for s in instructions() if "pip install" in s["value"]]
+    assert "'/source[etcd]'" in install
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert any("etcd3gw" in each for each in extras["optional-dependencies"]["etcd"])
 
 
 def test_what_the_image_copies_is_there():
