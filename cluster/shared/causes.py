@@ -75,7 +75,7 @@ class Cause(StrEnum):
     """The node is shutting down in order."""
 
     GATEWAY_LOST = "gateway_lost"
-    """The gateway that held the session died."""
+    """The gateway that held the session died. Nobody is told it: its workers end with it."""
 
     NODE_LOST = "node_lost"
-    """The node that held the session is gone."""
+    """The other node of a link is gone. Of links only, never of a client's session."""
