@@ -5,6 +5,7 @@ Most recvs bring one whole packet of a session that nothing holds up. For those 
 is a record. Whatever has another answer is delivered to its owner, behind all that came before it.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 
 from cluster.gateway.limited_session import session_type
@@ -56,6 +57,7 @@ class Intake:
                 and session._recv_buffer is None
                 and not session._recv_paused
                 and (not is_limited or session.is_accepted)
+                and (shard := session.shard).has_room
             ):
                 event.data = None
                 try:
@@ -70,7 +72,6 @@ class Intake:
                     num_bytes += PACKETS_OVERHEAD
                     room -= num_bytes
                     record = pack(num_bytes, PACKETS, 1, session.id, sequence) + data
-                    shard = session.shard
                     shard.arrived_records.append(record)
                     shard.arrived_sessions.append(session)
                     has_arrived = True
@@ -101,5 +102,11 @@ class Intake:
                 shard.take_arrived()
 
     def _room(self) -> int:
-        """Return how many bytes are missing until the first lane is full."""
-        return min([shard.log.full_at - shard.log.appended_bytes for shard in self._shards])
+        """Look which lanes have room; return how many bytes are missing until the next is full."""
+        room = sys.maxsize
+        for shard in self._shards:
+            left = shard.log.full_at - shard.log.appended_bytes
+            shard.has_room = left > 0
+            if 0 < left < room:
+                room = left
+        return room

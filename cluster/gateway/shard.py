@@ -56,6 +56,7 @@ class Shard:
         "arrived_records",
         "arrived_sessions",
         "framing",
+        "has_room",
         "index",
         "is_draining",
         "joined",
@@ -91,6 +92,8 @@ class Shard:
         self.slow_bytes = send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
         self.needs_flush = False
+        self.has_room = True
+        """Whether the lane was not full when `Intake` looked last, which it does in each batch."""
         self.arrived_records: list[bytes] = []
         """Records of one packet each, on their way to the lane: `take_arrived`."""
         self.arrived_sessions: list[GatewaySession] = []

@@ -294,6 +294,29 @@ def test_no_batch_puts_more_into_a_lane_than_the_packet_that_fills_it(gateway: M
     world.wait_received(peers, len(packet))
 
 
+def test_a_lane_that_is_full_holds_up_the_sessions_of_no_other(
+    gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+):
+    world = gateway(shard_count=2, lane_bytes=1_024)
+    for shard in range(2):
+        world.start_worker(shard)
+    for _ in range(8):
+        world.connect()
+    world.settle()
+    packet = make_packet(1, b"x" * 300)
+    sessions = list(world.table.sessions.values())
+    full, free = ([s for s in sessions if s.shard is shard] for shard in world.shards)
+    intake = intake_of(world)
+    intake.deliver(iter([received(session, packet) for session in full]))
+    assert world.shards[0].log.is_full
+    delivered: list[IocpEvent] = []
+    monkeypatch.setattr("cluster.gateway.intake.deliver_one", lambda e, n: delivered.append(e))
+    before = world.shards[1].log.packets_appended
+    intake.deliver(iter([received(session, make_packet(1, b"y")) for session in free]))
+    assert world.shards[1].log.packets_appended == before + len(free)
+    assert delivered == []
+
+
 def test_a_session_that_is_paused_has_its_last_recv_and_no_other(gateway: MakeGateway):
     world = gateway()
     worker = world.start_worker()
