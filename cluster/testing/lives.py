@@ -64,6 +64,8 @@ class Lives:
             except StartHandlerError as error:
                 self._bury(shard)
                 raise (error.__cause__ or error) from None
+            finally:
+                self._go_on()
         raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
 
     def doom(self, shard: int, *, at_commit: bool) -> bool:
@@ -106,12 +108,21 @@ class Lives:
             self._unhandled_before += incarnation.worker.unhandled_packets
             del self._mailboxes[incarnation.identity]
 
+    def _go_on(self) -> None:
+        """Have the application run again in the worker whose handler has made another one begin."""
+        for incarnation in self._incarnations.values():
+            if incarnation.is_running:
+                self._app.attach(incarnation.worker.runtime)
+
     # -- what they do ------------------------------------------------------------------------------
 
     def turn(self, gateway: GatewayCore) -> bool:
         """Let each do what there is to do; whether there was anything."""
         has_worked = False
-        for shard, incarnation in list(self._incarnations.items()):
+        for shard in list(self._incarnations):
+            incarnation = self._incarnations.get(shard)
+            if incarnation is None:
+                continue  # a handler of another one has killed it, and its successor cannot begin
             try:
                 has_worked = incarnation.turn() or has_worked
             except WorkerDied:

@@ -188,6 +188,31 @@ def test_users_and_groups_outlive_a_worker():
         assert bob.cause == "replaced"
 
 
+@pytest.mark.parametrize("other", [0, 1])
+def test_a_handler_may_kill_the_worker_of_another_shard_and_goes_on_as_its_own(other: int):
+    app = App()
+
+    @app.on_connected
+    def join(session: Session) -> None:
+        session.join(f"clients of {session.id}")
+
+    @app.on_packet(KILL)
+    def kill(session: Session, payload: bytes) -> None:
+        node.kill_worker(other)
+        app.publish(f"clients of {session.id}", KILL, payload)
+        session.send(KILL, b"done")
+
+    app.on_packet(TELL)(lambda session, payload: session.send(TELL, payload))
+    with TestNode(app, workers=2) as node:
+        clients = [node.connect() for _ in range(2)]
+        clients[1 - other].send(KILL, b"published")
+        assert clients[1 - other].received == [Packet(KILL, b"published"), Packet(KILL, b"done")]
+        assert clients[other].received == []
+        clients[other].send(TELL)
+        assert clients[other].received == [Packet(TELL, b"")]
+        assert [client.cause for client in clients] == [None, None]
+
+
 def test_an_end_that_was_not_committed_comes_again():
     bench = Bench()
     with TestNode(bench.app) as node:
