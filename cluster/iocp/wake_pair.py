@@ -27,7 +27,10 @@ class WakePair:
             return  # full of wake-ups that nobody has read yet: one is enough
 
     def drain(self) -> None:
-        """Forget the wake-ups there have been, because the wait has ended."""
+        """Forget the wake-ups there have been, because the wait has ended.
+
+        Of very many some may be on their way yet, and end another wait.
+        """
         try:
             while len(self._reader.recv(4096)) == 4096:
                 pass
