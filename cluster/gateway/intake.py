@@ -23,7 +23,7 @@ _CONNECTED = SessionState.CONNECTED
 
 
 class Intake:
-    """The `Delivery` of a gateway's core. For the dispatching thread."""
+    """The `Deliverer` of a gateway's core. For the dispatching thread."""
 
     __slots__ = ("_core", "_is_limited", "_session_type", "_shards")
 
@@ -35,7 +35,7 @@ class Intake:
         self._is_limited = limits.watches_recvs
 
     def deliver(self, batch: Iterator[Completion]) -> None:
-        """As `Delivery` says."""
+        """As `Deliverer` says."""
         # Nearly every packet passes through this loop, so it is in one piece. It does what
         # `Session.dispatch` and `GatewaySession.on_recv` would, and calls neither.
         cls, is_limited = self._session_type, self._is_limited
@@ -43,7 +43,6 @@ class Intake:
         now, recv_again = self._core.batch_now, self._core.driver.recv_again
         pack = pack_packets
         room = self._room()
-        has_arrived = False
         for event, num_bytes in batch:
             data, session = event.data, event.owner
             if (
@@ -74,7 +73,6 @@ class Intake:
                     record = pack(num_bytes, PACKETS, 1, session.id, sequence) + data
                     shard.arrived_records.append(record)
                     shard.arrived_sessions.append(session)
-                    has_arrived = True
                     if backlog + session._queued_bytes <= slow_bytes:
                         recv_again(event)
                     else:
@@ -84,17 +82,13 @@ class Intake:
                     # Of this session alone, as in `deliver_one`; nothing is in flight for it.
                     event.owner = None
                     self._take_arrived()
-                    has_arrived = False
                     session.on_dispatch_error(event, error)
                     room = self._room()
                 continue
-            if has_arrived:
-                self._take_arrived()
-                has_arrived = False
+            self._take_arrived()
             deliver_one(event, num_bytes)
             room = self._room()
-        if has_arrived:
-            self._take_arrived()
+        self._take_arrived()
 
     def _take_arrived(self) -> None:
         for shard in self._shards:

@@ -13,7 +13,7 @@ from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.shared_dispatch import SharedDispatch
 from cluster.iocp.timers import Timer, Timers
 
-__all__ = ["BATCH_MAX", "Delivery", "IocpCore", "WaitGuard", "deliver_one"]
+__all__ = ["BATCH_MAX", "Deliverer", "IocpCore", "WaitGuard", "deliver_one"]
 
 BATCH_MAX = 256
 """Completions that one dispatch takes at most, so that timers and posts get their turn.
@@ -35,7 +35,7 @@ class WaitGuard(Protocol):
         ...
 
 
-class Delivery(Protocol):
+class Deliverer(Protocol):
     """Gives the completions of a batch to their owners, in place of the loop of the core."""
 
     def deliver(self, batch: Iterator[Completion]) -> None:
@@ -59,7 +59,7 @@ def deliver_one(event: IocpEvent, num_bytes: int) -> None:
 
 def _deliver(batch: Iterator[Completion]) -> None:
     for event, num_bytes in batch:
-        # `deliver_one`, written out.
+        # `deliver_one`, written out: each completion of a core of one thread comes here.
         owner = event.owner
         event.owner = None
         if owner is None:
@@ -118,15 +118,15 @@ class IocpCore:
         self._wait_guard: WaitGuard | None = None
         self._deliver: Callable[[Iterator[Completion]], None] = _deliver
 
-    def deliver_by(self, delivery: Delivery | None) -> None:
-        """Have completions delivered by `delivery`, which can do for many at once what their owners
-        do for each; None has the core do it.
+    def deliver_by(self, deliverer: Deliverer | None) -> None:
+        """Have completions delivered by `deliverer`, which can do for many at once what their
+        owners do for each; None has the core do it.
 
         Only with one dispatching thread: MisuseError otherwise.
         """
         if self._shared is not None:
             raise MisuseError("completions of a core of several threads are shared out one by one")
-        self._deliver = _deliver if delivery is None else delivery.deliver
+        self._deliver = _deliver if deliverer is None else deliverer.deliver
 
     def guard_waits(self, guard: WaitGuard | None) -> None:
         """Ask `guard` before each wait of `dispatch`, and tell it after; None asks nobody.

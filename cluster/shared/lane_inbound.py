@@ -128,7 +128,7 @@ class InboundLog:
         packet_count: int,
         owner: Any,
     ) -> None:
-        """Make and add a `packets` record; in one step, because there is one for each recv."""
+        """Make and add a `packets` record, of the complete packets of one recv."""
         num_bytes = PACKETS_OVERHEAD + len(packets)
         record = pack_packets(num_bytes, PACKETS, packet_count, session, first_sequence) + packets
         self._entries.append((PACKETS, owner, num_bytes, packet_count, record))

@@ -93,7 +93,6 @@ class Reload:
         It is if the application raised; what else keeps a worker from starting is no matter of its
         files. The first time that is told, with what the process left to say in `failure`.
         """
-        self._told_vacant = True  # that goes without saying here
         if child.version != self.versions.latest:
             return True
         if failure is None or not failure.traceback or self.versions.verdict is Verdict.SERVES:

@@ -170,10 +170,25 @@ class Dispatcher:
 
     def run(self, chunk: InboundChunk) -> None:
         """Handle the records of `chunk`, from where the commit is."""
-        if chunk.first_position <= self.redelivered_through:
-            self._redeliver(chunk)
-        else:
-            self._run(chunk)
+        try:
+            if chunk.first_position <= self.redelivered_through:
+                self._redeliver(chunk)
+            else:
+                self._run(chunk)
+        except BaseException:
+            self._come_to_call()
+            raise
+
+    def _come_to_call(self) -> None:
+        """Be as far as the call in hand, which will not return.
+
+        Who goes on after that commits all that was done ahead of it: its output may go out.
+        """
+        call = self._note_words[CALL]
+        index = call & INDEX_MASK
+        in_hand = Commit(call >> INDEX_BITS, 0 if index == SEVERAL else index)
+        if in_hand > self.commit:
+            self._position, self._packet_index = in_hand
 
     def _run(self, chunk: InboundChunk, packets_max: int = MANY) -> None:
         """Handle the records of `chunk`, of packets at most `packets_max` of a record.
@@ -198,106 +213,98 @@ class Dispatcher:
         together_max = outbox.max_batch_bytes  # so that to send all of them back fits in any case
         packets: Iterable[tuple[int, bytes]]
         self._note.begin()
-        try:
-            while offset < end:
-                if offset <= last:
-                    length, kind, count, session_id, sequence, packet_id = unpack(data, offset)
-                else:
-                    length, kind, _, session_id = RECORD.unpack_from(data, offset)
-                session = sessions.get(session_id)
-                if kind != PACKETS or session is None:
-                    if kind != PACKETS:
-                        self._position, self._packet_index = position, 0
-                        payload = data[offset + RECORD_BYTES : offset + length]
-                        self._record(position, kind, session_id, payload)
-                    offset += length
+        while offset < end:
+            if offset <= last:
+                length, kind, count, session_id, sequence, packet_id = unpack(data, offset)
+            else:
+                length, kind, _, session_id = RECORD.unpack_from(data, offset)
+            session = sessions.get(session_id)
+            if kind != PACKETS or session is None:
+                if kind != PACKETS:
+                    self._position, self._packet_index = position, 0
+                    payload = data[offset + RECORD_BYTES : offset + length]
+                    self._record(position, kind, session_id, payload)
+                offset += length
+                position += 1
+                if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                    self._position, self._packet_index = position, 0
+                    self._between_packets()
+                index = 0
+                continue
+            start, offset = offset + PACKETS_OVERHEAD, offset + length
+            if (
+                together is not None
+                and length <= together_max
+                and session.is_open
+                and not session.is_busy
+            ):
+                several = Packets(data[start:offset], count)
+                if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
+                    session.sequence = sequence
+                    call = position << INDEX_BITS
+                    note_words[CALL] = call if count == 1 else call | SEVERAL
+                    outbox.call_start = mark = outbox.num_bytes
+                    try:
+                        result = together(session, several)
+                        if result is not None:
+                            refuse_coroutine(together, result)
+                    except Exception as error:
+                        what = f"{count} packets" if count > 1 else ""
+                        self.calls.failed(session, packet_id, error, mark, what)
+                    if count != 1:
+                        session.sequence = sequence + count - 1
                     position += 1
                     if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
                         self._position, self._packet_index = position, 0
                         self._between_packets()
-                    index = 0
                     continue
-                start, offset = offset + PACKETS_OVERHEAD, offset + length
-                if (
-                    together is not None
-                    and length <= together_max
-                    and session.is_open
-                    and not session.is_busy
-                ):
-                    several = Packets(data[start:offset], count)
-                    if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
+            if count == 1:
+                packets = ((packet_id, data[start + HEADER_BYTES : offset]),)
+            else:
+                packets = split_packets(data, start, offset)
+            call = position << INDEX_BITS
+            if index or packets_max < count:
+                packets = islice(packets, index, packets_max)
+                call, sequence, index = call + index, sequence + index, 0
+            while True:
+                if session.is_busy:
+                    packets, deferred = self._defer_packets(session, packets, call, sequence, count)
+                    call, sequence = call + deferred, sequence + deferred
+                for packet_id, payload in packets:
+                    result = None
+                    if session.is_open:
                         session.sequence = sequence
-                        call = position << INDEX_BITS
-                        note_words[CALL] = call if count == 1 else call | SEVERAL
+                        note_words[CALL] = call
+                        if packet_id != known_id:
+                            known_id, handler = packet_id, handlers.get(packet_id)
                         outbox.call_start = mark = outbox.num_bytes
                         try:
-                            result = together(session, several)
-                            if result is not None:
-                                refuse_coroutine(together, result)
+                            if handler is not None:
+                                result = handler(session, payload)
+                            elif any_handler is not None:
+                                result = any_handler(session, packet_id, payload)
+                            else:
+                                self.calls.unhandled_packets += 1
                         except Exception as error:
-                            what = f"{count} packets" if count > 1 else ""
-                            self.calls.failed(session, packet_id, error, mark, what)
-                        if count != 1:
-                            session.sequence = sequence + count - 1
-                        position += 1
-                        if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
-                            self._position, self._packet_index = position, 0
-                            self._between_packets()
+                            self.calls.failed(session, packet_id, error, mark)
+                        if result is not None:
+                            self.deferral.begin_packet(
+                                session, call, packet_id, payload, sequence, result, mark
+                            )
+                    call += 1
+                    sequence += 1
+                    if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                        self._done_to(call, count)
+                        self._between_packets()
+                    elif result is None:
                         continue
-                if count == 1:
-                    packets = ((packet_id, data[start + HEADER_BYTES : offset]),)
-                else:
-                    packets = split_packets(data, start, offset)
-                call = position << INDEX_BITS
-                if index or packets_max < count:
-                    packets = islice(packets, index, packets_max)
-                    call, sequence, index = call + index, sequence + index, 0
-                while True:
                     if session.is_busy:
-                        packets, deferred = self._defer_packets(
-                            session, packets, call, sequence, count
-                        )
-                        call, sequence = call + deferred, sequence + deferred
-                    for packet_id, payload in packets:
-                        result = None
-                        if session.is_open:
-                            session.sequence = sequence
-                            note_words[CALL] = call
-                            if packet_id != known_id:
-                                known_id, handler = packet_id, handlers.get(packet_id)
-                            outbox.call_start = mark = outbox.num_bytes
-                            try:
-                                if handler is not None:
-                                    result = handler(session, payload)
-                                elif any_handler is not None:
-                                    result = any_handler(session, packet_id, payload)
-                                else:
-                                    self.calls.unhandled_packets += 1
-                            except Exception as error:
-                                self.calls.failed(session, packet_id, error, mark)
-                            if result is not None:
-                                self.deferral.begin_packet(
-                                    session, call, packet_id, payload, sequence, result, mark
-                                )
-                        call += 1
-                        sequence += 1
-                        if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
-                            self._done_to(call, count)
-                            self._between_packets()
-                        elif result is None:
-                            continue
-                        if session.is_busy:
-                            break
-                    else:
                         break
-                    if count == 1:
-                        break
-                position += 1
-        except BaseException:
-            # Who goes on after that commits what was done, and no less: its output may go out.
-            if self._position < position:
-                self._position, self._packet_index = position, 0
-            raise
+                else:
+                    break
+                if count == 1:
+                    break
+            position += 1
         self._position, self._packet_index = position, 0
         # What is left by a handler that ends the process stays: it was in hand.
         note_words[CALL] = 0

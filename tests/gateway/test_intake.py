@@ -246,11 +246,7 @@ class Broken(IocpObject):
 
 
 def test_a_packet_is_ahead_of_its_session_s_end_that_came_in_the_same_batch(gateway: MakeGateway):
-    world = gateway()
-    worker = world.start_worker()
-    world.connect()
-    session = world.newest()
-    world.settle()
+    world, worker, session = one_client(gateway())
     intake_of(world).deliver(
         iter(
             [
@@ -338,11 +334,7 @@ def test_a_session_that_is_paused_has_its_last_recv_and_no_other(gateway: MakeGa
 
 
 def test_nothing_is_kept_of_what_was_passed_on(gateway: MakeGateway):
-    world = gateway()
-    world.start_worker()
-    world.connect()
-    session = world.newest()
-    world.settle()
+    world, _, session = one_client(gateway())
     event, num_bytes = received(session, make_packet(1, b"x" * 1_000))
     intake_of(world).deliver(iter([(event, num_bytes)]))
     assert event.data is None
@@ -350,11 +342,7 @@ def test_nothing_is_kept_of_what_was_passed_on(gateway: MakeGateway):
 
 
 def test_what_comes_for_a_session_that_is_ending_is_thrown_away(gateway: MakeGateway):
-    world = gateway()
-    worker = world.start_worker()
-    world.connect()
-    session = world.newest()
-    world.settle()
+    world, worker, session = one_client(gateway())
     completion = received(session, make_packet(1, b"too late"))
     session.disconnect("enough")
     intake_of(world).deliver(iter([completion]))
@@ -365,16 +353,20 @@ def test_what_comes_for_a_session_that_is_ending_is_thrown_away(gateway: MakeGat
 
 @pytest.mark.parametrize("size", [0, 3, 101])
 def test_a_recv_of_one_packet_that_cannot_be_ends_its_session(gateway: MakeGateway, size: int):
-    world = gateway(max_packet_bytes=100)
-    worker = world.start_worker()
-    world.connect()
-    session = world.newest()
-    world.settle()
+    world, worker, session = one_client(gateway(max_packet_bytes=100))
     data = struct.pack("<H", size).ljust(size, b"x")
     intake_of(world).deliver(iter([received(session, data)]))
     world.wait_for(worker, CLOSED)
     assert worker.kinds() == [OPENED, CLOSED]
     assert worker.records[-1].payload == Cause.BAD_SIZE.encode()
+
+
+def one_client(world: GatewayWorld) -> tuple[GatewayWorld, ScriptedWorker, GatewaySession]:
+    """Return `world`, its worker, and the session of its client, which has sent nothing yet."""
+    worker = world.start_worker()
+    world.connect()
+    world.settle()
+    return world, worker, world.newest()
 
 
 def intake_of(world: GatewayWorld) -> Intake:

@@ -126,8 +126,8 @@ def test_an_exception_comes_out_and_what_was_not_delivered_stays(core: IocpCore)
     assert core.dispatch(0) == 0
 
 
-class Reading:
-    """A delivery that delivers as the core does, up to an event that it raises for."""
+class ScriptedDeliverer:
+    """Delivers as the core does, up to an event that it raises for."""
 
     def __init__(self, raises_for: IocpEvent | None = None) -> None:
         self.raises_for = raises_for
@@ -143,36 +143,36 @@ class Reading:
 
 
 def test_completions_may_be_delivered_by_somebody_else(core: IocpCore):
-    owner, delivery = Owner(), Reading()
-    core.deliver_by(delivery)
+    owner, deliverer = Owner(), ScriptedDeliverer()
+    core.deliver_by(deliverer)
     events = [owner.post(core, number) for number in range(3)]
     assert core.dispatch(0) == 3
-    assert delivery.batches == [events]
+    assert deliverer.batches == [events]
     assert owner.taken == [(event, number) for number, event in enumerate(events)]
     core.deliver_by(None)
     owner.post(core)
     assert core.dispatch(0) == 1
-    assert len(delivery.batches) == 1
+    assert len(deliverer.batches) == 1
     assert len(owner.taken) == 4
 
 
-def test_what_a_delivery_that_raises_has_left_comes_with_the_next_batch(core: IocpCore):
+def test_what_a_deliverer_that_raises_has_left_comes_with_the_next_batch(core: IocpCore):
     owner = Owner()
     events = [owner.post(core) for _ in range(3)]
-    delivery = Reading(raises_for=events[1])
-    core.deliver_by(delivery)
+    deliverer = ScriptedDeliverer(raises_for=events[1])
+    core.deliver_by(deliverer)
     with pytest.raises(KeyError, match="boom"):
         core.dispatch(0)
     events.append(owner.post(core))
     assert core.dispatch(0) == 2
-    assert delivery.batches == [events[:2], events[2:]]
+    assert deliverer.batches == [events[:2], events[2:]]
     assert [event for event, _ in owner.taken] == [events[0], *events[2:]]
 
 
 def test_completions_of_a_core_of_several_threads_are_delivered_by_nobody_else():
     core = IocpCore(threads=2, driver=MemoryDriver(threads=2))
     with pytest.raises(MisuseError, match="several threads"):
-        core.deliver_by(Reading())
+        core.deliver_by(ScriptedDeliverer())
     core.close()
 
 

@@ -405,6 +405,21 @@ def test_what_is_done_ahead_of_what_ends_the_process_is_in_the_commit(together: 
     assert bench.dispatcher.commit == Commit(3, 0)
 
 
+def test_what_is_done_of_a_record_ahead_of_what_ends_the_process_is_in_the_commit():
+    bench = Bench()
+
+    @bench.app.on_packet(66)
+    def leave(session: Session, payload: bytes) -> None:
+        if session.sequence == 3:
+            raise SystemExit(5)
+        session.send(66, b"done")
+
+    with pytest.raises(SystemExit):
+        bench.run(opened(), packets(*[(66, b"")] * 4))
+    assert len(bench.outbox.entries) == 2
+    assert bench.dispatcher.commit == Commit(2, 2)
+
+
 def test_a_record_of_an_unknown_kind_is_logged_and_passed_over(caplog: pytest.LogCaptureFixture):
     bench = Bench()
     bench.run(make_record(99, 1, b"?"), opened())
