@@ -22,7 +22,7 @@ from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
-from cluster.shared.process import raise_descriptor_limit
+from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.stop_requests import StopRequests
 
@@ -162,6 +162,7 @@ def _drain_on_signals(gateway: Gateway) -> None:
 def _cap_sessions(config: Config) -> Config:
     wanted = config.gateway.max_sessions
     limit = raise_descriptor_limit(wanted + DESCRIPTORS_RESERVED)
+    make_room_for_descriptors(min(limit, wanted + DESCRIPTORS_RESERVED))
     allowed = max(1, limit - DESCRIPTORS_RESERVED)
     if allowed >= wanted:
         return config

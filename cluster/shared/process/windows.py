@@ -118,6 +118,10 @@ def raise_descriptor_limit(wanted: int) -> int:
     return wanted
 
 
+def make_room_for_descriptors(count: int) -> None:
+    """Nothing: sockets are handles here, and a process has room for millions of these."""
+
+
 def create_time(pid: int) -> float:
     """Return when the living process `pid` was created, in seconds since 1601.
 
