@@ -10,6 +10,7 @@ again, so nothing can reach another session. No I/O, no clock.
 from typing import TYPE_CHECKING, Any
 
 from cluster.gateway.deferred import Deferred
+from cluster.shared.collector import no_collections
 from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, PACKETS, SAVE, UNBIND
@@ -31,6 +32,14 @@ class _Login:
         self.user: str | None = None
         self.request = 0
         self.unbind_request = 0
+
+
+class _GroupNames(dict[bytes, str]):
+    """The names of groups as text, each of them made once."""
+
+    def __missing__(self, name: bytes) -> str:
+        text = self[name] = name.decode("utf-8", "replace")
+        return text
 
 
 class Succession:
@@ -174,26 +183,32 @@ class Succession:
         left = _packets_left(log)
         for session_id, count in self.deferred.packet_counts().items():
             left[session_id] = left.get(session_id, 0) + count
-        nobody = _Login()
+        with no_collections():
+            return self._replay(left)
+
+    def _replay(self, left: dict[int, int]) -> list[ReplayedSession]:
+        # A gateway is here for all of a shard's sessions, while everybody else's packets wait.
+        nobody, no_groups = _Login(), dict[bytes, int]()
         find_login, find_groups = self._logins.get, self._groups.get
-        no_groups: dict[bytes, int] = {}
+        find_request, find_saved, find_left = self._join_requests.get, self._saved.get, left.get
+        closing, text_of = self._closing, _GroupNames().__getitem__
         replayed = []
         for session_id, session in self._sessions.items():
             login = find_login(session_id, nobody)
             groups = find_groups(session_id, no_groups)
-            join_request = self._join_requests.get(session_id, 0)
+            join_request = find_request(session_id, 0)
             replayed.append(
                 ReplayedSession(
                     id=session_id,
                     address=session.address_text,
-                    closing=session_id in self._closing,
-                    sequence=session.next_sequence - 1 - left.get(session_id, 0),
-                    saved=self._saved.get(session_id),
+                    closing=session_id in closing,
+                    sequence=session.next_sequence - 1 - find_left(session_id, 0),
+                    saved=find_saved(session_id),
                     user=login.user,
                     bind_request=login.request,
                     unbind_request=login.unbind_request,
-                    groups=[name.decode("utf-8", "replace") for name in groups],
-                    group_requests=list(groups.values()) if join_request else [],
+                    groups=tuple(map(text_of, groups)) if groups else (),
+                    group_requests=tuple(groups.values()) if join_request else (),
                     join_request=join_request,
                     # A record of it that is not committed says the opposite of what was before it.
                     send_blocked=session.told_send_blocked != session.send_record_in_lane,

@@ -39,9 +39,9 @@ class ReplayedSession(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     user: str | None = None
     bind_request: int = 0
     unbind_request: int = 0
-    groups: list[str] = []
+    groups: tuple[str, ...] = ()
     send_blocked: bool = False
-    group_requests: list[int] = []
+    group_requests: tuple[int, ...] = ()
     join_request: int = 0
 
 

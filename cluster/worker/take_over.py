@@ -3,10 +3,9 @@
 The grant replays it: the sessions as of the commit, and the calls that coroutines had deferred.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+from cluster.shared.collector import no_collections
 from cluster.shared.messages import Grant
 from cluster.shared.note import HandlerCall
 from cluster.shared.records import OPENED
@@ -19,7 +18,7 @@ __all__ = ["take_over"]
 def take_over(grant: Grant, dispatcher: Dispatcher, publish_if_due: Callable[[], None]) -> None:
     """Give `dispatcher` the sessions, and then the deferred calls, of `grant`."""
     opening = {call.session for call in grant.deferred if call.kind == OPENED}
-    with _no_collections():
+    with no_collections():
         for session in grant.sessions:
             dispatcher.resume(session, session.id in opening)
             publish_if_due()
@@ -39,16 +38,3 @@ def _take_over_deferred(grant: Grant, dispatcher: Dispatcher) -> None:
         )
         begun.add(call.session)
         dispatcher.deferral.take_over(call.session, inbound)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Hold off the cyclic collector, which among many new sessions finds no garbage, but takes a
-    quarter of the time in which they are made."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -163,7 +163,7 @@ def test_one_group_too_many_is_refused_and_counted(memory_two: Two):
     two.do(0, *[join(one, name) for name in names])
     assert two.world.count("joins_refused") == 2
     assert len(two.world.table.groups) == GROUPS_MAX
-    assert told(two)[one].groups == names[:GROUPS_MAX]
+    assert told(two)[one].groups == tuple(names[:GROUPS_MAX])
 
 
 # -- fan-out ---------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_a_publish_of_a_worker_that_dies_in_the_middle_is_carried_out_to_its_end
     assert all(peer.received == b"last words" for peer in crowd.peers)
     groups = {session.id: session.groups for session in worker.grant.sessions}
     mine = {one for one in crowd.ids if crowd.world.table.sessions[one].shard.index == 0}
-    assert groups == {one: [] if one == crowd.ids[0] else ["room"] for one in mine}
+    assert groups == {one: () if one == crowd.ids[0] else ("room",) for one in mine}
 
 
 def test_a_member_that_does_not_read_is_aborted_alone(memory_gateway: MakeGateway):
@@ -279,9 +279,9 @@ def test_what_many_have_to_wait_for_is_kept_once(memory_gateway: MakeGateway):
 def test_a_successor_is_told_of_the_groups_as_of_the_commit(two: Two):
     one = two.ids[0]
     two.do(0, join(one, "red"), join(one, "green"), leave(one, "red"), join(one, "blue"))
-    assert told(two)[one].groups == ["green", "blue"]
+    assert told(two)[one].groups == ("green", "blue")
     two.do(0, leave(one, "green"), leave(one, "blue"))
-    assert told(two)[one].groups == []
+    assert told(two)[one].groups == ()
 
 
 def test_groups_stay_while_their_shard_has_no_worker(two: Two):
@@ -309,7 +309,7 @@ def test_a_session_whose_connection_is_gone_is_in_its_groups_until_its_end_is_do
     world.run_until(lambda: one not in world.table.sessions, "the end")
     two.workers[0].publish(join(one, "blue"), leave(one, "red"))
     world.settle()
-    assert told(two)[one].groups == ["blue"]
+    assert told(two)[one].groups == ("blue",)
     assert len(world.table.groups) == 0
     world.wait_for(two.workers[0], CLOSED)
     two.do(0)

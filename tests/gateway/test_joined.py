@@ -143,8 +143,8 @@ def test_a_successor_knows_the_numbers_and_is_given_the_answer_again(three: Clus
     three.nodes[1].kill()
     three.start_worker(1)
     (replayed,) = three.workers[1].grant.sessions
-    assert replayed.groups == ["room", "silent"]
-    assert replayed.group_requests == [1, 0]
+    assert replayed.groups == ("room", "silent")
+    assert replayed.group_requests == (1, 0)
     assert replayed.join_request == 2
     three.nodes.run(lambda: heard(three.workers[1]) == [(1, "room")], "the answer once more")
 

@@ -111,7 +111,7 @@ def test_groups_are_there_in_on_disconnected_and_a_successor_has_them():
     def gone(session: Session, cause: str) -> None:
         seen.append(session.groups)
 
-    bench.dispatcher.resume(ReplayedSession(id=7, address=ADDRESS, groups=["room", "hall"]))
+    bench.dispatcher.resume(ReplayedSession(id=7, address=ADDRESS, groups=("room", "hall")))
     bench.dispatcher.run(chunk(closed(7)))
     assert seen == [{"room", "hall"}] * 2
 

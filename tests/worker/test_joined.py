@@ -122,8 +122,8 @@ def test_a_successor_hears_of_joins_of_its_predecessor_and_numbers_on():
         ReplayedSession(
             id=7,
             address=ADDRESS,
-            groups=["room", "hall"],
-            group_requests=[3, 0],
+            groups=("room", "hall"),
+            group_requests=(3, 0),
             join_request=5,
         )
     )
@@ -150,7 +150,9 @@ def test_a_handler_that_raises_ends_its_session(caplog: pytest.LogCaptureFixture
         raise ValueError(name)
 
     bench.dispatcher.resume(
-        ReplayedSession(id=7, address=ADDRESS, groups=["room"], group_requests=[1], join_request=1)
+        ReplayedSession(
+            id=7, address=ADDRESS, groups=("room",), group_requests=(1,), join_request=1
+        )
     )
     bench.dispatcher.run(chunk(joined(7, "room", 1)))
     assert written(bench.outbox) == [(DISCONNECT, 7, b"handler_error")]
@@ -177,7 +179,9 @@ def test_a_suspect_is_met_with_care_and_skipped_when_it_is_set_aside(
         lambda: heard.append("settled"),
     )
     dispatcher.resume(
-        ReplayedSession(id=7, address=ADDRESS, groups=["room"], group_requests=[1], join_request=1)
+        ReplayedSession(
+            id=7, address=ADDRESS, groups=("room",), group_requests=(1,), join_request=1
+        )
     )
     dispatcher.run(chunk(joined(7, "room", 1)))
     if is_set_aside:
