@@ -11,6 +11,7 @@ No clock, no I/O. Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -76,11 +77,18 @@ class TimerWheel(Generic[E]):
                 return tick * self.tick_s
         return None
 
-    def advance(self, now: float, look: Callable[[E], float | None], looks_max: int) -> None:
+    def advance(
+        self,
+        now: float,
+        look: Callable[[E], float | None],
+        looks_max: int,
+        forgotten_max: int = sys.maxsize,
+    ) -> None:
         """Look at the entries whose time has come at `now`, at `looks_max` of them at most.
 
-        `look` returns the deadline as it is by now, or None to have the entry forgotten. It may
-        add and remove entries. What is left over comes first in the next call.
+        `look` returns the deadline as it is by now, or None to have the entry forgotten; with
+        `forgotten_max` of those it is enough as well. It may add and remove entries. What is left
+        over comes first in the next call.
         """
         self._collect(math.floor(now / self.tick_s))
         ready = self._ready
@@ -92,6 +100,10 @@ class TimerWheel(Generic[E]):
             due = look(entry)
             if due is not None:
                 self.add(entry, due)
+                continue
+            forgotten_max -= 1
+            if forgotten_max <= 0:
+                break
 
     def _collect(self, tick: int) -> None:
         """Take the entries up to `tick` out of their slots."""
