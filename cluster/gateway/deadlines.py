@@ -30,8 +30,8 @@ _TICK_S_MIN, _TICK_S_MAX = 0.01, 1.0
 _SLOTS = 256
 
 _LOOKS_MAX, _ENDS_MAX = 64, 4
-"""Sessions that are looked at before others get their turn, and of these that are ended: up to 0.2 ms
-of looks, and 0.1 ms for each end."""
+"""Sessions that are looked at before others get their turn, and of these that are ended: up to
+0.2 ms of looks, and 0.1 ms for each end."""
 
 
 class Deadlines:

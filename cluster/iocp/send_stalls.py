@@ -5,6 +5,7 @@ nothing for it.
 """
 
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ __all__ = ["SendStalls"]
 _LOOKS = 8
 """Looks at a session within one timeout: a stall is found at most 1/8 late."""
 
+_ABORTS_MAX = 8
+"""Sessions that are aborted before others get their turn: about 0.2 ms."""
+
 
 class SendStalls:
     """Looks at the sessions of one service as long as there are any. Dispatching threads."""
@@ -30,6 +34,7 @@ class SendStalls:
         "_core",
         "_lock",
         "_sessions",
+        "_stalled",
         "_stopped",
         "_timeout_s",
         "_timer",
@@ -47,6 +52,8 @@ class SendStalls:
         self.seen: dict[Session, tuple[int, int]] = {}
         """Of those with a pending send: what it had sent at the last look, and for how many looks
         it has been so."""
+        self._stalled: deque[tuple[Session, int]] = deque()
+        """Those that are to be aborted, unless they have sent more by then."""
         self._timer: Timer | None = None
         self.is_planned = False
         """Whether there will be another look."""
@@ -68,6 +75,7 @@ class SendStalls:
         with self._lock:
             self._stopped = True
             self.is_planned = False
+            self._stalled.clear()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -81,10 +89,27 @@ class SendStalls:
                 stalls._look()
 
         self.is_planned = True
-        self._timer = self._core.call_later(self._timeout_s / _LOOKS, look)
+        pause_s = 0.0 if self._stalled else self._timeout_s / _LOOKS
+        self._timer = self._core.call_later(pause_s, look)
 
     def _look(self) -> None:
-        """Abort every session whose pending send has made no progress for too long."""
+        """Abort sessions whose pending send has made no progress for too long, a few at a time."""
+        if not self._stalled:
+            self._look_at_all()
+        with self._lock:  # `stop` leaves none
+            count = min(_ABORTS_MAX, len(self._stalled))
+            stalled = [self._stalled.popleft() for _ in range(count)]
+        for session, sent in stalled:
+            if session.send_registered and session.sent_bytes == sent:
+                session.abort(Cause.SEND_STALLED)
+        with self._lock:
+            self.is_planned = False
+            if self._sessions and not self._stopped:
+                self._plan()
+            else:
+                self._stalled.clear()
+
+    def _look_at_all(self) -> None:
         before, self.seen = self.seen, {}
         for session in list(self._sessions):
             if not session.send_registered:
@@ -92,12 +117,8 @@ class SendStalls:
             sent, looks = before.get(session, (-1, 0))
             looks = looks + 1 if sent == session.sent_bytes else 0
             if looks >= _LOOKS:
-                session.abort(Cause.SEND_STALLED)
+                self._stalled.append((session, sent))
             else:
                 self.seen[session] = (session.sent_bytes, looks)
                 if session not in self._sessions:  # released in another thread meanwhile
                     self.seen.pop(session, None)
-        with self._lock:
-            self.is_planned = False
-            if self._sessions and not self._stopped:
-                self._plan()

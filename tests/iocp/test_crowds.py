@@ -17,7 +17,7 @@ from tests.iocp.world import EchoSession, World
 
 CROWD = 96
 LIMIT = 32
-ENDS_MAX = LIMIT // 8
+ENDS_MAX = LIMIT // 32
 
 
 @pytest.fixture(params=[name for name in SOCKET_DRIVERS if name != "iocp"])

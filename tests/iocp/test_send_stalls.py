@@ -93,6 +93,47 @@ def test_progress_or_nothing_to_send_begins_the_time_anew(service: Service):
     assert quiet.aborted_with is None
 
 
+def test_of_many_that_stall_a_few_are_ended_at_a_time_and_none_that_goes_on_after_all(
+    service: Service,
+):
+    sessions = [service.add() for _ in range(20)]
+    service.core.pass_time(LOOK_S)  # the first look
+    for _ in range(8):
+        service.core.pass_time(LOOK_S)
+    ended = [session.aborted_with is not None for session in sessions]
+    assert ended == [True] * 8 + [False] * 12
+    late, gone = sessions[9], sessions[10]
+    late.sent_bytes += 1
+    gone.send_registered = False
+    service.core.pass_time(0)
+    service.core.pass_time(0)
+    left = [session for session in sessions if session.aborted_with is None]
+    assert left == [late, gone]
+    for session in sessions:
+        if session is not late:
+            service.release(session)
+    for _ in range(8):
+        service.core.pass_time(LOOK_S)
+        assert late.aborted_with is None
+    service.core.pass_time(LOOK_S)
+    assert late.aborted_with is Cause.SEND_STALLED
+
+
+def test_a_service_that_closes_ends_none_of_those_whose_turn_has_not_come(service: Service):
+    sessions = [service.add() for _ in range(9)]
+    for _ in range(9):
+        service.core.pass_time(LOOK_S)
+    service.stalls.stop()
+    service.core.pass_time(LOOK_S)
+    assert sessions[7].aborted_with is Cause.SEND_STALLED
+    assert sessions[8].aborted_with is None
+    reference = weakref.ref(sessions[8])
+    sessions.clear()
+    service.sessions.clear()
+    gc.collect()
+    assert reference() is None
+
+
 def test_without_sessions_nothing_is_looked_at_and_with_the_next_one_it_begins_again(
     service: Service,
 ):

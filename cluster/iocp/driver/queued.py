@@ -44,9 +44,10 @@ class QueuedDriver(ABC):
     def __init__(self, threads: int) -> None:
         """Make a driver that `threads` threads will poll, one at a time."""
         self._ready = ReadyQueue()
-        self._ends: deque[Completion] = deque()
-        """Recvs that brought the end of their connection. An end costs as much as many packets, so
-        of a crowd that goes at once only some are in each batch, behind the packets of others."""
+        self._ends = ReadyQueue()
+        """Operations in which their connection ended: recvs with an end, and what failed or was
+        cancelled. An end costs as much as many packets, so of a crowd that goes at once, or is
+        seen off, only some are in each batch, behind the packets of others."""
         self._foreign: deque[tuple[Callable[[IocpEvent], None], IocpEvent]] = deque()
         self._thread = 0
         """The one thread that polls; 0 when there are several, and before the first poll."""
@@ -135,6 +136,10 @@ class QueuedDriver(ABC):
         self._foreign.append((action, event))
         if self._sleeping:
             self._wake()
+
+    def _queue(self, event: IocpEvent, num_bytes: int) -> None:
+        """Queue the completion of a send or a recv, with its failure noted on `event`."""
+        (self._ready if event.error is None else self._ends).append((event, num_bytes))
 
     def _run_deferred(self) -> None:
         foreign = self._foreign

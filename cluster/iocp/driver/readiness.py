@@ -204,7 +204,7 @@ class ReadinessDriver(QueuedDriver):
             fail_with(event, error)
             sent = 0
         handle.send = None
-        self._ready.append((event, sent))
+        self._queue(event, sent)
 
     def _recv(self, handle: ReadinessHandle, event: IocpEvent) -> None:
         assert handle.sock is not None
@@ -220,7 +220,7 @@ class ReadinessDriver(QueuedDriver):
             _end(handle, event)
         handle.more = num_bytes == RECV_BYTES_MAX
         handle.recv = None
-        self._ready.append((event, num_bytes))
+        self._queue(event, num_bytes)
 
     def _recv_failed(self, handle: ReadinessHandle, event: IocpEvent, error: OSError) -> None:
         handle.more = False
@@ -230,7 +230,7 @@ class ReadinessDriver(QueuedDriver):
         else:
             handle.recv = None
             fail_with(event, error)
-            self._ready.append((event, 0))
+            self._queue(event, 0)
 
     def _connect(self, handle: ReadinessHandle, event: ConnectEvent) -> None:
         assert handle.sock is not None
@@ -266,7 +266,7 @@ class ReadinessDriver(QueuedDriver):
             handle = candidate if isinstance(candidate, ReadinessHandle) else None
         if handle is None or not take_off(handle, event):
             return
-        self._ready.add_cancelled(event)
+        self._ends.add_cancelled(event)
 
     def _wake(self) -> None:
         try:

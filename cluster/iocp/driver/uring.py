@@ -94,7 +94,7 @@ class UringDriver(QueuedDriver):
         self._recvs = Recvs(
             self._ring, self._operations, self._buffers, self._ready, self._ends, threads == 1
         )
-        self._sends = PendingSends(self._operations, self._ready)
+        self._sends = PendingSends(self._operations, self._ready, self._ends)
         self._accepts = Accepts(self._operations, self._ready, partial(UringHandle, self))
         self._watches = Watches(self._operations, self._ready)
         self._open: set[UringHandle] = set()
@@ -188,7 +188,7 @@ class UringDriver(QueuedDriver):
             handle.broken = error.errno or 0
             fail_with(event, error)
             sent = 0
-        self._ready.append((event, sent))
+        self._queue(event, sent)
 
     # -- foreign descriptors, and waking -----------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Recvs:
         operations: Operations,
         buffers: ProvidedBuffers,
         ready: ReadyQueue,
-        ends: deque[Completion],
+        ends: ReadyQueue,
         flows: bool,
     ) -> None:
         """Use what the driver has; `flows` says that one thread does all, and that a handle may be
@@ -161,7 +161,7 @@ class Recvs:
             return
         handle.recv = None
         if handle.end is None:
-            self._ready.add_cancelled(event)
+            self._ends.add_cancelled(event)
         else:
             # `_note_end`, written out: each connection has one.
             if handle.end:

@@ -25,11 +25,13 @@ _SENDMSG, _CONNECT = 9, 16
 class PendingSends:
     """The pending sends and connects of one ring. For the polling thread."""
 
-    __slots__ = ("_operations", "_ready")
+    __slots__ = ("_ends", "_operations", "_ready")
 
-    def __init__(self, operations: Operations, ready: ReadyQueue) -> None:
+    def __init__(self, operations: Operations, ready: ReadyQueue, ends: ReadyQueue) -> None:
+        """Complete to `ready`, and to `ends` what failed or was cancelled."""
         self._operations = operations
         self._ready = ready
+        self._ends = ends
 
     def send(self, handle: UringHandle, event: IocpEvent, buffers: Sequence[Buffer]) -> None:
         """Send `buffers` as one gather as soon as the kernel takes any of it."""
@@ -103,7 +105,7 @@ class PendingSends:
         if result >= 0:
             self._ready.append((event, result))
         elif result == -errno.ECANCELED:
-            self._ready.add_cancelled(event)
+            self._ends.add_cancelled(event)
         else:
             handle.broken = -result
-            self._ready.add_failed(event, -result)
+            self._ends.add_failed(event, -result)
