@@ -184,6 +184,25 @@ def test_drips_do_not_prolong_the_time_of_a_packet(timed_gateway: MakeGateway):
     assert ended_causes(world) == {"packet_timeout": 1}
 
 
+def test_of_many_whose_time_is_up_at_once_a_few_are_ended_in_each_turn(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(packet_timeout_s=1))
+    world.start_worker()
+    peers = [world.connect() for _ in range(20)]
+    for peer in peers:
+        say(world, peer, b"\x20")
+    sessions = list(world.table.sessions.values())
+    clock = world.core.driver.network.clock  # type: ignore[attr-defined]  # a MemoryDriver
+    clock.advance(2)
+    ended = [0]
+    while ended[-1] < len(peers):
+        world.turn()
+        ended.append(sum(not session.is_connected for session in sessions))
+        assert ended[-1] - ended[-2] <= 4
+    for peer in peers:
+        drop(world, peer)
+    assert ended_causes(world) == {"packet_timeout": 20}
+
+
 def test_each_packet_has_a_time_of_its_own(timed_gateway: MakeGateway):
     """One that never stops to leave parts, but completes each in time, is served for ever."""
     world = timed_gateway(limits=limits(packet_timeout_s=1))

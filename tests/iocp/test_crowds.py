@@ -10,7 +10,7 @@ import pytest
 
 from cluster.iocp import Cause, IocpCore
 from cluster.iocp.driver.queued import QueuedDriver
-from cluster.iocp.iocp_event import RecvEvent
+from cluster.iocp.iocp_event import RecvEvent, SendEvent
 from tests.contract.driver_harness import Outcome, Owner, Port
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import EchoSession, World
@@ -40,6 +40,10 @@ def go(port: Port, count: int) -> list[RecvEvent]:
         client.close()
     listener.close()
     return recvs
+
+
+def cancelled_in(outcomes: list[Outcome]) -> int:
+    return sum(outcome.error is Cause.CANCELLED for outcome in outcomes)
 
 
 def ends_in(outcomes: list[Outcome]) -> int:
@@ -75,6 +79,51 @@ def test_who_goes_does_not_wait_until_nobody_else_has_anything(port: Port) -> No
         if not any(end in port.expected for end in ends):
             break
     assert all(end.error is Cause.EOF for end in ends)
+
+
+def test_a_packet_does_not_wait_for_all_who_are_seen_off(port: Port) -> None:
+    listener = port.listen(backlog=CROWD)
+    client, server = port.pair(listener=listener)
+    pairs = [port.pair(listener=listener) for _ in range(CROWD // 2)]
+    recvs = [port.submit(pair[0], RecvEvent()) for pair in pairs]
+    sends = [port.fill(pair[0])[0] for pair in pairs[:8]]
+    recv = port.submit(server, RecvEvent())
+    port.turn(0)
+    for event in [*recvs, *sends]:
+        port.driver.cancel(event)
+    port.send(client, b"behind them all")
+    ended = 0
+    while recv in port.expected:
+        turn = cancelled_in(port.turn(1, LIMIT))
+        assert turn <= ENDS_MAX
+        ended += turn
+    assert ended < len(recvs) / 2
+    while any(event in port.expected for event in [*recvs, *sends]):
+        assert cancelled_in(port.turn(1, LIMIT)) <= ENDS_MAX
+    assert all(event.error is Cause.CANCELLED for event in [*recvs, *sends])
+
+
+def test_a_packet_does_not_wait_for_all_whose_send_fails(port: Port) -> None:
+    listener = port.listen(backlog=CROWD)
+    client, server = port.pair(listener=listener)
+    pairs = [port.pair(listener=listener) for _ in range(CROWD // 2)]
+    for near, far in pairs:
+        far.socket.reset_on_close()
+        far.close()
+        assert near.socket is not None
+    recv = port.submit(server, RecvEvent())
+    port.turn(0)
+    port.turn(0)
+    sends = [port.submit(near, SendEvent([b"to nobody"])) for near, _ in pairs]
+    port.send(client, b"behind them all")
+    failed = 0
+    while recv in port.expected:
+        turn = sum(outcome.event in sends for outcome in port.turn(1, LIMIT))
+        assert turn <= ENDS_MAX
+        failed += turn
+    assert failed < len(sends) / 2
+    port.wait_all()
+    assert all(event.error is Cause.RESET for event in sends)
 
 
 def test_one_at_a_time_is_enough_for_all(port: Port) -> None:

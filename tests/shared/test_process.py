@@ -252,6 +252,28 @@ def test_the_descriptor_limit_is_a_number_to_plan_with() -> None:
     assert raise_descriptor_limit(1) >= 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how large the table is")
+def test_room_for_descriptors_is_made_and_takes_none() -> None:
+    code = (
+        "import os, re, resource\n"
+        "from pathlib import Path\n"
+        "from cluster.shared.process import make_room_for_descriptors\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3000, 3000))\n"
+        "def room():\n"
+        "    text = Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(r'FDSize:\\s+(\\d+)', text)[1])\n"
+        "opened = os.listdir('/proc/self/fd')\n"
+        "before = room()\n"
+        "make_room_for_descriptors(3001)\n"
+        "make_room_for_descriptors(0)\n"
+        "print(before < 2000, room() == before)\n"
+        "make_room_for_descriptors(3000)\n"
+        "print(room() >= 3000, os.listdir('/proc/self/fd') == opened)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=30)
+    assert done.stdout.decode().split() == ["True"] * 4
+
+
 # Directories
 
 

@@ -6,6 +6,7 @@ The short form of `benchmarks.idle_sessions`, which has the figures for 15,000.
 import socket
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
@@ -38,6 +39,11 @@ def test_the_gateway_gives_back_what_hundreds_of_sessions_took(
     node = cluster_up("--workers", "1", "--driver", driver)
     come_and_go(node)
     gateway = psutil.Process(node.status()["gateway"]["pid"])
+    if sys.platform == "linux":  # so that no client waits while the table of them grows
+        import resource
+
+        room = Path(f"/proc/{gateway.pid}/status").read_text().split("FDSize:")[1].split()[0]
+        assert int(room) >= min(16_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     memory = gateway.memory_info().rss
     descriptors = wait_until(gateway.num_fds)
     for _ in range(3):
