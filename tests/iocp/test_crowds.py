@@ -91,7 +91,7 @@ def test_a_packet_does_not_wait_for_all_who_are_seen_off(port: Port) -> None:
     port.turn(0)
     for event in [*recvs, *sends]:
         port.driver.cancel(event)
-    port.send(client, b"behind them all")
+    port.submit(client, SendEvent([b"behind them all"]))
     ended = 0
     while recv in port.expected:
         turn = cancelled_in(port.turn(1, LIMIT))
@@ -107,15 +107,14 @@ def test_a_packet_does_not_wait_for_all_whose_send_fails(port: Port) -> None:
     listener = port.listen(backlog=CROWD)
     client, server = port.pair(listener=listener)
     pairs = [port.pair(listener=listener) for _ in range(CROWD // 2)]
-    for near, far in pairs:
+    for _, far in pairs:
         far.socket.reset_on_close()
         far.close()
-        assert near.socket is not None
     recv = port.submit(server, RecvEvent())
     port.turn(0)
     port.turn(0)
     sends = [port.submit(near, SendEvent([b"to nobody"])) for near, _ in pairs]
-    port.send(client, b"behind them all")
+    port.submit(client, SendEvent([b"behind them all"]))
     failed = 0
     while recv in port.expected:
         turn = sum(outcome.event in sends for outcome in port.turn(1, LIMIT))
@@ -124,6 +123,18 @@ def test_a_packet_does_not_wait_for_all_whose_send_fails(port: Port) -> None:
     assert failed < len(sends) / 2
     port.wait_all()
     assert all(event.error is Cause.RESET for event in sends)
+
+
+def test_sends_that_were_pending_fail_a_few_at_a_time(port: Port) -> None:
+    listener = port.listen(backlog=CROWD)
+    pairs = [port.pair(listener=listener) for _ in range(8)]
+    sends = [port.fill(near)[0] for near, _ in pairs]
+    for _, far in pairs:
+        far.socket.reset_on_close()
+        far.close()
+    while any(event in port.expected for event in sends):
+        assert sum(outcome.event in sends for outcome in port.turn(1, LIMIT)) <= ENDS_MAX
+    assert all(event.error is not None for event in sends)
 
 
 def test_one_at_a_time_is_enough_for_all(port: Port) -> None:
