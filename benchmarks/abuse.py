@@ -3,9 +3,10 @@
 These come all at once; the limits are on. Good clients ask each 20 ms and check every answer: they
 are to lose nothing, and their 99th percentile, the onset of the abuse included, is compared with
 that of the round before, in which they were alone. Ends with 1 if anything was lost. Abusers that
-were cut off come back a second later; those that only connect come back at once. With `--uvloop`
-the same is done to an echo on uvloop, which has neither limits nor a hop: it shows what of all
-this is the machine's.
+were cut off come back a second later; those that only connect come back at once. They take what
+others leave of the cores, since on machines of their own they would take nothing. With `--uvloop`
+the same is done to an echo on uvloop, which has neither limits nor a hop: it shows what of all this
+is the machine's.
 """
 
 import argparse
