@@ -166,6 +166,7 @@ class GatewayCore:
             lambda shard: self._appliers[shard.index].abandon(),
             lambda shard: self.lanes.drain(shard),
             self._core.now,
+            lambda callback: self._core.call_later(0, callback),
             quarantine,
         )
 

@@ -14,6 +14,7 @@ from cluster.gateway.remote.remote_shards import RemoteShards
 from cluster.gateway.shard import Shard
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, Hello, LaneOffer
+from cluster.shared.takeover import ReplayedSession
 
 __all__ = ["Grants", "NodeIdentity"]
 
@@ -105,8 +106,16 @@ class Grants:
             identity += b"." + secrets.token_hex(8).encode()
         return self._incarnation, identity
 
-    def make(self, shard: Shard, incarnation: int, lane_identity: bytes, commit: Commit) -> Grant:
-        """Return the grant of an incarnation that goes on at `commit`, and begin its note."""
+    def make(
+        self,
+        shard: Shard,
+        incarnation: int,
+        lane_identity: bytes,
+        commit: Commit,
+        sessions: list[ReplayedSession],
+    ) -> Grant:
+        """Return the grant of an incarnation that goes on with `sessions` at `commit`, and begin
+        its note."""
         identity, quarantine = self.identity, self._quarantine
         is_remote = self.is_remote(shard.index)
         keys = shard.keys.replay()
@@ -125,7 +134,7 @@ class Grants:
             ),
             position=commit.position,
             index=commit.packet_index,
-            sessions=shard.replay(),
+            sessions=sessions,
             deferred=shard.succession.deferred.replay(),
             redelivered_through=shard.log.sent_before,
             max_packet_bytes=identity.max_packet_bytes,

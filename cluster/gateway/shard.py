@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.joined_answers import JoinedAnswers
+from cluster.gateway.replay import Replay
 from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
@@ -34,7 +35,6 @@ from cluster.shared.records import (
     SEND_READY,
 )
 from cluster.shared.shard_ids import ShardId
-from cluster.shared.takeover import ReplayedSession
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from cluster.shared.user_records import read_bound
 
@@ -349,6 +349,6 @@ class Shard:
         elif session.hears_commits:
             session.on_committed()
 
-    def replay(self) -> list[ReplayedSession]:
-        """Return the sessions that a successor takes over, as of the commit."""
-        return self.succession.replay(self.log)
+    def begin_replay(self) -> Replay:
+        """Begin to tell of the sessions that a successor takes over; the shard must be vacant."""
+        return Replay(self.succession, self.log)

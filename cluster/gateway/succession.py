@@ -7,13 +7,12 @@ happens. What is known of a session goes with it, and lies here under its id, wh
 again, so nothing can reach another session. No I/O, no clock.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.gateway.deferred import Deferred
-from cluster.shared.collector import no_collections
 from cluster.shared.group_records import GROUPS_MAX
-from cluster.shared.lane_inbound import InboundLog
-from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, PACKETS, SAVE, UNBIND
+from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, SAVE, UNBIND
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bound
 
@@ -178,22 +177,23 @@ class Succession:
         """
         return dict(self._groups.get(session_id, ()))
 
-    def replay(self, log: InboundLog) -> list[ReplayedSession]:
-        """Return every session whose opening is committed in `log` and whose end is not."""
-        left = _packets_left(log)
-        for session_id, count in self.deferred.packet_counts().items():
-            left[session_id] = left.get(session_id, 0) + count
-        with no_collections():
-            return self._replay(left)
+    def sessions(self) -> "list[GatewaySession]":
+        """Return every session whose opening is committed and whose end is not, in that order."""
+        return list(self._sessions.values())
 
-    def _replay(self, left: dict[int, int]) -> list[ReplayedSession]:
-        # A gateway is here for all of a shard's sessions, while everybody else's packets wait.
+    def tell_of(
+        self, sessions: "Iterable[GatewaySession]", packets_left: Mapping[int, int]
+    ) -> list[ReplayedSession]:
+        """Return what a successor is told of `sessions`, of which so many packets each, by its id,
+        have been received and are not committed."""
         nobody, no_groups = _Login(), dict[bytes, int]()
         find_login, find_groups = self._logins.get, self._groups.get
-        find_request, find_saved, find_left = self._join_requests.get, self._saved.get, left.get
+        find_request, find_saved = self._join_requests.get, self._saved.get
+        find_left = packets_left.get
         closing, text_of = self._closing, _GroupNames().__getitem__
         replayed = []
-        for session_id, session in self._sessions.items():
+        for session in sessions:
+            session_id = session.id
             login = find_login(session_id, nobody)
             groups = find_groups(session_id, no_groups)
             join_request = find_request(session_id, 0)
@@ -225,14 +225,3 @@ class Succession:
         assert self._groups.keys() <= self._sessions.keys()
         assert self._join_requests.keys() <= self._sessions.keys()
         assert all(session.id == number for number, session in self._sessions.items())
-
-
-def _packets_left(log: InboundLog) -> dict[int, int]:
-    """Return how many packets of each session are in `log` and not committed."""
-    left: dict[int, int] = {}
-    done = log.committed.packet_index  # of the first record
-    for kind, session, _, packet_count, _ in log.uncommitted:
-        if kind == PACKETS:
-            left[session.id] = left.get(session.id, 0) + packet_count - done
-        done = 0
-    return left

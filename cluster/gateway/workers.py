@@ -4,16 +4,21 @@ A shard has one life at a time. A process that asks for a shard gets it only whe
 predecessor is known dead; a life that breaks the lane contract, or gives no sign for
 `worker_timeout_s`, is fenced: nothing that it publishes from then on is applied. A worker on
 another machine counts as dead when its connection has ended, without which it is of no use.
+
+What a successor is told of its sessions is put together in portions, with the packets of other
+shards in between. Until that is done the shard is vacant, and whoever is to have it waits.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
+from cluster.gateway.replay import Replay
 from cluster.gateway.shard import Shard
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.lane import LaneState
@@ -33,6 +38,27 @@ __all__ = ["Workers"]
 
 logger = logging.getLogger("cluster.gateway")
 
+SESSIONS_PER_TURN = 1_000
+"""Those that a successor is told of before others get their turn: about 1 ms."""
+
+
+@dataclass(slots=True)
+class _Heir:
+    """A process that is to have a shard as soon as everything that it is told is put together."""
+
+    control_identity: bytes
+    hello: Hello
+    peer: RemotePeer | None
+    replay: Replay
+    is_to_end: bool = False
+    """Whether the supervisor has asked it to end meanwhile."""
+
+    @property
+    def is_known_dead(self) -> bool:
+        """Whether it is a process of this machine that is gone."""
+        hello = self.hello
+        return self.peer is None and not is_same_process(hello.pid, hello.create_time)
+
 
 class Workers:
     """Grants shards and watches over their lives. For the dispatching thread."""
@@ -47,13 +73,15 @@ class Workers:
         on_fenced: Callable[[Shard], None],
         drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
+        call_next: Callable[[Callable[[], None]], object],
         quarantine: Quarantine | None = None,
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
-        everything that was published so far. The `quarantine` is that of `grants`. The supervisor
-        is told nothing of the shards that are for workers on other machines.
+        everything that was published so far; `call_next` calls a function in the next turn. The
+        `quarantine` is that of `grants`. The supervisor is told nothing of the shards that are for
+        workers on other machines.
         """
         self._grants = grants
         self._shards = shards
@@ -63,7 +91,9 @@ class Workers:
         self._on_fenced = on_fenced
         self._drain_lane = drain_lane
         self._now = now
+        self._call_next = call_next
         self._quarantine = quarantine
+        self._heirs: list[_Heir | None] = [None] * len(shards)
         self._lives: list[WorkerLife | None] = [None] * len(shards)
         self._lives_begun = [0] * len(shards)
         self._by_identity: dict[bytes, int] = {}
@@ -91,15 +121,35 @@ class Workers:
         if refusal is not None:
             self._refuse(control_identity, hello.pid, refusal)
             return
+        heir = self._heirs[hello.shard]
+        if heir is not None and not heir.is_known_dead:
+            self._refuse_held(control_identity, hello, heir.hello.pid, heir.peer)
+            return
         life = self._lives[hello.shard]
         if life is not None and not self._is_gone(self._shards[hello.shard], life):
-            self._refuse_held(control_identity, hello, life)
+            self._refuse_held(control_identity, hello, life.pid, life.peer)
             return
+        self._heirs[hello.shard] = None
         self.vacate(hello.shard)
         if peer is not None and self._quarantine is not None:
             nonce = self._grants.identity.nonce
             self._quarantine.told(self._shards[hello.shard], nonce, hello.past)
-        self._grant(control_identity, hello, peer)
+        heir = _Heir(control_identity, hello, peer, self._shards[hello.shard].begin_replay())
+        self._heirs[hello.shard] = heir
+        self._go_on_with(heir)
+
+    def _go_on_with(self, heir: _Heir) -> None:
+        """Tell `heir` of some more sessions, and grant the shard if that was all."""
+        shard_index = heir.hello.shard
+        if self._heirs[shard_index] is not heir:
+            return
+        if not heir.replay.advance(SESSIONS_PER_TURN):
+            self._call_next(lambda: self._go_on_with(heir))
+            return
+        self._heirs[shard_index] = None
+        self._grant(heir)
+        if heir.is_to_end:
+            self.ask_to_end(shard_index, heir.hello.pid)
 
     def _is_gone(self, shard: Shard, life: WorkerLife) -> bool:
         """Whether a life is over; that of a worker elsewhere is given a sign of life to see."""
@@ -107,14 +157,16 @@ class Workers:
             return not is_same_process(life.pid, life.create_time)
         return not self._send_heartbeat(shard, life)
 
-    def _refuse_held(self, control_identity: bytes, hello: Hello, life: WorkerLife) -> None:
-        holder = f"shard {hello.shard} is held by process {life.pid}"
-        if life.peer is None:
+    def _refuse_held(
+        self, control_identity: bytes, hello: Hello, pid: int, peer: RemotePeer | None
+    ) -> None:
+        holder = f"shard {hello.shard} is held by process {pid}"
+        if peer is None:
             self._refuse(control_identity, hello.pid, f"{holder}; stop that one first")
             return
         reason = (
-            f"{holder} of {life.peer}, whose connection stands; stop that one first, or wait "
-            f"{life.liveness.timeout_s:g} s if it has died"
+            f"{holder} of {peer}, whose connection stands; stop that one first, or wait "
+            f"{self._grants.identity.worker_timeout_s:g} s if it has died"
         )
         self._refuse(control_identity, hello.pid, reason, is_temporary=True)
 
@@ -125,7 +177,8 @@ class Workers:
         self._counters.add("workers_refused")
         self._send(control_identity, Refuse(reason=reason, is_temporary=is_temporary))
 
-    def _grant(self, control_identity: bytes, hello: Hello, peer: RemotePeer | None) -> None:
+    def _grant(self, heir: _Heir) -> None:
+        control_identity, hello, peer = heir.control_identity, heir.hello, heir.peer
         shard = self._shards[hello.shard]
         incarnation, lane_identity = self._grants.next_incarnation(shard)
         try:
@@ -151,7 +204,7 @@ class Workers:
         if peer is not None:
             logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
         shard.learn(frozenset(hello.public_ids))
-        grant = self._grants.make(shard, incarnation, lane_identity, commit)
+        grant = self._grants.make(shard, incarnation, lane_identity, commit, heir.replay.told)
         if not self._send(control_identity, grant):
             self.fence(shard, "it left before its grant")
 
@@ -159,6 +212,9 @@ class Workers:
 
     def ask_to_end(self, shard_index: int, pid: int) -> None:
         """The supervisor wants a worker to end in good order, because another is to succeed it."""
+        heir = self._heir_of(shard_index, pid)
+        if heir is not None:
+            heir.is_to_end = True
         life = self._life_of(shard_index, pid)
         if life is not None:
             lane = self._shards[shard_index].lane
@@ -169,8 +225,14 @@ class Workers:
 
         If it `was_replaced`, nothing that it had in hand is blamed for that.
         """
+        if self._heir_of(shard_index, pid) is not None:
+            self._heirs[shard_index] = None
         if self._life_of(shard_index, pid) is not None:
             self.vacate(shard_index, was_replaced)
+
+    def _heir_of(self, shard_index: int, pid: int) -> _Heir | None:
+        heir = self._heirs[shard_index] if 0 <= shard_index < len(self._heirs) else None
+        return heir if heir is not None and heir.hello.pid == pid else None
 
     def _life_of(self, shard_index: int, pid: int) -> WorkerLife | None:
         life = self._lives[shard_index] if 0 <= shard_index < len(self._lives) else None

@@ -132,6 +132,8 @@ class Incarnation:
             public_ids=sorted(app.public_ids),
         )
         gateway.workers.hello(self.identity, hello)
+        while not link.inbox:  # it is told of many sessions
+            turn_gateway()
         grant = link.inbox.popleft()
         assert not isinstance(grant, Refuse), grant.reason
         assert isinstance(grant, Grant)

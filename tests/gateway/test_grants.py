@@ -63,6 +63,6 @@ def test_incarnations_are_numbered_across_shards_and_elsewhere_their_names_are_n
 
 
 def test_a_grant_names_the_lanes_of_where_its_worker_is(grants: Grants, shards: list[Shard]):
-    here, there = (grants.make(shards[index], 1, b"name", START) for index in (0, 2))
+    here, there = (grants.make(shards[index], 1, b"name", START, []) for index in (0, 2))
     assert (here.lane.endpoint, there.lane.endpoint) == ("here", "there")
     assert (here.lane.identity, here.position, here.index) == (b"name", *START)

@@ -73,6 +73,7 @@ class Ward(Node):
             lambda shard: self.fenced.append(shard.index),
             self._drain,
             lambda: self.now,
+            lambda callback: callback(),
             self.quarantine,
         )
         self.session = Session()

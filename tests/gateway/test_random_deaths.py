@@ -330,6 +330,7 @@ def test_no_reply_is_lost_repeated_or_reordered(
 ) -> None:
     monkeypatch.setattr("cluster.gateway.outbound.FAN_OUT_SLICE", 2)
     monkeypatch.setattr("cluster.gateway.outbound_steps.RECORDS_MAX", 2)
+    monkeypatch.setattr("cluster.gateway.workers.SESSIONS_PER_TURN", 2)
     rng = random.Random(seed)
     faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
     network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
@@ -350,7 +351,7 @@ def test_no_reply_is_lost_repeated_or_reordered(
 
 def _live_and_die(rng: random.Random, world: GatewayWorld, together: bool) -> None:
     oracle = Oracle()
-    worker: MortalWorker | None = _start_worker(rng, world, oracle, together)
+    worker: MortalWorker | None = _start_worker(rng, world, oracle, together, [])
     clients = [_connect(rng, world, number, oracle) for number in range(len(CLIENTS))]
     deaths = 0
     steps = 0
@@ -361,7 +362,7 @@ def _live_and_die(rng: random.Random, world: GatewayWorld, together: bool) -> No
             client.step()
         try:
             if worker is None:
-                worker = _start_worker(rng, world, oracle, together)
+                worker = _start_worker(rng, world, oracle, together, clients)
             worker.work()
         except DeadError:
             worker = None
@@ -381,6 +382,7 @@ def _live_and_die(rng: random.Random, world: GatewayWorld, together: bool) -> No
     assert oracle.calls["redelivered"] > 0
     assert oracle.calls["new"] > 0
     assert oracle.calls["resumed"] > 0
+    assert oracle.calls["while it is put together"] > 0
     assert together == (oracle.calls["together"] > 0)
     assert world.violations == []
 
@@ -407,9 +409,14 @@ def _connect(rng: random.Random, world: GatewayWorld, number: int, oracle: Oracl
 
 
 def _start_worker(
-    rng: random.Random, world: GatewayWorld, oracle: Oracle, together: bool
+    rng: random.Random, world: GatewayWorld, oracle: Oracle, together: bool, clients: list[Client]
 ) -> MortalWorker:
-    scripted = world.start_worker()
+    def meanwhile() -> None:
+        oracle.calls["while it is put together"] += 1
+        for client in clients:
+            client.step()
+
+    scripted = world.start_worker(meanwhile=meanwhile)
     assert scripted.grant.redelivered_through == oracle.sent
     return MortalWorker(rng, scripted.grant, scripted.lane, oracle, together=together)
 

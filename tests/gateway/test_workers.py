@@ -1,6 +1,7 @@
 """Who gets a shard, who is refused, and how a life ends."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ class Node:
         self.reports: list[ShardReport] = []
         self.fenced: list[int] = []
         self.drained = 0
+        self.next: list[Callable[[], None]] = []
         self.workers = Workers(
             Grants(NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
             self.shards,
@@ -63,6 +65,7 @@ class Node:
             lambda shard: self.fenced.append(shard.index),
             self._drain,
             lambda: self.now,
+            self.next.append,
         )
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
@@ -81,6 +84,10 @@ class Node:
         assert identity == name
         return message
 
+    def hello_later(self, name: bytes) -> None:
+        """Ask for shard 0, which is not granted in this turn."""
+        self.workers.hello(name, Hello(shard=0, pid=LIVING_PID, create_time=LIVING_SINCE))
+
     def start(self, shard: int = 0) -> LocalWorkerLane:
         """Have a life that has opened its end of the lane."""
         assert isinstance(self.hello(b"worker", shard), Grant)
@@ -96,6 +103,13 @@ class Node:
         assert batch is not None
         self.shards[shard].committed(gateway_lane.apply(batch))
         self.workers.committed(self.shards[shard])
+
+    def turn(self) -> None:
+        """Do what was put off until the next turn."""
+        put_off = self.next[:]
+        self.next.clear()
+        for callback in put_off:
+            callback()
 
     def open_session(self, shard: int = 0) -> None:
         """Have a record in the lane that is not committed."""
@@ -144,6 +158,96 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
     assert grant.lane.bytes == grant.lane.max_batch_bytes == 1 << 20
     assert node.lanes[1].state is LaneState.GRANTED
     assert node.lanes[0].state is LaneState.VACANT
+
+
+@pytest.fixture
+def with_many(node: Node, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """A node of whose shard 0 a successor is told in three turns; one process waits for that."""
+    monkeypatch.setattr("cluster.gateway.workers.SESSIONS_PER_TURN", 2)
+    for number in range(5):
+        session = FakeSession()
+        session.id = number
+        node.shards[0].succession.opened(session)  # type: ignore[arg-type]
+    node.hello_later(b"heir")
+    return node
+
+
+def test_many_sessions_are_told_of_in_several_turns(with_many: Node):
+    node = with_many
+    node.turn()
+    assert (node.sent, node.workers.life(0)) == ([], None)
+    assert node.lanes[0].state is LaneState.VACANT
+    assert isinstance(node.hello(b"other", shard=1), Grant)  # who waits for nobody
+    node.turn()
+    identity, grant = node.sent[-1]
+    assert identity == b"heir"
+    assert isinstance(grant, Grant)
+    assert [session.id for session in grant.sessions] == [0, 1, 2, 3, 4]
+    assert node.workers.life(0) is not None
+    assert node.next == []
+
+
+def test_packets_that_come_between_are_not_told_of_as_done(with_many: Node):
+    node = with_many
+    sessions = node.shards[0].succession.sessions()
+    for turn in range(2):
+        for session in sessions:
+            sequence = session.next_sequence
+            node.lanes[0].log.append_packets(session.id, sequence, b"xxxx", 1, session)
+            session.next_sequence = sequence + 1
+        node.turn()
+        assert bool(node.sent) is (turn == 1)
+    (_, grant) = node.sent[-1]
+    assert isinstance(grant, Grant)
+    assert [session.sequence for session in grant.sessions] == [0] * 5
+
+
+def test_nobody_else_gets_a_shard_while_its_heir_waits(with_many: Node):
+    answer = with_many.hello(b"other")
+    assert answer == Refuse(
+        reason=f"shard 0 is held by process {LIVING_PID}; stop that one first", is_temporary=False
+    )
+    with_many.turn()
+    with_many.turn()
+    assert isinstance(with_many.sent[-1][1], Grant)
+
+
+def test_an_heir_that_dies_is_granted_nothing(with_many: Node):
+    node = with_many
+    node.workers.gone(0, DEAD_PID)  # somebody else
+    node.workers.gone(1, LIVING_PID)
+    node.turn()
+    node.workers.gone(0, LIVING_PID)
+    for _ in range(5):
+        node.turn()
+    assert (node.sent, node.next) == ([], [])
+    node.hello_later(b"next")
+    node.turn()
+    node.turn()
+    identity, grant = node.sent[-1]
+    assert identity == b"next"
+    assert isinstance(grant, Grant)
+    assert (grant.incarnation, len(grant.sessions)) == (1, 5)
+
+
+def test_an_heir_that_is_known_dead_is_succeeded_at_once(
+    with_many: Node, monkeypatch: pytest.MonkeyPatch
+):
+    node = with_many
+    monkeypatch.setattr("cluster.gateway.workers.is_same_process", lambda pid, created: False)
+    node.hello_later(b"next")
+    for _ in range(4):
+        node.turn()
+    assert [identity for identity, _ in node.sent] == [b"next"]
+
+
+def test_an_heir_that_is_asked_to_end_is_told_so_behind_its_grant(with_many: Node):
+    node = with_many
+    node.workers.ask_to_end(0, DEAD_PID)
+    node.workers.ask_to_end(0, LIVING_PID)
+    node.turn()
+    node.turn()
+    assert [type(message) for _, message in node.sent] == [Grant, Stop]
 
 
 def test_every_incarnation_has_a_number_and_a_name_of_its_own(node: Node):

@@ -230,6 +230,7 @@ class GatewayWorld:
             lambda shard: self.appliers[shard.index].abandon(),
             lambda shard: self.runner.drain(shard),
             self.core.now,
+            lambda callback: self.core.call_later(0, callback),
         )
         self.violations: list[tuple[int, str]] = []
         self.echoing: list[ScriptedWorker] = []
@@ -267,11 +268,23 @@ class GatewayWorld:
         self.violations.append((shard.index, reason))
         self.workers.fence(shard, reason)
 
-    def start_worker(self, shard: int = 0, public_ids: Sequence[int] = ()) -> ScriptedWorker:
-        """Give the shard to a new incarnation, whose end of the lane is open on return."""
+    def start_worker(
+        self,
+        shard: int = 0,
+        public_ids: Sequence[int] = (),
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> ScriptedWorker:
+        """Give the shard to a new incarnation, whose end of the lane is open on return.
+
+        `meanwhile` is called before each turn until it has its grant.
+        """
         pid = next(PIDS)
         hello = Hello(shard=shard, pid=pid, create_time=0.0, public_ids=list(public_ids))
-        self.workers.hello(f"control-{pid}".encode(), hello)
+        identity = f"control-{pid}".encode()
+        self.workers.hello(identity, hello)
+        while self.sent[-1][0] != identity:
+            meanwhile()
+            self.turn(0.001)
         message = self.sent[-1][1]
         assert not isinstance(message, Refuse), message
         assert isinstance(message, Grant)

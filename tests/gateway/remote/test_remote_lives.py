@@ -48,6 +48,7 @@ class Site(Ward):
             lambda shard: self.fenced.append(shard.index),
             self._drain,
             lambda: self.now,
+            lambda callback: callback(),
             self.quarantine,
         )
 
