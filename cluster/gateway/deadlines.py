@@ -39,6 +39,7 @@ class Deadlines:
 
     __slots__ = (
         "_core",
+        "_ended",
         "_first_s",
         "_planned",
         "_timer",
@@ -59,6 +60,8 @@ class Deadlines:
         tick_s = min(max(shortest_s / _TICKS_PER_TIMEOUT, _TICK_S_MIN), _TICK_S_MAX)
         self._core = core
         self._wheel: TimerWheel[GatewaySession] = TimerWheel(tick_s, _SLOTS, core.now())
+        self._ended = 0
+        """Sessions that this turn has ended."""
         self._timer: Timer | None = None
         self._planned = 0.0
 
@@ -114,6 +117,7 @@ class Deadlines:
         if due > now:
             return due
         session.disconnect(cause)
+        self._ended += 1
         return None
 
     def _plan(self, due: float) -> None:
@@ -127,7 +131,10 @@ class Deadlines:
 
     def _turn(self) -> None:
         self._timer = None
-        self._wheel.advance(self._core.now(), self._look, _LOOKS_MAX, _ENDS_MAX)
+        self._ended = 0
+        self._wheel.advance(
+            self._core.now(), self._look, _LOOKS_MAX, lambda: self._ended >= _ENDS_MAX
+        )
         due = self._wheel.next_due()
         if due is not None:
             self._plan(due)

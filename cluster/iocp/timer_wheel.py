@@ -11,7 +11,6 @@ No clock, no I/O. Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1
 """
 
 import math
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -82,13 +81,13 @@ class TimerWheel(Generic[E]):
         now: float,
         look: Callable[[E], float | None],
         looks_max: int,
-        forgotten_max: int = sys.maxsize,
+        is_enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Look at the entries whose time has come at `now`, at `looks_max` of them at most.
 
-        `look` returns the deadline as it is by now, or None to have the entry forgotten; with
-        `forgotten_max` of those it is enough as well. It may add and remove entries. What is left
-        over comes first in the next call.
+        `look` returns the deadline as it is by now, or None to have the entry forgotten. It may
+        add and remove entries. After each look `is_enough` may end the turn. What is left over
+        comes first in the next call.
         """
         self._collect(math.floor(now / self.tick_s))
         ready = self._ready
@@ -100,9 +99,7 @@ class TimerWheel(Generic[E]):
             due = look(entry)
             if due is not None:
                 self.add(entry, due)
-                continue
-            forgotten_max -= 1
-            if forgotten_max <= 0:
+            if is_enough():
                 break
 
     def _collect(self, tick: int) -> None:

@@ -185,7 +185,7 @@ def test_what_a_turn_has_no_time_for_comes_first_in_the_next():
     assert wheel.next_due() is None
 
 
-def test_a_turn_ends_early_when_it_has_forgotten_enough():
+def test_a_turn_ends_early_when_it_is_enough():
     wheel: TimerWheel[Entry] = TimerWheel(1.0, 8, 0.0)
     for n in range(10):
         wheel.add(Entry(n), 1.0)
@@ -195,11 +195,11 @@ def test_a_turn_ends_early_when_it_has_forgotten_enough():
         seen.append(entry.name)
         return 2.0 if entry.name % 2 else None
 
-    wheel.advance(1.0, look, 10, 2)
+    wheel.advance(1.0, look, 10, lambda: seen[-1] == 2)
     assert seen == [0, 1, 2]
-    wheel.advance(1.0, look, 4, 3)
+    wheel.advance(1.0, look, 4, lambda: seen[-1] == 8)
     assert seen == [0, 1, 2, 3, 4, 5, 6]
-    wheel.advance(1.0, look, 10, 10)
+    wheel.advance(1.0, look, 10)
     assert seen == list(range(10))
     assert len(wheel) == 5
     assert wheel.next_due() == 2.0
