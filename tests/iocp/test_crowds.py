@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.iocp import Cause, IocpCore
+from cluster.iocp.driver.outcomes import ACCEPTS_BESIDE_ENDS, ACCEPTS_PER_POLL
 from cluster.iocp.driver.queued import QueuedDriver
-from cluster.iocp.iocp_event import RecvEvent, SendEvent
+from cluster.iocp.iocp_event import AcceptEvent, RecvEvent, SendEvent
 from tests.contract.driver_harness import Outcome, Owner, Port
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import EchoSession, World
@@ -135,6 +136,54 @@ def test_sends_that_were_pending_fail_a_few_at_a_time(port: Port) -> None:
     while any(event in port.expected for event in sends):
         assert sum(outcome.event in sends for outcome in port.turn(1, LIMIT)) <= ENDS_MAX
     assert all(event.error is not None for event in sends)
+
+
+def test_no_more_come_than_go_while_many_wait_to_be_seen_off(port: Port) -> None:
+    ends = go(port, CROWD)
+    for _ in range(8):
+        port.turn(0, LIMIT)
+    listener = port.listen(backlog=CROWD)
+    address = listener.socket.local_address
+    clients = [socket.create_connection((address.host, address.port)) for _ in range(CROWD)]
+    accepts = [port.submit(listener, AcceptEvent()) for _ in range(CROWD)]
+    while sum(end in port.expected for end in ends) > ACCEPTS_PER_POLL:
+        outcomes = port.turn(0, 8 * LIMIT)
+        taken = sum(outcome.event in accepts for outcome in outcomes)
+        assert taken <= min(ACCEPTS_BESIDE_ENDS, ends_in(outcomes))
+    port.run_until(lambda: not any(accept in port.expected for accept in accepts), "all of them")
+    for client in clients:
+        client.close()
+
+
+def test_ends_that_came_before_their_recv_are_handed_out_a_few_at_a_time(port: Port) -> None:
+    listener = port.listen(backlog=CROWD)
+    pairs = [port.pair(listener=listener) for _ in range(CROWD // 2)]
+    for near, far in pairs:
+        first = port.submit(near, RecvEvent())
+        port.send(far, b"the last word")
+        port.wait(first)
+        far.close()
+    port.turn(0)
+    port.turn(0)
+    ends = [port.submit(near, RecvEvent()) for near, _ in pairs]
+    while any(end in port.expected for end in ends):
+        assert ends_in(port.turn(1, LIMIT)) <= ENDS_MAX
+    assert all(end.error is Cause.EOF for end in ends)
+
+
+def test_a_listener_that_closes_does_not_wait_for_those_who_are_seen_off(port: Port) -> None:
+    listener = port.listen(backlog=CROWD)
+    pairs = [port.pair(listener=listener) for _ in range(8)]
+    recvs = [port.submit(near, RecvEvent()) for near, _ in pairs]
+    accepts = [port.submit(listener, AcceptEvent()) for _ in range(8)]
+    port.turn(0)
+    for event in [*recvs, *accepts]:
+        port.driver.cancel(event)
+    port.turn(0, LIMIT)
+    port.turn(0, LIMIT)
+    assert not any(accept in port.expected for accept in accepts)
+    assert any(recv in port.expected for recv in recvs)
+    port.wait_all()
 
 
 def test_one_at_a_time_is_enough_for_all(port: Port) -> None:

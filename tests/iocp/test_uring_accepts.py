@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp import IocpCore
+from cluster.iocp.driver.outcomes import ACCEPTS_PER_POLL
 from cluster.iocp.iocp_event import AcceptEvent
 from cluster.iocp.socket_utils import accept_stream
 from tests.contract.driver_harness import WAIT_S, Owner, recv_a_reset
@@ -101,7 +102,7 @@ def test_a_crowd_is_let_in_by_shares_and_others_have_their_turn_in_between(
     port: UringPort, crowd: Callable[[Owner, int], list[socket.socket]]
 ) -> None:
     _, server = port.pair()
-    share = uring_accepts.ACCEPTS_PER_POLL
+    share = ACCEPTS_PER_POLL
     listener = port.listen(backlog=3 * share)
     for _ in range(3 * share):
         port.submit(listener, AcceptEvent())
@@ -157,7 +158,7 @@ def test_a_poll_that_fails_forgets_no_listener(
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     listener = port.listen()
-    count = uring_accepts.ACCEPTS_PER_POLL + 1
+    count = ACCEPTS_PER_POLL + 1
     accepts = [port.submit(listener, AcceptEvent()) for _ in range(count)]
     crowd(listener, count)
     port.run_until(lambda: len(port.expected) == 1, "the first share")

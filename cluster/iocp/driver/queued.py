@@ -24,13 +24,15 @@ WAIT_MAX_S = 3600.0
 """Longest single wait. Systems count milliseconds in 32 bits; `poll` may return early."""
 
 _ENDS_PART = 32
-"""The part of a batch that ends of connections have, when there are more: 8 of 256 are 0.3 ms."""
+"""The part of a batch that ends of connections have, when there are more: 8 of 256 are 0.3 ms.
+A batch with clients that come has as many ends as it has of these."""
 
 
 class QueuedDriver(ABC):
     """The part of `Driver` that knows queues and threads, and no system."""
 
     __slots__ = (
+        "_came",
         "_closed",
         "_ends",
         "_foreign",
@@ -43,6 +45,8 @@ class QueuedDriver(ABC):
 
     def __init__(self, threads: int) -> None:
         """Make a driver that `threads` threads will poll, one at a time."""
+        self._came = 0
+        """Clients that the poll has accepted: as many ends may be in its batch."""
         self._ready = ReadyQueue()
         self._ends = ReadyQueue()
         """Operations in which their connection ended: recvs with an end, and what failed or was
@@ -179,7 +183,11 @@ class QueuedDriver(ABC):
 
     def _room(self, limit: int) -> int:
         """How many of `limit` completions may be others than ends."""
-        return limit - min(len(self._ends), max(1, limit // _ENDS_PART))
+        return limit - self._end_count(limit, 0)
+
+    def _end_count(self, limit: int, came: int) -> int:
+        """How many of `limit` completions are to be ends, in a poll in which so many came."""
+        return min(len(self._ends), max(1, limit // _ENDS_PART, min(came, limit // 8)))
 
     def _hand_out(self, received: list[Completion], limit: int) -> list[Completion]:
         """Return at most `limit` completions: those that wait, then `received`, then some ends.
@@ -204,7 +212,7 @@ class QueuedDriver(ABC):
 
     def _hand_out_with_ends(self, received: list[Completion], limit: int) -> list[Completion]:
         ready, ends = self._ready, self._ends
-        end_count = limit - self._room(limit)
+        end_count = self._end_count(limit, self._came)
         for event, _ in received:
             event.in_flight = True  # again, for those that have to wait after all
         ready += received

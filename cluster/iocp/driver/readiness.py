@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
-from cluster.iocp.driver.outcomes import fail_with, let_go
+from cluster.iocp.driver.outcomes import accepts_beside, fail_with, let_go
 from cluster.iocp.driver.queued import QueuedDriver
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
 from cluster.iocp.driver.readiness_interest import Interest
@@ -40,9 +40,6 @@ from cluster.iocp.socket_utils import (
 from cluster.iocp.wake_pair import WakePair
 
 __all__ = ["ReadinessDriver"]
-
-_ACCEPTS_PER_POLL = 32
-"""Clients taken from one listener before others get their turn."""
 
 # Members of an enum, taken out of it for the paths that every packet takes.
 _RECV, _SEND, _ACCEPT = EventType.RECV, EventType.SEND, EventType.ACCEPT
@@ -266,7 +263,8 @@ class ReadinessDriver(QueuedDriver):
             handle = candidate if isinstance(candidate, ReadinessHandle) else None
         if handle is None or not take_off(handle, event):
             return
-        self._ends.add_cancelled(event)
+        kind = event.event_type
+        (self._ends if kind is _RECV or kind is _SEND else self._ready).add_cancelled(event)
 
     def _wake(self) -> None:
         try:
@@ -285,6 +283,7 @@ class ReadinessDriver(QueuedDriver):
             self._sleeping = False
         find = self._handles.get
         received: list[Completion] = []
+        self._came = 0
         for fd, mask in answers:
             handle = find(fd)
             if handle is None:
@@ -339,7 +338,7 @@ class ReadinessDriver(QueuedDriver):
     def _accept(self, handle: ReadinessHandle, accepts: deque[AcceptEvent]) -> None:
         assert handle.sock is not None
         keep = self._open.add
-        for _ in range(min(_ACCEPTS_PER_POLL, len(accepts))):
+        for _ in range(min(accepts_beside(self._ends), len(accepts))):
             try:
                 sock, peer = accept_stream(handle.sock)
             except (BlockingIOError, InterruptedError):
@@ -361,6 +360,7 @@ class ReadinessDriver(QueuedDriver):
                 event.accepted = accepted = ReadinessHandle(self, sock, sock.fileno())
                 keep(accepted)
                 event.address = NetAddress.from_sockaddr(peer)
+                self._came += 1
             self._ready.append((event, 0))
 
     def _set_no_delay(self, sock: socket.SocketType) -> None:

@@ -95,7 +95,9 @@ class UringDriver(QueuedDriver):
             self._ring, self._operations, self._buffers, self._ready, self._ends, threads == 1
         )
         self._sends = PendingSends(self._operations, self._ready, self._ends)
-        self._accepts = Accepts(self._operations, self._ready, partial(UringHandle, self))
+        self._accepts = Accepts(
+            self._operations, self._ready, self._ends, partial(UringHandle, self)
+        )
         self._watches = Watches(self._operations, self._ready)
         self._open: set[UringHandle] = set()
         """Handles from when they are made until they are closed."""
@@ -305,6 +307,7 @@ class UringDriver(QueuedDriver):
             self._buffers.give_back(used)
         if accepting_count:
             self._accepts.go_on(accepting_count)
+        self._came, self._accepts.taken = self._accepts.taken, 0
         if recvs.starved:
             recvs.arm_starved()
         if self._foreign or self._ready or self._ends:

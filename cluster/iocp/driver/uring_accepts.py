@@ -4,7 +4,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from cluster.iocp.driver.outcomes import ReadyQueue, fail_with
+from cluster.iocp.driver.outcomes import ReadyQueue, accepts_beside, fail_with
 from cluster.iocp.driver.uring_handle import UringHandle
 from cluster.iocp.driver.uring_operations import Operation, Operations
 from cluster.iocp.errors import MisuseError
@@ -12,29 +12,29 @@ from cluster.iocp.iocp_event import AcceptEvent
 from cluster.iocp.net_address import NetAddress
 from cluster.iocp.socket_utils import accept_stream
 
-__all__ = ["ACCEPTS_PER_POLL", "Accepts"]
-
-ACCEPTS_PER_POLL = 32
-"""Clients taken from one listener before others get their turn: 1 to 2 ms, if a gateway opens a
-session for each. Larger numbers make no client cheaper; with 16, 15,000 that come to a busy machine
-and speak take a tenth longer to get in."""
+__all__ = ["Accepts"]
 
 
 class Accepts:
     """The accepts of all listeners of one ring. For the polling thread."""
 
-    __slots__ = ("_new_handle", "_operations", "_ready", "unfinished")
+    __slots__ = ("_ends", "_new_handle", "_operations", "_ready", "taken", "unfinished")
 
     def __init__(
         self,
         operations: Operations,
         ready: ReadyQueue,
+        ends: ReadyQueue,
         new_handle: Callable[[socket.SocketType], UringHandle],
     ) -> None:
-        """`new_handle` makes the handle of a socket that was accepted."""
+        """Accept fewer while there are `ends`; `new_handle` makes the handle of a socket that was
+        accepted."""
+        self._ends = ends
         self._operations = operations
         self._ready = ready
         self._new_handle = new_handle
+        self.taken = 0
+        """Clients that were accepted since the driver set this to 0."""
         self.unfinished: list[UringHandle] = []
         """Listeners where more clients may wait, so that none has to be waited for."""
 
@@ -71,7 +71,7 @@ class Accepts:
         if listener is None or not accepts:
             return
         take, complete, new_handle = accepts.popleft, self._ready.append, self._new_handle
-        for _ in range(min(ACCEPTS_PER_POLL, len(accepts))):
+        for _ in range(min(accepts_beside(self._ends), len(accepts))):
             try:
                 sock, peer = accept_stream(listener)
             except (BlockingIOError, InterruptedError):
@@ -82,6 +82,7 @@ class Accepts:
                 complete((event, 0))
                 break
             event = take()
+            self.taken += 1
             sock.setblocking(False)
             event.accepted = new_handle(sock)
             event.address = NetAddress.from_sockaddr(peer)

@@ -79,7 +79,7 @@ class Recvs:
             self._ready.append((event, len(event.data)))
         elif handle.end is not None:
             _note_end(event, handle.end)
-            self._ready.append((event, 0))
+            self._ends.append((event, 0))
         else:
             handle.recv = event
             handle.recv_is_cancelled = False
