@@ -96,7 +96,9 @@ class SendStalls:
         """Abort sessions whose pending send has made no progress for too long, a few at a time."""
         if not self._stalled:
             self._look_at_all()
-        with self._lock:  # `stop` leaves none
+        with self._lock:
+            if self._stopped:  # maybe while all were looked at, in another thread
+                self._stalled.clear()
             count = min(_ABORTS_MAX, len(self._stalled))
             stalled = [self._stalled.popleft() for _ in range(count)]
         for session, sent in stalled:

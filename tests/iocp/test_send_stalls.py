@@ -134,6 +134,25 @@ def test_a_service_that_closes_ends_none_of_those_whose_turn_has_not_come(servic
     assert reference() is None
 
 
+def test_none_is_ended_by_a_look_during_which_the_service_closes(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    sessions = [service.add() for _ in range(2)]
+    for _ in range(8):
+        service.core.pass_time(LOOK_S)
+
+    look_at_all = SendStalls._look_at_all
+
+    def look_and_stop(stalls: SendStalls) -> None:
+        look_at_all(stalls)
+        stalls.stop()  # as another thread may
+
+    monkeypatch.setattr(SendStalls, "_look_at_all", look_and_stop)
+    service.core.pass_time(LOOK_S)
+    assert [session.aborted_with for session in sessions] == [None, None]
+    assert service.core.is_idle
+
+
 def test_without_sessions_nothing_is_looked_at_and_with_the_next_one_it_begins_again(
     service: Service,
 ):
