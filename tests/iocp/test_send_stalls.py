@@ -143,11 +143,11 @@ def test_none_is_ended_by_a_look_during_which_the_service_closes(
 
     look_at_all = SendStalls._look_at_all
 
-    def look_and_stop(stalls: SendStalls) -> None:
+    def stop_and_look(stalls: SendStalls) -> None:
+        stalls.stop()  # as another thread may, after the look has begun
         look_at_all(stalls)
-        stalls.stop()  # as another thread may
 
-    monkeypatch.setattr(SendStalls, "_look_at_all", look_and_stop)
+    monkeypatch.setattr(SendStalls, "_look_at_all", stop_and_look)
     service.core.pass_time(LOOK_S)
     assert [session.aborted_with for session in sessions] == [None, None]
     assert service.core.is_idle
