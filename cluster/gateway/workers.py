@@ -25,6 +25,7 @@ from cluster.shared.lane import LaneState
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
+    GatewayAlive,
     GatewayHeartbeat,
     Hello,
     Refuse,
@@ -52,12 +53,6 @@ class _Heir:
     replay: Replay
     is_to_end: bool = False
     """Whether the supervisor has asked it to end meanwhile."""
-
-    @property
-    def is_known_dead(self) -> bool:
-        """Whether it is a process of this machine that is gone."""
-        hello = self.hello
-        return self.peer is None and not is_same_process(hello.pid, hello.create_time)
 
 
 class Workers:
@@ -97,6 +92,8 @@ class Workers:
         self._lives: list[WorkerLife | None] = [None] * len(shards)
         self._lives_begun = [0] * len(shards)
         self._by_identity: dict[bytes, int] = {}
+        self._has_stopped = False
+        """Whether all were told that all is done: nobody is granted anything any more."""
 
     def life(self, shard_index: int) -> WorkerLife | None:
         """Return who has the shard now."""
@@ -122,7 +119,7 @@ class Workers:
             self._refuse(control_identity, hello.pid, refusal)
             return
         heir = self._heirs[hello.shard]
-        if heir is not None and not heir.is_known_dead:
+        if heir is not None and not self._is_heir_gone(heir):
             self._refuse_held(control_identity, hello, heir.hello.pid, heir.peer)
             return
         life = self._lives[hello.shard]
@@ -141,7 +138,7 @@ class Workers:
     def _go_on_with(self, heir: _Heir) -> None:
         """Tell `heir` of some more sessions, and grant the shard if that was all."""
         shard_index = heir.hello.shard
-        if self._heirs[shard_index] is not heir:
+        if self._heirs[shard_index] is not heir or self._has_stopped:
             return
         if not heir.replay.advance(SESSIONS_PER_TURN):
             self._call_next(lambda: self._go_on_with(heir))
@@ -156,6 +153,12 @@ class Workers:
         if life.peer is None:
             return not is_same_process(life.pid, life.create_time)
         return not self._send_heartbeat(shard, life)
+
+    def _is_heir_gone(self, heir: _Heir) -> bool:
+        """Whether nobody waits for the grant any more; as `_is_gone` says."""
+        if heir.peer is None:
+            return not is_same_process(heir.hello.pid, heir.hello.create_time)
+        return not self._send(heir.control_identity, GatewayAlive())
 
     def _refuse_held(
         self, control_identity: bytes, hello: Hello, pid: int, peer: RemotePeer | None
@@ -346,6 +349,9 @@ class Workers:
     def beat(self) -> None:
         """Send each worker a heartbeat, and fence those that have shown no life."""
         now = self._now()
+        for heir in self._heirs:
+            if heir is not None:  # it waits no longer than a gateway may be silent
+                self._send(heir.control_identity, GatewayAlive())
         for shard in self._shards:
             life = self._lives[shard.index]
             if life is None:
@@ -375,10 +381,11 @@ class Workers:
 
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""
+        self._has_stopped = True
         told = [
-            self._send(life.control_identity, Stop(serial_received=shard.lane.serial_applied))
-            for shard, life in zip(self._shards, self._lives, strict=True)
-            if life is not None
+            self._send(who.control_identity, Stop(serial_received=shard.lane.serial_applied))
+            for shard, life, heir in zip(self._shards, self._lives, self._heirs, strict=True)
+            if (who := life or heir) is not None
         ]
         return any(told)
 

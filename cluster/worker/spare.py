@@ -51,8 +51,8 @@ def ask_for_shard(
 
     `public_ids` are the packets that the application declares as public, `past` is what earlier
     lives had in hand. The gateway may not be there yet: raises GatewayLostError after `timeout_s`
-    seconds. `where` it is waited for is logged before that. `check` is called a few times a second
-    meanwhile, and may end the waiting by an error.
+    seconds without a word from it. `where` it is waited for is logged before that. `check` is
+    called a few times a second meanwhile, and may end the waiting by an error.
     """
     pid, create_time = process_identity(os.getpid())
     hello = Hello(
@@ -124,8 +124,10 @@ def _wait_for_answer(
             return message
         if isinstance(message, Stop):
             return None
-        if isinstance(message, GatewayAlive) and sign_of_life is not None:
+        if isinstance(message, GatewayAlive):
             deadline = time.monotonic() + timeout_s
+            if sign_of_life is None:
+                continue
             try:
                 control.send(sign_of_life, zmq.NOBLOCK)
             except zmq.Again:

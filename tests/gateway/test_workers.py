@@ -14,6 +14,7 @@ from cluster.shared.lane import START, Commit, LaneState
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import (
     ControlMessage,
+    GatewayAlive,
     GatewayHeartbeat,
     Grant,
     Hello,
@@ -248,6 +249,22 @@ def test_an_heir_that_is_asked_to_end_is_told_so_behind_its_grant(with_many: Nod
     node.turn()
     node.turn()
     assert [type(message) for _, message in node.sent] == [Grant, Stop]
+
+
+def test_an_heir_hears_that_the_gateway_works(with_many: Node):
+    with_many.workers.beat()
+    assert with_many.sent == [(b"heir", GatewayAlive())]
+
+
+def test_an_heir_is_told_to_stop_as_well_and_granted_nothing_then(with_many: Node):
+    node = with_many
+    assert node.workers.stop_all()
+    assert node.sent == [(b"heir", Stop(serial_received=0))]
+    for _ in range(5):
+        node.turn()
+    assert len(node.sent) == 1
+    node.unreachable = {b"heir"}
+    assert not node.workers.stop_all()
 
 
 def test_every_incarnation_has_a_number_and_a_name_of_its_own(node: Node):

@@ -168,6 +168,17 @@ def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
     assert gateway.socket.poll(0) == 0
 
 
+def test_who_asked_for_a_shard_waits_as_long_as_the_gateway_works(gateway: Gateway):
+    gateway.run(lambda control: ask_for_shard(control, 3, 1.0, "DIR"))
+    assert isinstance(gateway.hear(), Hello)
+    for _ in range(3):
+        time.sleep(0.5)
+        gateway.say(GatewayAlive())
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+    assert gateway.socket.poll(0) == 0
+
+
 def test_what_was_said_while_a_spare_slept_counts(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ):

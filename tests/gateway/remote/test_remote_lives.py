@@ -48,7 +48,7 @@ class Site(Ward):
             lambda shard: self.fenced.append(shard.index),
             self._drain,
             lambda: self.now,
-            lambda callback: callback(),
+            self.next.append,
             self.quarantine,
         )
 
@@ -158,6 +158,27 @@ def test_the_end_of_a_connection_is_noticed_at_the_next_sign_of_life(site: Site)
     site.lose(b"one")
     site.workers.beat()
     assert site.workers.life(0) is None
+    assert site.count("workers_fenced") == 0
+
+
+def test_an_heir_elsewhere_whose_connection_has_ended_is_in_nobodys_way(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    site.live_there(b"one")
+    site.lose(b"one")
+    monkeypatch.setattr("cluster.gateway.workers.SESSIONS_PER_TURN", 1)
+    site.shards[0].succession.opened(site.session)  # type: ignore[arg-type]
+    hello = Hello(shard=0, pid=LIVING_PID, create_time=LIVING_SINCE)
+    site.workers.hello(b"two", hello, BERLIN)
+    refused = site.ask(b"three")
+    assert isinstance(refused, Refuse)
+    assert refused.is_temporary
+    site.lose(b"two")
+    site.workers.hello(b"four", hello, BERLIN)
+    for _ in range(3):
+        site.turn()
+    assert isinstance(site.sent[-1][1], Grant)
+    assert site.sent[-1][0] == b"four"
     assert site.count("workers_fenced") == 0
 
 
