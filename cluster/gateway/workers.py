@@ -11,8 +11,7 @@ shards in between. Until that is done the shard is vacant, and whoever is to hav
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants
@@ -43,16 +42,13 @@ SESSIONS_PER_TURN = 1_000
 """Those that a successor is told of before others get their turn: about 1 ms."""
 
 
-@dataclass(slots=True)
-class _Heir:
+class _Heir(NamedTuple):
     """A process that is to have a shard as soon as everything that it is told is put together."""
 
     control_identity: bytes
     hello: Hello
     peer: RemotePeer | None
     replay: Replay
-    is_to_end: bool = False
-    """Whether the supervisor has asked it to end meanwhile."""
 
 
 class Workers:
@@ -145,8 +141,6 @@ class Workers:
             return
         self._heirs[shard_index] = None
         self._grant(heir)
-        if heir.is_to_end:
-            self.ask_to_end(shard_index, heir.hello.pid)
 
     def _is_gone(self, shard: Shard, life: WorkerLife) -> bool:
         """Whether a life is over; that of a worker elsewhere is given a sign of life to see."""
@@ -215,9 +209,6 @@ class Workers:
 
     def ask_to_end(self, shard_index: int, pid: int) -> None:
         """The supervisor wants a worker to end in good order, because another is to succeed it."""
-        heir = self._heir_of(shard_index, pid)
-        if heir is not None:
-            heir.is_to_end = True
         life = self._life_of(shard_index, pid)
         if life is not None:
             lane = self._shards[shard_index].lane
@@ -228,14 +219,11 @@ class Workers:
 
         If it `was_replaced`, nothing that it had in hand is blamed for that.
         """
-        if self._heir_of(shard_index, pid) is not None:
+        heir = self._heirs[shard_index] if 0 <= shard_index < len(self._heirs) else None
+        if heir is not None and heir.hello.pid == pid:
             self._heirs[shard_index] = None
         if self._life_of(shard_index, pid) is not None:
             self.vacate(shard_index, was_replaced)
-
-    def _heir_of(self, shard_index: int, pid: int) -> _Heir | None:
-        heir = self._heirs[shard_index] if 0 <= shard_index < len(self._heirs) else None
-        return heir if heir is not None and heir.hello.pid == pid else None
 
     def _life_of(self, shard_index: int, pid: int) -> WorkerLife | None:
         life = self._lives[shard_index] if 0 <= shard_index < len(self._lives) else None

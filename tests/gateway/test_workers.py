@@ -242,15 +242,6 @@ def test_an_heir_that_is_known_dead_is_succeeded_at_once(
     assert [identity for identity, _ in node.sent] == [b"next"]
 
 
-def test_an_heir_that_is_asked_to_end_is_told_so_behind_its_grant(with_many: Node):
-    node = with_many
-    node.workers.ask_to_end(0, DEAD_PID)
-    node.workers.ask_to_end(0, LIVING_PID)
-    node.turn()
-    node.turn()
-    assert [type(message) for _, message in node.sent] == [Grant, Stop]
-
-
 def test_an_heir_hears_that_the_gateway_works(with_many: Node):
     with_many.workers.beat()
     assert with_many.sent == [(b"heir", GatewayAlive())]
