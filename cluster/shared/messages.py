@@ -235,7 +235,8 @@ class GatewayReady(_Message, frozen=True, kw_only=True):
 
 
 class GatewayAlive(_Message, frozen=True, kw_only=True):
-    """Gateway → supervisor and spares, a few times in each `worker_timeout_s`.
+    """Gateway → supervisor, spares, and those whose grant is being put together; a few times in
+    each `worker_timeout_s`.
 
     Written by the loop that does the work.
     """
