@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.iocp import Cause, IocpCore
-from cluster.iocp.driver.outcomes import ACCEPTS_BESIDE_ENDS, ACCEPTS_PER_POLL
-from cluster.iocp.driver.queued import QueuedDriver
+from cluster.iocp.driver.queued import ACCEPTS_BESIDE_ENDS, ACCEPTS_PER_POLL, QueuedDriver
 from cluster.iocp.iocp_event import AcceptEvent, RecvEvent, SendEvent
 from tests.contract.driver_harness import Outcome, Owner, Port
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp import IocpCore
-from cluster.iocp.driver.outcomes import ACCEPTS_PER_POLL
+from cluster.iocp.driver.queued import ACCEPTS_PER_POLL
 from cluster.iocp.iocp_event import AcceptEvent
 from cluster.iocp.socket_utils import accept_stream
 from tests.contract.driver_harness import WAIT_S, Owner, recv_a_reset

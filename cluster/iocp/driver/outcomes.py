@@ -11,14 +11,7 @@ from cluster.iocp.driver.contract import Completion
 from cluster.iocp.errors import classify_os_error
 from cluster.iocp.iocp_event import IocpEvent
 
-__all__ = ["ReadyQueue", "accepts_beside", "fail_with", "let_go"]
-
-ACCEPTS_PER_POLL, ACCEPTS_BESIDE_ENDS = 32, 16
-"""Clients taken from one listener before others get their turn: 1 to 2 ms, if a gateway opens a
-session for each. Larger numbers make no client cheaper; with 16, 15,000 that come to a busy machine
-and speak take a tenth longer to get in. While ends wait there are half as many, and a batch has as
-many ends: who comes and goes faster than ends are dealt with would fill a service up with sessions
-that have long gone."""
+__all__ = ["ReadyQueue", "fail_with", "let_go"]
 
 
 class ReadyQueue(deque[Completion]):
@@ -35,11 +28,6 @@ class ReadyQueue(deque[Completion]):
         """Complete `event` as cancelled."""
         event.fail(Cause.CANCELLED, errno.ECANCELED)
         self.append((event, 0))
-
-
-def accepts_beside(ends: ReadyQueue) -> int:
-    """Return how many clients of a listener a poll may accept while `ends` wait."""
-    return ACCEPTS_PER_POLL if len(ends) < ACCEPTS_PER_POLL else ACCEPTS_BESIDE_ENDS
 
 
 def fail_with(event: IocpEvent, error: OSError) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
-from cluster.iocp.driver.outcomes import accepts_beside, fail_with, let_go
-from cluster.iocp.driver.queued import QueuedDriver
+from cluster.iocp.driver.outcomes import fail_with, let_go
+from cluster.iocp.driver.queued import QueuedDriver, accepts_beside
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
 from cluster.iocp.driver.readiness_interest import Interest
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller

@@ -4,7 +4,8 @@ import select
 import socket
 from collections.abc import Callable
 
-from cluster.iocp.driver.outcomes import ReadyQueue, accepts_beside, fail_with
+from cluster.iocp.driver.outcomes import ReadyQueue, fail_with
+from cluster.iocp.driver.queued import accepts_beside
 from cluster.iocp.driver.uring_handle import UringHandle
 from cluster.iocp.driver.uring_operations import Operation, Operations
 from cluster.iocp.errors import MisuseError
