@@ -96,20 +96,24 @@ class Publisher:
 
     def publish(self) -> None:
         """Publish output and commit as one, if there is anything; wait, alive, for room."""
-        outbox = self._outbox
-        if outbox.runs or self._dispatcher.is_past(self._published):
-            commit, records = self._dispatcher.commit, outbox.records()
-            if not self._lane.publish(commit, records):
-                self._wait_for_room(commit, records)
-            self._published = commit
-            outbox.clear()
+        if self._outbox.runs or self._dispatcher.is_past(self._published):
+            self._publish_batch()
         self._contact.beat()
 
     def open_lane(self) -> None:
-        """Publish an empty batch, which tells the gateway that this end is open."""
-        if not self._lane.publish(self._published, []):
-            self._wait_for_room(self._published, [])
+        """Publish what `on_start` has put out, or an empty batch.
+
+        By that the gateway hears that this end is open; when it says so, the output has gone.
+        """
+        self._publish_batch()
         self._contact.beat()
+
+    def _publish_batch(self) -> None:
+        commit, records = self._dispatcher.commit, self._outbox.records()
+        if not self._lane.publish(commit, records):
+            self._wait_for_room(commit, records)
+        self._published = commit
+        self._outbox.clear()
 
     def _wait_for_room(self, commit: Commit, records: list[bytes]) -> None:
         contact = self._contact

@@ -262,7 +262,6 @@ class Worker:
         self._start()
         publisher.open_lane()
         publisher.begin_batch()
-        publisher.publish_if_due()  # what `on_start` has put out is not counted with another call
         take_over(self._grant, self._dispatcher, publisher.publish_if_due)
 
     def _turn(self) -> bool:

@@ -23,7 +23,7 @@ from tests.worker.records import ADDRESS
 # -- batches ---------------------------------------------------------------------------------------
 
 
-def test_the_first_batch_is_empty_and_opens_the_lane(make_bench: MakeBench):
+def test_without_on_start_the_first_batch_is_empty_and_opens_the_lane(make_bench: MakeBench):
     resumed = ReplayedSession(id=9, address=ADDRESS)
 
     def prepare(app: App) -> None:
