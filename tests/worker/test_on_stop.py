@@ -13,7 +13,7 @@ from cluster.worker import App, Session
 from cluster.worker.gateway_contact import WorkerRefusedError
 from cluster.worker.worker import StartHandlerError
 from tests.record_reader import iter_records
-from tests.worker.bench import ALL, ECHO, STOP, Bench, MakeBench
+from tests.worker.bench import ALL, ECHO, STOP, Bench, Clock, MakeBench
 
 
 def run_to_the_end(bench: Bench) -> None:
@@ -108,7 +108,7 @@ def test_what_the_lane_refused_when_the_stop_came_is_tried_again_and_nothing_is_
 
 
 def test_a_commit_that_the_lane_does_not_take_is_not_called_output(
-    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
     bench = make_bench()
     publish = bench.lane.publish
@@ -123,7 +123,7 @@ def test_a_commit_that_the_lane_does_not_take_is_not_called_output(
 
 
 def test_it_runs_also_when_the_lane_takes_nothing_any_more(
-    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
     calls: list[str] = []
 
