@@ -12,6 +12,7 @@ class WorkerLife:
     __slots__ = (
         "committed_told",
         "control_identity",
+        "coroutines_full",
         "create_time",
         "decode_errors",
         "done_before",
@@ -49,7 +50,8 @@ class WorkerLife:
         self.decode_errors = 0
         self.tells_full = 0
         self.unhandled_packets = 0
-        """As its last heartbeat told, all three."""
+        self.coroutines_full = 0
+        """As its last heartbeat told, all four."""
         self.peer = peer
         """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

@@ -42,6 +42,9 @@ SESSIONS_PER_TURN = 1_000
 """Those that a successor is told of before others get their turn: about 1 ms."""
 
 
+_COUNTED_BY_WORKERS = ("decode_errors", "tells_full", "unhandled_packets", "coroutines_full")
+
+
 class _Heir(NamedTuple):
     """A process that is to have a shard as soon as everything that it is told is put together."""
 
@@ -326,7 +329,7 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
-        for name in ("decode_errors", "tells_full", "unhandled_packets"):
+        for name in _COUNTED_BY_WORKERS:
             told = getattr(heartbeat, name)
             if more := max(0, told - getattr(life, name)):
                 self._counters.add(name, more)

@@ -181,7 +181,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
     at once. `decode_errors` counts the packets and messages that did not decode in this life,
     `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
-    which there was no credit.
+    which there was no credit, `coroutines_full` how often there were as many coroutines as may be.
     """
 
     incarnation: int
@@ -191,6 +191,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     decode_errors: int = 0
     tells_full: int = 0
     unhandled_packets: int = 0
+    coroutines_full: int = 0
 
 
 class GatewayHeartbeat(_Message, frozen=True, kw_only=True):

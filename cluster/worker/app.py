@@ -18,6 +18,7 @@ from cluster.shared.user_records import SecondLogin
 from cluster.worker.app_timers import TimerHandle
 from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
+from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers
 from cluster.worker.message_handlers import encode_message
 from cluster.worker.questions import decode_answer
@@ -114,9 +115,8 @@ class App(Handlers):
         It is written once, whatever the number of receivers. For handlers and the loop's
         thread. The message is what `Session.send` takes; raises what that raises.
         """
-        if self._runtime is None:
-            raise RuntimeError("broadcast works in a running worker only; start one by cluster up")
-        self._runtime.broadcast(make_packet(packet_id, self.codec.encode(message)))
+        runtime = self._running("broadcast")
+        runtime.broadcast(make_packet(packet_id, self.codec.encode(message)))
 
     def send_to(self, user_id: str, packet_id: int, message: Message = b"") -> None:
         """Send one packet to the session that is bound to `user_id`, wherever in the cluster.
@@ -128,10 +128,9 @@ class App(Handlers):
         `Session.send` takes; raises what that raises, and TypeError and ValueError for what is no
         user id.
         """
-        if self._runtime is None:
-            raise RuntimeError("send_to works in a running worker only; start one by cluster up")
+        runtime = self._running("send_to")
         packet = make_packet(packet_id, self.codec.encode(message))
-        self._runtime.send_to(encode_name(user_id, "user id"), packet)
+        runtime.send_to(encode_name(user_id, "user id"), packet)
 
     def kick_user(self, user_id: str, packet_id: int, message: Message = b"") -> None:
         """Tell a user by one last packet, and end its session, wherever in the cluster that is.
@@ -140,10 +139,9 @@ class App(Handlers):
         user before. A user whom no session is bound to is counted (`kicks_of_absent_users`).
         Otherwise as `send_to`.
         """
-        if self._runtime is None:
-            raise RuntimeError("kick_user works in a running worker only; start one by cluster up")
+        runtime = self._running("kick_user")
         packet = make_packet(packet_id, self.codec.encode(message))
-        self._runtime.kick_user(encode_name(user_id, "user id"), packet)
+        runtime.kick_user(encode_name(user_id, "user id"), packet)
 
     def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
         """Call `function(*args)` on the loop once `seconds` seconds have passed.
@@ -151,15 +149,15 @@ class App(Handlers):
         The handle that is returned can cancel it. It is part of this worker: it is forgotten when
         the worker ends. What the call sends goes out with no packet's commit; if it raises, that is
         logged, and what it sent is not sent. For handlers and the loop's thread. Raises ValueError
-        for a negative number, RuntimeError when 100,000 calls wait already, or in no worker.
+        for a negative number, TypeError for what is no number or no function, RuntimeError when
+        100,000 calls wait already, or in no worker.
         """
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"call_later takes seconds and a function, not {seconds!r}")
+        check_function(function, "call_later")
         if not 0 <= seconds < math.inf:
             raise ValueError(f"call_later in {seconds!r} seconds: give 0 or more")
-        if self._runtime is None:
-            raise RuntimeError(
-                "call_later works in a running worker only; call it in on_start or in a handler"
-            )
-        return self._runtime.call_later(seconds, function, args)
+        return self._running("call_later").call_later(seconds, function, args)
 
     def publish(
         self,
@@ -178,11 +176,12 @@ class App(Handlers):
         `Session.send` takes; raises what that raises, and TypeError and ValueError for what is no
         name.
         """
-        if self._runtime is None:
-            raise RuntimeError("publish works in a running worker only; start one by cluster up")
+        runtime = self._running("publish")
+        if exclude is not None and not isinstance(exclude, Session):
+            raise TypeError(f"publish excludes a session, not {exclude!r}")
         left_out = 0 if exclude is None else exclude.id
         packet = make_packet(packet_id, self.codec.encode(message))
-        self._runtime.send_group(encode_name(name, "group name"), packet, left_out)
+        runtime.send_group(encode_name(name, "group name"), packet, left_out)
 
     @property
     def shard(self) -> ShardId:
@@ -265,15 +264,21 @@ class App(Handlers):
         return None if reply_type is None else decode_answer(answer, reply_type, self.codec)
 
     def _tells(self, what: str) -> Tells:
+        return self._running(what).tells
+
+    def _running(self, what: str) -> Runtime:
         if self._runtime is None:
-            raise RuntimeError(f"{what} works in a running worker only; start one by cluster up")
-        return self._runtime.tells
+            raise RuntimeError(
+                f"{what} works in a running worker only; call it in on_start or in a handler"
+            )
+        return self._runtime
 
     def post(self, function: Callable[[], Any]) -> None:
         """Run `function()` soon on the loop's thread, where it may use sessions. Any thread.
 
-        Raises RuntimeError when 65,536 functions wait already.
+        Raises RuntimeError when 65,536 functions wait already, TypeError for what is no function.
         """
+        check_function(function, "post")
         with self._posted_lock:
             if len(self.posted) >= POSTED_MAX:
                 raise RuntimeError(f"{POSTED_MAX} posted functions wait already; post less")

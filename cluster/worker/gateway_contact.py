@@ -76,6 +76,8 @@ class GatewayContact:
         """The last batch that the gateway is known to have taken."""
         self.is_blocked = False
         """Whether the worker waits for room in its lane, which its heartbeats tell."""
+        self.coroutines_full = 0
+        """How often nothing was taken because as many coroutines were in progress as may be."""
         self.is_stopping = False
         """Whether it was told to stop, by its gateway or by `request_stop`."""
 
@@ -138,6 +140,7 @@ class GatewayContact:
             decode_errors=self._decode_errors.count - self._decode_errors_before,
             tells_full=self._tells.full_count,
             unhandled_packets=self._calls.unhandled_packets,
+            coroutines_full=self.coroutines_full,
         )
         self._link.send(heartbeat)
 

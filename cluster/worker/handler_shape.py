@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.worker.payload_annotation import handler_name
 
-__all__ = ["check_handler", "is_coroutine_function", "refuse_coroutine"]
+__all__ = ["check_function", "check_handler", "is_coroutine_function", "refuse_coroutine"]
 
 
 def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
@@ -17,10 +17,20 @@ def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
     name = handler_name(handler)
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
         raise TypeError(f"handler {name} is a generator; it must not yield")
+    signature = inspect.signature(handler)
     try:
-        inspect.signature(handler).bind(*parameters)
-    except TypeError as error:
-        raise TypeError(f"handler {name} must take {shape}: {error}") from None
+        signature.bind(*parameters)
+    except TypeError:
+        taken = ", ".join(map(str, signature.parameters.values()))
+        raise TypeError(f"handler {name} must take {shape}; it takes ({taken})") from None
+
+
+def check_function(function: object, call: str) -> None:
+    """Raise TypeError unless `function` can be called, as what is given to `call` has to."""
+    if not callable(function):
+        if isinstance(function, Coroutine):
+            function.close()  # or it would be said that nobody has awaited it, too
+        raise TypeError(f"{call} takes a function, not {function!r}; give it without calling it")
 
 
 def is_coroutine_function(handler: Callable[..., Any]) -> bool:

@@ -9,7 +9,9 @@ the commit of the batch, wherever in it it stands. So do calls that are deferred
 stand at its end.
 """
 
+import threading
 from struct import Struct
+from threading import get_ident
 from typing import Any
 
 from cluster.shared.records import (
@@ -27,7 +29,7 @@ from cluster.shared.records import (
     make_record,
 )
 
-__all__ = ["Mark", "Outbox", "OutputTooLarge"]
+__all__ = ["Mark", "Outbox", "OutputTooLarge", "not_here"]
 
 Mark = int
 """How many bytes there were."""
@@ -51,8 +53,16 @@ class OutputTooLarge(Exception):
     """A handler call put out more than one batch may hold; if it escapes, nothing of it is sent."""
 
 
+def not_here() -> RuntimeError:
+    """Return what to raise in a thread that is not the loop's."""
+    return RuntimeError(
+        f"thread {threading.current_thread().name} may not send, or do anything else with "
+        "sessions; call app.post(function) there: that calls function() where it may"
+    )
+
+
 class Outbox:
-    """Outputs since the last publish. For the loop's thread."""
+    """Outputs since the last publish. For the loop's thread; another one may add nothing."""
 
     __slots__ = (
         "_has_lists",
@@ -65,11 +75,14 @@ class Outbox:
         "replaced",
         "runs",
         "sender",
+        "thread",
     )
 
     def __init__(self, max_batch_bytes: int) -> None:
         """Take at most `max_batch_bytes` of one handler call, whatever was put out before it."""
         self.max_batch_bytes = max_batch_bytes
+        self.thread = get_ident()
+        """The loop's thread; for whoever turns the loop to say."""
         self.runs: list[_Run] = []
         self.sender: object = None
         """Whose sends the last run is of, if it may go on."""
@@ -100,7 +113,12 @@ class Outbox:
         return entries
 
     def add(self, kind: int, session: int, payload: bytes) -> None:
-        """Append one output; OutputTooLarge, and it is not taken, when it is too much."""
+        """Append one output; OutputTooLarge, and it is not taken, when it is too much.
+
+        RuntimeError in another thread than the loop's.
+        """
+        if get_ident() != self.thread:
+            raise not_here()
         num_bytes = self.num_bytes + len(payload) + RECORD_BYTES
         if num_bytes > self.max_batch_bytes:
             self.check_call(num_bytes)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from struct import Struct
 from struct import error as StructError
+from threading import get_ident
 from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
@@ -25,7 +26,7 @@ from cluster.shared.records import (
 from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
 from cluster.worker.codec import Codec, Message
 from cluster.worker.login import Binding, Login
-from cluster.worker.outbox import Outbox
+from cluster.worker.outbox import Outbox, not_here
 from cluster.worker.packet_stream import Packets, bad_packet_id, join_packets, too_long
 
 __all__ = ["Session"]
@@ -119,8 +120,9 @@ class Session:
         struct, which `App(codec=...)` encodes; it may be as long as the node allows packets to be
         (`gateway.max_packet_bytes`, 4 bytes of header included). Raises ValueError for either,
         TypeError for another message, or a struct with a field that cannot be encoded,
-        OutputTooLarge when this handler call has put out more than `lane.max_batch_bytes`. Sending
-        to a session that has ended does nothing.
+        OutputTooLarge when this handler call has put out more than `lane.max_batch_bytes`,
+        RuntimeError, as everything that puts something out, in another thread than the handlers'.
+        Sending to a session that has ended does nothing.
         """
         payload = message if type(message) is bytes else self._encode(message)
         size = len(payload)
@@ -139,6 +141,8 @@ class Session:
         except StructError:
             raise bad_packet_id(packet_id) from None
         if self.is_open:
+            if get_ident() != outbox.thread:
+                raise not_here()
             num_bytes = outbox.num_bytes + length
             if num_bytes > outbox.max_batch_bytes:
                 outbox.check_call(num_bytes)
@@ -166,6 +170,8 @@ class Session:
         if stream and self.is_open:
             # As in `send`.
             outbox = self._outbox
+            if get_ident() != outbox.thread:
+                raise not_here()
             length = len(stream) + RECORD_BYTES
             num_bytes = outbox.num_bytes + length
             if num_bytes > outbox.max_batch_bytes:

@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from math import inf
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.lane import InboundChunk, WorkerLane
+from cluster.shared.log_limit import LogLimit
 from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter
 from cluster.worker.app import App
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["StartHandlerError", "Worker"]
 
 logger = logging.getLogger("cluster.worker")
+
+FULL_LINES_S = 60.0
+"""How often it is logged, at most, that there are too many coroutines; they are counted, too."""
 
 _T = TypeVar("_T")
 
@@ -97,6 +102,7 @@ class Worker:
         tells = granted_tells(grant, outbox)
         tells.is_in_coroutine = self._is_in_coroutine
         dispatcher.connect_shards(tells)
+        self._full_lines = LogLimit(1, FULL_LINES_S)
         self._backlog = Backlog(lane)
         self._waiting = self._backlog.chunks
         self._contact = GatewayContact(
@@ -241,6 +247,7 @@ class Worker:
 
     def _in_loop(self, step: Callable[[], _T]) -> _T:
         """Take `step` with the loop of the coroutines, if there are any, as the running one."""
+        self._outbox.thread = get_ident()
         if self._rounds is not None:
             self._rounds.tasks.enter()
         try:
@@ -306,6 +313,14 @@ class Worker:
     def _await_room(self, rounds: "Rounds") -> None:
         """Take nothing more while there are too many coroutines; everything else goes on."""
         self._note.clear()
+        self._contact.coroutines_full += 1
+        if self._full_lines.admit(self._now()):
+            logger.warning(
+                "%d coroutines are in progress, with %d bytes of calls that wait: nothing more is "
+                "taken from clients until some are done (App(coroutines_max=...), lane.bytes)",
+                rounds.coroutines.running,
+                rounds.coroutines.num_bytes,
+            )
         # Who awaits the answer to a bind must not wait for those who wait for its end.
         self._backlog.begin_to_hear(self._in_hand, self._dispatcher.hear_ahead)
         while rounds.coroutines.is_full:

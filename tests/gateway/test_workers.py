@@ -424,7 +424,9 @@ def test_all_who_live_are_told_to_stop(node: Node):
 # -- signs of life ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["decode_errors", "tells_full", "unhandled_packets"])
+@pytest.mark.parametrize(
+    "name", ["decode_errors", "tells_full", "unhandled_packets", "coroutines_full"]
+)
 def test_what_workers_count_is_counted_over_all_lives(node: Node, name: str):
     node.start()
     for told in (0, 3, 3, 5):

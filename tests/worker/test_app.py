@@ -326,6 +326,34 @@ def test_call_later_is_the_runtimes_and_needs_one():
     assert ran == ["two"]
 
 
+def test_call_later_and_post_refuse_what_was_called_instead_of_given():
+    """At their due time nobody could say any more where the mistake is."""
+    app, runtime = App(), Runtime()
+    app.attach(runtime)
+
+    async def remind() -> None: ...
+
+    calls: list[Any] = [None, 5, remind()]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"call_later takes a function, not .*without calling"):
+            app.call_later(1, call)
+    calls.append(remind())
+    for call in calls:
+        with pytest.raises(TypeError, match=r"post takes a function, not .*without calling"):
+            app.post(call)
+    with pytest.raises(TypeError, match="call_later takes seconds and a function, not '1'"):
+        app.call_later("1", print)  # type: ignore[arg-type]
+    assert runtime.timers.next_due() is None
+    assert app.take_posted() == []
+
+
+def test_a_publish_excludes_sessions_only():
+    app = App()
+    app.attach(Runtime())
+    with pytest.raises(TypeError, match="publish excludes a session, not 'ann'"):
+        app.publish("room", 1, b"x", exclude="ann")  # type: ignore[arg-type]
+
+
 def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():
     app, runtime = App(), Runtime()
     ran: list[int] = []

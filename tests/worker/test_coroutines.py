@@ -656,7 +656,9 @@ def test_without_coroutines_asyncio_is_not_imported():
 # -- bounds ----------------------------------------------------------------------------------------
 
 
-def test_past_the_bound_nothing_is_taken_and_the_worker_lives(make_bench: MakeBench):
+def test_past_the_bound_nothing_is_taken_and_the_worker_lives_and_says_so(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+):
     bench = make_bench(coroutines_max=2, worker_timeout_s=1.2)
     running: list[int] = []
     most = [0]
@@ -681,7 +683,9 @@ def test_past_the_bound_nothing_is_taken_and_the_worker_lives(make_bench: MakeBe
     def look() -> None:
         bench.take()
         committed.append(bench.gateway.log.committed)
-        committed.append(len(bench.heartbeats()))
+        beats = bench.heartbeats()
+        committed.append(len(beats))
+        committed.append(beats[-1].coroutines_full)
         gates[1].set()
 
     @bench.app.on_packet(PLAIN)
@@ -697,6 +701,8 @@ def test_past_the_bound_nothing_is_taken_and_the_worker_lives(make_bench: MakeBe
     assert most == [2]
     assert committed[0] == Commit(6, 0)
     assert committed[1] >= 2
+    assert committed[2] == 1
+    assert caplog.text.count("2 coroutines are in progress") == 1
     assert bench.applied[-1].commit == Commit(8, 0)
 
 
