@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cluster.gateway.bound_answers import BoundAnswers
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.joined_answers import JoinedAnswers
@@ -50,6 +51,7 @@ class Shard:
     __slots__ = (
         "_answers",
         "_counters",
+        "_heard_ahead",
         "_held",
         "_now",
         "_waiting",
@@ -108,8 +110,8 @@ class Shard:
         self.public_ids: frozenset[int] = frozenset()
         """Packet ids that get through before a session is accepted, as the shard's worker, or the
         last one that it had, has declared them."""
-        self._answers: dict[GatewaySession, bytes | None] = {}
-        """Sessions that have a `bound` record in the lane, and the next one, which waits."""
+        self._answers = BoundAnswers()
+        self._heard_ahead = 0
         self.joined = JoinedAnswers()
         """What the worker is to hear of joins."""
         self.succession = Succession()
@@ -149,16 +151,23 @@ class Shard:
     def append_bound(self, session: "GatewaySession", answer: bytes) -> None:
         """Tell the worker the answer to a bind, unless it hears of the session's end already.
 
-        A session has at most one such record in the lane, so that binds, which nothing holds
-        back, do not fill it. Meanwhile the last answer waits, in place of any before it.
+        It waits while there is one of the session that the worker has not heard (`BoundAnswers`).
         """
-        if session.closed_appended:
+        if not session.closed_appended and self._answers.add(session, answer):
+            position = self.lane.append(BOUND, session.id, answer, 0, session)
+            self._answers.put(session, position)
+            self.needs_flush = True
+
+    def heard_ahead(self, position: int) -> None:
+        """The worker takes nothing more at present, but has heard what is for those who wait in it
+        up to `position`; 0 if it takes what comes."""
+        position = min(position, self.log.sent_position)
+        if position == self._heard_ahead:
             return
-        if session in self._answers:
-            self._answers[session] = answer
-            return
-        self._answers[session] = None
-        self.lane.append(BOUND, session.id, answer, 0, session)
+        self._heard_ahead = position
+        for session, answer in self._answers.heard(position):
+            self.append_bound(session, answer)
+        self.tells.heard(position)
         self.needs_flush = True
 
     def append_joined(self, session: "GatewaySession", name: bytes, request: int) -> None:
@@ -329,7 +338,7 @@ class Shard:
 
     def _bound_committed(self, session: "GatewaySession", record: bytes) -> None:
         self.succession.bound(session.id, read_bound(record[RECORD_BYTES:]))
-        waiting = self._answers.pop(session)
+        waiting = self._answers.committed(session)
         if waiting is not None:
             self.append_bound(session, waiting)
 

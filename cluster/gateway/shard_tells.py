@@ -141,6 +141,11 @@ class ShardTells:
         """What counted `cost` and was for `node` has come to its end."""
         self._offer(node, self.windows.give_back(node, cost))
 
+    def heard(self, position: int) -> None:
+        """The worker has heard all credit up to `position`, whatever of it is committed."""
+        for node, total in self.windows.heard(position):
+            self._offer(node, total)
+
     def undelivered(self, told: ToldTell) -> None:
         """Nobody knows what became of something that was told: the worker is to hear of it."""
         self._counters.add("tells_undelivered")
@@ -154,7 +159,7 @@ class ShardTells:
 
     def _offer(self, node: int, total: int | None) -> None:
         if total is not None:
-            self._lane.append(CREDIT, 0, pack_credit(node, total))
+            self.windows.offered(node, self._lane.append(CREDIT, 0, pack_credit(node, total)))
 
     # -- what the shard is told --------------------------------------------------------------------
 
@@ -188,8 +193,8 @@ class ShardTells:
     def freed(self, kind: int, owner: TellOwner | None, record: bytes) -> None:
         """An inbound record of `OF_SHARDS` is committed."""
         if kind == CREDIT:
-            node = read_credit(record[RECORD_BYTES:])[0]
-            self._offer(node, self.windows.credit_committed(node))
+            node, total = read_credit(record[RECORD_BYTES:])
+            self._offer(node, self.windows.credit_committed(node, total))
         elif owner is not None and not owner.is_deferred:
             self.done(kind, owner)
 

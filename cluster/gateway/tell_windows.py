@@ -5,6 +5,8 @@ Then it is given back, and the worker is told so, by a `credit` record, once eno
 gathered. No I/O, no clock.
 """
 
+import sys
+
 from cluster.shared.lane import LaneViolation
 from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import Purpose, credit_step, window_for
@@ -15,7 +17,15 @@ __all__ = ["TellWindows"]
 class _Window:
     """Sums since the gateway began, in bytes as `tell_cost` counts them."""
 
-    __slots__ = ("committed", "is_in_lane", "offered", "pending", "returned", "told")
+    __slots__ = (
+        "committed",
+        "in_lane",
+        "offered",
+        "pending",
+        "position",
+        "returned",
+        "told",
+    )
 
     def __init__(self) -> None:
         self.told = 0
@@ -28,17 +38,21 @@ class _Window:
         """What the last credit record says of that."""
         self.committed = 0
         """What the last one that is committed said."""
-        self.is_in_lane = False
+        self.in_lane = 0
+        """How many credit records are there: one that the worker has not heard, at most."""
+        self.position = 0
+        """Where the last of them is."""
 
 
 class TellWindows:
     """The windows of one shard, one for each node that it has told something."""
 
-    __slots__ = ("_windows", "window_bytes")
+    __slots__ = ("_heard", "_windows", "window_bytes")
 
     def __init__(self, window_bytes: int) -> None:
         """Let each be of `window_bytes`, and as much again for answers."""
         self.window_bytes = window_bytes
+        self._heard = 0
         self._windows: dict[int, _Window] = {}
 
     # -- the batch in hand -------------------------------------------------------------------------
@@ -76,18 +90,29 @@ class TellWindows:
         assert window.returned <= window.told
         return self._offer(window)
 
-    def credit_committed(self, node: int) -> int | None:
-        """The worker knows, for good, what was offered; return the next sum to offer, or None."""
+    def offered(self, node: int, position: int) -> None:
+        """What was offered last is in the lane, at `position`."""
+        self._windows[node].position = position
+
+    def credit_committed(self, node: int, total: int) -> int | None:
+        """The worker knows of `total`, for good; return the next sum to offer, or None."""
         window = self._windows[node]
-        window.is_in_lane = False
-        window.committed = window.offered
+        window.in_lane -= 1
+        window.committed = total
         return self._offer(window)
+
+    def heard(self, position: int) -> list[tuple[int, int]]:
+        """The worker has heard all up to `position`; return the nodes and sums to offer now."""
+        self._heard = position
+        sums = ((node, self._offer(window)) for node, window in self._windows.items())
+        return [(node, total) for node, total in sums if total is not None]
 
     def _offer(self, window: _Window) -> int | None:
         due = window.returned - window.offered >= credit_step(self.window_bytes)
-        if window.is_in_lane or not due:
+        if not due or (window.in_lane and window.position > self._heard):
             return None
-        window.is_in_lane = True
+        window.in_lane += 1
+        window.position = sys.maxsize
         window.offered = window.returned
         return window.offered
 
@@ -109,6 +134,6 @@ class TellWindows:
         """Raise AssertionError unless the sums are in order."""
         for window in self._windows.values():
             assert window.committed <= window.offered <= window.returned <= window.told
-            assert window.is_in_lane or window.committed == window.offered
+            assert window.in_lane or window.committed == window.offered
             on_the_way = window.told + window.pending - window.offered
             assert 0 <= on_the_way <= window_for(Purpose.REPLY, self.window_bytes)

@@ -329,6 +329,7 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
+        self._shards[shard_index].heard_ahead(heartbeat.heard_ahead)
         for name in _COUNTED_BY_WORKERS:
             told = getattr(heartbeat, name)
             if more := max(0, told - getattr(life, name)):

@@ -9,7 +9,7 @@ from cluster.gateway.gateway_core import GatewayCore
 from cluster.iocp.driver.memory import ManualClock
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
-from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse
+from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, WorkerHeartbeat
 from cluster.shared.process import process_identity
 from cluster.worker.app import App
 from cluster.worker.session import Session
@@ -66,15 +66,20 @@ class MortalLane:
 class LocalLink:
     """`GatewayLink` inside the process: to wait is to let the gateway work.
 
-    Signs of life are not exchanged: who does not return here holds the test up, and no timeout.
+    Signs of life are not exchanged: who does not return here holds the test up, and no timeout. But
+    for what a worker that takes nothing more has heard ahead.
     """
 
-    def __init__(self, turn_gateway: Callable[[], object]) -> None:
+    def __init__(
+        self, turn_gateway: Callable[[], object], heard_ahead: Callable[[int], None]
+    ) -> None:
         self._turn_gateway = turn_gateway
+        self._heard_ahead = heard_ahead
         self.inbox: deque[ControlMessage] = deque()
 
     def send(self, message: ControlMessage) -> None:
-        pass
+        if isinstance(message, WorkerHeartbeat):
+            self._heard_ahead(message.heard_ahead)
 
     def receive(self) -> ControlMessage | None:
         return self.inbox.popleft() if self.inbox else None
@@ -122,7 +127,7 @@ class Incarnation:
         self._app = app
         self.is_running = False
         self.identity = b"worker-%d" % number
-        link = LocalLink(turn_gateway)
+        link = LocalLink(turn_gateway, gateway.shards[shard].heard_ahead)
         mailboxes[self.identity] = link.inbox
         process = process_identity(os.getpid())
         hello = Hello(

@@ -78,6 +78,7 @@ class GatewayContact:
         """Whether the worker waits for room in its lane, which its heartbeats tell."""
         self.coroutines_full = 0
         """How often nothing was taken because as many coroutines were in progress as may be."""
+        self._heard_ahead = 0
         self.is_stopping = False
         """Whether it was told to stop, by its gateway or by `request_stop`."""
 
@@ -141,8 +142,19 @@ class GatewayContact:
             tells_full=self._tells.full_count,
             unhandled_packets=self._calls.unhandled_packets,
             coroutines_full=self.coroutines_full,
+            heard_ahead=self._heard_ahead,
         )
         self._link.send(heartbeat)
+
+    def heard_ahead(self) -> None:
+        """Tell that all that has come by now was heard, though nothing of it gets its turn: what
+        was held back until then may come."""
+        self._heard_ahead = self._lane.position_received
+        self.send_heartbeat("idle")
+
+    def hears_in_turn(self) -> None:
+        """From now on what comes gets its turn."""
+        self._heard_ahead = 0
 
     # -- what it says ------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Binding:
 class Login:
     """Who one session is. Sessions that never bind have none."""
 
-    __slots__ = ("_bindings", "request", "unbind_request", "user")
+    __slots__ = ("_bindings", "_heard", "request", "unbind_request", "user")
 
     def __init__(self) -> None:
         self.user: str | None = None
@@ -70,6 +70,8 @@ class Login:
         self.unbind_request = 0
         """The number of the last unbind: answers to binds before it are void."""
         self._bindings: list[Binding] = []
+        self._heard = 0
+        """The request of the last answer: those before it say nothing new."""
 
     def bind(self, user: str, request: int) -> Binding:
         """Wait for the answer to a bind."""
@@ -103,7 +105,8 @@ class Login:
     def heard(self, bound: Bound) -> bool:
         """Take an answer; return whether it counts, so that the application is to hear of it."""
         counts = self.counts(bound)
-        if counts:
+        if counts and bound.request >= self._heard:
+            self._heard = bound.request
             self.user = bound.user
         answered = [binding for binding in self._bindings if binding.request <= bound.request]
         self._bindings = [binding for binding in self._bindings if binding.request > bound.request]

@@ -70,6 +70,8 @@ class Rounds:
     def wait(self, timeout_s: float | None) -> None:
         """Sleep, as `GatewayContact.wait` does; coroutines go on meanwhile, one step at least."""
         contact = self._contact
+        if self._pass_time is not None and not self.tasks.has_ready:
+            contact.wait(0.0)  # the gateway works in this process, while its worker waits
         left = 0.0
         if not (contact.is_stopping or self._lane.has_events()):
             left = contact.time_to_beat(timeout_s)

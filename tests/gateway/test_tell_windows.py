@@ -53,11 +53,30 @@ def test_credit_is_offered_in_steps_and_once_at_a_time():
     with pytest.raises(LaneViolation):
         windows.add(2, 1, Purpose.TELL)
     assert windows.replay() == [TellState(node=2, told=1_300, returned=0)]
-    assert windows.credit_committed(2) == 600
+    assert windows.credit_committed(2, 300) == 600
     assert windows.replay() == [TellState(node=2, told=1_300, returned=300)]
-    assert windows.credit_committed(2) is None
+    assert windows.credit_committed(2, 600) is None
     assert windows.replay() == [TellState(node=2, told=1_300, returned=600)]
     windows.check_invariants()
+
+
+def test_credit_that_was_heard_ahead_is_followed_by_the_next():
+    """Who takes nothing more commits none, and may be full of those who wait for more."""
+    windows = TellWindows(1_000)
+    tell(windows, 1_000)
+    assert windows.give_back(2, 300) == 300
+    windows.offered(2, 7)
+    assert windows.give_back(2, 300) is None
+    assert windows.heard(6) == []
+    assert windows.heard(7) == [(2, 600)]
+    windows.offered(2, 9)
+    assert windows.give_back(2, 300) is None
+    windows.check_invariants()
+    assert windows.credit_committed(2, 300) is None
+    assert windows.replay() == [TellState(node=2, told=1_000, returned=300)]
+    windows.check_invariants()
+    assert windows.credit_committed(2, 600) == 900
+    assert windows.replay() == [TellState(node=2, told=1_000, returned=600)]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -81,5 +100,5 @@ def test_a_worker_that_knows_only_what_it_is_offered_never_oversteps_nor_starves
             in_lane = windows.give_back(2, cost) or in_lane
         if in_lane is not None and chance.random() < 0.5:
             known = in_lane
-            in_lane = windows.credit_committed(2)
+            in_lane = windows.credit_committed(2, known)
         windows.check_invariants()

@@ -315,7 +315,7 @@ def test_an_answer_that_waits_is_not_told_behind_the_end(memory_two: Two):
     world.settle()
     assert answers(worker) == [Bound(YES, 1, "ann")]
     assert worker.kinds() == [OPENED, BOUND, CLOSED]
-    assert world.shards[0]._answers == {}
+    assert world.shards[0]._answers.is_empty
 
 
 def test_an_answer_to_another_shards_session_wakes_that_shard(memory_two: Two):

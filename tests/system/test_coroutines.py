@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,20 @@ async def kill(session, payload):
 async def hang(session, payload):
     await asyncio.sleep(0.01)
     time.sleep(60)
+"""
+
+
+LOGS_IN = """
+import asyncio
+from cluster.worker import App
+
+app = App(coroutines_max=2)
+
+@app.on_packet(1)
+async def log_in(session, payload):
+    await asyncio.sleep(0.001)
+    await session.bind(payload.decode())
+    session.send(1, session.user.encode())
 """
 
 
@@ -250,4 +265,25 @@ def test_a_step_that_kills_or_hangs_is_set_aside(
     node.wait_status(lambda status: status["counters"].get("closed_poison") == 1, "its end")
     assert f"packet 1 (id {packet_id})" in node.stderr
     node.wait_status(lambda status: status["counters"]["deferred_calls"] == 0, "nothing deferred")
+    assert node.drain() == 0
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them(
+    cluster_up: StartNode, tmp_path: Path, lane: str
+) -> None:
+    """It commits nothing until they are done, and each wants the answer behind the last one."""
+    (tmp_path / "logs_in.py").write_text(LOGS_IN)
+    node = cluster_up("--lane", lane, "--app", "logs_in:app", "--workers", "1", cwd=tmp_path)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(PacketClient(node.port)) for _ in range(6)]
+        for number in range(4):
+            for name, client in enumerate(clients):
+                client.send(1, b"%d at %d" % (name, number))
+        for number in range(4):
+            for name, client in enumerate(clients):
+                assert client.receive() == (1, b"%d at %d" % (name, number))
+        node.wait_status(
+            lambda status: status["counters"].get("coroutines_full", 0) > 0, "it was full"
+        )
     assert node.drain() == 0

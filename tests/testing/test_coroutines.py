@@ -122,3 +122,29 @@ def test_a_drain_waits_for_what_awaits():
         client.receive()
         node.advance(5)
     assert app_ended == ["drain"]
+
+
+def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them():
+    """Each session's next answer is held back until the one before is heard, and no longer."""
+    app = App(coroutines_max=1)
+
+    @app.on_packet(SLOW)
+    async def login(session: Session, payload: bytes) -> None:
+        await session.bind(payload.decode())
+        await session.bind(f"{session.user} again")
+        session.send(SLOW, str(session.user).encode())
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        session.send(PLAIN, str(session.user).encode())
+
+    with TestNode(app) as node:
+        clients = {name: node.connect() for name in ("ann", "bob", "eve")}
+        for name, client in clients.items():
+            for number in range(3):
+                client.send(SLOW, b"%s %d" % (name.encode(), number))
+            client.send(PLAIN, b"")
+        for name, client in clients.items():
+            expected = [Packet(SLOW, b"%s %d again" % (name.encode(), n)) for n in range(3)]
+            assert [client.receive() for _ in range(3)] == expected
+            assert client.receive() == Packet(PLAIN, expected[-1].payload)
