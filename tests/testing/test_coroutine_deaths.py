@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from cluster.testing import Packet, TestClient, TestNode
-from cluster.worker import App, Session
+from cluster.worker import App, BindResult, Session
 
 PLAIN, STEPS, FAILS = 1, 2, 3
 CLIENTS = 5
@@ -76,6 +76,11 @@ class Story:
             session.send(STEPS, b"%d.%d" % (step, sequence))
             session.save(b"%d" % sequence)
             await self._pause()
+            if self._rng.random() < 0.3:
+                user = f"{session.id} in {sequence}"
+                result = await session.bind(user)
+                # A call that had begun comes again when its session has been ended meanwhile.
+                assert result is BindResult.BOUND or not session.is_open
             assert (session.sequence, session.saved) == (sequence, b"%d" % sequence)
         session.send(STEPS, b"end.%d" % sequence)
 
