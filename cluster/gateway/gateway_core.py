@@ -168,6 +168,7 @@ class GatewayCore:
             self._core.now,
             lambda callback: self._core.call_later(0, callback),
             quarantine,
+            self._config.limits.auth_timeout_s,
         )
 
     def _make_service(self) -> GatewayService:

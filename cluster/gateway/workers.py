@@ -69,13 +69,15 @@ class Workers:
         now: Callable[[], float],
         call_next: Callable[[Callable[[], None]], object],
         quarantine: Quarantine | None = None,
+        auth_timeout_s: float = 0.0,
     ) -> None:
         """Answer workers by `send`, and tell the supervisor by `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far; `call_next` calls a function in the next turn. The
         `quarantine` is that of `grants`. The supervisor is told nothing of the shards that are for
-        workers on other machines.
+        workers on other machines. With `auth_timeout_s` above 0 it is logged, once, if a worker
+        lets nothing through to log in by.
         """
         self._grants = grants
         self._shards = shards
@@ -87,6 +89,7 @@ class Workers:
         self._now = now
         self._call_next = call_next
         self._quarantine = quarantine
+        self._auth_timeout_s = auth_timeout_s
         self._heirs: list[_Heir | None] = [None] * len(shards)
         self._lives: list[WorkerLife | None] = [None] * len(shards)
         self._lives_begun = [0] * len(shards)
@@ -204,6 +207,13 @@ class Workers:
         if peer is not None:
             logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
         shard.learn(frozenset(hello.public_ids))
+        if self._auth_timeout_s and not hello.public_ids:
+            logger.warning(
+                "limits.auth_timeout_s is %g, and the application has no packet handler with "
+                "public=True: who is not accepted or bound in on_connected is ended after that",
+                self._auth_timeout_s,
+            )
+            self._auth_timeout_s = 0.0  # it has been said
         grant = self._grants.make(shard, incarnation, lane_identity, commit, heir.replay.told)
         if not self._send(control_identity, grant):
             self.fence(shard, "it left before its grant")

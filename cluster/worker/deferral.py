@@ -6,6 +6,7 @@ the same session that comes behind it; `Coroutines` has them from then on, and c
 each whose turn it is.
 """
 
+import logging
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Deferral", "no_coroutines"]
 
+logger = logging.getLogger("cluster.worker")
+
 
 def no_coroutines() -> "Coroutines":
     """Stands in where handlers are plain functions."""
@@ -39,6 +42,7 @@ class Deferral:
         "_on_full",
         "_outbox",
         "_sessions",
+        "_told_of_results",
         "coroutines",
         "is_redelivering",
         "messages",
@@ -59,6 +63,8 @@ class Deferral:
         self._sessions = sessions
         self._on_full = on_full
         self._make_coroutines = make_coroutines
+        self._told_of_results: set[int] = set()
+        """The packet ids whose handler is known to return something."""
         self.coroutines: Coroutines | None = None
         """What runs them, once there was one."""
         self.messages: MessageCalls | None = None
@@ -109,6 +115,14 @@ class Deferral:
         Most do not: what the call would be known by is made of one that does.
         """
         if type(result) is not CoroutineType and not isinstance(result, Coroutine):
+            if packet_id not in self._told_of_results:
+                self._told_of_results.add(packet_id)
+                logger.warning(
+                    "the handler of packet id %d has returned %s: that goes nowhere; answer by "
+                    "session.send",
+                    packet_id,
+                    type(result).__name__,
+                )
             return
         coroutines = self.coroutines or self.begin_coroutines()
         begun = coroutines.begin(result, session, None, None, mark, packet_id)

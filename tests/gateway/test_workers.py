@@ -43,7 +43,7 @@ class FakeSession:
 class Node:
     """`Workers` of two shards, with everything it talks to noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, auth_timeout_s: float = 0.0) -> None:
         self.now = 100.0
         self.lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(2)]
         self.counters = Counters()
@@ -67,6 +67,7 @@ class Node:
             self._drain,
             lambda: self.now,
             self.next.append,
+            auth_timeout_s=auth_timeout_s,
         )
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
@@ -419,6 +420,21 @@ def test_all_who_live_are_told_to_stop(node: Node):
     assert node.sent == [(b"worker", Stop(serial_received=2))]
     node.unreachable = {b"worker"}
     assert not node.workers.stop_all()
+
+
+def test_an_application_that_nobody_can_log_in_to_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    Node().hello(b"worker")
+    assert "auth_timeout_s" not in caplog.text
+    node = Node(auth_timeout_s=2.0)
+    for shard in (0, 1):
+        node.hello(b"worker %d" % shard, shard)
+    assert caplog.text.count("limits.auth_timeout_s is 2, and the application has no packet") == 1
+    caplog.clear()
+    hello = Hello(shard=0, pid=LIVING_PID, create_time=LIVING_SINCE, public_ids=[1])
+    Node(auth_timeout_s=2.0).workers.hello(b"worker", hello)
+    assert caplog.text == ""
 
 
 # -- signs of life ---------------------------------------------------------------------------------

@@ -609,3 +609,14 @@ def test_a_call_that_puts_out_too_much_does_not_harm_those_before_it():
         (DISCONNECT, 1, b"handler_error"),
     ]
     assert bench.dispatcher.sessions[1].saved is None
+
+
+def test_what_a_handler_returns_goes_nowhere_and_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    bench = Bench()
+    bench.app.on_packet(7)(lambda session, payload: payload.upper())
+    bench.app.on_packet(8)(lambda session, payload: session.send(8, payload))
+    bench.run(opened(), packets((7, b"a"), (7, b"b"), (8, b"c")))
+    assert caplog.text.count("the handler of packet id 7 has returned bytes") == 1
+    assert "packet id 8" not in caplog.text
