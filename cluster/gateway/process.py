@@ -11,6 +11,7 @@ from types import FrameType
 import msgspec
 import zmq
 
+from cluster.gateway.descriptors import TooFewDescriptorsError, cap_sessions
 from cluster.gateway.gateway import Gateway, ListenError
 from cluster.gateway.links.secret import SecretError, read_secret
 from cluster.gateway.membership.cluster_members import IdentityLostError
@@ -22,16 +23,12 @@ from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
-from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["run_gateway"]
 
 logger = logging.getLogger("cluster.gateway")
-
-DESCRIPTORS_RESERVED = 256
-"""Descriptors that are not sessions: sockets of the control plane, files, and room for more."""
 
 EXIT_IDENTITY_LOST = 1
 """The supervisor begins another epoch, which is another node."""
@@ -50,8 +47,11 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
     try:
         directory.create()
         with directory.lock("gateway", wait_s=LOCK_WAIT_S):
-            return _serve(directory, _cap_sessions(config))
-    except RunDirectoryError as error:
+            config, told = cap_sessions(config)
+            if told is not None:
+                logger.warning("%s", told)
+            return _serve(directory, config)
+    except (RunDirectoryError, TooFewDescriptorsError) as error:
         return _refuse(str(error))
 
 
@@ -157,23 +157,6 @@ def _drain_on_signals(gateway: Gateway) -> None:
     handler = _SignalHandler(gateway)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
-
-
-def _cap_sessions(config: Config) -> Config:
-    wanted = config.gateway.max_sessions
-    limit = raise_descriptor_limit(wanted + DESCRIPTORS_RESERVED)
-    make_room_for_descriptors(min(limit, wanted + DESCRIPTORS_RESERVED))
-    allowed = max(1, limit - DESCRIPTORS_RESERVED)
-    if allowed >= wanted:
-        return config
-    logger.warning(
-        "max_sessions=%d needs more open files than the %d allowed here; capped at %d",
-        wanted,
-        limit,
-        allowed,
-    )
-    gateway = msgspec.structs.replace(config.gateway, max_sessions=allowed)
-    return msgspec.structs.replace(config, gateway=gateway)
 
 
 def _refuse(reason: str) -> int:
