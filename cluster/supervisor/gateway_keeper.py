@@ -69,9 +69,18 @@ class GatewayKeeper:
     def start(self, now: float) -> GatewayLink:
         """Start a process and return the link to it; raises OSError."""
         self._endpoints.forget()  # where its predecessor was
-        self.child = launch_gateway(self._run_directory)
+        # The socket first: what cannot be had shows before there is a process.
+        try:
+            link = GatewayLink(self._context)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"no socket for its messages: {error.strerror}") from None
+        try:
+            self.child = launch_gateway(self._run_directory)
+        except OSError:
+            link.close()
+            raise
         self.policy.life_started()
-        self.link = GatewayLink(self._context)
+        self.link = link
         self._connect(self.link)
         self.restart_due = None
         self._hello_due = now

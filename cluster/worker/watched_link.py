@@ -4,6 +4,7 @@ A thread of the interpreter's own waits for the next heartbeat. It needs no lock
 could hold, so it can tell of any handler but one that has stopped the whole process.
 """
 
+import contextlib
 import faulthandler
 
 import zmq
@@ -38,4 +39,6 @@ class WatchedLink(ZmqGatewayLink):
         super().close()
 
     def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._timeout_s, exit=self._is_ended, file=_STDERR_FD)
+        # Each time it is a new thread, which a machine may be out of for a moment.
+        with contextlib.suppress(RuntimeError):
+            faulthandler.dump_traceback_later(self._timeout_s, exit=self._is_ended, file=_STDERR_FD)

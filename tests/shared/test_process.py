@@ -1,5 +1,6 @@
 """Process control with real processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -94,6 +95,25 @@ def test_another_process_with_the_same_pid_is_a_stranger() -> None:
     pid, created = process_identity(os.getpid())
     assert is_same_process(pid, created)
     assert not is_same_process(pid, created + 0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no descriptor is needed for it")
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_process_that_cannot_be_looked_up_lives_while_its_pid_is_there(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    identity = process_identity(sleeper.pid)
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert is_same_process(*identity)
+        sleeper.kill()
+        sleeper.wait(10)
+        assert not is_same_process(*identity)
+        assert not is_same_process(2**70, 1.0)
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 2**31 - 1, 2**70])

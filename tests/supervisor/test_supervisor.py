@@ -10,12 +10,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
 from cluster.shared.config import Config, NodeConfig, SupervisorConfig, WorkersConfig
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor import gateway_keeper, node, restart_policy, shard, supervisor
 from cluster.supervisor.child import Child
+from cluster.supervisor.gateway_link import GatewayLink
 from cluster.supervisor.supervisor import supervise
 from tests.supervisor.fake_gateway import DEATHS
 
@@ -213,6 +215,24 @@ def test_a_successor_that_cannot_be_made_is_tried_again(
     monkeypatch.setattr(node, "LAUNCH_RETRY_S", 0.05)
     assert supervise_fakes("has the second worker", DIES, CANNOT_BE_MADE, SLEEPS) == 0
     assert f"cannot start worker 0: [Errno {errno.EAGAIN}] no more processes; trying" in caplog.text
+
+
+def test_a_gateway_whose_link_cannot_be_opened_is_tried_again(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(node, "LAUNCH_RETRY_S", 0.05)
+    opened = itertools.count(1)
+
+    def open_or_refuse(context: "zmq.Context[zmq.Socket[bytes]]") -> object:
+        if next(opened) == 2:
+            raise zmq.ZMQError(errno.EMFILE)
+        return GatewayLink(context)
+
+    monkeypatch.setattr(gateway_keeper, "GatewayLink", open_or_refuse)
+    assert supervise_fakes("ends") == 3
+    assert "cannot start the gateway: " in caplog.text
+    assert "no socket for its messages: Too many open files; trying again" in caplog.text
+    assert caplog.text.count("trying again in 0.05 s") == 1
 
 
 def test_a_stuck_worker_is_killed_and_succeeded(

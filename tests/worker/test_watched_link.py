@@ -1,10 +1,14 @@
 """A worker that shows no sign of life says where it hangs, and may be ended by that."""
 
+import faulthandler
 import subprocess
 import sys
 
 import pytest
+import zmq
 
+from cluster.shared.messages import SpareAlive
+from cluster.worker.watched_link import WatchedLink
 from tests.system.cluster_node import ROOT
 
 PROGRAM = """
@@ -60,3 +64,15 @@ def test_a_worker_that_somebody_watches_says_where_and_goes_on() -> None:
 def test_whose_link_is_closed_is_not_watched_any_more(is_ended: bool) -> None:
     done = run(closes=True, is_ended=is_ended)
     assert (done.returncode, done.stdout, done.stderr) == (0, "alive\nwent on\n", "")
+
+
+def test_a_machine_that_is_out_of_threads_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("unable to start watchdog thread")
+
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", refuse)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as control:
+        control.setsockopt(zmq.LINGER, 0)
+        link = WatchedLink(control, 0, 60.0, is_ended=False)
+        link.send(SpareAlive())
+        link.close()

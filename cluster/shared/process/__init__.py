@@ -12,6 +12,7 @@ if sys.platform == "win32":
         SOCKET_PATH_BYTES_MAX,
         create_time,
         die_with_parent,
+        exists,
         is_owned_by_user,
         is_private,
         lock_file,
@@ -30,6 +31,7 @@ else:
         SOCKET_PATH_BYTES_MAX,
         create_time,
         die_with_parent,
+        exists,
         is_owned_by_user,
         is_private,
         lock_file,
@@ -84,8 +86,13 @@ def process_identity(pid: int) -> ProcessIdentity:
 
 
 def is_same_process(pid: int, created: float) -> bool:
-    """Tell whether the process that had this identity still lives."""
+    """Tell whether the process that had this identity still lives.
+
+    While that cannot be looked up, for want of descriptors or memory, whoever has its pid counts.
+    """
     try:
         return create_time(pid) == created
     except ProcessLookupError:
         return False
+    except OSError:
+        return exists(pid)

@@ -125,12 +125,24 @@ def make_room_for_descriptors(count: int) -> None:
 def create_time(pid: int) -> float:
     """Return when the living process `pid` was created, in seconds on one clock of the machine.
 
-    Raises `ProcessLookupError` if there is none; a zombie is not living.
+    Raises `ProcessLookupError` if there is none, another OSError while that cannot be looked up; a
+    zombie is not living.
     """
     if sys.platform == "linux":
         return _create_time_since_boot(pid)
     else:
         return portable.create_time(pid)
+
+
+def exists(pid: int) -> bool:
+    """Tell whether anything has `pid`, a zombie included. Takes no descriptor."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def replace_file(source: Path, target: Path) -> None:

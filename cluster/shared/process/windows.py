@@ -140,6 +140,15 @@ def create_time(pid: int) -> float:
     return (created.dwHighDateTime << 32 | created.dwLowDateTime) / _FILETIMES_PER_S
 
 
+def exists(pid: int) -> bool:
+    """Tell whether a process of this user has `pid`."""
+    try:
+        create_time(pid)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def replace_file(source: Path, target: Path) -> None:
     """Put `source` in the place of `target`, which others may be reading. Raises `OSError`."""
     _while_shared(lambda: source.replace(target))
