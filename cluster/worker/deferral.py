@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.note import INDEX_BITS, INDEX_MASK, HandlerCall
 from cluster.shared.records import CLOSED, DEFER, DEFERRED, OF_SHARDS, PACKETS
-from cluster.worker.handler_calls import HandlerCalls
+from cluster.worker.handler_calls import EVENT_HANDLERS, HandlerCalls
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.message_calls import MessageCalls
 from cluster.worker.outbox import Mark, Outbox
@@ -137,7 +137,8 @@ class Deferral:
     ) -> bool:
         """The same for the event at `position`; True if it goes on later."""
         inbound = self._event_call(session, kind, position, payload)
-        if not self.begin(session, inbound.name, inbound, result, mark):
+        what = EVENT_HANDLERS[kind]
+        if not self.begin(session, inbound.name, inbound, result, mark, what=what):
             return False
         assert self.coroutines is not None
         self.coroutines.defer(inbound)
@@ -231,7 +232,7 @@ class Deferral:
     def deliver(self, session: Session, inbound: InboundCall, mark: Mark) -> bool:
         """Make a call that was deferred, which began at `mark`; True if it goes on later."""
         _, kind, payload, sequence, _, was_begun = inbound
-        packet_id = None
+        packet_id, what = None, EVENT_HANDLERS.get(kind, "")
         if kind == PACKETS:
             if not (session.is_open or was_begun):
                 return False
@@ -241,7 +242,7 @@ class Deferral:
         else:
             result = self._calls.event(session, kind, payload, mark)
         goes_on = result is not None and self.begin(
-            session, inbound.name, inbound, result, mark, packet_id
+            session, inbound.name, inbound, result, mark, packet_id, what
         )
         if kind == CLOSED and not goes_on:
             session.end()

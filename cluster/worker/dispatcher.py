@@ -1,7 +1,7 @@
 """Turns inbound records into handler calls, and knows how far it is.
 
-A handler that raises ends its session, not the worker: it is logged with session, packet id
-and traceback, and what the call had sent is taken back. The position moves on after every
+A handler that raises ends its session, not the worker: it is logged with session, packet id or
+event, and traceback, and what the call had sent is taken back. The position moves on after every
 packet, so that a publish may commit in the middle of a record.
 """
 
@@ -161,11 +161,11 @@ class Dispatcher:
             try:
                 result = self._app.resumed_handler(session)
             except Exception as error:
-                self.calls.failed(session, None, error, mark)
+                self.calls.failed(session, None, error, mark, "on_resumed")
             else:
                 if result is not None:
                     name = HandlerCall(0, 0, replayed.id)
-                    self.deferral.begin(session, name, None, result, mark)
+                    self.deferral.begin(session, name, None, result, mark, what="on_resumed")
             self._note.clear()
 
     def run(self, chunk: InboundChunk) -> None:
@@ -249,7 +249,7 @@ class Dispatcher:
                         if result is not None:
                             refuse_coroutine(together, result)
                     except Exception as error:
-                        what = f"{count} packets" if count > 1 else ""
+                        what = f"the handler of {count} packets" if count > 1 else ""
                         self.calls.failed(session, packet_id, error, mark, what)
                     if count != 1:
                         session.sequence = sequence + count - 1
@@ -475,8 +475,8 @@ class Dispatcher:
         return session
 
     def call(self, function: Callable[[], Any], what: str = "a posted function") -> None:
-        """Run what no session is in hand for; if it raises, that is logged as `what`, its output is
-        dropped and the worker goes on."""
+        """Run what no session is in hand for; if it raises, that is logged as `what`, within the
+        bounds for tracebacks, its output is dropped and the worker goes on."""
         mark = self._outbox.mark()
         try:
             result = function()

@@ -128,6 +128,7 @@ class GatewayContact:
         if reason is not None:
             raise GatewayLostError(f"the gateway is lost: {reason}")
         self._decode_errors.log_unlogged()
+        self._calls.errors.log_unlogged()
         self.send_heartbeat("blocked" if self.is_blocked else "idle")
         self.take_messages()  # the send may have swallowed the announcement of a message
 

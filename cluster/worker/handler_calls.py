@@ -1,8 +1,9 @@
 """Calls of an application's handlers, and what becomes of one that raises.
 
-A call that raises ends its session, not the worker: it is logged with session, packet id and
-traceback, and what it had put out is taken back, as if it had not been made. (The dispatcher makes
-the calls for packets in its own loop, as most calls are, and comes here with what they raise.)
+A call that raises ends its session, not the worker: it is logged with session, packet id or event,
+and traceback (`handler_errors` says how often), and what it had put out is taken back, as if it had
+not been made. (The dispatcher makes the calls for packets in its own loop, as most calls are, and
+comes here with what they raise.)
 """
 
 import logging
@@ -28,12 +29,23 @@ from cluster.shared.records import (
 )
 from cluster.shared.user_records import read_bind, read_bound
 from cluster.worker.app import App
+from cluster.worker.handler_errors import HandlerErrors
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.session import Session
 
-__all__ = ["HandlerCalls"]
+__all__ = ["EVENT_HANDLERS", "HandlerCalls"]
 
 logger = logging.getLogger("cluster.worker")
+
+EVENT_HANDLERS = {
+    OPENED: "on_connected",
+    CLOSED: "on_disconnected",
+    BOUND: "on_bound",
+    JOINED: "on_joined",
+    SEND_BLOCKED: "on_send_blocked",
+    SEND_READY: "on_send_ready",
+}
+"""What the handler of an event is registered by, by the kind of the event's record."""
 
 
 class HandlerCalls:
@@ -43,6 +55,7 @@ class HandlerCalls:
         "_app",
         "_outbox",
         "_sessions",
+        "errors",
         "on_error",
         "take_back_tell",
         "unhandled_packets",
@@ -53,8 +66,11 @@ class HandlerCalls:
         self._app = app
         self._outbox = outbox
         self._sessions = sessions
+        self.errors = HandlerErrors()
+        """Logs what they raise."""
         self.on_error: Callable[[BaseException], None] | None = None
-        """Hears of what a function of the application raised, behind what is done about it."""
+        """Hears of each error that a function of the application raised, behind what is done about
+        it."""
         self.unhandled_packets = 0
         self.take_back_tell: Callable[[bytes], None] = lambda payload: None
         """Hears of a message for another shard that was not told after all."""
@@ -95,7 +111,7 @@ class HandlerCalls:
             if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
                 return app.send_ready_handler(session)
         except Exception as error:
-            self.failed(session, None, error, mark)
+            self.failed(session, None, error, mark, EVENT_HANDLERS[kind])
         return None
 
     def set_aside(self, session: Session, kind: int) -> None:
@@ -118,19 +134,27 @@ class HandlerCalls:
         error: BaseException | None,
         mark: Mark,
         what: str = "",
+        *,
+        is_once: bool = False,
     ) -> None:
         """A call, or a step of one, raised `error`, None if it was cancelled: undo it.
 
-        `what` it was is logged; with a session in hand it is an event or that packet by default.
+        `what` it was is logged; with a session in hand it is the handler of that packet by default.
+        What `is_once` in the life of a worker is logged in any case.
         """
         self.take_back(mark)
-        if error is not None and session is not None:
-            what = what or ("an event" if packet_id is None else f"packet id {packet_id}")
-            self._raised(session, what, error)
-        elif error is not None:
-            logger.error("%s raised", what, exc_info=error)
-            if self.on_error is not None:
-                self.on_error(error)
+        if error is None:
+            return
+        if session is None:
+            self.errors.of_other(what, error, is_once=is_once)
+        else:
+            has_ended = session.id not in self._sessions
+            what = what or f"the handler of packet id {packet_id}"
+            self.errors.of_session(session, what, error, has_ended=has_ended)
+            if not has_ended:
+                session.disconnect(Cause.HANDLER_ERROR)
+        if self.on_error is not None:
+            self.on_error(error)
 
     def take_back(self, mark: Mark) -> None:
         """Undo a call that raised: what it sent and saved, and what it made of sessions."""
@@ -157,17 +181,3 @@ class HandlerCalls:
                 session.login.take_back_bind(read_bind(payload).request)
             elif session.login is not None and kind == UNBIND:
                 session.login.take_back_unbind(replaced)
-
-    def _raised(self, session: Session, what: str, error: BaseException) -> None:
-        logger.error(
-            "the handler of %s raised; session %#x (%s), packet %d, is ended",
-            what,
-            session.id,
-            session.address,
-            session.sequence,
-            exc_info=error,
-        )
-        if session.id in self._sessions:
-            session.disconnect(Cause.HANDLER_ERROR)
-        if self.on_error is not None:
-            self.on_error(error)

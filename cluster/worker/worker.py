@@ -97,6 +97,7 @@ class Worker:
             self._make_coroutines,
         )
         dispatcher.now = now
+        dispatcher.calls.errors.now = now
         dispatcher.calls.on_error = on_error
         dispatcher.redelivered_through = grant.redelivered_through
         tells = granted_tells(grant, outbox)
@@ -345,6 +346,7 @@ class Worker:
         if self._app.stop_handler is not None:
             self._stop(self._app.stop_handler)
         self._app.decode_errors.log_unlogged(is_last=True)
+        self._dispatcher.calls.errors.log_unlogged(is_last=True)
         self._publisher.publish()
 
     # -- `on_start` and `on_stop` ------------------------------------------------------------------
@@ -365,7 +367,8 @@ class Worker:
         if isinstance(error, SystemExit):
             raise error
         if error is not None:
-            self._dispatcher.calls.failed(None, None, error, mark, "the application's on_stop")
+            what = "the application's on_stop"
+            self._dispatcher.calls.failed(None, None, error, mark, what, is_once=True)
 
     def _call_to_end(
         self, handler: Callable[[], Any], timeout_s: float = inf

@@ -277,6 +277,7 @@ def test_an_event_handler_that_raises_ends_its_session(
         bench.dispatcher.resume(ReplayedSession(id=1, address=ADDRESS))
     assert bench.outbox.entries == [(DISCONNECT, 1, b"handler_error")]
     assert "nobody there" in caplog.text
+    assert caplog.messages == [f"on_{event} raised; session 0x1 ({ADDRESS}), packet 0, is ended"]
 
 
 def test_a_last_handler_that_raises_has_no_session_left_to_end(caplog: pytest.LogCaptureFixture):
@@ -291,6 +292,9 @@ def test_a_last_handler_that_raises_has_no_session_left_to_end(caplog: pytest.Lo
     bench.run(opened(), closed())
     assert bench.outbox.entries == []
     assert "nobody there" in caplog.text
+    assert caplog.messages == [
+        f"on_disconnected raised; session 0x1 ({ADDRESS}), packet 0, had ended already"
+    ]
     assert bench.commit == Commit(3, 0)
 
 

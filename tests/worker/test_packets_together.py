@@ -113,7 +113,7 @@ def test_a_call_that_raises_leaves_nothing_but_the_end_of_its_session(
         (DISCONNECT, 2, b"handler_error"),
     ]
     assert "the handler of 3 packets raised" in caplog.text
-    assert "the handler of packet id 6 raised" in caplog.text
+    assert "the handler of packet id 6 raised; session 0x2" in caplog.text
     assert "packet 1, is ended" in caplog.text
 
 
