@@ -146,7 +146,7 @@ class Dispatcher:
         """
         session = self._make_session(replayed.id, replayed.address)
         session.sequence = replayed.sequence
-        session.saved = replayed.saved
+        session._saved = replayed.saved
         session.login = resumed_login(replayed)
         if replayed.groups:
             requests = replayed.group_requests or repeat(0)

@@ -170,7 +170,7 @@ class HandlerCalls:
             if session is None:
                 continue
             if kind == SAVE:
-                session.saved = replaced
+                session._saved = replaced
             elif kind == DISCONNECT:
                 session.is_open = True
             elif kind == JOIN:

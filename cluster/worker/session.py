@@ -55,6 +55,7 @@ class Session:
         "_hears_joined",
         "_max_payload_bytes",
         "_outbox",
+        "_saved",
         "_second_login",
         "address",
         "id",
@@ -65,7 +66,6 @@ class Session:
         "login",
         "member_of",
         "redelivered",
-        "saved",
         "sequence",
         "state",
     )
@@ -96,8 +96,7 @@ class Session:
         was given to a predecessor. False in `on_resumed`, which is of this life: it runs once in
         each life that takes the session over.
         """
-        self.saved: bytes | None = None
-        """What `save` was given last, by this worker or, with its commit, by one before it."""
+        self._saved: bytes | None = None
         self.state: Any = None
         self.login: Login | None = None
         """Who it is and what of that is not answered yet; the worker's own."""
@@ -327,6 +326,17 @@ class Session:
         groups = self.member_of
         return name if self.is_open and groups is not None and groups.get(name) == request else None
 
+    @property
+    def saved(self) -> bytes | None:
+        """What `save` was given last, by this worker or, with its commit, by one before it."""
+        return self._saved
+
+    @saved.setter
+    def saved(self, blob: bytes | None) -> None:
+        raise AttributeError(
+            "session.saved only tells what was saved last; call session.save(blob) to save more"
+        )
+
     def save(self, blob: bytes | bytearray | memoryview) -> None:
         """Have the worker that takes this session over know `blob`, as its `session.saved`.
 
@@ -349,8 +359,8 @@ class Session:
             )
         if not self._has_ended:
             self._outbox.add(SAVE, self.id, data)
-            self._outbox.replaced.append(self.saved)
-            self.saved = data
+            self._outbox.replaced.append(self._saved)
+            self._saved = data
 
     def end(self) -> None:
         """Take nothing more: its `on_disconnected` has run. Done by the worker."""

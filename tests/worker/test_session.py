@@ -201,6 +201,14 @@ def test_what_is_saved_can_be_read_back_and_is_put_out(kind: type):
     assert sent(session) == [(SAVE, ID, b"state"), (SAVE, ID, b"")]
 
 
+def test_what_was_saved_is_not_to_be_assigned():
+    session = make_session()
+    session.save(b"kept")
+    with pytest.raises(AttributeError, match=r"call session\.save\(blob\)"):
+        session.saved = b"lost"
+    assert session.saved == b"kept"
+
+
 def test_a_blob_that_changes_later_stays_as_it_was_saved():
     session = make_session()
     blob = bytearray(b"before")
