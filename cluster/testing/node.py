@@ -8,6 +8,7 @@ node or of a client turns gateway and workers until nothing is left to do at tha
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 
 import msgspec
@@ -63,16 +64,25 @@ class TestNode:
     __test__ = False  # for pytest: this is no test
 
     def __init__(
-        self, app: App, workers: int = 1, *, raise_errors: bool = True, **sections: object
+        self,
+        app: App,
+        workers: int | Mapping[str, object] = 1,
+        *,
+        raise_errors: bool = True,
+        **sections: object,
     ) -> None:
         """Make a node of `workers` shards.
 
-        `sections` are those of cluster.toml, each a mapping: `limits={"idle_timeout_s": 60}`.
+        `sections` are those of cluster.toml, each a mapping: `limits={"idle_timeout_s": 60}`;
+        `workers` may be one as well, with 1 as the default of its `count`. Its other keys are
+        checked and mean nothing here: there are no spares, and no worker is ever stuck or blamed.
         Raises ConfigError for a key or value that is not allowed. What a handler raises is raised
         again by the call that made it run, unless `raise_errors` is False: then it is dealt with as
         in production, and kept in `errors`.
         """
-        if workers < 1:
+        if not isinstance(app, App):
+            raise TypeError(f"TestNode takes a cluster.worker.App, not {app!r}")
+        if isinstance(workers, int) and workers < 1:
             raise ValueError(f"workers={workers}: a node needs at least 1")
         self._config = _configure(workers, sections)
         self._app = app
@@ -319,14 +329,18 @@ class TestNode:
         return None if address is None else self._clients.get(address.port)
 
 
-def _configure(workers: int, sections: dict[str, object]) -> Config:
-    """Return the configuration of a node of `workers` shards in which no worker is ever stuck."""
-    config = make_config("TestNode", sections)
+def _configure(workers: object, sections: dict[str, object]) -> Config:
+    """Return the configuration of a node of so many `workers`, none of which is ever stuck."""
+    if isinstance(workers, int):
+        table: object = {"count": workers}
+    else:
+        table = {"count": 1, **workers} if isinstance(workers, Mapping) else workers
+    config = make_config("TestNode", {**sections, "workers": table})
     accepts = min(config.gateway.accepts_outstanding_max, ACCEPTS_MAX)
     return msgspec.structs.replace(
         config,
         gateway=msgspec.structs.replace(config.gateway, accepts_outstanding_max=accepts),
-        workers=msgspec.structs.replace(config.workers, count=workers, worker_timeout_s=math.inf),
+        workers=msgspec.structs.replace(config.workers, worker_timeout_s=math.inf),
     )
 
 

@@ -284,6 +284,35 @@ def test_a_node_needs_a_worker():
         TestNode(App(), workers=0)
 
 
+def test_what_is_no_application_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"takes a cluster\.worker\.App, not 'lobby:app'"):
+        TestNode("lobby:app")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("workers", "count"), [({"count": 3}, 3), ({"max_redeliveries": 1}, 1)])
+def test_workers_may_be_a_section_like_others(workers: dict[str, object], count: int):
+    begun: list[bool] = []
+    app = App()
+    app.on_start(lambda: begun.append(True))
+    with TestNode(app, workers=workers):
+        assert len(begun) == count
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [
+        ({"coutn": 3}, "workers.coutn = 3: expected one of the keys of [workers]:"),
+        ({"max_redeliveries": 0}, "workers.max_redeliveries = 0: expected an integer from 1"),
+        (257, "workers.count = 257: expected an integer from 1 to 256"),
+        ("2", 'workers = "2": expected a section, written [workers]'),
+    ],
+)
+def test_a_section_of_workers_is_checked_like_others(workers: Any, told: str):
+    with pytest.raises(ConfigError) as caught:
+        TestNode(App(), workers=workers)
+    assert told in str(caught.value)
+
+
 @pytest.mark.parametrize("by", ["call_later", "post"])
 def test_an_application_that_never_comes_to_rest_is_found_out(
     monkeypatch: pytest.MonkeyPatch, by: str
