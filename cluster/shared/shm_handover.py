@@ -93,8 +93,12 @@ class Handover:
             peer.setblocking(False)
             while len(self._pending) >= _PENDING_MAX:
                 self._pending.pop(next(iter(self._pending))).close()
+            try:
+                self._poller.register(peer, select.EPOLLIN)
+            except OSError:  # no memory to wait for it; another process of the worker comes
+                peer.close()
+                continue
             self._pending[peer.fileno()] = peer
-            self._poller.register(peer, select.EPOLLIN)
 
     def _answer(self, peer: socket.socket) -> None:
         with peer, contextlib.suppress(OSError):

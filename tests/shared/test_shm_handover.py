@@ -1,10 +1,12 @@
 """The handover: descriptors for who knows the name, and nobody holds it up."""
 
+import errno
 import os
 import resource
 import select
 import socket
 import sys
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,29 @@ def test_who_speaks_when_the_handover_is_full_is_answered(path: str):
         os.close(fd)
     for peer in (*peers, late):
         peer.close()
+    handover.close()
+
+
+def test_who_cannot_be_waited_for_is_refused_and_the_next_one_is_not(path: str):
+    handover = Handover(path, lambda name: (0,))
+    poller = handover._poller
+
+    class Refusing:
+        def register(self, peer: socket.socket, mask: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(poller, name)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(path)
+        handover._poller = Refusing()  # type: ignore[assignment]
+        handover.serve()
+        handover._poller = poller
+        wait_until(lambda: _has_ended(peer), what="the end of the connection")
+    with attending(handover.serve):
+        [fd] = receive_descriptors(path, b"name", 1, 10.0)
+    os.close(fd)
     handover.close()
 
 
