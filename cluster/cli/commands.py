@@ -360,7 +360,8 @@ def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
 
 def main() -> None:
     """Run the command line and exit."""
-    from cluster.shared.standard_streams import open_closed_streams
+    from cluster.shared.standard_streams import keep_exit_code, open_closed_streams
 
     open_closed_streams()
+    keep_exit_code()
     app(prog_name="cluster")

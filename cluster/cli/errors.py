@@ -69,11 +69,12 @@ def told_in_one_line(command: Callable[P, int]) -> Callable[P, None]:
         from cluster.shared.config import ConfigError
         from cluster.shared.messages import ProtocolError
         from cluster.shared.run_directory import RunDirectoryError
+        from cluster.shared.standard_streams import tell
 
         try:
             exit_code = command(*args, **kwargs)
         except (ConfigError, ProtocolError, RunDirectoryError, OSError) as error:
-            typer.echo(f"cluster: {error}", err=True)
+            tell(f"cluster: {error}\n")
             exit_code = EXIT_WRONG
         raise typer.Exit(exit_code)
 

@@ -9,6 +9,7 @@ from cluster.shared.config import ConfigError
 from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.standard_streams import keep_exit_code, tell
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int)
     arguments = parser.parse_args()
+    keep_exit_code()
     if arguments.parent_pid is not None:
         die_with_parent(arguments.parent_pid)
     configure_logging("gateway")
@@ -24,7 +26,7 @@ def main() -> int:
     try:
         config = directory.read_config()
     except (ConfigError, RunDirectoryError) as error:
-        sys.stderr.write(f"cluster gateway: {error}\n")
+        tell(f"cluster gateway: {error}\n")
         return 2
     name_node(config)
     return run_gateway(directory, config)

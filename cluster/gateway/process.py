@@ -3,7 +3,6 @@
 import gc
 import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -24,6 +23,7 @@ from cluster.shared.config import Config
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.standard_streams import tell
 from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["run_gateway"]
@@ -160,5 +160,5 @@ def _drain_on_signals(gateway: Gateway) -> None:
 
 
 def _refuse(reason: str) -> int:
-    sys.stderr.write(f"cluster gateway: {reason}\n")
+    tell(f"cluster gateway: {reason}\n")
     return 2

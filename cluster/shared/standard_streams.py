@@ -1,13 +1,17 @@
-"""Standard streams that are closed are opened on the null device.
+"""Standard streams that nobody reads, or that are closed, are no reason to end.
 
 A process that was started without them, for example by `cluster up >&- 2>&-`, would get their
-numbers for the next files that it opens, and children would write their logs into those.
+numbers for the next files that it opens, and children would write their logs into those: they are
+opened on the null device. A stream whose reader has left, or whose disk is full, refuses what is
+written: that is lost, and the process goes on.
 """
 
+import atexit
+import contextlib
 import os
 import sys
 
-__all__ = ["open_closed_streams"]
+__all__ = ["keep_exit_code", "open_closed_streams", "tell"]
 
 
 def open_closed_streams() -> None:
@@ -26,6 +30,34 @@ def open_closed_streams() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def tell(text: str) -> None:
+    """Write whole lines to standard error. Never raises: who cannot be told is not told."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def keep_exit_code() -> None:
+    """Have this process end with its own exit code whatever becomes of what it has written.
+
+    The interpreter ends with 120 if it cannot write at last what was refused before, and a parent
+    could not tell one end from another.
+    """
+    atexit.register(_drop_what_is_refused)
+
+
+def _drop_what_is_refused() -> None:
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, fd)
+                os.close(null)
 
 
 def _is_open(fd: int) -> bool:

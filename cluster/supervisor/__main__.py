@@ -8,6 +8,7 @@ from cluster.shared.config import ConfigError
 from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.standard_streams import keep_exit_code, tell
 from cluster.supervisor.supervisor import supervise
 
 
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--reload-dir", type=Path, action="append", default=[])
     arguments = parser.parse_args()
+    keep_exit_code()
     die_with_parent(arguments.parent_pid)
     directory = RunDirectory(arguments.run_dir)
     try:
@@ -26,7 +28,7 @@ def main() -> int:
         name_node(config)
         return supervise(config, directory, arguments.reload_dir)
     except (ConfigError, RunDirectoryError, OSError) as error:
-        sys.stderr.write(f"cluster: {error}\n")
+        tell(f"cluster: {error}\n")
         return 2
 
 

@@ -1,11 +1,14 @@
 """What the person or the script that started a node is told: one line when it is ready, and why
 it ends.
 
-Everything else that a supervisor has to say goes to the log.
+Everything else that a supervisor has to say goes to the log. Nothing here raises: a node does not
+end because nobody reads what it says.
 """
 
 import logging
 import sys
+
+from cluster.shared.standard_streams import tell
 
 __all__ = ["print_ready_line", "say", "write"]
 
@@ -17,7 +20,7 @@ def print_ready_line(line: str) -> None:
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.warning("nobody reads the ready line (%s): %s", error, line)
 
 
@@ -28,5 +31,4 @@ def say(reason: str) -> None:
 
 def write(text: str) -> None:
     """Tell whole lines that say themselves whose they are."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    tell(text)

@@ -30,6 +30,7 @@ from cluster.shared.messages import ProtocolError
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.child import Child
+from cluster.supervisor.console import print_ready_line
 from cluster.supervisor.signals import SignalWatch
 from cluster.supervisor.status import read_status
 
@@ -255,8 +256,8 @@ class _Fleet:
                 waiting = [member for member in self._members if not member.is_linked]
                 if not waiting:
                     is_ready = True
-                    sys.stdout.write("".join(member.ready_line for member in self._members))
-                    sys.stdout.flush()
+                    for member in self._members:
+                        print_ready_line(member.ready_line.rstrip("\n"))
                 elif time.monotonic() - told_at > _TELL_UNLINKED_S:
                     told_at = time.monotonic()
                     names = ", ".join(str(member.node) for member in waiting)

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
 from cluster.shared.logs import change_role, name_node
 from cluster.shared.messages import Grant, ProtocolError, Refuse
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.standard_streams import tell
 from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.stop_requests import StopRequests
 from cluster.shared.zmq_sockets import open_control_socket
@@ -147,7 +147,7 @@ def _tell_failure(
             return
         except RunDirectoryError as unwritten:
             logger.warning("%s", unwritten)
-    sys.stderr.write(failure.text)
+    tell(failure.text)
 
 
 def _what_and_where(error: BaseException) -> str:

@@ -6,10 +6,12 @@ import signal
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
 
+from cluster.shared.run_directory import RunDirectory
 from tests.applications import far_rooms
 from tests.applications.playground import GREETING, TO_ALL
 from tests.support import wait_until
@@ -28,11 +30,13 @@ ARGUMENTS = [
 ]
 
 
-def up(tmp_path: Path, *more: str) -> "subprocess.Popen[str]":
+def up(
+    tmp_path: Path, *more: str, stdout: int | IO[bytes] = subprocess.PIPE
+) -> "subprocess.Popen[str]":
     with (tmp_path / "stderr").open("wb") as stderr:
         return subprocess.Popen(
             cluster_command(*ARGUMENTS, "--run-dir", str(tmp_path / "run"), *more),
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             stdin=subprocess.DEVNULL,
             text=True,
@@ -65,6 +69,26 @@ def test_nodes_come_up_linked_are_one_for_broadcasts_and_drain(tmp_path: Path):
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
             assert process.stdout.read() == ""
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_nodes_go_on_when_nobody_reads_that_they_are_ready(tmp_path: Path):
+    stderr = tmp_path / "stderr"
+    with Path("/dev/full").open("wb") as full, up(tmp_path, stdout=full) as process:
+        try:
+            wait_until(
+                lambda: stderr.read_text().count("nobody reads the ready line") == 2,
+                timeout_s=30,
+                what="two ready lines",
+            )
+            for node in ("node-1", "node-2"):
+                listen = RunDirectory(tmp_path / "run" / node).read_config().node.listen
+                with PacketClient(int(listen.rpartition(":")[2])) as client:
+                    assert client.receive()[0] == GREETING
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, stderr.read_text()
         finally:
             process.kill()
 

@@ -97,6 +97,38 @@ def test_a_node_whose_standard_streams_are_closed_works(
     assert node.processes() == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_node_goes_on_when_nothing_can_be_written_to_its_stderr(
+    cluster_up: StartNode, tmp_path: Path
+):
+    """Its log is lost, and so is why a process cannot start; its clients lose nothing."""
+    tried = tmp_path / "tried"
+    fails_from_now_on = f"open({str(tried)!r}, 'a').write('x')\nraise RuntimeError('not now')\n"
+
+    def fill_stderr() -> None:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+    node = cluster_up(
+        *("--workers", "1", "--app", "the_app:app"),
+        cwd=write_app(tmp_path / "app", ECHO_ONCE_THEN_DIE),
+        preexec_fn=fill_stderr,
+        env={"PYTHONUNBUFFERED": ""},  # else nothing is left for the end of a process
+    )
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"hello") == (1, b"hello")
+        write_app(tmp_path / "app", fails_from_now_on)
+        os.kill(node.worker_pids()[0], signal.SIGKILL)
+        assert client.ask(1, b"again") == (1, b"again")  # a spare has its shard
+        wait_until(  # the second one is started when the supervisor is done with the first
+            lambda: tried.exists() and len(tried.read_text()) > 1,
+            timeout_s=20,
+            what="spares that cannot start",
+        )
+        assert client.ask(1, b"still here") == (1, b"still here")
+    assert node.drain() == 0
+    assert node.processes() == []
+
+
 def test_ctrl_c_drains_as_sigterm_does(cluster_up: StartNode):
     node = cluster_up("--workers", "1")
     node.signal(signal.SIGINT)
