@@ -173,6 +173,12 @@ class RunDirectory:
         """Return the path of the Unix socket where workers come for lanes in shared memory."""
         return str(self._socket_path(_SHM_SOCKET))
 
+    def meeting_points(self) -> set[str]:
+        """Return the names of the sockets of this or an earlier gateway, and of the file that
+        tells where one is instead."""
+        names = {name for name in _SOCKETS if os.path.lexists(self._socket_path(name))}
+        return names | ({ENDPOINT_FILE} if self._file(ENDPOINT_FILE).exists() else set())
+
     def remove_stale_sockets(self) -> None:
         """Remove the sockets of an earlier life. Only for the holder of the gateway's lock."""
         for name in _SOCKETS:

@@ -14,6 +14,7 @@ from cluster.shared.private_directory import RunDirectoryError
 from cluster.shared.process import (
     ProcessIdentity,
     is_same_process,
+    keep_directory,
     lock_file,
     process_identity,
     unlock_file,
@@ -46,7 +47,8 @@ class RunDirectoryHeld(RunDirectoryError):
 class RunDirectoryLock:
     """A role that this process holds until `release`, the end of a `with`, or its own end.
 
-    Forgetting the object does not release the role. Belongs to one thread at a time.
+    Forgetting the object does not release the role. As long as it is held systemd-tmpfiles removes
+    nothing of the directory. Belongs to one thread at a time.
     """
 
     def __init__(self, directory: Path, role: str, wait_s: float = 0.0) -> None:
@@ -58,7 +60,10 @@ class RunDirectoryLock:
         self.role = role
         self._directory = directory
         self._path = lock_path(directory, role)
-        self._fd: int | None = None
+        self._fd: int | None = self._open(wait_s)
+        self._kept = keep_directory(directory)
+
+    def _open(self, wait_s: float) -> int:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -68,13 +73,32 @@ class RunDirectoryLock:
                 raise
         except OSError as error:
             raise RunDirectoryError(
-                f"run directory {directory}: {self._path.name} cannot be locked "
+                f"run directory {self._directory}: {self._path.name} cannot be locked "
                 f"({error.strerror}): pass a --run-dir on a local file system"
             ) from None
+        return fd
+
+    def renew(self) -> bool:
+        """Take the role anew if its file, or the directory, was removed; False if it was not.
+
+        Until then another process could have taken it as well. Raises `RunDirectoryHeld` if one
+        has, and `RunDirectoryError` as the first time. Does nothing after `release`.
+        """
+        if self._fd is None or os.name != "posix":  # elsewhere no open file can be removed
+            return False
+        if self._kept is None or not _is_at(self._kept, self._directory):
+            self._let_directory_go()
+            self._kept = keep_directory(self._directory)
+        if _is_at(self._fd, self._path):
+            return False
+        fd = self._open(0.0)
+        os.close(self._fd)
         self._fd = fd
+        return True
 
     def release(self) -> None:
         """Give the role back. Does nothing the second time."""
+        self._let_directory_go()
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
@@ -83,6 +107,11 @@ class RunDirectoryLock:
             unlock_file(fd)
         finally:
             os.close(fd)
+
+    def _let_directory_go(self) -> None:
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            os.close(kept)
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +151,14 @@ def read_holder(path: Path) -> int | None:
     except (FileNotFoundError, ValueError):
         return None
     return pid if is_same_process(pid, created) else None
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether `path` still leads to what is open as `fd`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write_identity(fd: int, identity: ProcessIdentity) -> None:

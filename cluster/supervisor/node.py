@@ -14,7 +14,7 @@ import msgspec
 from cluster.shared.addresses import parse_listen
 from cluster.shared.config import Config
 from cluster.shared.messages import Assign, EndWorker
-from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError, RunDirectoryLock
 from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
@@ -22,6 +22,7 @@ from cluster.supervisor.node_record import make_node_record, write_node_record
 from cluster.supervisor.shard import SLOW_START_S, Shard
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.spares import Spares
+from cluster.supervisor.upkeep import Upkeep
 
 __all__ = ["Node"]
 
@@ -37,10 +38,13 @@ class Node:
     For the supervisor's main thread.
     """
 
-    def __init__(self, config: Config, run_directory: RunDirectory) -> None:
-        """Prepare the node of `config`, whose run directory this process has locked."""
+    def __init__(
+        self, config: Config, run_directory: RunDirectory, lock: RunDirectoryLock | None = None
+    ) -> None:
+        """Prepare the node of `config`, whose run directory this process has locked by `lock`."""
         self._config = config
         self._run_directory = run_directory
+        self._upkeep = Upkeep(run_directory, lock)
         self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
         remote = config.remote.shards
         self.shards = [Shard(i) for i in range(config.workers.count) if i not in remote]
@@ -87,7 +91,10 @@ class Node:
     # -- starting ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the gateway and, at the same time, all workers and spares; raises OSError."""
+        """Start the gateway and, at the same time, all workers and spares.
+
+        Raises OSError, RunDirectoryError.
+        """
         self.gateway.start(time.monotonic())
         for shard in self.shards:
             self.start_worker(shard)
@@ -95,10 +102,14 @@ class Node:
             self._start_spare(spare)
 
     def start_worker(self, shard: Shard) -> None:
-        """Give `shard` to a spare, or else start a process for it; raises OSError."""
+        """Give `shard` to a spare, or else start a process for it.
+
+        Raises OSError, RunDirectoryError.
+        """
         now = time.monotonic()
         spare = self.spares.choose() if self.gateway.ready is not None else None
         if spare is None:
+            self._upkeep.mend(self._config)
             child = launch_worker(self._run_directory, shard.index, self.python_options)
             child.version = self.version
             shard.started(child, now)
@@ -112,7 +123,8 @@ class Node:
         self.report(shard)
 
     def _start_spare(self, spare: Spare) -> None:
-        """Start a process that waits for a shard; raises OSError."""
+        """Start a process that waits for a shard; raises OSError, RunDirectoryError."""
+        self._upkeep.mend(self._config)
         self._spares_launched += 1
         child = launch_spare(self._run_directory, self._spares_launched, self.python_options)
         child.version = self.version
@@ -129,19 +141,21 @@ class Node:
     def _start_waiting(self, spare: Spare) -> None:
         try:
             self._start_spare(spare)
-        except OSError as error:
+        except (OSError, RunDirectoryError) as error:
             spare.restart_due = _launch_again_at(time.monotonic(), "a spare", error)
 
     def start_due(self) -> None:
         """Start what is due, and say hello to a gateway that has not answered.
 
-        What cannot be started for want of processes or memory is due again soon.
+        What cannot be started for want of processes or memory, or of a run directory, is due again
+        soon.
         """
         now = time.monotonic()
         if _is_due(self.gateway.restart_due, now):
             try:
+                self._upkeep.mend(self._config)
                 self.gateway.start(now)
-            except OSError as error:
+            except (OSError, RunDirectoryError) as error:
                 self.gateway.restart_due = _launch_again_at(now, "the gateway", error)
                 return
             for place in self._places:
@@ -150,7 +164,7 @@ class Node:
             if _is_due(shard.restart_due, now):
                 try:
                     self.start_worker(shard)
-                except OSError as error:
+                except (OSError, RunDirectoryError) as error:
                     shard.restart_due = _launch_again_at(now, f"worker {shard.index}", error)
         for spare in self.spares.fillable:
             if _is_due(spare.restart_due, now):
@@ -269,6 +283,12 @@ class Node:
         self._config = msgspec.structs.replace(self._config, node=node)
         self._run_directory.write_config(self._config)
 
+    def look_after_run_directory(self) -> None:
+        """Put back what was removed there, and tell what cannot be; looks once a second."""
+        gateway_pid = None if self.gateway.ready is None else self.gateway.pid
+        if self._upkeep.look(self._config, gateway_pid, time.monotonic()):
+            self._record_is_old = True
+
     def write_record(self) -> None:
         """Leave what changed for `cluster status`; the node does not depend on it."""
         if not self._record_is_old:
@@ -296,6 +316,6 @@ def _is_due(due: float | None, now: float) -> bool:
     return due is not None and now >= due
 
 
-def _launch_again_at(now: float, role: str, error: OSError) -> float:
+def _launch_again_at(now: float, role: str, error: OSError | RunDirectoryError) -> float:
     logger.error("cannot start %s: %s; trying again in %g s", role, error, LAUNCH_RETRY_S)
     return now + LAUNCH_RETRY_S

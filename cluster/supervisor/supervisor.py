@@ -70,12 +70,12 @@ def supervise(
     run_directory.create()
     drain_timeout_s = config.supervisor.drain_timeout_s
     with ExitStack() as stack:
-        stack.enter_context(run_directory.lock("supervisor"))
+        lock = stack.enter_context(run_directory.lock("supervisor"))
         signals = stack.enter_context(SignalWatch())
         run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()
         run_directory.write_config(config)
         stack.callback(_tidy, run_directory)
-        node = Node(config, run_directory)
+        node = Node(config, run_directory, lock)
         stack.callback(node.close)
         reload = None
         if reload_directories:
@@ -105,7 +105,10 @@ class Supervisor:
         self._wake_max_s = WAKE_MAX_S if signals.tells_deaths else WAKE_FOR_DEATHS_S
 
     def run(self) -> int:
-        """Start the node and stay until it has ended; return the exit code. Raises OSError."""
+        """Start the node and stay until it has ended; return the exit code.
+
+        Raises OSError, RunDirectoryError.
+        """
         node, course = self._node, self._course
         node.write_record()  # in place of what an earlier supervisor may have left
         node.start()
@@ -117,6 +120,7 @@ class Supervisor:
             self._signals.clear()
             self._check_signals()
             self._check_messages()
+            node.look_after_run_directory()
             self._check_exits()
             self._deaths.check_give_ups(time.monotonic())
             if self._reload is not None:

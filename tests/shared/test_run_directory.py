@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import socket
 import stat
 import subprocess
@@ -379,6 +380,83 @@ def test_of_many_processes_that_start_at_once_one_gets_the_role(directory: RunDi
         for process in contenders:
             process.kill()
             process.communicate(timeout=10)
+
+
+def cleaner_may_enter(path: Path) -> bool:
+    """Whether what systemd-tmpfiles asks the system before it removes anything is granted."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@posix_only
+def test_cleaners_pass_by_as_long_as_a_role_is_held(directory: RunDirectory) -> None:
+    with directory.lock("supervisor"), directory.lock("gateway"):
+        assert not cleaner_may_enter(directory.path)
+    assert cleaner_may_enter(directory.path)
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="no systemd-tmpfiles here")
+def test_systemd_tmpfiles_removes_nothing_of_a_node_that_runs(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.conf"
+    rules.write_text(f"e {tmp_path / 'tmp'} - - - amAM:10d\n")  # it goes by these times alone
+    old = time.time() - 20 * 86_400
+    directories = [RunDirectory(tmp_path / "tmp" / name) for name in ("runs", "ended")]
+    for directory in directories:
+        directory.create()
+        directory.write_config(Config())
+    runs, ended = directories
+    with runs.lock("supervisor"):
+        for path in sorted((tmp_path / "tmp").rglob("*"), reverse=True):
+            os.utime(path, (old, old))
+        subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=30)
+        assert (runs.has_config, ended.has_config) == (True, False)
+
+
+@posix_only
+@pytest.mark.parametrize("is_directory_removed", [False, True])
+def test_a_role_whose_file_was_removed_is_taken_anew(
+    directory: RunDirectory, is_directory_removed: bool
+) -> None:
+    with directory.lock("supervisor") as lock:
+        assert not lock.renew()
+        if is_directory_removed:
+            shutil.rmtree(directory.path)
+            directory.create()
+        else:
+            (directory.path / "supervisor.lock").unlink()
+        assert directory.holder("supervisor") is None
+        assert lock.renew()
+        assert not lock.renew()
+        assert directory.holder("supervisor") == os.getpid()
+        assert not cleaner_may_enter(directory.path)
+        with pytest.raises(RunDirectoryHeld):
+            directory.lock("supervisor")
+    assert not lock.renew()
+    assert cleaner_may_enter(directory.path)
+    with directory.lock("supervisor"):
+        pass
+
+
+@posix_only
+def test_a_role_that_another_has_taken_meanwhile_is_not_taken_anew(
+    directory: RunDirectory, holder: subprocess.Popen[bytes]
+) -> None:
+    (directory.path / "gateway.lock").unlink()
+    with directory.lock("gateway") as lock:
+        (directory.path / "gateway.lock").unlink()
+        with directory.lock("gateway"), pytest.raises(RunDirectoryHeld):
+            lock.renew()
+        assert lock.renew()
 
 
 def test_the_error_of_a_held_directory_survives_being_sent() -> None:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +16,13 @@ from cluster.shared.config import Config, NodeConfig, RemoteConfig, WorkersConfi
 from cluster.shared.messages import GatewayReady, WorkerGone
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor import gateway_keeper, gateway_link
+from cluster.supervisor import gateway_keeper, gateway_link, upkeep
+from cluster.supervisor import node as node_module
 from cluster.supervisor.child import Child
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node import Node
 from cluster.supervisor.node_record import read_node_record
+from tests.supervisor.fake_child import fake_child
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the control plane is ipc here")
 
@@ -121,3 +125,56 @@ def test_a_gateway_that_reads_nothing_is_killed(
         keeper.close()
         started[0].kill()
         started[0].wait()
+
+
+def test_what_a_process_needs_is_put_back_before_it_is_started(
+    node: Node,
+    directory: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    found: list[Config] = []
+
+    def launch(run_directory: RunDirectory, *_: object) -> Child:
+        found.append(run_directory.read_config())
+        return fake_child()
+
+    monkeypatch.setattr(node_module, "launch_spare", launch)
+    node.keep_listen_address("127.0.0.1:81")
+    shutil.rmtree(directory.path)
+    node.start_candidate()
+    (directory.path / "config.json").unlink()
+    node.start_candidate()
+    assert [config.node.listen for config in found] == ["127.0.0.1:81"] * 2
+    for path, mode in ((directory.path, 0o700), (directory.path / "config.json", 0o600)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert [record.getMessage().partition("put back: ")[2] for record in caplog.records] == [
+        "the directory, config.json; keep cleaners of temporary files away from it",
+        "config.json; keep cleaners of temporary files away from it",
+    ]
+    # One that others may enter is closed to them, as at the start.
+    directory.path.chmod(0o755)
+    node.start_candidate()
+    assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
+
+
+def test_nothing_is_started_in_a_run_directory_that_is_not_the_nodes(
+    node: Node,
+    directory: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(node_module, "launch_spare", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr(upkeep, "LOOK_INTERVAL_S", 0.0)
+    shutil.rmtree(directory.path)
+    directory.path.write_text("somebody else was here")
+    for _ in range(3):
+        node.look_after_run_directory()
+    node.start_candidate()
+    (candidate,) = node.spares.candidates
+    assert candidate.child is None
+    assert candidate.restart_due is not None
+    looked, started = [record.getMessage() for record in caplog.records]
+    assert looked.startswith("no process can be started until this is mended: run directory ")
+    assert started.startswith("cannot start a spare: run directory ")
+    assert "is not a directory" in looked

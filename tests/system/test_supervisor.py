@@ -497,6 +497,63 @@ def test_a_run_directory_in_use_is_refused_with_the_pid(
 # -- status ----------------------------------------------------------------------------------------
 
 
+# -- the run directory -----------------------------------------------------------------------------
+
+
+def test_a_node_goes_on_when_the_files_of_its_run_directory_are_removed(cluster_up: StartNode):
+    """As cleaners of temporary files do, which leave sockets alone."""
+    node = cluster_up("--workers", "1")
+    directory = RunDirectory(node.run_dir)
+    with PacketClient(node.port) as client:
+        for path in node.run_dir.iterdir():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        wait_until(lambda: directory.has_config, what="the configuration")
+        wait_until(lambda: directory.holder("supervisor") == node.pid, what="the lock")
+        (waiting,) = node.status()["spares"]
+        os.kill(waiting["pid"], signal.SIGKILL)
+        node.wait_status(
+            lambda status: (
+                [spare["pid"] for spare in status["spares"]] not in ([], [waiting["pid"]])
+            ),
+            "a spare that was started since",
+        )
+        os.kill(node.worker_pids()[0], signal.SIGKILL)
+        assert client.ask(1, b"hello") == (1, b"hello")
+    assert "removed while the node runs, and put back: " in node.stderr
+    assert node.drain() == 0
+    assert node.processes() == []
+
+
+def test_a_run_directory_that_is_removed_as_a_whole_is_made_again_for_the_next_gateway(
+    cluster_up: StartNode, tmp_path: Path
+):
+    node = cluster_up("--workers", "1")
+    directory = RunDirectory(node.run_dir)
+    gateway = node.status()["gateway"]["pid"]
+    if not (node.run_dir / "control.sock").exists():
+        pytest.skip("the path is so long that its sockets are elsewhere")
+    with PacketClient(node.port) as client:
+        node.run_dir.rename(tmp_path / "removed")  # at once, whatever is being written there
+        wait_until(lambda: "control.sock" in node.stderr, what="what is lost")
+        assert "no other process can reach it" in node.stderr
+        assert client.ask(1, b"hello") == (1, b"hello")
+        assert directory.holder("supervisor") == node.pid
+        os.kill(gateway, signal.SIGKILL)
+        client.receive_end()
+    node.wait_status(
+        lambda status: (
+            status["gateway"]["pid"] not in (None, gateway)
+            and [worker["state"] for worker in status["workers"]] == ["ready"]
+        ),
+        "the next gateway",
+    )
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"again") == (1, b"again")
+    assert node.drain() == 0
+    assert node.processes() == []
+
+
 def test_status_has_the_promised_shape(cluster_up: StartNode):
     node = cluster_up("--workers", "2")
     with PacketClient(node.port) as client:

@@ -46,6 +46,24 @@ def unlock_file(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def keep_directory(path: Path) -> int | None:
+    """Keep systemd-tmpfiles from the directory at `path` and all below it.
+
+    It passes by what somebody has locked. That lasts until the descriptor that is returned is
+    closed, which is the caller's; None where it cannot be had, for example at this moment.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def die_with_parent(parent_pid: int) -> None:
     """End this process, at once and without cleaning up, when its parent `parent_pid` ends.
 

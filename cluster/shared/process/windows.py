@@ -67,6 +67,11 @@ def unlock_file(fd: int) -> None:
     msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
 
+def keep_directory(path: Path) -> int | None:
+    """Return None: no cleaner here could be told anything."""
+    return None
+
+
 def die_with_parent(parent_pid: int) -> None:
     """End this process, at once and without cleaning up, when the process `parent_pid` ends.
 
