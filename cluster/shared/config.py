@@ -20,6 +20,11 @@ DriverChoice = Literal["auto", "iocp", "io_uring", "readiness"]
 LaneChoice = Literal["auto", "shm", "zmq"]
 RoutingChoice = Literal["fewest_sessions", "round_robin"]
 MembershipChoice = Literal["static", "etcd"]
+SLOW_START_MIN_S = 1.0
+SLOW_START_MAX_S = 30.0
+"""Bounds of the time after which a start is slow: the interpreter alone takes a part of a second on
+a busy machine, and large libraries seconds."""
+
 Timeout = Annotated[float, Meta(gt=0, le=86_400)]
 """Seconds, at most a day."""
 TimeoutOrOff = Annotated[float, Meta(ge=0, le=86_400)]
@@ -74,6 +79,11 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
     """After so many deaths in a row over one packet it is set aside. Deaths without any progress
     in between end the node at the fifth within a minute, whatever more is allowed here."""
+
+    @property
+    def slow_start_s(self) -> float:
+        """After this time a process that is not ready is worth a line in the log, and goes on."""
+        return min(max(SLOW_START_MIN_S, self.worker_timeout_s), SLOW_START_MAX_S)
 
 
 class LaneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
-from cluster.supervisor.shard import SLOW_START_S, Shard
+from cluster.supervisor.shard import Shard
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.spares import Spares
 from cluster.supervisor.upkeep import Upkeep
@@ -174,22 +174,26 @@ class Node:
     def tell_slow_starts(self) -> None:
         """Log, once for each life, who takes long to get ready. Slow imports are legal."""
         now = time.monotonic()
+        after_s = self._config.workers.slow_start_s
         for place in self._places:
             child = place.child
-            if not place.is_slow_to_start(now) or child is None:
+            if not place.is_slow_to_start(now, after_s) or child is None:
                 continue
             if self.gateway.ready is None:
                 reason = "there is no gateway that is ready"
             else:
                 app = self._config.node.app
-                reason = "it has not come to ask the gateway for a shard" + (
-                    f": the import of {app!r} takes long, or never ends" if app else ""
+                reason = (
+                    f"the import of {app!r}, or its on_start, takes long, or never ends; the "
+                    "process writes a traceback that says where it is"
+                    if app
+                    else "it has not come to ask the gateway for a shard"
                 )
             logger.warning(
                 "%s (pid %s) is not ready after %g s; %s",
                 child.role,
                 child.pid,
-                SLOW_START_S,
+                after_s,
                 reason,
             )
 

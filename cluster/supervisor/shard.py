@@ -9,11 +9,7 @@ from cluster.shared.node_status import WorkerState, WorkerStatus
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
 
-__all__ = ["SLOW_START_S", "Shard"]
-
-SLOW_START_S = 30.0
-"""Longer than imports of large libraries take; a worker that needs more is worth a line in the
-log, and goes on."""
+__all__ = ["Shard"]
 
 
 class Shard:
@@ -33,7 +29,7 @@ class Shard:
         self._is_overdue = False
         self._was_replaced = False
         self._last_pid: int | None = None
-        self._slow_at: float | None = None
+        self._waited_for_since: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -53,7 +49,7 @@ class Shard:
     def started(self, child: Child, now: float = 0.0) -> None:
         """`child` is the shard's process now."""
         self.child = child
-        self._slow_at = now + SLOW_START_S
+        self._waited_for_since = now
         self.state = "starting"
         self.restart_due = None
         if self._last_pid is not None and not self._was_replaced:
@@ -62,11 +58,11 @@ class Shard:
         self._last_pid = child.pid
         self.policy.life_started()
 
-    def is_slow_to_start(self, now: float) -> bool:
-        """Whether the process should be ready by now and is not; True once for each."""
-        if self._slow_at is None or now < self._slow_at:
+    def is_slow_to_start(self, now: float, after_s: float) -> bool:
+        """Whether the process is not ready after that time; True once for each."""
+        if self._waited_for_since is None or now < self._waited_for_since + after_s:
             return False
-        self._slow_at = None
+        self._waited_for_since = None
         return self.child is not None and self.state == "starting"
 
     def ended(self, now: float) -> Restart | GiveUp:

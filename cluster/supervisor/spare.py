@@ -7,7 +7,6 @@ are served: the node only takes longer over the next death.
 
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart, RestartPolicy
-from cluster.supervisor.shard import SLOW_START_S
 
 __all__ = ["REFILL_AFTER_S", "Spare"]
 
@@ -29,7 +28,7 @@ class Spare:
         self.started_at = 0.0
         self.is_retired = False
         """Whether the process was killed because it is to have no shard any more."""
-        self._slow_at: float | None = None
+        self._waited_for_since: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -47,7 +46,7 @@ class Spare:
         self.is_ready = False
         self.restart_due = None
         self.started_at = now
-        self._slow_at = now + SLOW_START_S
+        self._waited_for_since = now
         self.policy.life_started()
 
     def became_ready(self, now: float) -> None:
@@ -55,11 +54,11 @@ class Spare:
         self.is_ready = True
         self.policy.life_ready(now)
 
-    def is_slow_to_start(self, now: float) -> bool:
-        """Whether the process should be ready by now and is not; True once for each."""
-        if self._slow_at is None or now < self._slow_at:
+    def is_slow_to_start(self, now: float, after_s: float) -> bool:
+        """Whether the process is not ready after that time; True once for each."""
+        if self._waited_for_since is None or now < self._waited_for_since + after_s:
             return False
-        self._slow_at = None
+        self._waited_for_since = None
         return self.child is not None and not self.is_ready
 
     def take(self, now: float) -> Child:

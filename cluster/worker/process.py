@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from cluster.iocp import NetAddress
-from cluster.shared.config import ConfigError
+from cluster.shared.config import ConfigError, WorkersConfig
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
@@ -28,6 +28,7 @@ from cluster.worker.app import App
 from cluster.worker.gateway_contact import GatewayLostError, WorkerRefusedError
 from cluster.worker.loader import ApplicationError, load_application
 from cluster.worker.place import KeyRefusedError, LocalPlace, Place, wait_for_config
+from cluster.worker.slow_import import told_where
 from cluster.worker.spare import ask_for_shard, wait_for_shard
 from cluster.worker.worker import StartHandlerError, Worker
 
@@ -69,7 +70,7 @@ def run_worker(
     def begin() -> tuple[Place, App]:
         config = wait_for_config(directory)
         name_node(config)
-        return LocalPlace(directory, config), load_application(config.node.app)
+        return LocalPlace(directory, config), _load(config.node.app, config.workers)
 
     role = _role(shard, spare_number)
     return _run(shard, begin, lambda error: _tell_failure(directory, role, error, is_supervised))
@@ -91,7 +92,8 @@ def run_remote_worker(
         # The workers of the gateway's machine start without it.
         from cluster.worker.remote_place import RemotePlace
 
-        return RemotePlace(gateway, keys_dir, shard, directory), load_application(app)
+        place = RemotePlace(gateway, keys_dir, shard, directory)
+        return place, _load(app, WorkersConfig())  # what is configured, it hears later
 
     role = _role(shard)
     return _run(shard, begin, lambda error: _tell_failure(directory, role, error, False))
@@ -120,6 +122,11 @@ def _run(
         return 2
     except _StopRequested:
         return 0
+
+
+def _load(spec: str | None, config: WorkersConfig) -> App:
+    with told_where(spec, config.slow_start_s):
+        return load_application(spec)
 
 
 def _role(shard: int | None, spare_number: int = 0) -> str:

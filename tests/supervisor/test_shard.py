@@ -8,7 +8,7 @@ import pytest
 
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import Restart
-from cluster.supervisor.shard import SLOW_START_S, Shard
+from cluster.supervisor.shard import Shard
 from tests.supervisor.fake_child import fake_child, process_of
 
 
@@ -70,16 +70,16 @@ def test_a_process_that_was_ended_for_its_gateway_is_no_failure_of_the_shard(
 def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[Child]):
     shard = Shard(0)
     shard.started(children[0], 100.0)
-    assert not shard.is_slow_to_start(100.0 + SLOW_START_S - 0.1)
-    assert shard.is_slow_to_start(100.0 + SLOW_START_S)
-    assert not shard.is_slow_to_start(200.0)
+    assert not shard.is_slow_to_start(100.0 + 30.0 - 0.1, 30.0)
+    assert shard.is_slow_to_start(100.0 + 30.0, 30.0)
+    assert not shard.is_slow_to_start(200.0, 30.0)
     shard.ended(200.0)
     shard.started(children[1], 200.0)
-    assert shard.is_slow_to_start(200.0 + SLOW_START_S)
+    assert shard.is_slow_to_start(200.0 + 30.0, 30.0)
     shard.ended(300.0)
     shard.started(children[2], 300.0)
     shard.state = "ready"
-    assert not shard.is_slow_to_start(400.0)
+    assert not shard.is_slow_to_start(400.0, 30.0)
 
 
 def test_a_process_that_was_told_to_stop_has_no_successor(children: list[Child]):

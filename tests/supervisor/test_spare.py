@@ -8,7 +8,6 @@ import pytest
 
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart
-from cluster.supervisor.shard import SLOW_START_S
 from cluster.supervisor.spare import REFILL_AFTER_S, Spare
 
 
@@ -79,10 +78,10 @@ def test_a_spare_that_was_ended_for_its_gateway_is_no_failure(children: list[Chi
 
 def test_a_spare_that_takes_long_to_get_ready_is_noticed_once(children: list[Child]):
     spare = started(children[0], 100.0)
-    assert not spare.is_slow_to_start(100.0 + SLOW_START_S - 0.1)
-    assert spare.is_slow_to_start(100.0 + SLOW_START_S)
-    assert not spare.is_slow_to_start(200.0)
-    assert not started(children[1], 100.0, is_ready=True).is_slow_to_start(200.0)
+    assert not spare.is_slow_to_start(100.0 + 30.0 - 0.1, 30.0)
+    assert spare.is_slow_to_start(100.0 + 30.0, 30.0)
+    assert not spare.is_slow_to_start(200.0, 30.0)
+    assert not started(children[1], 100.0, is_ready=True).is_slow_to_start(200.0, 30.0)
 
 
 def test_a_spare_with_a_shard_still_calls_itself_what_it_was_started_as(children: list[Child]):

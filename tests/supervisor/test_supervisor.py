@@ -12,10 +12,11 @@ import msgspec
 import pytest
 import zmq
 
+from cluster.shared import config as config_module
 from cluster.shared.config import Config, NodeConfig, SupervisorConfig, WorkersConfig
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor import gateway_keeper, node, restart_policy, shard, supervisor
+from cluster.supervisor import gateway_keeper, node, restart_policy, supervisor
 from cluster.supervisor.child import Child
 from cluster.supervisor.gateway_link import GatewayLink
 from cluster.supervisor.supervisor import supervise
@@ -176,15 +177,17 @@ def test_a_worker_that_takes_long_to_start_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    for module in (node, shard):
-        monkeypatch.setattr(module, "SLOW_START_S", 0.1)
+    monkeypatch.setattr(config_module, "SLOW_START_MAX_S", 0.1)
     config = msgspec.structs.replace(CONFIG, node=NodeConfig(listen="[::1]:0", app="slow:app"))
     ends_later = ("-c", "import time; time.sleep(2.5)\n" + ENDS_THE_NODE[1])
     assert supervise_fakes("never has workers", ends_later, config=config) == 1
     [told] = [line for line in caplog.messages if "is not ready" in line]
     assert told.startswith("worker 0 (pid ")
     assert "is not ready after 0.1 s; " in told
-    assert "'slow:app' takes long, or never ends" in told or "no gateway that is ready" in told
+    assert (
+        "'slow:app', or its on_start, takes long, or never ends" in told
+        or "no gateway that is ready" in told
+    )
 
 
 def test_a_worker_that_always_ends_is_given_up_and_named(

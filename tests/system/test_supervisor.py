@@ -1,6 +1,7 @@
 """`cluster up` from its first line to its exit code, with real processes and real kills."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -467,6 +468,28 @@ def test_an_application_that_cannot_be_imported_is_named(
     assert named in node.told_reason()
     assert node.stdout == ""
     assert node.processes() == []
+
+
+def test_an_import_that_takes_long_is_told_with_where_it_is_and_goes_on(
+    cluster_up_unready: StartNode, tmp_path: Path
+):
+    may_go_on = tmp_path / "may-go-on"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(may_go_on)!r}).exists():\n"
+    app = write_app(tmp_path / "app", f"{waits}    time.sleep(0.01)\n{ECHO_ONCE_THEN_DIE}")
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\nspares = 0\nworker_timeout_s = 1.0\n")
+    node = cluster_up_unready("--config", str(config), "--app", "the_app:app", cwd=app)
+    told = "is not ready after 1 s; the import of 'the_app:app', or its on_start, takes long"
+    wait_until(lambda: told in node.stderr, timeout_s=20, what="that it takes long")
+    where = re.compile(r'the_app.py", line [23] in <module>')
+    wait_until(lambda: where.search(node.stderr), timeout_s=20, what="where it is")
+    [worker] = node.status()["workers"]
+    may_go_on.touch()
+    node.wait_ready()
+    assert node.worker_pids() == [worker["pid"]]
+    assert "the import of 'the_app:app' was over after " in node.stderr
+    assert node.stderr.count(told) == len(where.findall(node.stderr)) == 1
+    assert node.drain() == 0
 
 
 def test_a_wrong_configuration_is_one_line(cluster_up_unready: StartNode, tmp_path: Path):
