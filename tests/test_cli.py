@@ -436,6 +436,26 @@ def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):
     assert done.stderr == f"cluster: nothing runs in {tmp_path}\n"
 
 
+def test_status_names_the_nodes_that_run_in_folders_and_the_remedy(tmp_path: Path):
+    directories = [RunDirectory(tmp_path / "run" / f"node-{n}") for n in (1, 2, 10)]
+    for directory in directories:
+        directory.create()
+    base = tmp_path / "run"
+    base.chmod(0o700)
+    (base / "node-x").mkdir()
+    done = run("status", "--run-dir", str(base))
+    assert (done.exit_code, done.stdout) == (4, "")
+    have_run = "nodes have run in its folders node-1, node-2, node-10"
+    assert done.stderr == f"cluster: nothing runs in {base}; {have_run}\n"
+    with directories[1].lock("supervisor"), directories[2].lock("gateway"):
+        done = run("status", "--run-dir", str(base))
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr == (
+        f"cluster: nothing runs in {base} itself; nodes run in its folders node-2, node-10: "
+        f"pass --run-dir {base / 'node-2'}\n"
+    )
+
+
 def test_status_and_dead_letters_look_where_the_configuration_says(
     read_status: Called, tmp_path: Path
 ):
@@ -542,6 +562,35 @@ def test_no_dead_letters_is_code_0_and_no_run_directory_code_2(letters: Path, tm
     done = run("dead-letters", "--run-dir", str(tmp_path / "nowhere"))
     assert done.exit_code == 2
     assert "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--payload", "1")])
+def test_dead_letters_in_folders_of_nodes_are_named_with_the_remedy(
+    letters: Path, tmp_path: Path, more: tuple[str, ...]
+):
+    base = tmp_path / "base"
+    base.mkdir(mode=0o700)
+    nodes = [RunDirectory(base / f"node-{n}") for n in (1, 2, 3)]
+    for directory in nodes:
+        directory.create()
+    at_base = ("dead-letters", "--run-dir", str(base))
+    done = run(*at_base)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"cluster: no dead letters in {base}, nor in its folders of 3 nodes\n"
+    for directory in nodes[1:]:
+        (directory.path / DEAD_LETTERS).write_bytes((letters / DEAD_LETTERS).read_bytes())
+    done = run(*at_base, *more)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"cluster: no dead letters in {base} itself, but in its folders node-2, node-3: "
+        f"pass --run-dir {base / 'node-2'}\n"
+    )
+    # Where a node runs in the directory itself, what others have left in folders is not asked for.
+    RunDirectory(base).write_config(Config())
+    done = run(*at_base)
+    assert (done.exit_code, done.stderr) == (0, f"cluster: no dead letters in {base}\n")
+    with RunDirectory(base).lock("nodes"):
+        assert run(*at_base).exit_code == 2
 
 
 # -- bots ------------------------------------------------------------------------------------------

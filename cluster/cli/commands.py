@@ -266,9 +266,9 @@ def status(
     run_directory = RunDirectory(find_run_directory(config, run_dir))
     node = read_status(run_directory)
     if node is None:
-        nodes = sorted(path.name for path in run_directory.path.glob("node-*"))
-        hint = f"; nodes have run in its folders {', '.join(nodes)}" if nodes else ""
-        typer.echo(f"cluster: nothing runs in {run_directory.path}{hint}", err=True)
+        from cluster.cli.folder_hints import nothing_runs_line
+
+        typer.echo(nothing_runs_line(run_directory), err=True)
         return EXIT_NOTHING_RUNS
     if as_json:
         import msgspec
@@ -294,19 +294,31 @@ def dead_letters(
         typer.Option("--payload", metavar="N", min=1, help="Write the payload of line N, raw."),
     ] = None,
 ) -> int:
-    """List what was set aside in DIR because workers died of it, oldest first."""
+    """List what was set aside in DIR because workers died of it, oldest first.
+
+    Exit code 2 if there is none in DIR, but in its folders, which are of nodes.
+    """
     from cluster.cli.dead_letter_lines import dead_letter_line
     from cluster.shared.dead_letters import read_dead_letters
     from cluster.shared.run_directory import RunDirectory
 
     run_directory = RunDirectory(find_run_directory(config, run_dir))
     letters = read_dead_letters(run_directory)
+    if not letters:
+        from cluster.cli.folder_hints import letters_elsewhere_line
+
+        elsewhere = letters_elsewhere_line(run_directory)
+        if elsewhere is not None:
+            typer.echo(elsewhere, err=True)
+            return EXIT_WRONG
     if payload is not None:
         return _write_payload([letter for _, letter in letters], payload)
     for number, (line, letter) in enumerate(letters, start=1):
         typer.echo(line if as_json else dead_letter_line(number, letter))
     if not letters and not as_json:
-        typer.echo(f"cluster: no dead letters in {run_directory.path}", err=True)
+        from cluster.cli.folder_hints import no_letters_line
+
+        typer.echo(no_letters_line(run_directory), err=True)
     return 0
 
 

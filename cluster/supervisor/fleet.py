@@ -31,6 +31,7 @@ from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.child import Child
 from cluster.supervisor.console import print_ready_line
+from cluster.supervisor.node_folders import node_folder
 from cluster.supervisor.signals import SignalWatch
 from cluster.supervisor.status import read_status
 
@@ -76,7 +77,7 @@ def plan_nodes(
     ]
     plans = []
     for index, private in enumerate(private_ports):
-        run_directory = directory / f"node-{config.node.id + index}"
+        run_directory = node_folder(directory, config.node.id + index)
         node = msgspec.structs.replace(
             config.node,
             id=config.node.id + index,

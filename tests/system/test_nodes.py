@@ -65,7 +65,7 @@ def test_nodes_come_up_linked_are_one_for_broadcasts_and_drain(tmp_path: Path):
             assert "link to node 1" in status.stdout
             above = run_cluster("status", "--run-dir", str(tmp_path / "run"))
             assert above.returncode == 4
-            assert "node-1, node-2" in above.stderr
+            assert "nodes run in its folders node-1, node-2: pass --run-dir" in above.stderr
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
             assert process.stdout.read() == ""
