@@ -74,8 +74,9 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     count: Annotated[int, Meta(ge=1, le=256)] = 2
     spares: Annotated[int, Meta(ge=0, le=64)] = 1
     """Processes that have imported the application and wait for a shard to fall vacant."""
-    worker_timeout_s: Timeout = 10.0
-    """A worker that shows no sign of life for so long is stuck."""
+    worker_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
+    """A worker that shows no sign of life for so long is stuck. It shows some a few times in that
+    time, and a machine that is busy lets it wait for tens of milliseconds."""
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
     """After so many deaths in a row over one packet it is set aside. Deaths without any progress
     in between end the node at the fifth within a minute, whatever more is allowed here."""

@@ -40,6 +40,10 @@ LOST_GATEWAY = 1
 TRY_AGAIN = 75
 
 
+class _StoppedAtOnce(SystemExit):
+    """The second request to stop."""
+
+
 class _ShardRefused(Exception):
     """The gateway grants no shard to this process; the message says why."""
 
@@ -122,6 +126,11 @@ def _run(
         return 2
     except _StopRequested:
         return 0
+    except SystemExit as error:
+        if not isinstance(error, _StoppedAtOnce):
+            # The interpreter, which goes on with it, tells its text at most.
+            logger.exception("the application ended its worker: it raised %r", error)
+        raise
 
 
 def _load(spec: str | None, config: WorkersConfig) -> App:
@@ -183,7 +192,7 @@ class _StopSignal:
         if not self._requests.add(time.monotonic()):
             return
         if self._requests.count > 1:
-            raise SystemExit(128 + number)
+            raise _StoppedAtOnce(128 + number)
         if self._worker is None:
             raise _StopRequested
         self._worker.request_stop()

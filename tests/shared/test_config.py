@@ -256,7 +256,6 @@ INTEGERS = {
 TIMEOUTS = (
     "gateway.send_stall_timeout_s",
     "gateway.close_timeout_s",
-    "workers.worker_timeout_s",
     "supervisor.drain_timeout_s",
 )
 NOT_INTEGERS = ("true", "1.0", '"1"', "[1]", "{}", "1979-05-27", "nan")
@@ -309,6 +308,18 @@ def test_a_timeout_may_be_any_number_of_seconds_up_to_a_day(
     tmp_path: Path, key: str, value: str
 ) -> None:
     assert value_of(load(tmp_path, assignment(key, value)), key) == float(value)
+
+
+@pytest.mark.parametrize("value", ["0.001", "0.09", *NOT_TIMEOUTS])
+def test_a_time_in_which_no_worker_can_show_a_sign_of_life_is_refused(
+    tmp_path: Path, value: str
+) -> None:
+    key = "workers.worker_timeout_s"
+    message = error_of(tmp_path, assignment(key, value))
+    assert f"cluster.toml: {key} = " in message
+    assert message.endswith("expected a number of seconds from 0.1 to 86400")
+    for allowed in ("0.1", "86400"):
+        assert value_of(load(tmp_path, assignment(key, allowed)), key) == float(allowed)
 
 
 @pytest.mark.parametrize(

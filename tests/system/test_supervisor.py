@@ -401,6 +401,26 @@ def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     assert node.drain() == 0
 
 
+def test_an_application_that_ends_its_worker_is_told_with_file_and_line(
+    cluster_up: StartNode, tmp_path: Path
+):
+    source = ECHO_ONCE_THEN_DIE.replace("os._exit(9)", 'raise SystemExit("no more")')
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\nmax_redeliveries = 1\n")
+    arguments = ("--config", str(config), "--app", "the_app:app")
+    node = cluster_up(*arguments, cwd=write_app(tmp_path / "app", source))
+    with PacketClient(node.port) as client:
+        client.send(1, b"die")
+        client.receive_end()
+    node.wait_restarts(1)
+    assert "the application ended its worker: it raised SystemExit('no more')" in node.stderr
+    assert 'the_app.py", line 10, in answer' in node.stderr
+    os.kill(node.worker_pids()[0], signal.SIGTERM)
+    node.wait_restarts(2)
+    assert node.stderr.count("the application ended its worker") == 1
+    assert node.drain() == 0
+
+
 @pytest.mark.long
 def test_a_shard_that_always_dies_ends_the_node_with_code_3(cluster_up: StartNode, tmp_path: Path):
     source = ECHO_ONCE_THEN_DIE.replace("@app.on_any", "@app.on_connected").replace(
