@@ -126,7 +126,7 @@ class RunDirectory:
     @property
     def has_config(self) -> bool:
         """Whether a gateway has come so far as to leave the resolved configuration."""
-        return self._file(_CONFIG).exists()
+        return os.path.lexists(self._file(_CONFIG))  # unlike a Path's it never raises
 
     def read_config(self) -> Config:
         """Return what `write_config` left."""
@@ -177,7 +177,7 @@ class RunDirectory:
         """Return the names of the sockets of this or an earlier gateway, and of the file that
         tells where one is instead."""
         names = {name for name in _SOCKETS if os.path.lexists(self._socket_path(name))}
-        return names | ({ENDPOINT_FILE} if self._file(ENDPOINT_FILE).exists() else set())
+        return names | ({ENDPOINT_FILE} if os.path.lexists(self._file(ENDPOINT_FILE)) else set())
 
     def remove_stale_sockets(self) -> None:
         """Remove the sockets of an earlier life. Only for the holder of the gateway's lock."""

@@ -154,10 +154,10 @@ def read_holder(path: Path) -> int | None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether `path` still leads to what is open as `fd`."""
+    """Whether `path` still leads to what is open as `fd`, as far as that can be seen."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

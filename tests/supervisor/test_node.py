@@ -1,5 +1,6 @@
 """The processes of a node as one thing, where no supervisor is needed to show it."""
 
+import errno
 import logging
 import os
 import shutil
@@ -178,3 +179,28 @@ def test_nothing_is_started_in_a_run_directory_that_is_not_the_nodes(
     assert looked.startswith("no process can be started until this is mended: run directory ")
     assert started.startswith("cannot start a spare: run directory ")
     assert "is not a directory" in looked
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_run_directory_that_cannot_be_looked_into_is_told_and_ends_no_node(
+    directory: RunDirectory,
+    reason: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    stat_path = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == directory.path:
+            raise OSError(reason, os.strerror(reason))
+        return stat_path(path, **options)
+
+    with directory.lock("supervisor") as lock:
+        node = Node(Config(node=NodeConfig(listen="127.0.0.1:0")), directory, lock)
+        try:
+            monkeypatch.setattr(Path, "stat", refuse)
+            node.look_after_run_directory()
+            (told,) = caplog.messages
+            assert told.startswith("no process can be started until this is mended: ")
+        finally:
+            node.close()
