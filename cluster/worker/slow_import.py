@@ -8,7 +8,7 @@ import faulthandler
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["told_where"]
 
@@ -24,7 +24,8 @@ def told_where(app: str | None, after_s: float) -> Iterator[None]:
     When it is over after all, that is logged. For the main thread, before there is a link.
     """
     began = time.monotonic()
-    faulthandler.dump_traceback_later(after_s, file=_STDERR_FD)
+    with suppress(RuntimeError):  # a machine that is out of threads for a moment
+        faulthandler.dump_traceback_later(after_s, file=_STDERR_FD)
     try:
         yield
     finally:
