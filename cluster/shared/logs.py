@@ -8,12 +8,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from cluster.shared.stderr_handler import StderrHandler
+
 if TYPE_CHECKING:
     from cluster.shared.config import Config
 
 __all__ = ["change_role", "configure_logging", "name_node"]
 
-_handler = logging.StreamHandler(sys.stderr)
+_handler = StderrHandler()
 _said = {"node": "", "role": ""}
 """What each line says of this process."""
 
