@@ -159,8 +159,8 @@ class Shard:
             self.needs_flush = True
 
     def heard_ahead(self, position: int) -> None:
-        """The worker takes nothing more at present, but has heard what is for those who wait in it
-        up to `position`; 0 if it takes what comes."""
+        """The worker has heard what is for those who wait in it up to `position`, ahead of its
+        turn, as it took nothing more; 0 if it never has."""
         position = min(position, self.log.sent_position)
         if position == self._heard_ahead:
             return

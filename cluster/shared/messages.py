@@ -182,8 +182,8 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     at once. `decode_errors` counts the packets and messages that did not decode in this life,
     `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
     which there was no credit, `coroutines_full` how often there were as many coroutines as may be.
-    A worker that takes nothing more for that reason has heard the answers and the credit up to
-    `heard_ahead`, ahead of their turn; else that is 0.
+    One that has taken nothing more for that reason has heard the answers and the credit up to
+    `heard_ahead` ahead of their turn; else that is 0.
     """
 
     incarnation: int

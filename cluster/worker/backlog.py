@@ -24,16 +24,12 @@ class Backlog:
         self.chunks: deque[InboundChunk] = deque()
         """For the loop, which takes the first; while there is one it receives nothing."""
 
-    def take_in(self) -> bool:
-        """Receive all that has come; whether anything has. The inbound capacity of the lane is a
-        bound for that."""
-        has_come = False
+    def take_in(self) -> None:
+        """Receive all that has come. The inbound capacity of the lane is a bound for that."""
         while (chunk := self._lane.receive()) is not None:
-            has_come = True
             self.chunks.append(chunk)
             if self._hear is not None:
                 self._hear(chunk)
-        return has_come
 
     def begin_to_hear(self, in_hand: InboundChunk, hear: Callable[[InboundChunk], None]) -> None:
         """Give `hear` the chunk in hand, all that wait, and those that come, before their turn."""

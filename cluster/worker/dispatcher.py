@@ -18,6 +18,7 @@ from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, SEVERAL, HandlerCa
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    CREDIT,
     JOINED,
     KEYS,
     OF_SHARDS,
@@ -66,6 +67,7 @@ class Dispatcher:
     __slots__ = (
         "_app",
         "_between_packets",
+        "_heard_below",
         "_max_payload_bytes",
         "_messages",
         "_note",
@@ -76,6 +78,7 @@ class Dispatcher:
         "_tells",
         "calls",
         "deferral",
+        "heard_ahead",
         "now",
         "publish_at",
         "publish_bytes",
@@ -115,6 +118,10 @@ class Dispatcher:
         self.deferral = Deferral(
             self.calls, outbox, self.sessions, self._publish_soon, make_coroutines
         )
+        self.heard_ahead = 0
+        """The last answer to a bind, or credit, that was heard ahead of its turn."""
+        self._heard_below = 0
+        """Chunks that begin at an earlier position were heard ahead as a whole."""
         self._tells: Tells | None = None
         self._messages: MessageCalls | None = None
 
@@ -363,18 +370,25 @@ class Dispatcher:
     def hear_ahead(self, chunk: InboundChunk) -> None:
         """Take the answers to binds and questions, and the credit, in `chunk` before their turn.
 
-        They are heard again then, which changes nothing.
+        They are heard again then, which changes nothing. A chunk that was heard is not looked at
+        again: those that wait may be many.
         """
         offset, position = 0, chunk.first_position
+        if position < self._heard_below:
+            return
         records = chunk.records
         while offset < len(records):
             length, kind, _, session_id = RECORD.unpack_from(records, offset)
             if kind == BOUND and position >= self._position:
                 self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
+                self.heard_ahead = position
             elif kind in HEARD_AHEAD and position >= self._position and self._tells is not None:
                 self._tells.hear(kind, bytes(records[offset + RECORD_BYTES : offset + length]))
+                if kind == CREDIT:
+                    self.heard_ahead = position
             offset += length
             position += 1
+        self._heard_below = position
 
     def hear(self, session_id: int, answer: bytes) -> bool:
         """Take the answer to a bind, for who awaits it too; whether the application is to hear."""

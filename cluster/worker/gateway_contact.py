@@ -147,15 +147,13 @@ class GatewayContact:
         )
         self._link.send(heartbeat)
 
-    def heard_ahead(self) -> None:
-        """Tell that all that has come by now was heard, though nothing of it gets its turn: what
-        was held back until then may come."""
-        self._heard_ahead = self._lane.position_received
-        self.send_heartbeat("idle")
-
-    def hears_in_turn(self) -> None:
-        """From now on what comes gets its turn."""
-        self._heard_ahead = 0
+    def heard_ahead(self, position: int) -> None:
+        """Tell, if that is news, that answers and credit up to `position` were heard, though not
+        in their turn: what was held back until then may come."""
+        if position > self._heard_ahead:
+            self._heard_ahead = position
+            self.send_heartbeat("idle")
+            self.take_messages()  # as in `beat`
 
     # -- what it says ------------------------------------------------------------------------------
 

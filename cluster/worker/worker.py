@@ -324,18 +324,17 @@ class Worker:
             )
         # Who awaits the answer to a bind must not wait for those who wait for its end.
         self._backlog.begin_to_hear(self._in_hand, self._dispatcher.hear_ahead)
-        self._contact.heard_ahead()
         while rounds.coroutines.is_full:
             if self._contact.is_stopping:
                 raise StoppedInCoroutines
             self._planned.run_posted()
             self._planned.run_timers()
             self._publisher.publish()
+            # Here, whoever has taken it in: whatever waits, and hears the gateway, does so.
+            self._contact.heard_ahead(self._dispatcher.heard_ahead)
             rounds.wait(self._planned.time_to_timers())
-            if self._backlog.take_in():
-                self._contact.heard_ahead()
+            self._backlog.take_in()
         self._backlog.cease_to_hear()
-        self._contact.hears_in_turn()
         self._publisher.begin_anew()
 
     def _end(self) -> None:

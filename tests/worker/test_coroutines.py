@@ -35,7 +35,7 @@ from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import Session
 from cluster.worker.worker import StartHandlerError
 from tests.record_reader import iter_records
-from tests.worker.bench import Bench, MakeBench
+from tests.worker.bench import Bench, MakeBench, heartbeat
 from tests.worker.records import ADDRESS, packets
 
 SLOW, PLAIN, LAST = 10, 11, 12
@@ -753,6 +753,50 @@ def test_the_answer_to_a_bind_reaches_who_awaits_it_past_the_bound(make_bench: M
     send(bench, 1, (LAST, b""), first=2)
     run(bench)
     assert heard == [BindResult.BOUND, "ada", ("on_bound", BindResult.BOUND)]
+
+
+def test_the_gateway_is_told_of_an_answer_that_came_in_with_its_heartbeat(make_bench: MakeBench):
+    bench = make_bench(coroutines_max=1)
+    told: list[int] = []
+
+    @bench.app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await rounds(20)
+        asking = session.bind("ada")
+        bench.gateway.append(BOUND, 1, pack_bound(Bound(BindResult.BOUND, 1, "ada")))
+        bench.gateway.flush()
+        bench.tell(heartbeat(bench, 0, position_sent=4))
+        assert await asking is BindResult.BOUND
+        await rounds(20)
+        told.extend(beat.heard_ahead for beat in bench.heartbeats() if beat.heard_ahead)
+        bench.finish()
+
+    open_sessions(bench, 1)
+    send(bench, 1, (SLOW, b""))
+    send(bench, 1, (PLAIN, b""), first=2)
+    run(bench)
+    assert told == [4]
+
+
+def test_a_worker_that_is_full_again_and_again_tells_only_what_it_has_heard(make_bench: MakeBench):
+    bench = make_bench(coroutines_max=1)
+
+    @bench.app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await rounds()
+
+    @bench.app.on_packet(LAST)
+    def last(session: Session, payload: bytes) -> None:
+        bench.worker.request_stop()
+
+    open_sessions(bench, *range(1, 51))
+    for session in range(1, 51):
+        send(bench, session, (SLOW, b""))
+    send(bench, 1, (LAST, b""), first=2)
+    run(bench)
+    beats = bench.heartbeats()
+    assert beats[-1].coroutines_full == 50
+    assert [beat.state for beat in beats].count("idle") < 5
 
 
 def test_who_awaits_an_answer_that_cannot_come_does_not_hold_the_end_up(make_bench: MakeBench):
