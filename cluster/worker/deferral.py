@@ -208,6 +208,8 @@ class Deferral:
         elif session is None:
             coroutines.forget(session_id, inbound)
         else:
+            if inbound.kind == CLOSED:
+                session.hear_end()
             coroutines.take_over(session, inbound)
 
     def _event_call(

@@ -67,6 +67,7 @@ class Dispatcher:
     __slots__ = (
         "_app",
         "_between_packets",
+        "_ends_heard",
         "_heard_below",
         "_max_payload_bytes",
         "_messages",
@@ -120,6 +121,8 @@ class Dispatcher:
         )
         self.heard_ahead = 0
         """The last answer to a bind, or credit, that was heard ahead of its turn."""
+        self._ends_heard: set[int] = set()
+        """Sessions that are to be opened yet, and whose end was heard ahead."""
         self._heard_below = 0
         """Chunks that begin at an earlier position were heard ahead as a whole."""
         self._tells: Tells | None = None
@@ -368,7 +371,8 @@ class Dispatcher:
             self._event(session_id, BOUND, answer)
 
     def hear_ahead(self, chunk: InboundChunk) -> None:
-        """Take the answers to binds and questions, and the credit, in `chunk` before their turn.
+        """Take what coroutines may wait for, in `chunk`, before its turn: the answers to binds and
+        questions, credit, and the ends of sessions, which have no answers any more.
 
         They are heard again then, which changes nothing. A chunk that was heard is not looked at
         again: those that wait may be many.
@@ -382,6 +386,8 @@ class Dispatcher:
             if kind == BOUND and position >= self._position:
                 self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
                 self.heard_ahead = position
+            elif kind == CLOSED and position >= self._position:
+                self._hear_end(session_id)
             elif kind in HEARD_AHEAD and position >= self._position and self._tells is not None:
                 self._tells.hear(kind, bytes(records[offset + RECORD_BYTES : offset + length]))
                 if kind == CREDIT:
@@ -389,6 +395,13 @@ class Dispatcher:
             offset += length
             position += 1
         self._heard_below = position
+
+    def _hear_end(self, session_id: int) -> None:
+        session = self.sessions.get(session_id)
+        if session is None:
+            self._ends_heard.add(session_id)
+        else:
+            session.hear_end()
 
     def hear(self, session_id: int, answer: bytes) -> bool:
         """Take the answer to a bind, for who awaits it too; whether the application is to hear."""
@@ -424,10 +437,11 @@ class Dispatcher:
         """Handle what is no packet, behind what the session still has in progress."""
         session = self.sessions.get(session_id)
         if session is None:
+            self._ends_heard.discard(session_id)
             return
         if session.is_busy:
-            if kind == CLOSED and session.login is not None:
-                session.login.end()  # or who awaits an answer would hold its own end up
+            if kind == CLOSED:
+                session.hear_end()
             self.deferral.wait_behind(session, kind, self._position, payload)
             return
         self._note_words[CALL] = self._position << INDEX_BITS
@@ -486,6 +500,9 @@ class Dispatcher:
         )
         session.redelivered = self.deferral.is_redelivering
         self.sessions[session_id] = session
+        if session_id in self._ends_heard:
+            self._ends_heard.remove(session_id)
+            session.hear_end()
         return session
 
     def call(self, function: Callable[[], Any], what: str = "a posted function") -> None:

@@ -51,6 +51,7 @@ class Session:
     __slots__ = (
         "_batch",
         "_encode",
+        "_end_is_known",
         "_has_ended",
         "_hears_joined",
         "_max_payload_bytes",
@@ -107,6 +108,7 @@ class Session:
         self._hears_joined = hears_joined
         self._batch = 0
         self._has_ended = False
+        self._end_is_known = False
         self._second_login = second_login
         self._encode = encode
         self._outbox = outbox
@@ -245,7 +247,7 @@ class Session:
         if login is None:
             login = self.login = Login()
         request = login.request + 1
-        if not self.is_open:
+        if not self.is_open or self._end_is_known:
             binding = Binding(user_id, request)
             binding.resolve(BindResult.REJECTED)
             return binding
@@ -362,12 +364,18 @@ class Session:
             self._outbox.replaced.append(self._saved)
             self._saved = data
 
+    def hear_end(self) -> None:
+        """Its connection has ended, though `on_disconnected` has to wait: who awaits an answer to a
+        bind, or asks for one from now on, would hold that up. Done by the worker."""
+        self._end_is_known = True
+        if self.login is not None:
+            self.login.end()
+
     def end(self) -> None:
         """Take nothing more: its `on_disconnected` has run. Done by the worker."""
         self.is_open = False
         self._has_ended = True
-        if self.login is not None:
-            self.login.end()
+        self.hear_end()
 
     def __repr__(self) -> str:
         return f"<Session {self.id:#x} {self.address}>"

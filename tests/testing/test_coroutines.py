@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from cluster.testing import NothingReceived, Packet, TestNode
-from cluster.worker import App, Session
+from cluster.testing import NothingReceived, Packet, TestClient, TestNode
+from cluster.worker import App, BindResult, Session
 
 SLOW, PLAIN, FAIL, DIE = 1, 2, 3, 4
 
@@ -148,3 +148,38 @@ def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them():
             expected = [Packet(SLOW, b"%s %d again" % (name.encode(), n)) for n in range(3)]
             assert [client.receive() for _ in range(3)] == expected
             assert client.receive() == Packet(PLAIN, expected[-1].payload)
+
+
+@pytest.mark.parametrize("has_bound", [False, True])
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("coroutines_max", [1, 2, 10])
+def test_who_asks_for_a_bind_when_the_client_has_gone_does_not_wait_for_ever(
+    coroutines_max: int, dies: bool, has_bound: bool
+):
+    """Nor where the end is among what a worker full of such coroutines does not take."""
+    app = App(coroutines_max=coroutines_max)
+    clients: list[TestClient] = []
+    results: list[BindResult] = []
+    app_ended: list[str] = []
+
+    @app.on_packet(SLOW)
+    async def login(session: Session, payload: bytes) -> None:
+        if has_bound:
+            await session.bind("before")
+        clients[int(payload)].close()
+        await asyncio.sleep(1)
+        results.append(await session.bind(payload.decode()))
+
+    @app.on_disconnected
+    def disconnected(session: Session, cause: str) -> None:
+        app_ended.append(cause)
+
+    with TestNode(app) as node:
+        clients.extend(node.connect() for _ in range(4))
+        for number, client in enumerate(clients):
+            client.send(SLOW, b"%d" % number)
+        if dies:
+            node.kill_worker()
+        node.advance(60)
+        assert app_ended == ["eof"] * 4
+    assert results == [BindResult.REJECTED] * 4
