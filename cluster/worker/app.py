@@ -152,7 +152,7 @@ class App(Handlers):
         for a negative number, TypeError for what is no number or no function, RuntimeError when
         100,000 calls wait already, or in no worker.
         """
-        if not isinstance(seconds, int | float):
+        if not hasattr(seconds, "__float__"):
             raise TypeError(f"call_later takes seconds and a function, not {seconds!r}")
         check_function(function, "call_later")
         if not 0 <= seconds < math.inf:

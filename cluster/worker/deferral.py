@@ -27,6 +27,9 @@ __all__ = ["Deferral", "no_coroutines"]
 
 logger = logging.getLogger("cluster.worker")
 
+RESULTS_TOLD_MAX = 10
+"""Packet ids of which it is logged that their handler returns something."""
+
 
 def no_coroutines() -> "Coroutines":
     """Stands in where handlers are plain functions."""
@@ -64,7 +67,7 @@ class Deferral:
         self._on_full = on_full
         self._make_coroutines = make_coroutines
         self._told_of_results: set[int] = set()
-        """The packet ids whose handler is known to return something."""
+        """Packet ids of which it was logged that their handler returns something."""
         self.coroutines: Coroutines | None = None
         """What runs them, once there was one."""
         self.messages: MessageCalls | None = None
@@ -115,14 +118,7 @@ class Deferral:
         Most do not: what the call would be known by is made of one that does.
         """
         if type(result) is not CoroutineType and not isinstance(result, Coroutine):
-            if packet_id not in self._told_of_results:
-                self._told_of_results.add(packet_id)
-                logger.warning(
-                    "the handler of packet id %d has returned %s: that goes nowhere; answer by "
-                    "session.send",
-                    packet_id,
-                    type(result).__name__,
-                )
+            self._tell_of_result(packet_id, result)
             return
         coroutines = self.coroutines or self.begin_coroutines()
         begun = coroutines.begin(result, session, None, None, mark, packet_id)
@@ -131,6 +127,17 @@ class Deferral:
             begun.name, begun.inbound = inbound.name, inbound
             coroutines.defer(inbound)
             self._tell(session.id, inbound.name, 1)
+
+    def _tell_of_result(self, packet_id: int, result: object) -> None:
+        told = self._told_of_results
+        if packet_id in told or len(told) == RESULTS_TOLD_MAX:
+            return  # of a handler for all ids, clients choose how many there are
+        told.add(packet_id)
+        logger.warning(
+            "the handler of packet id %d has returned %s: that goes nowhere; use session.send",
+            packet_id,
+            type(result).__name__,
+        )
 
     def begin_event(
         self, session: Session, kind: int, position: int, payload: bytes, result: Any, mark: Mark

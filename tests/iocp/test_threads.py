@@ -181,14 +181,16 @@ def test_sending_while_another_thread_aborts_raises_nothing(world: World):
 
 def test_pausing_and_resuming_from_other_threads_loses_nothing(world: World):
     session, peer = world.pair(EchoSession, send_queue_bytes_max=16_000_000)
-    stop = threading.Event()
+    stop, has_begun = threading.Event(), threading.Event()
 
     def flicker(number: int) -> None:
         while not stop.is_set():
             session.pause_recv()
             session.resume_recv()
+            has_begun.set()
 
     threads = Threads(flicker, count=2)
+    assert has_begun.wait(10)
     total = 300_000
     peer.send(bytes(total))
     try:

@@ -624,3 +624,10 @@ def test_what_a_handler_returns_goes_nowhere_and_is_told_of_once(
     bench.run(opened(), packets((7, b"a"), (7, b"b"), (8, b"c")))
     assert caplog.text.count("the handler of packet id 7 has returned bytes") == 1
     assert "packet id 8" not in caplog.text
+
+
+def test_how_often_it_is_told_does_not_depend_on_clients(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    bench.app.any_handler = lambda session, packet_id, payload: packet_id
+    bench.run(opened(), packets(*[(number, b"") for number in range(1, 100)]))
+    assert caplog.text.count("that goes nowhere") == 10
