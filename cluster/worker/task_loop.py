@@ -11,7 +11,7 @@ import logging
 import selectors
 import sys
 import time
-from asyncio.events import _set_running_loop
+from asyncio.events import AbstractEventLoop, _get_running_loop, _set_running_loop
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from functools import partial
@@ -94,6 +94,9 @@ class TaskLoop:
         self._loop.no_handle = asyncio.Handle(lambda: None, (), self._loop)
         self._selector.waited = self._waited
         self._readable: list[int] = []
+        self._outer: AbstractEventLoop | None = None
+        """The loop that ran in this thread when this one was entered: that of another worker, under
+        test, whose step has this one's worker begin."""
         self._hooks = sys.get_asyncgen_hooks()
 
     def _waited(self, timeout: float | None) -> None:
@@ -162,9 +165,14 @@ class TaskLoop:
         self._readable.clear()
         was_entered = self._loop.is_entered
         self.leave()
+        outer = _get_running_loop()
+        if outer is not None:
+            _set_running_loop(None)  # which asyncio would not let another one run beside
         try:
             self._loop.run_forever()
         finally:
+            if outer is not None:
+                _set_running_loop(outer)
             if was_entered:
                 self.enter()
         return self._readable
@@ -190,6 +198,7 @@ class TaskLoop:
         """Be this thread's running loop, between rounds too, until `leave`. Idempotent."""
         if not self._loop.is_entered:
             self._loop.is_entered = True
+            self._outer = _get_running_loop()
             _set_running_loop(self._loop)
             self._hooks = sys.get_asyncgen_hooks()
             sys.set_asyncgen_hooks(finalizer=self._finalize)
@@ -198,7 +207,8 @@ class TaskLoop:
         """Let another loop be the running one of this thread. Idempotent."""
         if self._loop.is_entered:
             self._loop.is_entered = False
-            _set_running_loop(None)
+            _set_running_loop(self._outer)
+            self._outer = None
             sys.set_asyncgen_hooks(*self._hooks)
 
     def _finalize(self, generator: "AsyncGenerator[Any, Any]") -> None:

@@ -183,3 +183,27 @@ def test_who_asks_for_a_bind_when_the_client_has_gone_does_not_wait_for_ever(
         node.advance(60)
         assert app_ended == ["eof"] * 4
     assert results == [BindResult.REJECTED] * 4
+
+
+def test_a_coroutine_that_kills_the_worker_of_another_shard_goes_on_in_its_own_loop():
+    app = App()
+
+    @app.on_start
+    async def start() -> None:
+        await asyncio.sleep(0)
+
+    @app.on_packet(DIE)
+    async def kill(session: Session, payload: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        node.kill_worker(1 - app.shard.shard)
+        assert asyncio.get_running_loop() is loop
+        await asyncio.sleep(1)
+        session.send(DIE, payload)
+
+    with TestNode(app, workers=2) as node:
+        clients = [node.connect() for _ in range(4)]
+        for client in clients:
+            client.send(DIE, b"done")
+            node.advance(1)
+            assert client.receive() == Packet(DIE, b"done")
