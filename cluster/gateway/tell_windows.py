@@ -14,6 +14,11 @@ from cluster.shared.tell_records import Purpose, credit_step, window_for
 __all__ = ["TellWindows"]
 
 
+CREDITS_MAX = 65_536
+"""Credit records of a node in the lane: a coroutine that tells without an end, in a worker that
+takes nothing more, fills no memory."""
+
+
 class _Window:
     """Sums since the gateway began, in bytes as `tell_cost` counts them."""
 
@@ -39,7 +44,8 @@ class _Window:
         self.committed = 0
         """What the last one that is committed said."""
         self.in_lane = 0
-        """How many credit records are there: one that the worker has not heard, at most."""
+        """How many credit records are there: one that the worker has not heard, at most, and
+        CREDITS_MAX in all."""
         self.position = 0
         """Where the last of them is."""
 
@@ -110,6 +116,8 @@ class TellWindows:
     def _offer(self, window: _Window) -> int | None:
         due = window.returned - window.offered >= credit_step(self.window_bytes)
         if not due or (window.in_lane and window.position > self._heard):
+            return None
+        if window.in_lane == CREDITS_MAX:
             return None
         window.in_lane += 1
         window.position = sys.maxsize

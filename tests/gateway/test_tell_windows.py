@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from cluster.gateway import tell_windows
 from cluster.gateway.tell_windows import TellWindows
 from cluster.shared.lane import LaneViolation
 from cluster.shared.takeover import TellState
@@ -77,6 +78,20 @@ def test_credit_that_was_heard_ahead_is_followed_by_the_next():
     windows.check_invariants()
     assert windows.credit_committed(2, 600) == 900
     assert windows.replay() == [TellState(node=2, told=1_000, returned=600)]
+
+
+def test_credit_that_was_heard_and_is_never_committed_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tell_windows, "CREDITS_MAX", 3)
+    windows = TellWindows(1_000)
+    windows.heard(1_000)
+    for position in range(3):
+        tell(windows, 300)
+        assert windows.give_back(2, 300) == 300 * (position + 1)
+        windows.offered(2, position)
+    tell(windows, 300)
+    assert windows.give_back(2, 300) is None
+    assert windows.credit_committed(2, 300) == 1_200
+    windows.check_invariants()
 
 
 @pytest.mark.parametrize("seed", range(10))
