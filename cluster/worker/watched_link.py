@@ -1,7 +1,9 @@
 """A link that tells where its worker hangs: a traceback on stderr when there is no sign of life.
 
 A thread of the interpreter's own waits for the next heartbeat. It needs no lock that a handler
-could hold, so it can tell of any handler but one that has stopped the whole process.
+could hold, so it can tell of any handler but one that has stopped the whole process. It reads
+frames without that lock, too: a process that was stopped as a whole, and goes on at just that
+moment, may crash over it, which is an end as well.
 """
 
 import contextlib

@@ -195,7 +195,8 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
         here.wait_serving(successor)
         served_again(node, clients)
         worker.process.send_signal(signal.SIGCONT)
-        assert worker.wait_exit() == 1
+        # Its watchdog ends it while it goes on, which the interpreter does not always survive.
+        assert worker.wait_exit() in (1, -signal.SIGSEGV)
         served_again(node, clients)
     except BaseException:
         for client in clients:

@@ -501,7 +501,7 @@ def test_an_import_that_takes_long_is_told_with_where_it_is_and_goes_on(
     node = cluster_up_unready("--config", str(config), "--app", "the_app:app", cwd=app)
     told = "is not ready after 1 s; the import of 'the_app:app', or its on_start, takes long"
     wait_until(lambda: told in node.stderr, timeout_s=20, what="that it takes long")
-    where = re.compile(r'the_app.py", line [23] in <module>')
+    where = re.compile(r'the_app.py", line [23], in <module>')
     wait_until(lambda: where.search(node.stderr), timeout_s=20, what="where it is")
     [worker] = node.status()["workers"]
     may_go_on.touch()
