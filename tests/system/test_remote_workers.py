@@ -195,8 +195,10 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
         here.wait_serving(successor)
         served_again(node, clients)
         worker.process.send_signal(signal.SIGCONT)
-        # Its watchdog ends it while it goes on, which the interpreter does not always survive.
-        assert worker.wait_exit() in (1, -signal.SIGSEGV)
+        # Its watchdog ends it while it goes on; the interpreter may crash over the frames that it
+        # reads meanwhile, but behind the line by which it begins, and for no other reason.
+        code = worker.wait_exit()
+        assert code == 1 or (code == -signal.SIGSEGV and "Timeout (" in worker.said), worker.said
         served_again(node, clients)
     except BaseException:
         for client in clients:

@@ -6,25 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.worker import Session
 from cluster.worker.codec import Codec
 from cluster.worker.decode_errors import LOG_INTERVAL_S, LOG_LINES_MAX, DecodeErrors
-from cluster.worker.outbox import Outbox
-from tests.worker.records import ADDRESS
+from tests.worker.log_bench import Clock, make_session
 
 CODEC = Codec()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_session() -> Session:
-    return Session(7, ADDRESS, Outbox(1 << 20), 65_531)
 
 
 def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptureFixture):

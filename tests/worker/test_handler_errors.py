@@ -8,24 +8,11 @@ import pytest
 from cluster.testing import TestNode
 from cluster.worker import App, Session
 from cluster.worker.handler_errors import LOG_INTERVAL_S, TRACEBACKS_MAX, HandlerErrors
-from cluster.worker.outbox import Outbox
 from tests.worker.bench import MakeBench
-from tests.worker.records import ADDRESS
+from tests.worker.log_bench import Clock, make_session
 
 RAISE = 7
 LEFT_OUT = "raised; of these no traceback was logged each"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_session() -> Session:
-    return Session(7, ADDRESS, Outbox(1 << 20), 65_531)
 
 
 def test_a_flood_is_logged_in_so_many_tracebacks_and_then_counted(
