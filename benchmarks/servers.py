@@ -138,9 +138,16 @@ def library_echo(driver: str) -> Iterator[LibraryServer]:
 
 
 @contextmanager
-def cluster_up(*flags: str, name: str = "cluster") -> Iterator[Server]:
-    """Run `cluster up` with `flags` on a free port; gateway and workers count."""
+def cluster_up(*flags: str, name: str = "cluster", config: str = "") -> Iterator[Server]:
+    """Run `cluster up` with `flags` on a free port; gateway and workers count.
+
+    `config` is the text of a configuration file for it, if there is to be one.
+    """
     with tempfile.TemporaryDirectory(prefix="iocp-bench-") as run_dir:
+        if config:
+            file = Path(run_dir, "cluster.toml")
+            file.write_text(config)
+            flags = (*flags, "--config", str(file))
         command = [sys.executable, "-m", "cluster", "up", "--listen", "127.0.0.1:0"]
         process = subprocess.Popen(
             [*command, "--run-dir", f"{run_dir}/run", *flags],

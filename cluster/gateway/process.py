@@ -19,7 +19,8 @@ from cluster.gateway.membership.join import JoinError, join_cluster
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
-from cluster.shared.config import Config
+from cluster.shared.config import Config, ConfigError
+from cluster.shared.cpus import keep_to
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -47,11 +48,12 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
     try:
         directory.create()
         with directory.lock("gateway", wait_s=LOCK_WAIT_S):
+            keep_to("gateway.cpus", config.gateway.cpus)
             config, told = cap_sessions(config)
             if told is not None:
                 logger.warning("%s", told)
             return _serve(directory, config)
-    except (RunDirectoryError, TooFewDescriptorsError) as error:
+    except (ConfigError, RunDirectoryError, TooFewDescriptorsError) as error:
         return _refuse(str(error))
 
 

@@ -66,6 +66,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What may wait for one session; the largest packet must fit."""
     send_stall_timeout_s: Timeout = 30.0
     close_timeout_s: Timeout = 5.0
+    cpus: str | None = None
+    """The CPUs that it runs on, as `0-3,8`; None is any. See `cluster.shared.cpus`."""
 
 
 class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +82,8 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
     """After so many deaths in a row over one packet it is set aside. Deaths without any progress
     in between end the node at the fifth within a minute, whatever more is allowed here."""
+    cpus: str | None = None
+    """The CPUs that those of this machine and the spares run on, as `0-3,8`; None is any."""
 
     @property
     def slow_start_s(self) -> float:

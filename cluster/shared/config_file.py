@@ -18,6 +18,7 @@ from cluster.shared.addresses import parse_listen, parse_node, parse_store
 from cluster.shared.config import MIB, Config
 from cluster.shared.config_rules import check_across_keys
 from cluster.shared.config_setting import Setting, config_error
+from cluster.shared.cpus import parse_cpus
 
 FILE_BYTES_MAX = MIB
 """A configuration is a page of text; anything this long is some other file."""
@@ -245,6 +246,8 @@ _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "node.listen": parse_listen,
     "node.app": _check_app,
     "node.run_dir": _check_run_dir,
+    "gateway.cpus": parse_cpus,
+    "workers.cpus": parse_cpus,
     "links.cluster": _check_cluster,
     "links.listen": parse_listen,
     "links.advertise": _check_advertise,

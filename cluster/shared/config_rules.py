@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from cluster.shared.addresses import parse_listen, parse_node
 from cluster.shared.config import Config
 from cluster.shared.config_setting import Setting
+from cluster.shared.cpus import format_cpus, parse_cpus
+from cluster.shared.process import usable_cpus
 
 __all__ = ["check_across_keys"]
 
@@ -38,9 +40,23 @@ def check_across_keys(config: Config, settings: Mapping[str, Setting]) -> None:
         raise settings["node.shared_port"].error(
             f"false: {sys.platform} has no SO_REUSEPORT, so nodes cannot share a port"
         )
+    _check_cpus("gateway.cpus", config.gateway.cpus, settings)
+    _check_cpus("workers.cpus", config.workers.cpus, settings)
     _check_limits(config, settings)
     _check_links(config, settings)
     _check_remote(config, settings)
+
+
+def _check_cpus(key: str, text: str | None, settings: Mapping[str, Setting]) -> None:
+    if text is None:
+        return
+    usable = usable_cpus()
+    if not usable:
+        raise settings[key].error(f"none: {sys.platform} lets no process choose its CPUs")
+    if not parse_cpus(text) <= usable:
+        raise settings[key].error(
+            f"CPUs that this process may use, which are {format_cpus(usable)}"
+        )
 
 
 def _check_limits(config: Config, settings: Mapping[str, Setting]) -> None:

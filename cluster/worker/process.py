@@ -14,6 +14,7 @@ import zmq
 
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError, WorkersConfig
+from cluster.shared.cpus import keep_to
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
@@ -74,6 +75,7 @@ def run_worker(
     def begin() -> tuple[Place, App]:
         config = wait_for_config(directory)
         name_node(config)
+        keep_to("workers.cpus", config.workers.cpus)  # before the application starts threads
         return LocalPlace(directory, config), _load(config.node.app, config.workers)
 
     role = _role(shard, spare_number)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.shared import config_rules
 from cluster.shared.addresses import parse_listen, parse_node
 from cluster.shared.config import (
     MIB,
@@ -204,7 +205,7 @@ def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
 def test_an_unknown_key_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[workers]\ncuont = 3").endswith(
         "cluster.toml: workers.cuont = 3: expected one of the keys of [workers]: "
-        "count, spares, worker_timeout_s, max_redeliveries; did you mean count?"
+        "count, spares, worker_timeout_s, max_redeliveries, cpus; did you mean count?"
     )
 
 
@@ -710,3 +711,22 @@ def test_what_is_missing_for_workers_on_other_machines_is_told(
     message = error_of(tmp_path, f"[remote]\n{text}")
     for word in told:
         assert word in message
+
+
+# CPUs
+
+
+def test_cpus_are_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_rules, "usable_cpus", lambda: frozenset({0, 1, 2, 3, 6}))
+    config = load(tmp_path, '[gateway]\ncpus = "6"\n[workers]\ncpus = "0-3"')
+    assert (config.gateway.cpus, config.workers.cpus) == ("6", "0-3")
+    message = error_of(tmp_path, '[workers]\ncpus = "0-4"')
+    assert message.endswith("expected CPUs that this process may use, which are 0-3,6")
+    assert "expected a string" in error_of(tmp_path, "[workers]\ncpus = 0")
+    message = error_of(tmp_path, '[gateway]\ncpus = "3-0"')
+    assert message.endswith(
+        'gateway.cpus = "3-0": expected numbers and ranges of CPUs up to 8191, for example 0 or '
+        "0-3,8"
+    )
+    monkeypatch.setattr(config_rules, "usable_cpus", lambda: frozenset())
+    assert "expected none: " in error_of(tmp_path, '[gateway]\ncpus = "0"')

@@ -16,6 +16,7 @@ if sys.platform == "win32":
         is_owned_by_user,
         is_private,
         keep_directory,
+        keep_to_cpus,
         lock_file,
         make_room_for_descriptors,
         raise_descriptor_limit,
@@ -25,6 +26,7 @@ if sys.platform == "win32":
         spawn,
         sync_directory,
         unlock_file,
+        usable_cpus,
         user_tag,
     )
 else:
@@ -36,6 +38,7 @@ else:
         is_owned_by_user,
         is_private,
         keep_directory,
+        keep_to_cpus,
         lock_file,
         make_room_for_descriptors,
         raise_descriptor_limit,
@@ -45,6 +48,7 @@ else:
         spawn,
         sync_directory,
         unlock_file,
+        usable_cpus,
         user_tag,
     )
 
@@ -57,6 +61,7 @@ __all__ = [
     "is_private",
     "is_same_process",
     "keep_directory",
+    "keep_to_cpus",
     "lock_file",
     "make_room_for_descriptors",
     "process_identity",
@@ -67,6 +72,7 @@ __all__ = [
     "spawn",
     "sync_directory",
     "unlock_file",
+    "usable_cpus",
     "user_tag",
 ]
 

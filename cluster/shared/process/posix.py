@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -107,6 +107,28 @@ def spawn(
         stdout=stdout,
         start_new_session=True,
     )
+
+
+def usable_cpus() -> frozenset[int]:
+    """Return the CPUs that this process may choose from; none where the system lets nobody choose.
+
+    Raises `OSError` if that cannot be looked up.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return portable.usable_cpus()
+
+
+def keep_to_cpus(cpus: Collection[int]) -> None:
+    """Have the calling thread run on `cpus` only, with all that it starts from now on.
+
+    Linux leaves out those that are not this process's to choose. Raises `OSError` or `ValueError`
+    if none is left, and where nobody may choose.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+    else:
+        portable.keep_to_cpus(cpus)
 
 
 def raise_descriptor_limit(wanted: int) -> int:

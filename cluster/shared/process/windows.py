@@ -15,6 +15,9 @@ from ctypes import wintypes
 from pathlib import Path
 from typing import IO, TypeVar
 
+from cluster.shared.process.portable import keep_to_cpus as keep_to_cpus
+from cluster.shared.process.portable import usable_cpus as usable_cpus
+
 T = TypeVar("T")
 
 SOCKET_PATH_BYTES_MAX = 107

@@ -1,0 +1,108 @@
+"""Processes of a node stay on the CPUs that its configuration gives them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.shared.config import Config, GatewayConfig, WorkersConfig
+from cluster.shared.cpus import format_cpus
+from cluster.shared.process import usable_cpus
+from cluster.shared.run_directory import RunDirectory
+from tests.system.cluster_node import cluster_command, cluster_environment, run_cluster
+from tests.system.conftest import StartNode
+from tests.system.packet_client import PacketClient
+from tests.system.test_spares import complete, write_config
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a system with affinity")
+
+
+def places(pids: list[int]) -> list[list[int]]:
+    """Return on which CPUs each of the threads of these processes may run."""
+    return [
+        sorted(os.sched_getaffinity(thread.id))
+        for pid in pids
+        for thread in psutil.Process(pid).threads()
+    ]
+
+
+def workers_and_spares(status: Any) -> list[int]:
+    return [process["pid"] for process in (*status["workers"], *status["spares"])]
+
+
+def test_gateway_workers_and_spares_stay_where_they_are_put(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    first, last = min(usable_cpus()), max(usable_cpus())
+    config = write_config(
+        tmp_path, f'[gateway]\ncpus = "{first}"\n[workers]\ncount = 1\ncpus = "{last}"\n'
+    )
+    node = cluster_up(*config)
+    before = complete(node)
+    assert {*map(tuple, places([before["gateway"]["pid"]]))} == {(first,)}
+    assert {*map(tuple, places(workers_and_spares(before)))} == {(last,)}
+    with PacketClient(node.port) as client:
+        os.kill(before["workers"][0]["pid"], signal.SIGKILL)
+        assert client.ask(1, b"still there") == (1, b"still there")
+    after = complete(node)
+    assert not {*workers_and_spares(before)[:1]} & {*workers_and_spares(after)}
+    assert {*map(tuple, places(workers_and_spares(after)))} == {(last,)}
+    # The supervisor, and whatever else is started from where it was, goes where it went.
+    assert places([node.pid])[0] == sorted(usable_cpus())
+
+
+def test_a_node_does_not_start_on_cpus_that_it_has_not(tmp_path: Path) -> None:
+    config = write_config(tmp_path, '[workers]\ncpus = "8191"\n')
+    done = run_cluster("up", *config, "--listen", "127.0.0.1:0", "--run-dir", str(tmp_path / "run"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(
+        'cluster.toml: workers.cpus = "8191": expected CPUs that this process may use, which are '
+        f"{format_cpus(usable_cpus())}\n"
+    )
+
+
+GATEWAY = """
+import sys
+from pathlib import Path
+from cluster.gateway.process import run_gateway
+from cluster.shared.run_directory import RunDirectory
+
+directory = RunDirectory(Path(sys.argv[1]))
+raise SystemExit(run_gateway(directory, directory.read_config()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "command"),
+    [
+        ("gateway.cpus", [sys.executable, "-c", GATEWAY, "RUN_DIR"]),
+        ("workers.cpus", cluster_command("worker", "--shard", "0", "--run-dir", "RUN_DIR")),
+    ],
+)
+def test_a_process_whose_cpus_have_gone_since_says_so_and_does_not_start(
+    tmp_path: Path, key: str, command: list[str]
+) -> None:
+    run_dir = RunDirectory(tmp_path / "run")
+    run_dir.create()
+    run_dir.write_config(
+        Config(gateway=GatewayConfig(cpus="8191"))
+        if key == "gateway.cpus"
+        else Config(workers=WorkersConfig(cpus="8191"))
+    )
+    done = subprocess.run(
+        [str(run_dir.path) if part == "RUN_DIR" else part for part in command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=cluster_environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f'{key} = "8191": this process cannot run there (' in done.stderr
+    assert done.stderr.endswith(f"); it may run on {format_cpus(usable_cpus())}\n")
+    assert done.stderr.count("\n") == 1
