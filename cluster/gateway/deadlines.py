@@ -11,6 +11,7 @@ the commit.
 
 from typing import TYPE_CHECKING
 
+from cluster.gateway.proxies import HEADER_TIMEOUT_S
 from cluster.iocp import IocpCore
 from cluster.iocp.timer_wheel import TimerWheel
 from cluster.iocp.timers import Timer
@@ -76,6 +77,10 @@ class Deadlines:
         if self._first_s:
             self._plan(self._wheel.add(session, session.opened_at + self._first_s))
 
+    def awaits_header(self, session: "GatewaySession") -> None:
+        """Look at a connection of a load balancer when the time for its header is up."""
+        self._plan(self._wheel.add(session, session.opened_at + HEADER_TIMEOUT_S))
+
     def left_part(self, session: "GatewaySession") -> None:
         """Look at `session` when the time of a packet that has just begun to come is up."""
         if self.packet_timeout_s:
@@ -90,6 +95,8 @@ class Deadlines:
         """Return when `session` is ended if nothing comes until then, and the cause; or None."""
         if not session.is_connected or session.read_ended:
             return None
+        if not session.id:
+            return session.opened_at + HEADER_TIMEOUT_S, Cause.PACKET_TIMEOUT
         is_read = not session.is_recv_paused
         reading_since = session.reading_since if is_read else now
         found = None

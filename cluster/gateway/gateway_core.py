@@ -80,7 +80,13 @@ class GatewayCore:
             self.shards,
             make_routing(config.gateway.routing, config.workers.count),
             counters,
-            Limits(core, config.limits, config.gateway.max_packet_bytes, counters),
+            Limits(
+                core,
+                config.limits,
+                config.gateway.max_packet_bytes,
+                counters,
+                config.gateway.proxies,
+            ),
         )
         self.traffic = NodeTraffic(config.node.id, counters)
         fan_outs = NodeFanOuts(self.traffic, core, counters)
@@ -259,3 +265,6 @@ class GatewayCore:
             shard.is_draining = True
         for session in self.table.sessions.values():
             session.pause_recv()
+        if self.table.limits.proxies:
+            for connection in self.service.sessions - {*self.table.sessions.values()}:
+                connection.abort(Cause.DRAIN)  # it awaits its header

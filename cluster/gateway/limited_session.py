@@ -1,13 +1,17 @@
 """A client's session that looks at each recv: when it was, how much came, and what may pass.
 
-A gateway uses it only when `[limits]` asks for something that plain sessions do not see. Until a
+A gateway uses it only when `[limits]` asks for something that plain sessions do not see, or there
+are load balancers in front, whose connections become sessions when they have told the client's
+address. Until a
 session is accepted only packets with a public id get through: the first other one stops the reading
 of the session, and it and all behind it wait, in order, in the receive buffer and with the client.
 """
 
 from typing import TYPE_CHECKING
 
+from cluster.gateway.proxy_header import ProxyHeaderError, read_proxy_header
 from cluster.gateway.session import GatewaySession
+from cluster.shared.causes import Cause
 
 if TYPE_CHECKING:
     from cluster.gateway.limits import Limits
@@ -49,11 +53,21 @@ class LimitedSession(GatewaySession):
         self._packets_full_at = self._bytes_full_at = 0.0
         self._kept_s = self._kept_until = self._paused_at = 0.0
 
+    def on_connected(self) -> None:
+        if not self._limits.awaits_header(self):
+            self._table.open(self)
+
     def on_recv(self, data: bytes | memoryview) -> int:
         self.received_at = self._core.batch_now
         if self.is_accepted:
             return _plain_on_recv(self, data)
-        return self._recv_public(data)
+        return self._recv_public(data) if self.id else self._recv_header(data)
+
+    def on_read_ended(self) -> None:
+        if self.id:
+            super().on_read_ended()
+        else:
+            self.disconnect(Cause.EOF)
 
     def may_spend(self, packet_count: int, num_bytes: int) -> bool:
         now = self.received_at
@@ -115,6 +129,28 @@ class LimitedSession(GatewaySession):
         self._kept_s = self._kept_until = 0.0
         return now
 
+    # -- headers of load balancers -----------------------------------------------------------------
+
+    def _recv_header(self, data: bytes | memoryview) -> int:
+        """Take the header that a load balancer sends first, and what comes with it."""
+        limits = self._limits
+        try:
+            header = read_proxy_header(data)
+        except ProxyHeaderError as error:
+            limits.proxies.refused(self._address, str(error))
+            self.abort(Cause.BAD_SIZE)
+            return 0
+        if header is None or (header.is_local and header.num_bytes == len(data)):
+            return 0  # a balancer that only looks is no session, and goes
+        if header.address is not None:
+            self._address = header.address
+        if not limits.admits(self._address):
+            self.abort(Cause.RATE_LIMITED)
+            return 0
+        self._table.open(self)
+        rest = data[header.num_bytes :]
+        return header.num_bytes + (self.on_recv(rest) if rest else 0)
+
     # -- acceptance --------------------------------------------------------------------------------
 
     def _recv_public(self, data: bytes | memoryview) -> int:
@@ -145,6 +181,8 @@ class LimitedSession(GatewaySession):
         if self.is_waiting:
             self.shard.end_waiting(self)
         super().on_disconnected(cause)
+        if not self.id:
+            self._limits.never_opened(self, cause)
 
 
 def make_session(table: "SessionTable") -> GatewaySession:

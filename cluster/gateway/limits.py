@@ -5,11 +5,13 @@ path pays nothing for the limits. Parts of packets have a deadline there as well
 that is left over is off that path.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.gateway.admission import Admission
 from cluster.gateway.counters import Counters
 from cluster.gateway.deadlines import Deadlines
+from cluster.gateway.proxies import Proxies
 from cluster.gateway.rate_limit import UNLIMITED, RateLimit
 from cluster.iocp import IocpCore, NetAddress
 from cluster.shared.causes import Cause
@@ -33,13 +35,22 @@ class Limits:
         "has_rates",
         "needs_acceptance",
         "packet_rate",
+        "proxies",
         "watches_recvs",
     )
 
     def __init__(
-        self, core: IocpCore, config: LimitsConfig, max_packet_bytes: int, counters: Counters
+        self,
+        core: IocpCore,
+        config: LimitsConfig,
+        max_packet_bytes: int,
+        counters: Counters,
+        proxies: Sequence[str] = (),
     ) -> None:
-        """Keep the limits of `config` with the clock and the timers of `core`."""
+        """Keep the limits of `config` with the clock and the timers of `core`.
+
+        `proxies` are the networks of load balancers.
+        """
         self._core = core
         self.counters = counters
         self.deadlines = Deadlines(core, config)
@@ -52,7 +63,10 @@ class Limits:
         self._admission = _admission(config)
         self.needs_acceptance = config.auth_timeout_s > 0
         """Whether a session's packets wait until it is accepted, but for public ones."""
-        self.watches_recvs = bool(config.idle_timeout_s or self.needs_acceptance or self.has_rates)
+        self.proxies = Proxies(proxies, counters, core.now)
+        self.watches_recvs = bool(
+            config.idle_timeout_s or self.needs_acceptance or self.has_rates or self.proxies
+        )
         """Whether a session has to look at each recv."""
 
     def admits(self, address: NetAddress | None) -> bool:
@@ -65,6 +79,21 @@ class Limits:
         self.counters.add(f"rate_limited_{passed}")
         self.counters.add("connections_refused")
         return False
+
+    def awaits_header(self, session: "GatewaySession") -> bool:
+        """Return whether a connection comes from a load balancer; its time for a header begins."""
+        if session.address not in self.proxies:
+            return False
+        session.opened_at = self._core.batch_now
+        session.is_accepted = False
+        self.deadlines.awaits_header(session)
+        return True
+
+    def never_opened(self, session: "GatewaySession", cause: str) -> None:
+        """A connection that awaited a header has ended for `cause`."""
+        self.deadlines.forget(session)
+        if self.proxies:
+            self.proxies.never_opened(cause)
 
     def begin(self, session: "GatewaySession") -> None:
         """The times of a session begin: it is connected."""

@@ -35,7 +35,8 @@ class GatewayService(ServerService):
         return 0
 
     def admits(self, address: NetAddress | None) -> bool:
-        return self._table.admits(address)
+        # Whose client a load balancer passes on, and whether that one is admitted, comes later.
+        return address in self._table.limits.proxies or self._table.admits(address)
 
     def resume_accepting(self) -> None:
         """Accept again when a lane has room again; to be called after each batch of completions."""

@@ -66,6 +66,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What may wait for one session; the largest packet must fit."""
     send_stall_timeout_s: Timeout = 30.0
     close_timeout_s: Timeout = 5.0
+    proxies: list[str] = []
+    """Addresses and networks of load balancers: what they pass on begins with a header of the
+    PROXY protocol, which tells the client's address. Nobody else may send one."""
     cpus: str | None = None
     """The CPUs that it runs on, as `0-3,8`; None is any. See `cluster.shared.cpus`."""
 

@@ -160,6 +160,7 @@ class GatewayWorld:
         max_sessions: int = 64,
         accepts_outstanding_max: int = 4,
         limits: LimitsConfig | None = None,
+        proxies: Sequence[str] = (),
         has_intake: bool = True,
         **settings: Any,
     ) -> None:
@@ -181,7 +182,9 @@ class GatewayWorld:
             )
             for index, lane in enumerate(self.lanes)
         ]
-        self.limits = Limits(self.core, limits or LimitsConfig(), max_packet_bytes, self.counters)
+        self.limits = Limits(
+            self.core, limits or LimitsConfig(), max_packet_bytes, self.counters, proxies
+        )
         if has_intake:
             self.core.deliver_by(Intake(self.core, self.shards, self.limits))
         self.table = SessionTable(

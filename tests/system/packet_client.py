@@ -11,8 +11,13 @@ _HEADER = struct.Struct("<HH")
 class PacketClient:
     """Sends and receives packets; every wait has a deadline."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", timeout_s: float = 20.0) -> None:
-        self.socket = socket.create_connection((host, port), timeout=timeout_s)
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", timeout_s: float = 20.0, source: str = ""
+    ) -> None:
+        """Connect, from the address `source` if one is given."""
+        self.socket = socket.create_connection(
+            (host, port), timeout=timeout_s, source_address=(source, 0) if source else None
+        )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, packet_id: int, payload: bytes) -> None:
