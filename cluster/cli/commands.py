@@ -1,4 +1,5 @@
-"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `dead-letters`, `bots`.
+"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `metrics`, `dead-letters`,
+`bots`.
 
 Parses and calls; what is called is imported by the command that calls it, because the time to
 import the rest would be added to the time until a node is ready. Everything that a user can get
@@ -279,6 +280,38 @@ def status(
 
         print_table(node)
     return 0
+
+
+@app.command(short_help="Serve metrics for Prometheus.")
+@told_in_one_line
+def metrics(
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where Prometheus asks.")
+    ] = "127.0.0.1:9464",
+) -> int:
+    """Serve the metrics of the node in DIR, or of all nodes in its folders, over HTTP."""
+    from cluster.iocp import NetAddress
+    from cluster.shared.addresses import parse_listen
+    from cluster.shared.config import ConfigError
+    from cluster.shared.logs import configure_logging
+    from cluster.shared.run_directory import RunDirectory
+
+    configure_logging("metrics")
+    try:
+        address = NetAddress(*parse_listen(listen))
+    except ValueError as error:
+        raise ConfigError(f"--listen: {listen!r}: expected {error}") from None
+    try:
+        from cluster.metrics.exporter import serve_metrics
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise ConfigError(
+            "metrics: needs the library prometheus-client; run: pip install 'iocp-cluster[metrics]'"
+        ) from None
+    return serve_metrics(RunDirectory(find_run_directory(config, run_dir)), address, typer.echo)
 
 
 @app.command(short_help="List what was set aside: packets that workers died of.")

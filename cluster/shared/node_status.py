@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 __all__ = [
+    "MOMENTARY_COUNTERS",
     "GatewayStatus",
     "InHand",
     "LinkState",
@@ -26,6 +27,18 @@ __all__ = [
 WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
 LinkState = Literal["linked", "connecting", "backoff", "awaited"]
 MembershipState = Literal["joining", "member", "lease_lost"]
+
+MOMENTARY_COUNTERS = frozenset(
+    {
+        "deferred_calls",
+        "messages_waiting",
+        "sessions_held",
+        "sessions_waiting",
+        "tells_on_the_way_bytes",
+        "uncommitted_bytes",
+    }
+)
+"""Those of `counters` that say how much there is now; all others only grow."""
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):

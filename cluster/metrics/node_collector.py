@@ -1,0 +1,181 @@
+"""The metrics of all nodes of a run directory, as they are at the moment of a scrape."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Lock
+from typing import get_args
+
+import psutil
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cluster.shared.messages import ProtocolError
+from cluster.shared.node_status import (
+    MOMENTARY_COUNTERS,
+    InHand,
+    NodeStatus,
+    WorkerState,
+    WorkerStatus,
+)
+from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.supervisor.node_folders import find_node_folders
+from cluster.supervisor.status import read_status
+
+__all__ = ["NodeCollector"]
+
+logger = logging.getLogger("cluster.metrics")
+
+PREFIX = "iocp_cluster_"
+
+LABELLED = {
+    "closed_": ("sessions_closed_by_cause", "cause"),
+    "rate_limited_": ("rate_limited", "limit"),
+    "links_refused_": ("links_refused", "reason"),
+}
+"""Counters whose names end in what the rest of the world has labels for."""
+
+
+class NodeCollector(Collector):
+    """Asks the nodes of a run directory. One scrape at a time, from any thread."""
+
+    def __init__(
+        self,
+        run_directory: RunDirectory,
+        read: Callable[[RunDirectory], NodeStatus | None] = read_status,
+    ) -> None:
+        """Ask the node in `run_directory`, and those in its folders (`cluster up --nodes`)."""
+        self._run_directory = run_directory
+        self._read = read
+        self._lock = Lock()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: what there is, a scrape finds out."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics of all nodes that run."""
+        with self._lock:
+            nodes = [*self._nodes()]
+        yield GaugeMetricFamily(f"{PREFIX}nodes", "Nodes that run here.", value=len(nodes))
+        yield from _node_metrics(nodes)
+        yield from _worker_metrics(nodes)
+        yield from _link_metrics(nodes)
+        yield from _counter_metrics(nodes)
+        yield from _process_metrics(nodes)
+
+    def _nodes(self) -> Iterator[NodeStatus]:
+        for directory in (self._run_directory, *find_node_folders(self._run_directory)):
+            try:
+                status = self._read(directory)
+            except (ProtocolError, RunDirectoryError, OSError) as error:
+                logger.warning("no metrics of %s: %s", directory.path, error)
+                continue
+            if status is not None:
+                yield status
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}{name}", text, labels=("node", *labels))
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{PREFIX}{name}", text, labels=("node", *labels))
+
+
+def _node_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
+    up = _gauge("gateway_up", "Whether the node has a gateway.")
+    epoch = _gauge("epoch", "The life of the node's gateway.")
+    sessions = _gauge("sessions", "Sessions that are open.")
+    spares = _gauge("spares", "Processes that wait for a shard.")
+    for node in nodes:
+        labels = (str(node.node),)
+        up.add_metric(labels, node.gateway.pid is not None)
+        epoch.add_metric(labels, node.epoch)
+        sessions.add_metric(labels, node.gateway.sessions)
+        spares.add_metric(labels, len(node.spares))
+    yield from (up, epoch, sessions, spares)
+
+
+def _worker_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
+    state = _gauge("worker_state", "1 for the state that the shard is in.", "shard", "state")
+    restarts = _counter("worker_restarts", "Successors that the shard has had.", "shard")
+    in_hand = _gauge("worker_in_hand_seconds", "How long a handler call has lasted.", "shard")
+    awaiting = _gauge(
+        "worker_awaiting_seconds", "How long the oldest call has waited in a coroutine.", "shard"
+    )
+    for node, worker in _workers(nodes):
+        labels = (str(node.node), str(worker.shard))
+        for name in get_args(WorkerState):
+            state.add_metric((*labels, name), worker.state == name)
+        restarts.add_metric(labels, worker.restarts)
+        in_hand.add_metric(labels, _seconds(worker.in_hand))
+        awaiting.add_metric(labels, _seconds(worker.awaiting))
+    yield from (state, restarts, in_hand, awaiting)
+
+
+def _workers(nodes: Sequence[NodeStatus]) -> Iterator[tuple[NodeStatus, WorkerStatus]]:
+    return ((node, worker) for node in nodes for worker in node.workers)
+
+
+def _seconds(call: InHand | None) -> float:
+    return 0.0 if call is None else call.for_s
+
+
+def _link_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
+    up = _gauge("link_up", "Whether there is a link with the other node.", "peer")
+    records = _gauge("link_waiting_records", "Records that it has not acknowledged.", "peer")
+    waiting = _gauge("link_waiting_bytes", "Bytes that it has not acknowledged.", "peer")
+    for node in nodes:
+        for link in node.links:
+            labels = (str(node.node), str(link.node))
+            up.add_metric(labels, link.state == "linked")
+            records.add_metric(labels, link.waiting_records)
+            waiting.add_metric(labels, link.waiting_bytes)
+    yield from (up, records, waiting)
+
+
+def _counter_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for node in nodes:
+        for counter, count in node.counters.items():
+            name, *labels = _name_and_label(counter)
+            if name not in families:
+                text = "As docs/configuration.md has it, under Counters."
+                make = _gauge if counter in MOMENTARY_COUNTERS else _counter
+                families[name] = make(name, text, *labels[:1])
+            families[name].add_metric((str(node.node), *labels[1:]), count)
+    return iter(families.values())
+
+
+def _name_and_label(counter: str) -> tuple[str, ...]:
+    """Return the name of the metric, and the label and its value, if it has one."""
+    for prefix, (name, label) in LABELLED.items():
+        if counter.startswith(prefix):
+            return name, label, counter.removeprefix(prefix)
+    return (counter,)
+
+
+def _process_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
+    cpu = _counter("process_cpu_seconds", "User and system time of the process.", "process")
+    memory = _gauge("process_resident_memory_bytes", "Resident memory of the process.", "process")
+    for node in nodes:
+        for name, pid in _processes(node):
+            labels = (str(node.node), name)
+            try:
+                process = psutil.Process(pid)
+                with process.oneshot():
+                    times, resident = process.cpu_times(), process.memory_info().rss
+            except psutil.Error:
+                continue  # it has ended since, or is another user's
+            cpu.add_metric(labels, times.user + times.system)
+            memory.add_metric(labels, resident)
+    yield from (cpu, memory)
+
+
+def _processes(node: NodeStatus) -> Iterator[tuple[str, int]]:
+    """Return name and pid of the processes of this machine."""
+    if node.gateway.pid is not None:
+        yield "gateway", node.gateway.pid
+    for worker in node.workers:
+        if worker.pid is not None and not worker.remote:
+            yield f"worker-{worker.shard}", worker.pid
