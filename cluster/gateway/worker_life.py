@@ -13,6 +13,7 @@ class WorkerLife:
         "committed_told",
         "control_identity",
         "coroutines_full",
+        "coroutines_waited",
         "create_time",
         "decode_errors",
         "done_before",
@@ -51,7 +52,8 @@ class WorkerLife:
         self.tells_full = 0
         self.unhandled_packets = 0
         self.coroutines_full = 0
-        """As its last heartbeat told, all four."""
+        self.coroutines_waited = 0
+        """As its last heartbeat told, all five."""
         self.peer = peer
         """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

@@ -42,7 +42,13 @@ SESSIONS_PER_TURN = 1_000
 """Those that a successor is told of before others get their turn: about 1 ms."""
 
 
-_COUNTED_BY_WORKERS = ("decode_errors", "tells_full", "unhandled_packets", "coroutines_full")
+_COUNTED_BY_WORKERS = (
+    "decode_errors",
+    "tells_full",
+    "unhandled_packets",
+    "coroutines_full",
+    "coroutines_waited",
+)
 
 
 class _Heir(NamedTuple):

@@ -181,9 +181,10 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
     at once. `decode_errors` counts the packets and messages that did not decode in this life,
     `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
-    which there was no credit, `coroutines_full` how often there were as many coroutines as may be.
-    One that has taken nothing more for that reason has heard the answers and the credit up to
-    `heard_ahead` ahead of their turn; else that is 0.
+    which there was no credit, `coroutines_waited` how often coroutines began to wait for their
+    turn, and `coroutines_full` how often as many waited as may. One that has taken nothing more for
+    that reason has heard the answers and the credit up to `heard_ahead` ahead of their turn; else
+    that is 0.
     """
 
     incarnation: int
@@ -194,6 +195,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     tells_full: int = 0
     unhandled_packets: int = 0
     coroutines_full: int = 0
+    coroutines_waited: int = 0
     heard_ahead: int = 0
 
 

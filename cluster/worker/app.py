@@ -81,6 +81,7 @@ class App(Handlers):
         decode_error: DecodeErrorPolicy = "disconnect",
         second_login: Literal["replace", "reject"] = "replace",
         coroutines_max: int = 1_000,
+        coroutines_waiting_max: int = 10_000,
     ) -> None:
         """Make an application without handlers.
 
@@ -89,17 +90,22 @@ class App(Handlers):
         `decode_error`, or the packet is dropped and the session kept. Both are counted
         (`decode_errors`) and logged.
         `second_login` says what becomes of a `session.bind` to a user that another session is
-        bound to: that one is ended with the cause `replaced`, or this bind is rejected. Once
-        `coroutines_max` coroutines of one worker are in progress it takes nothing more from its
-        clients before one of them is done. Raises ValueError for anything else.
+        bound to: that one is ended with the cause `replaced`, or this bind is rejected.
+        At most `coroutines_max` coroutines of sessions are in progress in a worker, and as many of
+        messages. Further ones wait for their turn, while everything else goes on; once
+        `coroutines_waiting_max` wait, the worker takes nothing more from its clients before one of
+        them is done. Raises ValueError for anything else.
         """
         if second_login not in ("replace", "reject"):
             raise ValueError(f"second_login={second_login!r}; choose one of replace, reject")
         if coroutines_max < 1:
             raise ValueError(f"coroutines_max={coroutines_max!r}; give 1 or more")
+        if coroutines_waiting_max < 0:
+            raise ValueError(f"coroutines_waiting_max={coroutines_waiting_max!r}; give 0 or more")
         super().__init__(Codec(codec), DecodeErrors(decode_error))
         self.second_login = SecondLogin[second_login.upper()]
         self.coroutines_max = coroutines_max
+        self.coroutines_waiting_max = coroutines_waiting_max
         self._runtime: Runtime | None = None
         self.posted: deque[Callable[[], Any]] = deque()
         """What waits to be run on the loop; taken out by `take_posted` only."""

@@ -59,6 +59,7 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         "name",
         "packet_id",
         "session",
+        "waits_for_turn",
         "what",
     )
 
@@ -80,6 +81,8 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         self.mark: Mark = 0
         """Where the step in hand began."""
         self.is_redelivered = False
+        self.waits_for_turn = False
+        """Whether it waited, or waits, for a turn, and gives that back itself."""
 
     def go_on(
         self,

@@ -8,6 +8,10 @@ raises leaves nothing behind, and what the others put out goes with the next bat
 Steps run in the rounds of the `TaskLoop`, where nothing is ever published: a step that finds the
 batch full, or that follows on a death and wants everything before it committed, waits for the
 next round instead.
+
+No more than some are in progress at one time. Those that come then are deferred before their first
+step, and wait for their turn, so that whoever awaits nothing goes on. Messages of other shards have
+turns of their own: calls that await answers cannot keep those from being given.
 """
 
 import asyncio
@@ -18,13 +22,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
 from cluster.shared.messages import Grant
 from cluster.shared.note import HandlerCall, NoteWriter
-from cluster.shared.records import CLOSED, DONE, FINISHED
+from cluster.shared.records import CLOSED, DONE, FINISHED, OF_SHARDS
 from cluster.worker.coroutine_call import CoroutineCall
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.session import Session
 from cluster.worker.standing_task import StandingTask
 from cluster.worker.task_loop import TaskLoop
+from cluster.worker.turns import Turns
 
 if TYPE_CHECKING:
     from cluster.worker.dispatcher import Dispatcher
@@ -55,20 +60,24 @@ class Coroutines:
         loop: TaskLoop,
         *,
         running_max: int,
+        waiting_max: int,
         bytes_max: int,
+        on_wait: Callable[[], None] = lambda: None,
         suspects: Collection[HandlerCall] = (),
         set_aside: Collection[HandlerCall] = (),
     ) -> None:
-        """Be full from `running_max` coroutines, or `bytes_max` of deferred calls, on.
+        """Have `running_max` coroutines in progress at one time, and as many of messages.
 
-        Before each step of one of the `suspects` everything is to be committed; those `set_aside`
-        are not to be run.
+        Be full from `waiting_max` that wait for their turn, or `bytes_max` of deferred calls, on.
+        `on_wait` hears of each time at which calls begin to wait for their turn. Before each step
+        of one of the `suspects` everything is to be committed; those `set_aside` are not to be run.
         """
         self._dispatcher = dispatcher
         self._outbox = outbox
         self._note = note
         self._loop = loop
-        self._running_max = running_max
+        self._turns = Turns(running_max, waiting_max, on_wait)
+        self._turns_of_messages = Turns(running_max, waiting_max, on_wait)
         self._bytes_max = bytes_max
         self._suspects = suspects
         self._set_aside = set_aside
@@ -79,8 +88,6 @@ class Coroutines:
         self._may_run_suspects = False
         self._is_ending = False
         self._escaped: BaseException | None = None
-        self.running = 0
-        """Coroutines in progress, those that were posted included."""
         self.num_bytes = 0
         """Of the calls that are deferred, as `deferred_bytes` counts them."""
         self.wants_settled = False
@@ -89,7 +96,25 @@ class Coroutines:
     @property
     def is_full(self) -> bool:
         """Whether nothing more is to be taken from the lane before something is done."""
-        return self.running >= self._running_max or self.num_bytes >= self._bytes_max
+        return (
+            self.num_bytes >= self._bytes_max
+            or self._turns.is_full
+            or self._turns_of_messages.is_full
+        )
+
+    @property
+    def running(self) -> int:
+        """Coroutines in progress, those that were posted included."""
+        return self._turns.running + self._turns_of_messages.running
+
+    @property
+    def waiting(self) -> int:
+        """Coroutines that wait for their turn."""
+        return self._turns.waiting_count + self._turns_of_messages.waiting_count
+
+    def _turns_for(self, inbound: InboundCall | None) -> Turns:
+        is_message = inbound is not None and inbound.kind in OF_SHARDS
+        return self._turns_of_messages if is_message else self._turns
 
     def round(self, timeout_s: float) -> list[int]:
         """Let the coroutines go on by a step; as `TaskLoop.round`."""
@@ -118,6 +143,11 @@ class Coroutines:
         self._let_go()
         self._loop.cancel_all(timeout_s)
 
+    def close(self) -> None:
+        """Let go of what has not begun: the loop is closed."""
+        self._turns.close()
+        self._turns_of_messages.close()
+
     # -- for the dispatcher ------------------------------------------------------------------------
 
     def begin(
@@ -142,6 +172,11 @@ class Coroutines:
         if standing is None:
             self._next_call = CoroutineCall(self)
             self._standing = standing = self._loop.stand_by(self._next_call)
+        turns = self._turns_for(inbound)
+        # Nobody but a handler waits: timers, and what was posted, are few, and know when they run.
+        waits = turns.are_taken and not (session is None and inbound is None)
+        if waits:
+            coroutine = turns.in_turn(coroutine)
         try:
             awaited = standing.take_first_step(coroutine)
         except StopIteration:
@@ -154,7 +189,9 @@ class Coroutines:
             call = self._next_call
             call.go_on(coroutine, awaited, session, inbound, name, packet_id, what)
             self._let_go()
-            self.running += 1
+            call.waits_for_turn = waits
+            if not waits:
+                turns.take()
             if session is not None:
                 self._make_busy(session)
             return call
@@ -297,7 +334,8 @@ class Coroutines:
 
     def ended(self, call: CoroutineCall) -> None:
         """A coroutine that was deferred has come to its end."""
-        self.running -= 1
+        if not call.waits_for_turn:
+            self._turns_for(call.inbound).free()
         if self._is_ending:
             return
         session, inbound = call.session, call.inbound
@@ -324,6 +362,8 @@ def granted_coroutines(
     note: NoteWriter,
     loop: TaskLoop,
     running_max: int,
+    waiting_max: int,
+    on_wait: Callable[[], None],
 ) -> Coroutines:
     """Return those of an incarnation, as its grant bounds them and knows suspects among them."""
     suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
@@ -333,6 +373,8 @@ def granted_coroutines(
         note,
         loop,
         running_max=running_max,
+        waiting_max=waiting_max,
+        on_wait=on_wait,
         bytes_max=deferred_bytes_max(grant.lane.bytes),
         suspects={call for call, is_set_aside in suspects if not is_set_aside},
         set_aside={call for call, is_set_aside in suspects if is_set_aside},

@@ -77,7 +77,9 @@ class GatewayContact:
         self.is_blocked = False
         """Whether the worker waits for room in its lane, which its heartbeats tell."""
         self.coroutines_full = 0
-        """How often nothing was taken because as many coroutines were in progress as may be."""
+        """How often nothing was taken because as many coroutines waited as may."""
+        self.coroutines_waited = 0
+        """How often coroutines began to wait for their turn."""
         self._heard_ahead = 0
         self.is_stopping = False
         """Whether it was told to stop, by its gateway or by `request_stop`."""
@@ -143,6 +145,7 @@ class GatewayContact:
             tells_full=self._tells.full_count,
             unhandled_packets=self._calls.unhandled_packets,
             coroutines_full=self.coroutines_full,
+            coroutines_waited=self.coroutines_waited,
             heard_ahead=self._heard_ahead,
         )
         self._link.send(heartbeat)

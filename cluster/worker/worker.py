@@ -104,6 +104,7 @@ class Worker:
         tells.is_in_coroutine = self._is_in_coroutine
         dispatcher.connect_shards(tells)
         self._full_lines = LogLimit(1, FULL_LINES_S)
+        self._waiting_lines = LogLimit(1, FULL_LINES_S)
         self._backlog = Backlog(lane)
         self._waiting = self._backlog.chunks
         self._contact = GatewayContact(
@@ -136,6 +137,8 @@ class Worker:
             self._note,
             tasks,
             self._app.coroutines_max,
+            self._app.coroutines_waiting_max,
+            self._coroutines_wait,
         )
         self._rounds = Rounds(
             tasks,
@@ -174,6 +177,7 @@ class Worker:
         """Let go of what it runs on; `run` has done so. Idempotent."""
         if self._rounds is not None:
             self._rounds.tasks.close()
+            self._rounds.coroutines.close()
             self._rounds = None
         self._link.close()
 
@@ -311,15 +315,27 @@ class Worker:
         if rounds is not None and rounds.coroutines.is_full:
             self._await_room(rounds)
 
+    def _coroutines_wait(self) -> None:
+        """Coroutines begin to wait for their turn."""
+        self._contact.coroutines_waited += 1
+        if self._waiting_lines.admit(self._now()):
+            logger.warning(
+                "as many coroutines are in progress as may be: further ones wait for their turn "
+                "(App(coroutines_max=%d))",
+                self._app.coroutines_max,
+            )
+
     def _await_room(self, rounds: "Rounds") -> None:
         """Take nothing more while there are too many coroutines; everything else goes on."""
         self._note.clear()
         self._contact.coroutines_full += 1
         if self._full_lines.admit(self._now()):
             logger.warning(
-                "%d coroutines are in progress, with %d bytes of calls that wait: nothing more is "
-                "taken from clients until some are done (App(coroutines_max=...), lane.bytes)",
+                "%d coroutines are in progress and %d wait for their turn, with %d bytes of calls "
+                "that are deferred: nothing more is taken from clients until some are done "
+                "(App(coroutines_max=..., coroutines_waiting_max=...), lane.bytes)",
                 rounds.coroutines.running,
+                rounds.coroutines.waiting,
                 rounds.coroutines.num_bytes,
             )
         # Who awaits the answer to a bind must not wait for those who wait for its end.

@@ -79,9 +79,10 @@ async def hang(session, payload):
 
 LOGS_IN = """
 import asyncio
+import os
 from cluster.worker import App
 
-app = App(coroutines_max=2)
+app = App(coroutines_max=2, coroutines_waiting_max=int(os.environ["WAITING_MAX"]))
 
 @app.on_packet(1)
 async def log_in(session, payload):
@@ -268,13 +269,21 @@ def test_a_step_that_kills_or_hangs_is_set_aside(
     assert node.drain() == 0
 
 
+@pytest.mark.parametrize(
+    ("waiting_max", "counter"), [(0, "coroutines_full"), (100, "coroutines_waited")]
+)
 @pytest.mark.parametrize("lane", LANES)
 def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them(
-    cluster_up: StartNode, tmp_path: Path, lane: str
+    cluster_up: StartNode, tmp_path: Path, lane: str, waiting_max: int, counter: str
 ) -> None:
-    """It commits nothing until they are done, and each wants the answer behind the last one."""
+    """It commits nothing until they are done, or as many wait for their turn as may; each wants the
+    answer behind the last one."""
     (tmp_path / "logs_in.py").write_text(LOGS_IN)
-    node = cluster_up("--lane", lane, "--app", "logs_in:app", "--workers", "1", cwd=tmp_path)
+    node = cluster_up(
+        *("--lane", lane, "--app", "logs_in:app", "--workers", "1"),
+        cwd=tmp_path,
+        env={"WAITING_MAX": str(waiting_max)},
+    )
     with ExitStack() as stack:
         clients = [stack.enter_context(PacketClient(node.port)) for _ in range(6)]
         for number in range(4):
@@ -283,7 +292,5 @@ def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them(
         for number in range(4):
             for name, client in enumerate(clients):
                 assert client.receive() == (1, b"%d at %d" % (name, number))
-        node.wait_status(
-            lambda status: status["counters"].get("coroutines_full", 0) > 0, "it was full"
-        )
+        node.wait_status(lambda status: status["counters"].get(counter, 0) > 0, "it was full")
     assert node.drain() == 0

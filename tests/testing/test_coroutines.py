@@ -126,7 +126,7 @@ def test_a_drain_waits_for_what_awaits():
 
 def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them():
     """Each session's next answer is held back until the one before is heard, and no longer."""
-    app = App(coroutines_max=1)
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
 
     @app.on_packet(SLOW)
     async def login(session: Session, payload: bytes) -> None:
@@ -152,12 +152,13 @@ def test_a_worker_full_of_coroutines_that_await_binds_gets_on_with_them():
 
 @pytest.mark.parametrize("has_bound", [False, True])
 @pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("waiting_max", [0, 100])
 @pytest.mark.parametrize("coroutines_max", [1, 2, 10])
 def test_who_asks_for_a_bind_when_the_client_has_gone_does_not_wait_for_ever(
-    coroutines_max: int, dies: bool, has_bound: bool
+    coroutines_max: int, waiting_max: int, dies: bool, has_bound: bool
 ):
     """Nor where the end is among what a worker full of such coroutines does not take."""
-    app = App(coroutines_max=coroutines_max)
+    app = App(coroutines_max=coroutines_max, coroutines_waiting_max=waiting_max)
     clients: list[TestClient] = []
     results: list[BindResult] = []
     app_ended: list[str] = []
@@ -165,7 +166,7 @@ def test_who_asks_for_a_bind_when_the_client_has_gone_does_not_wait_for_ever(
     @app.on_packet(SLOW)
     async def login(session: Session, payload: bytes) -> None:
         if has_bound:
-            await session.bind("before")
+            await session.bind(f"{payload.decode()} before")
         clients[int(payload)].close()
         await asyncio.sleep(1)
         results.append(await session.bind(payload.decode()))

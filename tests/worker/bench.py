@@ -67,11 +67,12 @@ class Bench:
         suspects: list[Suspect] | None = None,
         deferred: list[DeferredRecord] | None = None,
         coroutines_max: int = 1_000,
+        coroutines_waiting_max: int = 10_000,
         note: NoteWriter | None = None,
         tell_window_bytes: int = 1 << 20,
         prepare: Callable[[App], None] = lambda app: None,
     ) -> None:
-        self.app = App(coroutines_max=coroutines_max)
+        self.app = App(coroutines_max=coroutines_max, coroutines_waiting_max=coroutines_waiting_max)
         self.app.on_packet(ECHO)(lambda session, payload: session.send(ECHO, payload))
         self.app.on_packet(STOP)(self._stop)
         prepare(self.app)

@@ -137,6 +137,9 @@ def test_at_least_one_coroutine_has_to_be_allowed():
     assert App(coroutines_max=1).coroutines_max == 1
     with pytest.raises(ValueError, match="coroutines_max=0; give 1 or more"):
         App(coroutines_max=0)
+    assert App(coroutines_waiting_max=0).coroutines_waiting_max == 0
+    with pytest.raises(ValueError, match="coroutines_waiting_max=-1; give 0 or more"):
+        App(coroutines_waiting_max=-1)
 
 
 def test_public_ids_are_those_that_are_declared_so():

@@ -659,7 +659,7 @@ def test_without_coroutines_asyncio_is_not_imported():
 def test_past_the_bound_nothing_is_taken_and_the_worker_lives_and_says_so(
     make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ):
-    bench = make_bench(coroutines_max=2, worker_timeout_s=1.2)
+    bench = make_bench(coroutines_max=2, coroutines_waiting_max=0, worker_timeout_s=1.2)
     running: list[int] = []
     most = [0]
     gates: dict[int, asyncio.Event] = {}
@@ -730,7 +730,7 @@ def test_calls_that_wait_are_bounded_by_bytes_inside_a_record_too(make_bench: Ma
 
 
 def test_the_answer_to_a_bind_reaches_who_awaits_it_past_the_bound(make_bench: MakeBench):
-    bench = make_bench(coroutines_max=1)
+    bench = make_bench(coroutines_max=1, coroutines_waiting_max=0)
     heard: list[Any] = []
 
     @bench.app.on_packet(SLOW)
@@ -756,7 +756,7 @@ def test_the_answer_to_a_bind_reaches_who_awaits_it_past_the_bound(make_bench: M
 
 
 def test_the_gateway_is_told_of_an_answer_that_came_in_with_its_heartbeat(make_bench: MakeBench):
-    bench = make_bench(coroutines_max=1)
+    bench = make_bench(coroutines_max=1, coroutines_waiting_max=0)
     told: list[int] = []
 
     @bench.app.on_packet(SLOW)
@@ -779,7 +779,7 @@ def test_the_gateway_is_told_of_an_answer_that_came_in_with_its_heartbeat(make_b
 
 
 def test_a_worker_that_is_full_again_and_again_tells_only_what_it_has_heard(make_bench: MakeBench):
-    bench = make_bench(coroutines_max=1)
+    bench = make_bench(coroutines_max=1, coroutines_waiting_max=0)
 
     @bench.app.on_packet(SLOW)
     async def slow(session: Session, payload: bytes) -> None:

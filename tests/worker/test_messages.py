@@ -163,7 +163,7 @@ def questions(bench: Any) -> list[Any]:
 
 
 def test_a_worker_that_is_full_of_questions_hears_the_answers(make_bench: MakeBench):
-    bench = make_bench(coroutines_max=1, prepare=asking)
+    bench = make_bench(coroutines_max=1, coroutines_waiting_max=0, prepare=asking)
     bench.open_session()
     bench.start()
     bench.send((ASK, b""))
