@@ -211,7 +211,8 @@ def test_a_wrong_command_line_is_one_line_and_code_2(arguments: list[str], told:
     assert done.exit_code == 2
     assert done.stderr.startswith("cluster: ")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.endswith(" --help\n")
+    command = "" if arguments == ["nothing"] else f" {arguments[0]}"
+    assert done.stderr.endswith(f"; see cluster{command} --help\n")
     for word in told:
         assert word in done.stderr
     assert done.stdout == ""
@@ -596,7 +597,7 @@ def test_dead_letters_in_folders_of_nodes_are_named_with_the_remedy(
 # -- bots ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", ":7", "[::1]", "host:70000", "a b:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", ":7", "[::1]", "host:70000", "a b:1", "[::1]:0"])
 def test_bots_refuse_what_is_no_address(address: str):
     done = run("bots", "--connect", address)
     assert done.exit_code == 2
@@ -617,6 +618,17 @@ def test_bots_as_a_process_end_with_a_clean_result():
 
 
 # -- the whole -------------------------------------------------------------------------------------
+
+
+def test_the_help_names_the_defaults_of_the_configuration():
+    config = Config()
+    shown = " ".join(run("up", "--help").stdout.split())
+    for flag, default in (
+        ("--listen HOST:PORT", config.node.listen),
+        ("--workers N", config.workers.count),
+        ("--node-id N", config.node.id),
+    ):
+        assert f"by default {default}." in shown.partition(flag)[2].partition(" --")[0]
 
 
 def test_version_and_help_are_code_0():

@@ -87,15 +87,15 @@ def up(
     nodes: Annotated[
         int,
         typer.Option(
-            "--nodes", metavar="N", min=1, help="Run N linked nodes here, for development."
+            "--nodes", metavar="N", min=1, help="Run N linked nodes here, 16 at most, to try it."
         ),
     ] = 1,
     shared_port: Annotated[
         bool,
         typer.Option(
             "--shared-port",
-            help="With --nodes: all listen at one client port, instead of one each. Without: "
-            "beside other nodes of this machine that were started so.",
+            help="Share the client port with other nodes of this machine that do so too; "
+            "with --nodes, all of them share one.",
         ),
     ] = False,
     reload: Annotated[
@@ -148,7 +148,10 @@ def gateway(
     lane: LaneOption = None,
     node_id: NodeIdOption = None,
 ) -> int:
-    """Run the gateway alone, for a supervisor of your own; it configures the node's workers."""
+    """Run the gateway alone, for a supervisor of your own.
+
+    Workers that are started in the same DIR take the configuration from it.
+    """
     from cluster.gateway.process import run_gateway
     from cluster.shared.config import load_config
     from cluster.shared.logs import configure_logging, name_node
@@ -174,7 +177,7 @@ def worker(
         typer.Option(
             "--run-dir",
             metavar="DIR",
-            help="Where the processes of the node meet; with --gateway, where notes are kept.",
+            help="The run directory of the node; with --gateway, where this worker keeps notes.",
         ),
     ] = None,
     gateway: Annotated[
@@ -182,7 +185,7 @@ def worker(
         typer.Option(
             "--gateway",
             metavar="tcp://HOST:PORT",
-            help="Work on another machine than the gateway's; this is its remote.listen.",
+            help="Work for a gateway on another machine: its remote.listen.",
         ),
     ] = None,
     keys: Annotated[
@@ -193,10 +196,16 @@ def worker(
     ] = None,
     app: Annotated[
         str | None,
-        typer.Option("--app", metavar="MODULE:NAME", help="With --gateway: the application."),
+        typer.Option(
+            "--app", metavar="MODULE:NAME", help="With --gateway: the application, else an echo."
+        ),
     ] = None,
 ) -> int:
-    """Run one worker, for a supervisor of your own: of the node in DIR, or of one elsewhere."""
+    """Run one worker, for a supervisor of your own.
+
+    With --run-dir alone it is one of the node in DIR; with --gateway and --keys it works for a
+    gateway on another machine.
+    """
     from cluster.shared.logs import configure_logging
     from cluster.shared.run_directory import RunDirectory, default_run_directory
     from cluster.worker.process import run_remote_worker, run_worker
@@ -221,18 +230,18 @@ def worker(
 @app.command(short_help="Make the keys of workers on other machines.")
 @told_in_one_line
 def keys(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are put.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put them.")],
     workers: Annotated[
         list[str] | None,
         typer.Option(
             "--worker",
             metavar="NAME",
-            help="Make a pair for the machine NAME, and the gateway's if there is none; may be "
-            "repeated. Without: the gateway's and one called worker.",
+            help="Make a pair for the machine NAME, and the gateway's pair if there is none; may "
+            "be repeated. Without: the gateway's, and one pair named worker.",
         ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace those that are there already.")
+        bool, typer.Option("--replace", help="Replace keys that are there already.")
     ] = False,
 ) -> int:
     """Make the keys by which a gateway and workers on other machines know each other."""
@@ -260,7 +269,10 @@ def status(
     run_dir: RunDirOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Show the node that runs in DIR, or where FILE says; exit code 4 when none does."""
+    """Show the node that runs in DIR, or in the run directory that FILE names.
+
+    Exit code 4 if none runs there.
+    """
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.status import read_status
 
@@ -314,7 +326,7 @@ def metrics(
     return serve_metrics(RunDirectory(find_run_directory(config, run_dir)), address, typer.echo)
 
 
-@app.command(short_help="List what was set aside: packets that workers died of.")
+@app.command(short_help="List packets that killed workers and were set aside.")
 @told_in_one_line
 def dead_letters(
     config: ConfigOption = None,
@@ -327,9 +339,10 @@ def dead_letters(
         typer.Option("--payload", metavar="N", min=1, help="Write the payload of line N, raw."),
     ] = None,
 ) -> int:
-    """List what was set aside in DIR because workers died of it, oldest first.
+    """List packets and other calls of the node in DIR that killed workers, oldest first.
 
-    Exit code 2 if there is none in DIR, but in its folders, which are of nodes.
+    Exit code 2 if there are none in DIR itself, but in its folders, as `cluster up --nodes` makes
+    them.
     """
     from cluster.cli.dead_letter_lines import dead_letter_line
     from cluster.shared.dead_letters import read_dead_letters
@@ -355,18 +368,19 @@ def dead_letters(
     return 0
 
 
-@app.command(short_help="Load an echo, and check every answer.")
+@app.command(short_help="Load an echo server, and check every reply.")
 @told_in_one_line
 def bots(
-    connect: Annotated[str, typer.Option("--connect", metavar="HOST:PORT", help="The node.")],
+    connect: Annotated[
+        str, typer.Option("--connect", metavar="HOST:PORT", help="Where the echo listens.")
+    ],
     sessions: Annotated[
-        int, typer.Option("--sessions", metavar="N", min=1, max=1_000_000, help="Connections.")
+        int,
+        typer.Option("--sessions", metavar="N", min=1, max=1_000_000, help="Connections at once."),
     ] = 64,
     depth: Annotated[
         int,
-        typer.Option(
-            "--depth", metavar="D", min=1, max=65_536, help="Packets outstanding on each."
-        ),
+        typer.Option("--depth", metavar="D", min=1, max=65_536, help="Packets in flight on each."),
     ] = 1,
     size: Annotated[
         int,
@@ -379,15 +393,18 @@ def bots(
     ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Load an echo with packets and check every answer; exit code 1 if any is not right."""
+    """Load an echo server with packets, check every reply, and show rates and latencies.
+
+    Exit code 1 if it cannot be reached, or a packet was lost or came back changed.
+    """
     from cluster.bots.load_run import BotsSettings
     from cluster.bots.run_bots import run_bots
     from cluster.iocp import NetAddress
-    from cluster.shared.addresses import parse_listen
+    from cluster.shared.addresses import parse_connect
     from cluster.shared.config import ConfigError
 
     try:
-        address = NetAddress(*parse_listen(connect))
+        address = NetAddress(*parse_connect(connect))
     except ValueError as error:
         raise ConfigError(f"--connect: {connect!r}: expected {error}") from None
     return run_bots(BotsSettings(address, sessions, depth, size, seconds), as_json=as_json)

@@ -1,7 +1,7 @@
 """How the command line tells what is wrong: in one line on stderr, with an exit code."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, cast
 
@@ -28,14 +28,14 @@ class Commands(TyperGroup):
         try:
             exit_code = super().main(arguments, *more, **{**extra, "standalone_mode": False})
         except _USAGE_ERROR as error:
-            typer.echo(_usage_line(error, arguments), err=True)
+            typer.echo(_usage_line(error, arguments, self.commands), err=True)
             sys.exit(EXIT_WRONG)
         except typer.Abort:
             sys.exit(EXIT_ABORTED)
         sys.exit(exit_code or 0)
 
 
-def _usage_line(error: Any, arguments: list[str]) -> str:
+def _usage_line(error: Any, arguments: list[str], commands: Container[str]) -> str:
     """Return what is wrong with the command line, with the value, and where to read more."""
     message: str = error.format_message().strip()
     if "\n" in message:
@@ -48,7 +48,9 @@ def _usage_line(error: Any, arguments: list[str]) -> str:
         if repr(value) not in reason:
             reason = f"{value!r}: {reason[:1].lower()}{reason[1:]}"
         message = f"{names[0]}: {reason}"
-    return f"cluster: {message}; see {error.ctx.command_path if error.ctx else 'cluster'} --help"
+    # The error does not always know its command: not where an option lacks its value.
+    command = next((f" {argument}" for argument in arguments if argument in commands), "")
+    return f"cluster: {message}; see cluster{command} --help"
 
 
 def _value_given(arguments: list[str], names: Sequence[str]) -> str | None:

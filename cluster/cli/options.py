@@ -40,37 +40,66 @@ class Lane(StrEnum):
 
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Read the configuration from FILE.")
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Read the configuration from FILE; flags beat it."
+    ),
 ]
 ListenOption = Annotated[
     str | None,
-    typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0: any free."),
+    typer.Option(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Where clients connect; by default 127.0.0.1:7777. Port 0 takes a free one.",
+    ),
 ]
 NodeIdOption = Annotated[
-    int | None, typer.Option("--node-id", metavar="N", help="The node's number in its cluster.")
+    int | None,
+    typer.Option(
+        "--node-id", metavar="N", help="The number of the node in its cluster; by default 1."
+    ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Number of worker processes.")
+    int | None,
+    typer.Option("--workers", metavar="N", help="Number of worker processes; by default 2."),
 ]
 AppOption = Annotated[
     str | None,
-    typer.Option("--app", metavar="MODULE:NAME", help="The application; without it, an echo."),
+    typer.Option("--app", metavar="MODULE:NAME", help="The application; by default an echo."),
 ]
-DriverOption = Annotated[Driver | None, typer.Option("--driver", help="The completion driver.")]
-LaneOption = Annotated[Lane | None, typer.Option("--lane", help="What connects the processes.")]
+DriverOption = Annotated[
+    Driver | None,
+    typer.Option("--driver", help="How sockets are served; auto takes the best there is."),
+]
+LaneOption = Annotated[
+    Lane | None,
+    typer.Option(
+        "--lane", help="What carries packets between gateway and workers: shared memory or ZeroMQ."
+    ),
+]
 RunDirOption = Annotated[
     str | None,
-    typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet."),
+    typer.Option(
+        "--run-dir",
+        metavar="DIR",
+        help="The run directory, by which the processes of a node find each other; by default "
+        "this user's in XDG_RUNTIME_DIR, else in the temporary directory.",
+    ),
 ]
 ReloadDirOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--reload-dir",
         metavar="DIR",
-        help="With --reload: watch DIR and what is below it, and nothing else; may be repeated. "
-        "Without: the current directory, and where the application's module is.",
+        help="With --reload: watch DIR and what is below it; may be repeated. By default the "
+        "current directory, and that of the application's module.",
     ),
 ]
 RequiredRunDir = Annotated[
-    str, typer.Option("--run-dir", metavar="DIR", help="Where the processes of the node meet.")
+    str,
+    typer.Option(
+        "--run-dir",
+        metavar="DIR",
+        help="The run directory, by which the processes of a node find each other.",
+    ),
 ]

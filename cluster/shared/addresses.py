@@ -6,7 +6,7 @@ Nothing is looked up: what is no address, and what is none here, is told by its 
 import ipaddress
 import re
 
-__all__ = ["parse_listen", "parse_node", "parse_store"]
+__all__ = ["parse_connect", "parse_listen", "parse_node", "parse_store"]
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -27,6 +27,14 @@ def parse_listen(text: str) -> tuple[str, int]:
     if not _HOST_NAME.fullmatch(host):
         raise ValueError("HOST:PORT with an address or a name as host, for example localhost:7777")
     return host, int(port)
+
+
+def parse_connect(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` as `parse_listen` does, but for port 0: nobody can be called there."""
+    host, port = parse_listen(text)
+    if port == 0:
+        raise ValueError("HOST:PORT with a port from 1 to 65535, for example 127.0.0.1:7777")
+    return host, port
 
 
 def parse_node(text: str) -> tuple[int, str, int]:

@@ -86,7 +86,7 @@ class Handlers:
 
     @property
     def is_running(self) -> bool:
-        """Whether a worker runs them."""
+        """Whether a worker runs this application."""
         return False
 
     def on_packet(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.shared.addresses import parse_listen, parse_node, parse_store
+from cluster.shared.addresses import parse_connect, parse_listen, parse_node, parse_store
 
 
 def test_the_address_of_a_store_is_split() -> None:
@@ -32,6 +32,12 @@ def test_what_has_no_id_is_no_node(text: str) -> None:
 def test_a_node_that_others_call_has_a_port() -> None:
     with pytest.raises(ValueError, match="a port from 1 to 65535"):
         parse_node("1@a:0")
+
+
+def test_nobody_is_called_at_port_0() -> None:
+    assert parse_connect("[::1]:1") == ("::1", 1)
+    with pytest.raises(ValueError, match="a port from 1 to 65535"):
+        parse_connect("127.0.0.1:0")
 
 
 @given(st.text(max_size=40))
