@@ -212,12 +212,13 @@ class App(Handlers):
         `shard` is a `ShardId`, or the index of a shard of this node; it may be this one. The
         message goes out with what this handler call commits, and waits for a node that cannot be
         reached, for as long as it takes; see `on_undelivered`. Each shard may have so much on its
-        way to each node, 1 MiB or what `links.retained_bytes_max` allows. Beyond that a plain
-        handler's call raises `Full`; in a coroutine write `await app.tell(...)`, which waits.
+        way to each node: 1 MiB, or a quarter of `links.retained_bytes_max` divided by
+        `workers.count` if that is less. Beyond that a plain handler's call raises `Full`; in a
+        coroutine write `await app.tell(...)`, which waits.
 
         Raises ValueError for a shard that there is not and for a message that is too long (65,536
-        bytes with the name of its type), TypeError for what is no struct, OutputTooLarge like
-        `Session.send`. For handlers and the loop's thread.
+        bytes with the name of its type, or half of the above), TypeError for what is no struct,
+        OutputTooLarge like `Session.send`. For handlers and the loop's thread.
         """
         return self._tells("tell").tell(shard, encode_message(message, self.codec))
 
