@@ -410,6 +410,14 @@ def test_status_for_people_shows_the_same(read_status: Called):
         assert shown in done.stdout
 
 
+def test_status_for_people_says_that_the_gateway_does_not_answer(read_status: Called):
+    read_status.result = msgspec.structs.replace(STATUS, counters={})
+    shown = run("status").stdout
+    assert "gateway pid 4711, readiness, does not answer: as last known\n" in shown
+    assert "sessions" not in shown
+    assert "4712" in shown
+
+
 def test_status_for_people_shows_the_membership(read_status: Called):
     membership = MembershipStatus(
         source="etcd",
@@ -548,7 +556,7 @@ def test_dead_letters_as_json_are_the_lines_of_the_file(letters: Path):
 def test_the_payload_of_a_dead_letter_is_written_raw(letters: Path):
     done = run("dead-letters", "--payload", "1", "--run-dir", str(letters))
     assert (done.exit_code, done.stdout_bytes) == (0, b"\x00\xff\n")
-    for number, told in (("2", "it is of no packet"), ("3", "there are 2 lines")):
+    for number, told in (("2", "it is of no packet"), ("3", "--payload 3: lines are 1 to 2;")):
         done = run("dead-letters", "--payload", number, "--run-dir", str(letters))
         assert (done.exit_code, done.stdout) == (2, "")
         assert told in done.stderr

@@ -413,7 +413,9 @@ def bots(
 def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
     found = letters[number - 1].payload if number <= len(letters) else None
     if found is None:
-        has = f"there are {len(letters)} lines" if number > len(letters) else "it is of no packet"
+        has = "it is of no packet"
+        if number > len(letters):
+            has = f"lines are 1 to {len(letters)}" if letters else "there are none"
         typer.echo(f"cluster: --payload {number}: {has}; see cluster dead-letters", err=True)
         return EXIT_WRONG
     typer.echo(found, nl=False)

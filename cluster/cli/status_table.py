@@ -13,9 +13,9 @@ def print_table(node: NodeStatus) -> None:
     gateway = node.gateway
     console = Console(highlight=False)
     console.print(f"node {node.node}, epoch {node.epoch}")
-    console.print(
-        f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {gateway.sessions} sessions"
-    )
+    # Only a gateway that answers has counters; the supervisor does not know of sessions either.
+    sessions = f"{gateway.sessions} sessions" if node.counters else "does not answer: as last known"
+    console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {sessions}")
     if gateway.remote_listen:
         console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
     table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
