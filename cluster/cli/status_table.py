@@ -13,9 +13,8 @@ def print_table(node: NodeStatus) -> None:
     gateway = node.gateway
     console = Console(highlight=False)
     console.print(f"node {node.node}, epoch {node.epoch}")
-    # Only a gateway that answers has counters; the supervisor does not know of sessions either.
-    sessions = f"{gateway.sessions} sessions" if node.counters else "does not answer: as last known"
-    console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {sessions}")
+    has = f"{gateway.sessions} sessions" if node.is_of_gateway else "does not answer: as last known"
+    console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {has}")
     if gateway.remote_listen:
         console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
     table = Table("shard", "pid", "state", "restarts", "lane", "in hand")

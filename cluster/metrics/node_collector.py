@@ -83,15 +83,16 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
 
 
 def _node_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
-    up = _gauge("gateway_up", "Whether the node has a gateway.")
+    up = _gauge("gateway_up", "Whether the node has a gateway that answers.")
     epoch = _gauge("epoch", "The life of the node's gateway.")
     sessions = _gauge("sessions", "Sessions that are open.")
     spares = _gauge("spares", "Processes that wait for a shard.")
     for node in nodes:
         labels = (str(node.node),)
-        up.add_metric(labels, node.gateway.pid is not None)
+        up.add_metric(labels, node.is_of_gateway)
         epoch.add_metric(labels, node.epoch)
-        sessions.add_metric(labels, node.gateway.sessions)
+        if node.is_of_gateway:
+            sessions.add_metric(labels, node.gateway.sessions)
         spares.add_metric(labels, len(node.spares))
     yield from (up, epoch, sessions, spares)
 

@@ -145,3 +145,9 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     links: list[LinkStatus]
     counters: dict[str, int]
     membership: MembershipStatus | None = None
+
+    @property
+    def is_of_gateway(self) -> bool:
+        """Whether the gateway has answered; else this is the supervisor's, which knows of neither
+        sessions nor counters."""
+        return bool(self.counters)
