@@ -79,6 +79,8 @@ def main() -> int:
     parser.add_argument("--packets", type=int, default=100, help="of each session")
     parser.add_argument("--size", type=int, default=64, help="payload bytes of a packet")
     options = parser.parse_args()
+    if min(options.sessions, options.packets) < 1 or not 0 <= options.size <= 65_531:
+        parser.error("give 1 or more --sessions and --packets, and a --size of 0 to 65531")
 
     plan = Plan(options.packets, options.size)
     core = IocpCore()

@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--listen", type=address, default="127.0.0.1:7777", metavar="HOST:PORT")
     parser.add_argument("--max-sessions", type=int, default=100)
     options = parser.parse_args()
+    if options.max_sessions < 1:
+        parser.error("--max-sessions: give 1 or more")
 
     stopping = False
 

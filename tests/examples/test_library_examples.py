@@ -110,3 +110,26 @@ def test_a_server_that_cannot_listen_says_so_in_a_line(listen: str):
     assert "--listen" in done.stderr.splitlines()[-1]
     assert ("give HOST:PORT" in done.stderr) == (listen == "nowhere")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("echo_server.py", "--max-sessions", "0"),
+        ("dummy_client.py", "--sessions", "0"),
+        ("dummy_client.py", "--packets", "-1"),
+        ("dummy_client.py", "--size", "65532"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_cannot_be_is_told_in_a_line(arguments: tuple[str, ...]):
+    done = subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert arguments[1] in done.stderr.splitlines()[-1]
