@@ -156,7 +156,7 @@ class App(Handlers):
         the worker ends. What the call sends goes out with no packet's commit; if it raises, that is
         logged, and what it sent is not sent. For handlers and the loop's thread. Raises ValueError
         for a negative number, TypeError for what is no number or no function, RuntimeError when
-        100,000 calls wait already, or in no worker.
+        100,000 calls wait already, in another thread, or in no worker.
         """
         if not hasattr(seconds, "__float__"):
             raise TypeError(f"call_later takes seconds and a function, not {seconds!r}")

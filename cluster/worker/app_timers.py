@@ -9,9 +9,11 @@ made while the coroutine of the one before it is still in progress.
 import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from threading import get_ident
 from typing import Any, NamedTuple
 
 from cluster.iocp.timers import Timer, Timers
+from cluster.worker.outbox import not_here
 
 __all__ = ["INTERVAL_MIN_S", "TIMERS_MAX", "AppTimers", "Repeated", "TimerHandle"]
 
@@ -43,7 +45,11 @@ class TimerHandle:
         self._timer: Timer | None = None
 
     def cancel(self) -> None:
-        """Do not call the function, if that has not begun. May be called again."""
+        """Do not call the function, if that has not begun. May be called again.
+
+        RuntimeError in another thread than the handlers'.
+        """
+        self._timers.check_thread()
         self._function, self._args = None, ()
         if self._timer is not None:
             self._timer.cancel()
@@ -99,10 +105,12 @@ class _Series:
 class AppTimers:
     """The timers of one worker, in the order in which they are due. For the loop's thread."""
 
-    __slots__ = ("_timers", "now", "soonest", "waiting")
+    __slots__ = ("_timers", "now", "soonest", "thread", "waiting")
 
     def __init__(self) -> None:
         self._timers = Timers()
+        self.thread = get_ident()
+        """The loop's thread; for whoever turns the loop to say."""
         self.soonest = math.inf
         """Nothing is due before; it may be later, after a call that was cancelled."""
         self.now = 0.0
@@ -116,7 +124,9 @@ class AppTimers:
             _Series(repeated, self, now)
 
     def call_at(self, due: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
-        """Plan `function(*args)` for `due`; RuntimeError when TIMERS_MAX calls wait already."""
+        """Plan `function(*args)` for `due`; RuntimeError when TIMERS_MAX calls wait already, and
+        in another thread than the loop's."""
+        self.check_thread()
         if self.waiting >= TIMERS_MAX:
             raise RuntimeError(
                 f"{TIMERS_MAX} calls wait for their time already; cancel those that are not "
@@ -127,6 +137,11 @@ class AppTimers:
         self.soonest = min(due, self.soonest)
         self.waiting += 1
         return handle
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError in another thread than the loop's, which would not wake up for it."""
+        if get_ident() != self.thread:
+            raise not_here()
 
     def add(self, due: float, take: Callable[[], Callable[[], Any]]) -> None:
         """Have `take_due` return what `take` does when `due` has come."""

@@ -57,7 +57,7 @@ def not_here() -> RuntimeError:
     """Return what to raise in a thread that is not the loop's."""
     return RuntimeError(
         f"thread {threading.current_thread().name} may not send, or do anything else with "
-        "sessions; call app.post(function) there: that calls function() where it may"
+        "sessions and timers; call app.post(function) there: that calls function() where it may"
     )
 
 

@@ -252,7 +252,7 @@ class Worker:
 
     def _in_loop(self, step: Callable[[], _T]) -> _T:
         """Take `step` with the loop of the coroutines, if there are any, as the running one."""
-        self._outbox.thread = get_ident()
+        self._outbox.thread = self._timers.thread = get_ident()
         if self._rounds is not None:
             self._rounds.tasks.enter()
         try:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.worker import App, Session
+from cluster.worker import App, Session, TimerHandle
 from tests.support import wait_until
 from tests.worker.bench import ECHO, Bench, MakeBench
 
-CALLS: list[Callable[[App, Session], None]] = [
+CALLS: list[Callable[[App, Session], object]] = [
     lambda app, session: session.send(7, b"lost"),
     lambda app, session: session.send_packets([(7, b"lost")]),
     lambda app, session: session.kick(7, b"lost"),
@@ -23,6 +23,7 @@ CALLS: list[Callable[[App, Session], None]] = [
     lambda app, session: app.publish("everybody", 7, b"lost"),
     lambda app, session: app.send_to("ann", 7, b"lost"),
     lambda app, session: app.kick_user("ann", 7, b"lost"),
+    lambda app, session: app.call_later(0, session.send, 7, b"lost"),
 ]
 
 
@@ -39,7 +40,7 @@ def begun(bench: Bench) -> Session:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_what_puts_something_out_is_refused_and_nothing_has_happened(
-    make_bench: MakeBench, call: Callable[[App, Session], None]
+    make_bench: MakeBench, call: Callable[[App, Session], object]
 ):
     bench = make_bench()
     session = begun(bench)
@@ -50,6 +51,24 @@ def test_what_puts_something_out_is_refused_and_nothing_has_happened(
     wait_until(lambda: bench.take() is not None and len(bench.output()) == 10, what="the next echo")
     assert bench.output() == make_packet(ECHO, b"x") + make_packet(ECHO, b"y")
     assert bench.others() == []
+
+
+def test_a_timer_is_not_cancelled_by_another_thread(make_bench: MakeBench):
+    bench = make_bench()
+    handles: list[TimerHandle] = []
+
+    @bench.app.on_packet(7)
+    def remind(session: Session, payload: bytes) -> None:
+        handles.append(bench.app.call_later(0.01, session.send, 7, payload))
+
+    bench.open_session()
+    bench.send((7, b"told"))
+    bench.start()
+    wait_until(lambda: bool(handles), what="the timer")
+    with pytest.raises(RuntimeError, match=r"sessions and timers; call app\.post\("):
+        handles[0].cancel()
+    wait_until(lambda: bench.take() is not None and bench.output(), what="what it sends")
+    assert bench.output() == make_packet(7, b"told")
 
 
 def test_posting_is_what_they_may_do(make_bench: MakeBench):
