@@ -8,6 +8,7 @@ loop. Plain objects, no I/O.
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
 from cluster.iocp.iocp_event import Buffer
@@ -18,6 +19,7 @@ __all__ = [
     "PACKET_BYTES_MAX",
     "PacketFraming",
     "Scan",
+    "bad_packet_id",
     "iter_packets",
     "make_packet",
     "split_packets",
@@ -133,6 +135,13 @@ def make_packet(packet_id: int, payload: Buffer) -> bytes:
             f"a payload of {len(payload)} bytes does not fit a packet; "
             f"at most {PACKET_BYTES_MAX - HEADER_BYTES}"
         )
-    if not 0 <= packet_id <= 0xFFFF:
-        raise ValueError(f"packet id {packet_id} is not between 0 and 65535")
-    return b"".join((HEADER.pack(size, packet_id), payload))
+    try:
+        header = HEADER.pack(size, packet_id)
+    except StructError:
+        raise bad_packet_id(packet_id) from None
+    return b"".join((header, payload))
+
+
+def bad_packet_id(packet_id: object) -> ValueError:
+    """Return what to raise for a packet id that is none."""
+    return ValueError(f"packet id {packet_id!r} is not between 0 and 65535")

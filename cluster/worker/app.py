@@ -7,7 +7,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_origin, overload
 
 import msgspec
 
@@ -20,7 +20,7 @@ from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
 from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers
-from cluster.worker.message_handlers import encode_message
+from cluster.worker.message_handlers import encode_message, is_message_type
 from cluster.worker.questions import decode_answer
 from cluster.worker.session import Session
 from cluster.worker.tells import Receiver, Telling, Tells
@@ -263,9 +263,15 @@ class App(Handlers):
         credit included; `Undelivered` when the node that was asked is gone or has begun anew: both
         leave open whether the message was handled. `AskFailed` when there is no answer:
         the handler raised, or there is none, or the answer is of another type. What `tell` raises,
-        but for `Full`. If the worker that asks dies, the handler call begins again in its
+        but for `Full`, and TypeError for a `reply_type` that is no struct; then nothing was told.
+        If the worker that asks dies, the handler call begins again in its
         successor, and asks again: then the message may be handled twice.
         """
+        if reply_type is not None and not is_message_type(get_origin(reply_type) or reply_type):
+            raise TypeError(
+                f"ask is told the msgspec.Struct that the answer is, not {reply_type!r}; leave it "
+                "out to wait for the end of the handler only"
+            )
         content = encode_message(message, self.codec)
         answer = await self._tells("ask").ask(to, content, timeout_s)
         return None if reply_type is None else decode_answer(answer, reply_type, self.codec)

@@ -21,8 +21,8 @@ def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
     try:
         signature.bind(*parameters)
     except TypeError:
-        taken = ", ".join(map(str, signature.parameters.values()))
-        raise TypeError(f"handler {name} must take {shape}; it takes ({taken})") from None
+        taken = signature.replace(return_annotation=inspect.Signature.empty)
+        raise TypeError(f"handler {name} must take {shape}; it takes {taken}") from None
 
 
 def check_function(function: object, call: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated
 from cluster.worker.codec import Codec
@@ -33,6 +34,7 @@ StopHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
+MessageHandler = Callable[[Any, ShardId], Any]
 KeysHandler = Callable[[tuple[int, ...]], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -45,6 +47,7 @@ _KeysHandler = TypeVar("_KeysHandler", bound=KeysHandler)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
+_MessageHandler = TypeVar("_MessageHandler", bound=MessageHandler)
 
 _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; keep one of them"
 
@@ -276,10 +279,12 @@ class Handlers:
         return handler
 
     @overload
-    def on_message(self, what: type[msgspec.Struct]) -> Callable[[_Handler], _Handler]: ...
+    def on_message(
+        self, what: type[msgspec.Struct]
+    ) -> Callable[[_MessageHandler], _MessageHandler]: ...
 
     @overload
-    def on_message(self, what: _Handler) -> _Handler: ...
+    def on_message(self, what: _MessageHandler) -> _MessageHandler: ...
 
     def on_message(self, what: Any) -> Any:
         """Call `f(message, sender)` for the messages of one type that shards tell this one.

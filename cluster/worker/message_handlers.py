@@ -12,7 +12,13 @@ from cluster.shared.tell_records import pack_content
 from cluster.worker.codec import Codec
 from cluster.worker.payload_annotation import find_payload_parameter, handler_name
 
-__all__ = ["MessageHandler", "MessageHandlers", "encode_message", "type_name"]
+__all__ = [
+    "MessageHandler",
+    "MessageHandlers",
+    "encode_message",
+    "is_message_type",
+    "type_name",
+]
 
 
 class MessageHandler(NamedTuple):
@@ -69,7 +75,7 @@ class MessageHandlers:
         annotation = find_payload_parameter(handler, 0).annotation
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
         for type_ in typing.get_args(annotation) if is_union else (annotation,):
-            if _is_message_type(type_):
+            if is_message_type(type_):
                 self._undelivered_decoders[type_name(type_)] = self._codec.decoder(type_)
 
     def undelivered_decoder(self, name: str) -> Callable[[bytes], Any]:
@@ -83,7 +89,7 @@ class MessageHandlers:
         return decode
 
 
-def _is_message_type(type_: Any) -> bool:
+def is_message_type(type_: Any) -> bool:
     """Return whether messages may be of `type_`."""
     return (
         isinstance(type_, type)
@@ -96,12 +102,13 @@ def _find_type(handler: Callable[..., Any], given: Any) -> type[msgspec.Struct]:
     parameter = find_payload_parameter(handler, 0)
     annotation = parameter.annotation
     type_: Any = given if given is not None else annotation
-    if not _is_message_type(type_):
+    if not is_message_type(type_):
         raise TypeError(
             f"handler {handler_name(handler)}: annotate {parameter.name!r} with the msgspec.Struct "
-            f"that it takes, or write @app.on_message(Type); it says {type_!r}"
+            "that it takes, or write @app.on_message(Type); it says "
+            f"{'bytes, or nothing' if type_ is bytes else repr(type_)}"
         )
-    if _is_message_type(annotation) and annotation is not type_:
+    if is_message_type(annotation) and annotation is not type_:
         raise TypeError(
             f"handler {handler_name(handler)} is for {type_.__name__}, and {parameter.name!r} is "
             f"annotated with {annotation.__name__}"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from struct import error as StructError
 from typing import overload
 
-from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, split_packets
+from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, bad_packet_id, split_packets
 from cluster.worker.codec import Message
 
-__all__ = ["Packets", "bad_packet_id", "join_packets", "too_long"]
+__all__ = ["Packets", "join_packets", "too_long"]
 
 _pack_header = HEADER.pack
 
@@ -62,10 +62,17 @@ def join_packets(
     """Return the stream of `packets`, ids and messages, in order.
 
     `encode` is called for messages that are not bytes. Raises ValueError for an id or a payload
-    that does not fit, and what `encode` raises.
+    that does not fit, TypeError for what is no id and message, and what `encode` raises.
     """
     parts = []
-    for packet_id, message in packets:
+    for packet in packets:
+        try:
+            packet_id, message = packet
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"a packet among several is (packet_id, message), not {_shape(packet)}; write "
+                "session.send_packets([(1, message), ...])"
+            ) from None
         payload = message if type(message) is bytes else encode(message)
         size = len(payload)
         if size > max_payload_bytes:
@@ -85,6 +92,7 @@ def too_long(size: int, max_payload_bytes: int) -> ValueError:
     )
 
 
-def bad_packet_id(packet_id: object) -> ValueError:
-    """Return what to raise for a packet id that is none."""
-    return ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
+def _shape(packet: object) -> str:
+    """Return what to call what is no packet; payloads are not for the log."""
+    name = type(packet).__name__
+    return f"a {name} of {len(packet)}" if isinstance(packet, list | tuple) else name

@@ -6,7 +6,7 @@ from struct import error as StructError
 from threading import get_ident
 from typing import Any
 
-from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
+from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, bad_packet_id
 from cluster.shared.causes import Cause
 from cluster.shared.group_records import GROUPS_MAX, pack_join, read_join
 from cluster.shared.names import encode_name
@@ -27,7 +27,7 @@ from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack
 from cluster.worker.codec import Codec, Message
 from cluster.worker.login import Binding, Login
 from cluster.worker.outbox import Outbox, not_here
-from cluster.worker.packet_stream import Packets, bad_packet_id, join_packets, too_long
+from cluster.worker.packet_stream import Packets, join_packets, too_long
 
 __all__ = ["Session"]
 
@@ -192,11 +192,10 @@ class Session:
         """End the session in good order, after all that was sent to it. Works once.
 
         `cause` is one of `cluster.shared.causes.Cause` or a string of the application's own, at
-        most 255 bytes of UTF-8. `on_disconnected` follows when the connection has closed.
+        most 255 bytes of UTF-8. `on_disconnected` follows when the connection has closed. Raises
+        TypeError and ValueError for what is no cause.
         """
-        text = str(cause).encode()
-        if not 0 < len(text) <= 255:
-            raise ValueError(f"cause {cause!r}: give 1 to 255 bytes of UTF-8")
+        text = encode_name(cause, "cause")
         if self.is_open:
             self._outbox.add(DISCONNECT, self.id, text)
             self.is_open = False

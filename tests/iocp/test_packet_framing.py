@@ -1,7 +1,9 @@
 """Packets in a byte stream: any split gives the same packets, and no size is a loop."""
 
+import re
 from itertools import pairwise
 from struct import pack, unpack_from
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -182,6 +184,12 @@ def test_the_largest_packet_holds_65531_payload_bytes():
     assert PacketFraming().scan(packet) == Scan(PACKET_BYTES_MAX, 1, None)
     with pytest.raises(ValueError, match="65532 bytes does not fit"):
         make_packet(1, bytes(65_532))
+
+
+@pytest.mark.parametrize("packet_id", [-1, 65_536, 1.5, "1", None, b"x"])
+def test_an_id_that_no_packet_has_is_named(packet_id: Any):
+    with pytest.raises(ValueError, match=re.escape(f"packet id {packet_id!r} is not between 0")):
+        make_packet(packet_id, b"")
 
 
 @pytest.mark.parametrize("payload", [b"abc", bytearray(b"abc"), memoryview(b"abc")])

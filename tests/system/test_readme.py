@@ -82,6 +82,9 @@ def test_the_applications_pass_strict_type_checks() -> None:
     users = _block("python", "## Users", APPLICATION)
     assert _check_types(talk) == ""
     assert _check_types(users) == ""
+    messages = _block("python", "## Messages between shards", APPLICATION)
+    assert _check_types(messages) == ""
+    assert _check_types(messages.replace(", sender: ShardId", "")).count("error: ") == 1
     tests = _block("python", "<!-- tests: test_talk.py -->", APPLICATION)
     assert _check_types(tests.replace("from talk import Line, app\n", talk)) == ""
     # What a checker is to find out is found out.

@@ -1,6 +1,7 @@
 """Messages between the shards of one node: real lanes, windows and commits, in one process."""
 
 import asyncio
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import pytest
@@ -28,6 +29,15 @@ class Answer(msgspec.Struct):
     """What comes of it."""
 
     number: int
+
+
+T = TypeVar("T")
+
+
+class Several(msgspec.Struct, Generic[T]):
+    """Answers of one kind."""
+
+    items: list[T]
 
 
 class Chat:
@@ -231,6 +241,35 @@ def test_who_asks_hears_that_the_handler_raised_and_nothing_of_the_call_remains(
         assert client.receive().payload == b"AskFailed: its handler raised ValueError"
         assert [str(error) for error in node.errors] == ["it fails"]
     assert told == ([Note(1)] if is_async else [])
+
+
+@pytest.mark.parametrize("reply_type", [Answer | None, "Answer", int, dict[str, int], Answer(1)])
+def test_an_answer_that_cannot_be_one_is_refused_before_the_question_is_asked(reply_type: Any):
+    app, asked = App(), []
+    app.on_message(Question)(lambda message, sender: asked.append(message))
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        await app.ask(0, Question(1), reply_type)
+
+    with TestNode(app, raise_errors=False) as node:
+        node.connect().send(ASK)
+        (error,) = node.errors
+    assert f"the msgspec.Struct that the answer is, not {reply_type!r}" in str(error)
+    assert asked == []
+
+
+def test_an_answer_may_be_of_a_generic_type():
+    app, answers = App(), []
+    app.on_message(Question)(lambda message, sender: Several[int]([message.number]))
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        answers.append(await app.ask(0, Question(7), Several[int]))
+
+    with TestNode(app) as node:
+        node.connect().send(ASK)
+    assert answers == [Several([7])]
 
 
 def test_a_question_that_nothing_takes_fails_and_is_counted():

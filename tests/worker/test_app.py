@@ -58,6 +58,13 @@ def test_a_second_handler_of_the_same_id_is_refused_with_the_name_of_the_first()
         app.on_packet(3)
 
 
+def test_a_handler_of_another_shape_is_told_as_it_was_written():
+    def by_name(session, *, payload: bytes) -> None: ...
+
+    with pytest.raises(TypeError, match=r"it takes \(session, \*, payload: bytes\)$"):
+        App().on_packet(1)(by_name)  # type: ignore[type-var]
+
+
 @pytest.mark.parametrize(
     ("register", "shape"),
     [

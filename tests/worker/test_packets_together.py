@@ -323,6 +323,23 @@ def test_a_bad_id_among_several_is_named_and_nothing_is_sent(packet_id: Any):
     assert session._outbox.entries == []
 
 
+@pytest.mark.parametrize(
+    ("packets", "told"),
+    [
+        ((1, b"a"), "not int"),
+        (b"a", "not int"),
+        ([b"abc"], "not bytes"),
+        ([(1, b"a"), (1, b"b", 3)], "not a tuple of 3"),
+        ([[1]], "not a list of 1"),
+    ],
+)
+def test_what_is_no_packet_among_several_is_told_with_the_remedy(packets: Any, told: str):
+    session = session_with_room()
+    with pytest.raises(TypeError, match=rf"\(packet_id, message\), {told}; write session.send_pac"):
+        session.send_packets(packets)
+    assert session._outbox.entries == []
+
+
 def test_a_payload_among_several_that_is_too_long_is_told_and_nothing_is_sent():
     session = session_with_room(max_payload_bytes=3)
     with pytest.raises(ValueError, match="a payload of 4 bytes;"):

@@ -1,6 +1,8 @@
 """A session in the worker: what it may send, how it ends, and what it says of misuse."""
 
+import re
 from array import array
+from typing import Any
 
 import msgspec
 import pytest
@@ -166,6 +168,15 @@ def test_a_cause_is_one_of_ours_or_any_short_text(cause: str, written: bytes):
 def test_a_cause_of_no_text_or_too_much_is_refused(cause: str):
     session = make_session()
     with pytest.raises(ValueError, match="1 to 255 bytes of UTF-8"):
+        session.disconnect(cause)
+    assert session.is_open
+    assert sent(session) == []
+
+
+@pytest.mark.parametrize("cause", [5, b"bye", None, msgspec.UNSET])
+def test_a_cause_that_is_no_text_is_refused_with_its_value(cause: Any):
+    session = make_session()
+    with pytest.raises(TypeError, match="a cause is a str, not .*" + re.escape(repr(cause))):
         session.disconnect(cause)
     assert session.is_open
     assert sent(session) == []
