@@ -104,11 +104,12 @@ class TestClient:
         """Take the first packet that has come and was not taken.
 
         Raises NothingReceived, which is an AssertionError, when there is none. What comes later,
-        by a timer, comes by `TestNode.advance`.
+        by a timer, comes by `TestNode.advance`; what a handler awaits outside of the node, by
+        `TestNode.wait_until`.
         """
         self._node.settle()
         if not self._received:
-            raise NothingReceived(f"{self!r} has received nothing more; the node is at rest")
+            raise NothingReceived(f"{self!r} has received nothing more; {self._node.describe()}")
         return self._received.popleft()
 
     def stop_reading(self) -> None:

@@ -7,8 +7,9 @@ node or of a client turns gateway and workers until nothing is left to do at tha
 """
 
 import math
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import msgspec
@@ -38,6 +39,9 @@ gateway carries out in it what workers published in the one before, and that arr
 ACCEPTS_MAX = 8
 """Outstanding accepts. Clients connect one after the other here, and each accept costs a session
 object at the start of each test."""
+
+OUTSIDE_POLL_S = 0.001
+"""How often `wait_until` looks."""
 
 START_S = 1_000.0
 """The clock at the start; not 0, so that nothing is due that was due never."""
@@ -176,6 +180,36 @@ class TestNode:
         finally:
             self._is_settling = False
         self._raise_first_error()
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+        """Let real time pass until `condition()` is true, at most `timeout_s` seconds of it.
+
+        For what handlers await outside of the node: a thread (`asyncio.to_thread`), a process, a
+        socket. The clock of the node stands still meanwhile, so no timer and no timeout comes due.
+        Raises TimeoutError, and what handlers raised meanwhile.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.settle()
+        while not condition():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"it has not come true within {timeout_s:g} s; {self.describe()}"
+                )
+            time.sleep(OUTSIDE_POLL_S)
+            self.settle()
+
+    def describe(self) -> str:
+        """Return in words that the node is at rest, and what it takes to go on."""
+        shards = self._gateway.shards
+        if count := sum(shard.succession.deferred.count for shard in shards):
+            calls = (
+                "1 call that awaits" if count == 1 else f"{count} calls that await, or wait behind"
+            )
+            return (
+                f"the node is at rest, but for {calls} something: what is due later comes by "
+                "`node.advance`, what a thread or a socket brings by `node.wait_until`"
+            )
+        return "the node is at rest"
 
     def kill_worker(self, shard: int = 0, *, at_commit: bool = False) -> None:
         """Kill the worker of `shard`; a successor has taken its sessions over on return.

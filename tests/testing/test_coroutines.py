@@ -1,6 +1,7 @@
 """Handlers that await, in a node whose time the test turns."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -105,6 +106,42 @@ def test_what_a_coroutine_raises_reaches_the_test():
         client.send(FAIL, b"")
         node.advance(1)
         assert not client.is_connected
+
+
+def test_what_a_thread_brings_is_waited_for_in_real_time():
+    app = App()
+    may_go_on = threading.Event()
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        async with asyncio.timeout(60):
+            await asyncio.to_thread(may_go_on.wait)
+        session.send(SLOW, payload)
+
+    @app.on_packet(FAIL)
+    async def fail(session: Session, payload: bytes) -> None:
+        await asyncio.to_thread(may_go_on.wait)
+        raise ZeroDivisionError(payload)
+
+    with TestNode(app) as node:
+        client, other = node.connect(), node.connect()
+        with pytest.raises(NothingReceived, match=r"the node is at rest$"):
+            client.receive()
+        try:
+            client.send(SLOW, b"x")
+            with pytest.raises(NothingReceived, match=r"1 call that awaits.*`node\.wait_until`"):
+                client.receive()
+            with pytest.raises(TimeoutError, match=r"within 0\.01 s; the node is at rest, but for"):
+                node.wait_until(lambda: client.received, timeout_s=0.01)
+            other.send(FAIL)
+        finally:
+            may_go_on.set()
+        with pytest.raises(ZeroDivisionError):
+            node.wait_until(lambda: not other.is_connected)
+        before = node.now
+        node.wait_until(lambda: client.received)
+        assert client.receive() == Packet(SLOW, b"x")
+        assert node.now == before
 
 
 def test_a_drain_waits_for_what_awaits():
