@@ -6,6 +6,9 @@ from typing import Any
 __all__ = ["NetAddress"]
 
 
+_PORTS = range(65_536)
+
+
 class NetAddress:
     """A host (numeric address or name) and a TCP port, 0 to 65535. A value, never changed.
 
@@ -16,8 +19,8 @@ class NetAddress:
     __slots__ = ("_text",)
 
     def __init__(self, host: str, port: int) -> None:
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port {port} is not between 0 and 65535")
+        if port not in _PORTS:
+            raise ValueError(f"port {port!r} is not between 0 and 65535")
         self._text = _text(host, port)
 
     @property

@@ -3,7 +3,7 @@
 from cluster.iocp.iocp_event import Buffer
 from cluster.iocp.packet_framing import make_packet
 
-__all__ = ["JOIN_BYTES_MAX", "SendBuffer", "join_small"]
+__all__ = ["JOIN_BYTES_MAX", "SendBuffer", "copy_bytes", "join_small"]
 
 JOIN_BYTES_MAX = 16_384
 """Buffers that together are not longer are joined into one before they are sent.
@@ -26,7 +26,7 @@ class SendBuffer:
     __slots__ = ("data",)
 
     def __init__(self, data: Buffer) -> None:
-        self.data = data if isinstance(data, bytes) else bytes(data)
+        self.data = data if isinstance(data, bytes) else copy_bytes(data)
 
     @classmethod
     def packet(cls, packet_id: int, payload: Buffer) -> "SendBuffer":
@@ -35,6 +35,18 @@ class SendBuffer:
 
     def __len__(self) -> int:
         return len(self.data)
+
+
+def copy_bytes(data: Buffer) -> bytes:
+    """Return the bytes of `data`; TypeError for what has none, of which `bytes` would make some."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(
+            f"what is sent is bytes, bytearray, memoryview or a SendBuffer, not "
+            f"{type(data).__name__}; encode it first"
+        ) from None
+    return bytes(view)
 
 
 def join_small(buffers: list[Buffer], num_bytes: int) -> list[Buffer]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cluster.iocp.causes import Cause
 from cluster.iocp.iocp_event import Buffer, SendEvent
 from cluster.iocp.iocp_object import IocpObject
-from cluster.iocp.send_buffer import JOIN_BYTES_MAX, SendBuffer, join_small
+from cluster.iocp.send_buffer import JOIN_BYTES_MAX, SendBuffer, copy_bytes, join_small
 from cluster.iocp.session_state import SessionState
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ class Sender(IocpObject):
 
         A SendBuffer or bytes is not copied, anything else is. Returns False when the session
         is not connected. More than `send_queue_bytes_max` waiting aborts the session with
-        `send_overflow`.
+        `send_overflow`. TypeError for what is no bytes.
         """
         if type(data) is not bytes:
-            data = data.data if isinstance(data, SendBuffer) else bytes(data)
+            data = data.data if isinstance(data, SendBuffer) else copy_bytes(data)
         if self._callback_thread == get_ident():
             if self._gathered is None and self._state is _CONNECTED:
                 self._gathered = data

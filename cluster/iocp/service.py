@@ -59,8 +59,10 @@ class Service:
         """Make a service on `iocp_core`, which stays the caller's.
 
         `session_factory` takes no arguments and returns a new session; `max_session_count` is
-        the most sessions that are connected at one time.
+        the most sessions that are connected at one time. Raises MisuseError for what is none of
+        these.
         """
+        _check_address(net_address)
         if max_session_count < 1:
             raise MisuseError(f"max_session_count={max_session_count}: must be at least 1")
         self._net_address = net_address
@@ -123,7 +125,14 @@ class Service:
         """Return a session of this service that is not connected yet."""
         if self._session_factory is None:
             raise MisuseError("a service without a session factory cannot create sessions")
-        session = self._retired.take() or self._session_factory()
+        session = self._retired.take()
+        if session is None:
+            session = self._session_factory()
+            if not hasattr(session, "_state"):
+                raise MisuseError(
+                    f"a session factory returns a new Session, not {type(session).__name__}; an "
+                    "__init__ of its own has to call super().__init__()"
+                )
         session._service = self._reference
         session._core = self._iocp_core
         session._driver = self._iocp_core.driver
@@ -279,6 +288,7 @@ class ClientService(Service):
         settings: SessionSettings | None = None,
     ) -> None:
         """See `Service`. The address may hold a name: it is looked up when this is made."""
+        _check_address(net_address)
         super().__init__(
             net_address.resolve(), iocp_core, session_factory, max_session_count, settings
         )
@@ -331,3 +341,11 @@ class ClientService(Service):
         super().close_service(cause)
         for session in list(self._connecting):
             session.abort(cause)
+
+
+def _check_address(net_address: object) -> None:
+    if not isinstance(net_address, NetAddress):
+        raise MisuseError(
+            f"a service has a NetAddress, not {net_address!r}; write "
+            'NetAddress("127.0.0.1", 7777) or NetAddress.parse("127.0.0.1:7777")'
+        )

@@ -44,6 +44,18 @@ def test_a_send_without_a_connection_is_refused(world: World):
     assert session.queued_bytes == 0
 
 
+@pytest.mark.parametrize("data", [5, [1, 2], "x", None, {}])
+def test_what_is_no_bytes_is_refused_and_nothing_is_sent(world: World, data: Any):
+    session, peer = world.pair()
+    with pytest.raises(TypeError, match=f"not {type(data).__name__}; encode it first"):
+        session.send(data)
+    with pytest.raises(TypeError, match="encode it first"):
+        SendBuffer(data)
+    session.send(bytearray(b"end"))
+    world.run_until(lambda: len(peer.received) >= 3)
+    assert peer.received == b"end"
+
+
 def test_only_the_first_of_many_sends_registers(world: World):
     session, peer = world.pair(reading=False)
     fill(session)

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,6 +33,29 @@ def test_without_a_factory_a_service_does_not_start(world: World):
             service.create_session()
         service.set_session_factory(RecordingSession)
         assert service.can_start()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:7777", ("127.0.0.1", 7777), None])
+def test_an_address_that_is_none_is_refused_with_the_remedy(world: World, address: Any):
+    for kind in (ServerService, ClientService):
+        with pytest.raises(
+            MisuseError, match=r"not .*; write NetAddress\(\"127.0.0.1\", 7777\) or"
+        ):
+            kind(address, world.core, RecordingSession)
+
+
+class Unmade(Session):
+    """Its author has forgotten that sessions have an `__init__`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("factory", [dict, Unmade])
+def test_what_a_factory_makes_wrongly_is_told(world: World, factory: Any):
+    service = ClientService(LOOPBACK, world.core, factory)
+    with pytest.raises(MisuseError, match=rf"not {factory.__name__}; .* super\(\).__init__\(\)"):
+        service.create_session()
 
 
 def test_a_factory_that_was_set_later_makes_the_sessions(world: World):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.iocp import IocpCore, MisuseError
 from cluster.iocp.iocp_event import AcceptEvent, EventType, IocpEvent, RecvEvent, SendEvent
 from cluster.iocp.net_address import NetAddress
 from tests.contract.driver_harness import Owner, resource_count
@@ -34,6 +35,26 @@ def peer_of_an_armed(port: UringPort, listener: Owner) -> tuple[socket.socket, O
     assert port.recv(server, 1) == b"x"
     assert server.socket.armed  # type: ignore[attr-defined]
     return peer, server
+
+
+def test_a_second_thread_is_told_that_it_may_not_dispatch() -> None:
+    core = IocpCore(driver=uring_or_skip(1))
+    core.dispatch(0)
+    raised: list[BaseException] = []
+
+    def dispatch() -> None:
+        try:
+            core.dispatch(0.001)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=dispatch)
+    thread.start()
+    thread.join()
+    assert [type(error) for error in raised] == [MisuseError]
+    assert "make it by IocpCore(threads=...)" in str(raised[0])
+    assert core.dispatch(0) == 0
+    core.close()
 
 
 def close(port: UringPort, owner: Owner) -> None:

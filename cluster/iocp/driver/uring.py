@@ -266,6 +266,11 @@ class UringDriver(QueuedDriver):
             if recvs.unclaimed:
                 recvs.stop_unclaimed()
             ring.enter(wait_s)
+        except FileExistsError:
+            raise MisuseError(
+                "a core of one thread belongs to the thread that was the first to dispatch it; for "
+                "others as well make it by IocpCore(threads=...)"
+            ) from None
         finally:
             self._sleeping = False
         received: list[Completion] = []
