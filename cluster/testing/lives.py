@@ -135,6 +135,10 @@ class Lives:
         times = [incarnation.worker.next_timer() for incarnation in self._incarnations.values()]
         return min((due for due in times if due is not None), default=None)
 
+    def awaits_outside(self) -> bool:
+        """Whether coroutines of any of them have begun what no clock of ours brings."""
+        return any(life.worker.awaits_outside for life in self._incarnations.values())
+
     def sessions(self) -> dict[int, Session]:
         """Return the sessions that they know, by id."""
         return {

@@ -280,10 +280,14 @@ class TestNode:
     def _drain(self) -> None:
         timeout_s = self._config.supervisor.drain_timeout_s
         self.settle()
+        outside_until = time.monotonic() + timeout_s
         while not self._gateway.advance_drain(timeout_s):
             self.settle()
             if self._gateway.advance_drain(timeout_s):
                 return
+            if self._lives.awaits_outside() and time.monotonic() < outside_until:
+                time.sleep(OUTSIDE_POLL_S)
+                continue
             due = self._next_due()
             assert due is not None, "a drain ends at its deadline at the latest"
             self._clock.advance_to(due)

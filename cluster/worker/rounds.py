@@ -5,6 +5,7 @@ Nothing is published in a round; what a step needs to have settled before it is 
 round, for the next one. Imported only by workers whose application awaits.
 """
 
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from math import inf
 from typing import Any
@@ -56,13 +57,21 @@ class Rounds:
     def round(self, timeout_s: float) -> None:
         """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
         coroutines = self.coroutines
-        if timeout_s > 0.0 and self._pass_time is not None:
+        pass_time = self._pass_time
+        outside_since: float | None = None
+        if timeout_s > 0.0 and pass_time is not None:
             due = self.tasks.next_due()
             if due is not None and not self.tasks.has_ready:
-                self._pass_time(max(0.0, min(timeout_s, due - self._now())))
-                timeout_s = 0.0
+                timeout_s = max(0.0, min(timeout_s, due - self._now()))
+                if self.tasks.awaits_outside:
+                    outside_since = time.monotonic()  # it takes its time, by a clock that goes
+                else:
+                    pass_time(timeout_s)
+                    timeout_s = 0.0
         for source in coroutines.round(timeout_s):
             self._contact.attend(source)
+        if outside_since is not None and pass_time is not None:
+            pass_time(min(timeout_s, time.monotonic() - outside_since))
         if coroutines.wants_settled:
             self._publisher.settle()
             coroutines.settled()

@@ -13,14 +13,16 @@ import sys
 import time
 from asyncio.events import AbstractEventLoop, _get_running_loop, _set_running_loop
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Executor
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from cluster.worker.standing_task import StandingTask
 
 __all__ = ["TaskLoop"]
 
+_T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
 
 logger = logging.getLogger("cluster.worker")
@@ -49,6 +51,8 @@ class _Loop(asyncio.SelectorEventLoop):
     """Whether it counts as running although no round is."""
     is_starting = False
     no_handle: asyncio.Handle
+    in_threads = 0
+    """Calls that other threads carry out for tasks."""
     first_step: tuple[Callable[[], object], Context] | None = None
 
     def time(self) -> float:
@@ -67,6 +71,20 @@ class _Loop(asyncio.SelectorEventLoop):
         if self.next_timer is None or when < self.next_timer:
             self.next_timer = when
         return super().call_at(when, callback, *args, context=context)
+
+    def run_in_executor(
+        self,
+        executor: Executor | None,
+        func: Callable[[Unpack[_Arguments]], _T],
+        *args: *_Arguments,
+    ) -> asyncio.Future[_T]:
+        future = super().run_in_executor(executor, func, *args)
+        self.in_threads += 1
+        future.add_done_callback(self._left_thread)
+        return future
+
+    def _left_thread(self, future: asyncio.Future[Any]) -> None:
+        self.in_threads -= 1
 
     def call_soon(
         self,
@@ -93,6 +111,8 @@ class TaskLoop:
         self._loop.now = now
         self._loop.no_handle = asyncio.Handle(lambda: None, (), self._loop)
         self._selector.waited = self._waited
+        self._own_count = len(self._selector.get_map())
+        """Descriptors that are not of tasks: the loop's own, and those that are watched."""
         self._readable: list[int] = []
         self._outer: AbstractEventLoop | None = None
         """The loop that ran in this thread when this one was entered: that of another worker, under
@@ -116,6 +136,11 @@ class TaskLoop:
         """Whether a task takes a step now, so that it may await."""
         return asyncio.current_task(self._loop) is not None
 
+    @property
+    def awaits_outside(self) -> bool:
+        """Whether tasks have begun what no clock of ours brings: calls in threads, sockets."""
+        return self._loop.in_threads > 0 or len(self._selector.get_map()) > self._own_count
+
     def next_due(self) -> float | None:
         """Return when the next timer is due at the earliest, by the clock; None without any."""
         return self._loop.next_timer
@@ -123,6 +148,7 @@ class TaskLoop:
     def watch(self, fd: int) -> None:
         """Have `round` end when `fd` is readable, and tell of it."""
         self._loop.add_reader(fd, self._readable_now, fd)
+        self._own_count += 1
 
     def _readable_now(self, fd: int) -> None:
         self._readable.append(fd)

@@ -246,6 +246,11 @@ class Worker:
         return self._dispatcher.sessions
 
     @property
+    def awaits_outside(self) -> bool:
+        """Whether its coroutines have begun what no clock of ours brings."""
+        return self._rounds is not None and self._rounds.tasks.awaits_outside
+
+    @property
     def unhandled_packets(self) -> int:
         """Packets that no handler took."""
         return self._dispatcher.unhandled_packets

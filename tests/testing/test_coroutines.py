@@ -1,7 +1,9 @@
 """Handlers that await, in a node whose time the test turns."""
 
 import asyncio
+import socket
 import threading
+import time
 
 import pytest
 
@@ -142,6 +144,60 @@ def test_what_a_thread_brings_is_waited_for_in_real_time():
         node.wait_until(lambda: client.received)
         assert client.receive() == Packet(SLOW, b"x")
         assert node.now == before
+
+
+async def connect_to(address: tuple[str, int]) -> None:
+    """As those who connect to a database do: a timeout, a thread that looks a name up, a socket."""
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(time.sleep, 0.05)
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_what_start_and_end_await_outside_takes_its_time():
+    app = App()
+    done: list[str] = []
+
+    def answer() -> None:
+        for _ in range(3):
+            client, _ = listener.accept()
+            with client:
+                time.sleep(0.05)
+                client.sendall(b"hello")
+
+    @app.on_start
+    async def start() -> None:
+        await connect_to(listener.getsockname())
+        before = app_time()
+        await asyncio.sleep(60)
+        done.append(f"start, {app_time() - before:.0f} s later")
+
+    def app_time() -> float:
+        return asyncio.get_running_loop().time()
+
+    @app.on_disconnected
+    async def gone(session: Session, cause: str) -> None:
+        await connect_to(listener.getsockname())
+        done.append(cause)
+
+    @app.on_stop
+    async def stop() -> None:
+        await connect_to(listener.getsockname())
+        done.append("stop")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            with TestNode(app) as node:
+                node.connect()
+        finally:
+            for _ in range(3 - len(done)):  # what the application has not asked for
+                socket.create_connection(listener.getsockname()).close()
+            thread.join()
+    assert done == ["start, 60 s later", "drain", "stop"]
 
 
 def test_a_drain_waits_for_what_awaits():
