@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from cluster.iocp import ClientService, PacketSession
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, make_packet
@@ -33,13 +33,20 @@ class Packet:
     codec: Codec = field(default=_NO_CODEC, repr=False, compare=False)
     """How the application that sent it encodes structs."""
 
-    def decode(self, type_: type[T]) -> T:
+    @overload
+    def decode(self, type_: type[T]) -> T: ...
+
+    @overload
+    def decode(self, type_: object) -> Any: ...
+
+    def decode(self, type_: Any) -> Any:
         """Return the payload as a `type_`, by the codec of the application.
+
+        To type checkers what a union or an `Annotated` decodes to is anything.
 
         Raises msgspec.DecodeError, or its subclass ValidationError, for a payload that is none.
         """
-        decoded: T = self.codec.decoder(type_)(self.payload)
-        return decoded
+        return self.codec.decoder(type_)(self.payload)
 
 
 class _Connection(PacketSession):

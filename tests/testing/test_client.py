@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cluster.testing import NothingReceived, Packet, TestNode
@@ -29,6 +30,23 @@ def _echo() -> tuple[App, list[Any]]:
         log.append((session.state, cause))
 
     return app, log
+
+
+class Move(msgspec.Struct, tag=True):
+    x: int
+
+
+class Leave(msgspec.Struct, tag=True):
+    why: str
+
+
+def test_a_packet_of_one_of_several_types_is_decoded_and_typed() -> None:
+    with TestNode(_echo()[0]) as node:
+        client = node.connect()
+        client.send(ECHO, Move(7))
+        client.send(ECHO, Leave("tired"))
+        decoded: list[Move | Leave] = [client.receive().decode(Move | Leave) for _ in range(2)]
+        assert decoded == [Move(7), Leave("tired")]
 
 
 def test_packets_are_taken_in_their_order():
