@@ -134,6 +134,30 @@ def test_a_full_queue_that_the_kernel_does_not_take_loses_nothing(
     assert [number for number, *_ in ring.reap(8)] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_full_queue_that_the_kernel_refuses_once_goes_on(
+    make_ring: MakeRing, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    ring = make_ring(is_shared, entries=4, cq_entries=64)
+    call = uring_ring._syscall
+    refusals = [errno.EAGAIN]
+
+    def refuse_once(*arguments: object) -> int:
+        if not refusals:
+            return int(call(*arguments))
+        ctypes.set_errno(refusals.pop())
+        return -1
+
+    monkeypatch.setattr(uring_ring, "_syscall", refuse_once)
+    for number in range(20):
+        ring.push(NOP, -1, number)
+    numbers = []
+    for _ in range(3):
+        ring.enter(0)
+        numbers += [number for number, *_ in ring.reap(64)]
+    assert numbers == list(range(20))
+
+
 def test_a_wait_ends_with_its_time(make_ring: MakeRing) -> None:
     ring = make_ring()
     began = time.monotonic()

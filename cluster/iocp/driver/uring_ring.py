@@ -283,12 +283,13 @@ class Ring:
         """Submit until all that overflows is in the queue; False if the kernel takes no more."""
         overflow = self._overflow
         while overflow:
-            waiting = self._to_submit
-            self._not_all_submitted(
-                _syscall(_ENTER, self.fd, waiting, 0, _ENTER_GETEVENTS, None, None)
-            )
-            if self._to_submit == waiting:
-                return False
+            # The queue is empty here when the kernel took it after having refused it at first.
+            if waiting := self._to_submit:
+                self._not_all_submitted(
+                    _syscall(_ENTER, self.fd, waiting, 0, _ENTER_GETEVENTS, None, None)
+                )
+                if self._to_submit == waiting:
+                    return False
             while overflow and self._to_submit < self._sq_entries:
                 self._put(overflow.popleft())
         return True
