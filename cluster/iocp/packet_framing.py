@@ -128,7 +128,10 @@ def _of_size(size: int) -> Callable[[bytes], Iterator[tuple[int, bytes]]]:
 
 
 def make_packet(packet_id: int, payload: Buffer) -> bytes:
-    """Return one packet; raises ValueError that names an id or a size out of range."""
+    """Return one packet; raises ValueError that names an id or a size out of range, TypeError for a
+    payload that is no buffer."""
+    if type(payload) is not bytes:
+        payload = memoryview(payload).cast("B")  # whatever it is a view of, its length is in bytes
     size = HEADER_BYTES + len(payload)
     if size > PACKET_BYTES_MAX:
         raise ValueError(

@@ -19,8 +19,8 @@ SMALL_BYTES_MAX = 1_024
 class SendBuffer:
     """Bytes on their way. One buffer may sit in the queues of many sessions without a copy.
 
-    `bytes` are taken as they are; anything else is copied once, because its owner may change
-    it while a send is pending.
+    `bytes` are taken as they are; any other buffer is copied once, because its owner may change
+    it while a send is pending. TypeError for what is no buffer.
     """
 
     __slots__ = ("data",)

@@ -143,9 +143,10 @@ class Sender(IocpObject):
     def send(self, data: SendBuffer | Buffer) -> bool:
         """Queue `data` to be sent after all that was queued before. Any thread.
 
-        A SendBuffer or bytes is not copied, anything else is. Returns False when the session
-        is not connected. More than `send_queue_bytes_max` waiting aborts the session with
-        `send_overflow`. TypeError for what is no bytes.
+        A SendBuffer or bytes is not copied, any other buffer is; TypeError for what is none.
+        Returns False when the session is not connected. More than `send_queue_bytes_max` waiting
+        aborts the session with `send_overflow`: at once, which is False as well, or when the
+        callback that sends has returned. Raises DriverClosedError once the core is closed.
         """
         if type(data) is not bytes:
             data = data.data if isinstance(data, SendBuffer) else copy_bytes(data)
@@ -164,9 +165,11 @@ class Sender(IocpObject):
 
         Nothing is attempted while anything is queued, so the order is that of `send`. `data`
         is the caller's again on return: what is queued of it is copied unless it is bytes.
-        Bytes that leave at once are not reported to `on_send`. Dispatching thread, outside
-        this session's own callbacks.
+        Bytes that leave at once are not reported to `on_send`. Returns and raises what `send`
+        does. Dispatching thread, outside this session's own callbacks.
         """
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")  # whatever it is a view of, its length is in bytes
         with self._lock:
             if self._state is not _CONNECTED:
                 return False

@@ -1,6 +1,7 @@
 """Packets in a byte stream: any split gives the same packets, and no size is a loop."""
 
 import re
+from array import array
 from itertools import pairwise
 from struct import pack, unpack_from
 from typing import Any
@@ -195,6 +196,13 @@ def test_an_id_that_no_packet_has_is_named(packet_id: Any):
 @pytest.mark.parametrize("payload", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
 def test_the_header_is_size_and_id_in_little_endian(payload: bytes | bytearray | memoryview):
     assert make_packet(0x0201, payload) == b"\x07\x00\x01\x02abc"
+
+
+def test_the_size_of_a_view_of_larger_items_is_in_bytes():
+    payload = array("I", [1, 2])
+    packet = make_packet(3, memoryview(payload))
+    assert packet == pack("<HH", 12, 3) + payload.tobytes()
+    assert PacketFraming().scan(packet) == Scan(12, 1, None)
 
 
 @pytest.mark.parametrize("packet_id", [-1, 0x10000])

@@ -1,5 +1,6 @@
 """Sending: one registered send at most, in order, nothing twice, nothing stranded."""
 
+from array import array
 from typing import Any
 
 import pytest
@@ -191,6 +192,21 @@ def test_what_the_caller_may_change_is_copied(world: World, kind: type):
     peer.read()
     world.run_until(lambda: len(peer.received) == len(sent) + 6)
     assert peer.received[-6:] == b"before"
+
+
+def test_views_of_larger_items_are_sent_whole(world: World):
+    session, peer = world.pair(reading=False)
+    sent = bytearray()
+    view = memoryview(array("I", range(25_001)))
+    while not session.queued_bytes:  # the last one in part
+        assert session.send_now(view)
+        sent += view.tobytes()
+        world.core.dispatch(0)
+    assert session.send(view)
+    sent += view.tobytes()
+    peer.read()
+    world.run_until(lambda: len(peer.received) == len(sent))
+    assert peer.received == sent
 
 
 def test_one_buffer_sits_in_many_queues_without_a_copy(world: World):
