@@ -138,9 +138,9 @@ class Listener(IocpObject):
             return
         self._closing = True
         self._unused.clear()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        retry, self._retry = self._retry, None
+        if retry is not None:
+            retry.cancel()
         for event in list(self._outstanding):
             self._core.driver.cancel(event)
         self._close_if_quiet()
@@ -186,7 +186,7 @@ class Listener(IocpObject):
             if not service.expect_session(session):
                 self.full_refusals += 1
                 is_admitted = False
-            elif not service.admits(event.address):
+            elif not self._admits(service, event):
                 service.expect_no_more(session)
                 if event.accepted is not None:
                     event.accepted.reset_on_close()  # nothing is left to remember of it
@@ -208,6 +208,13 @@ class Listener(IocpObject):
             self._close_if_quiet()
         elif len(self._outstanding) <= self._enough:
             self.replenish()
+
+    def _admits(self, service: "ServerService", event: AcceptEvent) -> bool:
+        try:
+            return service.admits(event.address)
+        except Exception:
+            logger.exception("cannot tell whether %s is admitted; it is not", event.address)
+            return False
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1

@@ -157,6 +157,31 @@ def test_a_raising_factory_is_an_error_of_start(world: World):
     world.run_until(lambda: service.listener.handle is None)
 
 
+def test_a_client_of_whom_nobody_can_tell_whether_he_is_admitted_is_not(
+    steady_world: World, caplog: pytest.LogCaptureFixture
+):
+    class Unsure(ServerService):
+        sure = False
+
+        def admits(self, address: NetAddress | None) -> bool:
+            if not self.sure:
+                raise RuntimeError("boom")
+            return True
+
+    world = steady_world
+    service = Unsure(LOOPBACK, world.core, RecordingSession, 1)
+    world.services.append(service)
+    assert service.start()
+    for _ in range(3):  # more than there are slots
+        refused = Peer(world.core, service.listener.local_address)
+        world.run_until(lambda: refused.ended, "the refusal")  # noqa: B023
+    assert service.free_slot_count == 1
+    assert "boom" in caplog.text
+    service.sure = True
+    world.peer(service)
+    world.run_until(lambda: service.current_session_count == 1, "a session")
+
+
 def test_a_factory_that_raises_later_pauses_accepting_only(
     world: World, caplog: pytest.LogCaptureFixture
 ):
