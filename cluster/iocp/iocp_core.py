@@ -76,8 +76,10 @@ class IocpCore:
     As many threads as it was made for call `dispatch`; `post` may come from any thread,
     `call_later` from callbacks and from dispatching threads. The core owns its driver.
 
-    With one thread, callbacks run in it and nothing here takes a lock. With more, callbacks of
-    different objects run in different threads, and those of one object one at a time, in order.
+    With one thread, which is the one that dispatches first, callbacks run in it and nothing here
+    takes a lock. With more, callbacks of different objects run in different threads, and those of
+    one object one at a time, in order. A process that was forked off uses nothing of it, nor
+    closes it: what it closes may be its parent's.
     """
 
     __slots__ = (
@@ -144,12 +146,17 @@ class IocpCore:
     def dispatch(self, timeout: float | None = None) -> int:
         """Wait up to `timeout` seconds (None: for ever), deliver one batch, return its size.
 
-        With several threads a batch is shared: each of them returns how many it delivered.
+        With several threads a batch is shared: each of them returns how many it delivered. The
+        wait may end early, with 0.
 
         Timers that are due run after the batch, and a timer that falls due ends the wait. An
         exception that an owner does not take care of comes out here; what was not delivered
-        yet stays queued for the next call.
+        yet stays queued for the next call. Raises MisuseError from a callback, in more threads
+        than the core was made for, and for a timeout below 0; OSError for what the system
+        refuses, after which it may be called again.
         """
+        if timeout is not None and not timeout >= 0:
+            raise MisuseError(f"timeout {timeout!r} is not a number of seconds from 0 up, or None")
         if self._shared is not None:
             return self._shared.dispatch(timeout)
         if self.dispatching_thread:

@@ -1,15 +1,16 @@
 """Services own sessions: one that listens, one that connects.
 
 A service makes sessions through the factory it was given, keeps those that are connected, and
-lets go of a session when its connection has ended. Sessions know their service weakly, so a
-service that is dropped takes its sessions with it.
+lets go of a session when its connection has ended. Sessions know their service weakly: one that is
+dropped leaves those that are connected, which go on until they end, and its listener closes when
+the next client has come.
 """
 
 import weakref
 from collections.abc import Callable
 from enum import IntEnum
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.errors import MisuseError
@@ -122,17 +123,14 @@ class Service:
         raise MisuseError("start a ServerService or a ClientService")
 
     def create_session(self) -> "Session":
-        """Return a session of this service that is not connected yet."""
+        """Return a session of this service that is not connected yet.
+
+        Raises MisuseError without a factory, or for one that returns anything but a new session,
+        and what the factory raises.
+        """
         if self._session_factory is None:
             raise MisuseError("a service without a session factory cannot create sessions")
-        session = self._retired.take()
-        if session is None:
-            session = self._session_factory()
-            if not hasattr(session, "_state"):
-                raise MisuseError(
-                    f"a session factory returns a new Session, not {type(session).__name__}; an "
-                    "__init__ of its own has to call super().__init__()"
-                )
+        session = self._retired.take() or _new_session(self._session_factory)
         session._service = self._reference
         session._core = self._iocp_core
         session._driver = self._iocp_core.driver
@@ -160,18 +158,38 @@ class Service:
             self._retired.add(session)
 
     def broadcast(self, data: SendBuffer | Buffer) -> int:
-        """Queue `data` for every connected session without a copy; return for how many."""
+        """Queue `data` for every connected session, one copy for all at most; return for how many.
+
+        Any thread. TypeError for what is no buffer.
+        """
         chunk = data if isinstance(data, SendBuffer) else SendBuffer(data)
         return sum([session.send(chunk) for session in list(self._sessions)])
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
-        """Start nothing new and disconnect every session; it is over when the count is 0."""
+        """Start nothing new and disconnect every session with `cause`. Any thread.
+
+        It is over when `current_session_count` is 0, and `connecting_count` of a client service.
+        """
         self._close_cause = cause
         self._closed = True
         self._retired.clear()
         self._stalls.stop()
         for session in list(self._sessions):
             session.disconnect(cause)
+
+
+def _new_session(factory: Callable[[], Any]) -> "Session":
+    session = factory()
+    if isinstance(session, type) or not hasattr(session, "_state"):
+        kind = "a class" if isinstance(session, type) else type(session).__name__
+        raise MisuseError(
+            f"a session factory returns a new Session, not {kind}; an "
+            "__init__ of its own has to call super().__init__()"
+        )
+    if session._service is not None:
+        raise MisuseError(f"a session factory returns a new Session each time; {session!r} is not")
+    made: Session = session
+    return made
 
 
 class ServerService(Service):
@@ -242,7 +260,8 @@ class ServerService(Service):
     def admits(self, address: NetAddress | None) -> bool:
         """Whether a client that was accepted from `address` may stay; called by the listener.
 
-        A subclass may refuse: the connection is reset at once, and there was no session.
+        A subclass may refuse: the connection is reset at once, and there was no session. So it is
+        when this raises, which is logged.
         """
         return True
 

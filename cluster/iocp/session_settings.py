@@ -1,5 +1,6 @@
 """What bounds every session of a service."""
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -8,7 +9,10 @@ __all__ = ["SessionSettings"]
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Bounds of every session of a service; sizes in bytes, times in seconds."""
+    """Bounds of every session of a service; sizes in bytes, times in seconds.
+
+    ValueError names what is out of range.
+    """
 
     close_timeout_s: float = 5.0
     """Longest time that an orderly end may take before it is cut short."""
@@ -25,14 +29,14 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         for name in ("close_timeout_s", "send_queue_bytes_max", "send_stall_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be above 0, and finite")
         if not 0 <= self.send_ready_bytes < self.send_blocked_bytes:
             raise ValueError(
                 f"send_ready_bytes={self.send_ready_bytes}: must be at least 0 and below "
                 f"send_blocked_bytes={self.send_blocked_bytes}"
             )
-        if self.recv_buffer_bytes_max < 65_536:
+        if not 65_536 <= self.recv_buffer_bytes_max < math.inf:
             raise ValueError(
                 f"recv_buffer_bytes_max={self.recv_buffer_bytes_max}: must hold one recv, 65536"
             )

@@ -9,7 +9,7 @@ order of its completions, without a lock being held in any of them.
 import math
 from collections import deque
 from collections.abc import Callable
-from threading import Lock, get_ident
+from threading import TIMEOUT_MAX, Lock, get_ident
 from typing import Any
 
 from cluster.iocp.driver import Completion, Driver
@@ -75,7 +75,8 @@ class SharedDispatch:
     def _dispatch(self, timeout: float | None) -> int:
         if not self._ready:
             # Whoever comes next waits here for the one that polls, and then for what it brought.
-            if not self._poll_lock.acquire(timeout=-1 if timeout is None else timeout):
+            wait_s = -1 if timeout is None or timeout > TIMEOUT_MAX else timeout
+            if not self._poll_lock.acquire(timeout=wait_s):
                 return 0
             try:
                 if not self._ready:

@@ -109,6 +109,24 @@ def test_dispatch_is_not_reentrant(core: IocpCore):
     assert core.dispatch(0) == 0
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("timeout", [-1, -0.5, math.nan])
+def test_a_timeout_that_is_none_is_misuse(threads: int, timeout: float):
+    core = IocpCore(threads, MemoryDriver(threads=threads))
+    with pytest.raises(MisuseError, match=f"timeout {timeout}"):
+        core.dispatch(timeout)
+    core.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("timeout", [math.inf, 1e30])
+def test_a_timeout_may_be_longer_than_a_lock_can_wait(threads: int, timeout: float):
+    core = IocpCore(threads, MemoryDriver(threads=threads))
+    Owner().post(core)
+    assert core.dispatch(timeout) == 1
+    core.close()
+
+
 def test_an_exception_comes_out_and_what_was_not_delivered_stays(core: IocpCore):
     def fail() -> None:
         raise KeyError("boom")

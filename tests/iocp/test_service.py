@@ -1,7 +1,9 @@
 """Services: factory, counts, slots, broadcast, closing, and what is left behind: nothing."""
 
 import gc
+import math
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +73,19 @@ def test_a_factory_that_was_set_later_makes_the_sessions(world: World):
     world.run_until(lambda: service.current_session_count == 0)
 
 
+def test_a_factory_that_makes_no_new_session_is_misuse(core: IocpCore):
+    used = RecordingSession()
+    factories: dict[str, Callable[[], Any]] = {
+        "not a class": lambda: RecordingSession,
+        "each time; <RecordingSession": lambda: used,
+    }
+    for told, factory in factories.items():
+        with pytest.raises(MisuseError, match=told):
+            ServerService(LOOPBACK, core, factory, 2).start()
+        with pytest.raises(MisuseError, match=told):
+            ClientService(NetAddress("127.0.0.1", 9), core, factory, 2).start()
+
+
 def test_a_service_tells_what_it_is(world: World):
     server = world.server(max_session_count=3, start=False)
     client = world.client(NetAddress("127.0.0.1", 5), max_session_count=4)
@@ -126,9 +141,14 @@ def test_the_base_class_is_not_started(world: World):
         ("send_queue_bytes_max", 0),
         ("send_stall_timeout_s", -1),
         ("recv_buffer_bytes_max", 65_535),
+        ("close_timeout_s", math.inf),
+        ("close_timeout_s", math.nan),
+        ("send_queue_bytes_max", math.nan),
+        ("send_stall_timeout_s", math.inf),
+        ("recv_buffer_bytes_max", math.inf),
     ],
 )
-def test_settings_out_of_range_are_refused_with_name_and_value(name: str, value: int):
+def test_settings_out_of_range_are_refused_with_name_and_value(name: str, value: Any):
     with pytest.raises(ValueError, match=f"{name}={value}"):
         SessionSettings(**{name: value})
 
