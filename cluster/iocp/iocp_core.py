@@ -153,7 +153,9 @@ class IocpCore:
         exception that an owner does not take care of comes out here; what was not delivered
         yet stays queued for the next call. Raises MisuseError from a callback, in more threads
         than the core was made for, and for a timeout below 0; OSError for what the system
-        refuses, after which it may be called again.
+        refuses, after which it may be called again. Signal handlers set a flag and do not raise: an
+        exception of theirs, such as KeyboardInterrupt, comes out anywhere, and may take
+        completions with it without which sessions never end.
         """
         if timeout is not None and not timeout >= 0:
             raise MisuseError(f"timeout {timeout!r} is not a number of seconds from 0 up, or None")

@@ -319,7 +319,11 @@ class ClientService(Service):
         return len(self._connecting)
 
     def start(self) -> bool:
-        """Connect as many sessions as are missing; False when none could even try."""
+        """Connect as many sessions as are missing; False when none could even try.
+
+        A session for which no socket can be had is logged and dropped, without a callback:
+        `connecting_count` tells how many try.
+        """
         if not self.can_start():
             return False
         with self._lock:

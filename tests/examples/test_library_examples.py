@@ -83,6 +83,32 @@ def test_more_clients_than_the_server_takes_wait_for_their_turn():
         assert done.stdout == "8 sessions, 24 echoes, 0 differed, 0 lost\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no limit of open files there")
+def test_a_client_that_runs_out_of_sockets_says_so_and_goes_on_with_the_others():
+    limited = (
+        "import resource, runpy, sys;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40));"
+        "sys.argv = sys.argv[1:];"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    with echo_server() as (_, address):
+        _, *options = command("dummy_client.py", "--connect", address, "--sessions", "60")
+        done = subprocess.run(
+            [sys.executable, "-c", limited, *options, "--packets", "2"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment(),
+            check=False,
+        )
+    assert done.returncode == 1
+    missing = int(done.stderr.splitlines()[-1].split()[0])
+    assert done.stderr.endswith("sessions cannot connect: no socket could be opened\n")
+    echoes = 2 * (60 - missing)
+    assert 0 < missing < 60
+    assert done.stdout == f"60 sessions, {echoes} echoes, 0 differed, {2 * missing} lost\n"
+
+
 def test_a_client_without_a_server_says_so_and_fails():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
