@@ -1,9 +1,9 @@
 """Addresses of the network: a host and a port, IPv4 or IPv6."""
 
 import socket
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["NetAddress"]
+__all__ = ["PARTS_OF_IPV6", "NetAddress"]
 
 
 _PORTS = range(65_536)
@@ -55,9 +55,21 @@ class NetAddress:
         """Make an address of what the socket module gives for a peer or a local name."""
         # Past `__init__` and `_text`, for each client: no port of the system's could be wrong.
         address = _new(cls)
-        host = sockaddr[0]
-        address._text = f"[{host}]:{sockaddr[1]}" if ":" in host else f"{host}:{sockaddr[1]}"
+        host, port = sockaddr[0], sockaddr[1]
+        is_ipv6 = ":" in host
+        address._text = f"[{_numeric_host(sockaddr)}]:{port}" if is_ipv6 else f"{host}:{port}"
         return address
+
+    @property
+    def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int]:
+        """What the socket module takes for this address, with the number of the interface of a
+        link-local one; raises OSError for an interface that there is not."""
+        host, _, interface = self.host.partition("%")
+        if not interface:
+            return host, self.port
+        # Of two parts alone it would take the interface for none, whatever the host says.
+        scope = int(interface) if interface.isdecimal() else socket.if_nametoindex(interface)
+        return host, self.port, 0, scope
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -97,7 +109,7 @@ def _text(host: str, port: int) -> str:
 def _numeric_host(sockaddr: Any) -> str:
     """Return the host of what `getaddrinfo` found, with the interface of a link-local one."""
     host = str(sockaddr[0])
-    scope = sockaddr[3] if len(sockaddr) == _PARTS_OF_IPV6 else 0
+    scope = sockaddr[3] if len(sockaddr) == PARTS_OF_IPV6 else 0
     if not scope or "%" in host:
         return host
     try:
@@ -106,7 +118,7 @@ def _numeric_host(sockaddr: Any) -> str:
         return f"{host}%{scope}"
 
 
-_PARTS_OF_IPV6 = 4
+PARTS_OF_IPV6: Final = 4
 """Host, port, flow and scope."""
 
 _new = object.__new__

@@ -109,7 +109,7 @@ def hold_port(address: NetAddress, shares_port: bool = False) -> socket.socket:
             set_reuse_port(sock)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address.host, address.port))
+        sock.bind(address.sockaddr)
     except BaseException:
         sock.close()
         raise

@@ -78,4 +78,10 @@ def test_a_name_that_cannot_be_one_is_an_os_error(host: str):
 @pytest.mark.skipif(sys.platform == "win32", reason="interfaces go by number there")
 def test_a_link_local_address_keeps_its_interface():
     name = socket.if_indextoname(1)
-    assert NetAddress(f"fe80::1%{name}", 80).resolve() == NetAddress(f"fe80::1%{name}", 80)
+    address = NetAddress(f"fe80::1%{name}", 80)
+    assert address.resolve() == address
+    assert address.sockaddr == ("fe80::1", 80, 0, 1)
+    assert NetAddress("fe80::1%1", 80).sockaddr == ("fe80::1", 80, 0, 1)
+    assert NetAddress.from_sockaddr(("fe80::1", 80, 0, 1)) == address
+    with pytest.raises(OSError, match="no interface"):
+        _ = NetAddress("fe80::1%nosuch0", 80).sockaddr

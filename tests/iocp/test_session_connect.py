@@ -2,13 +2,16 @@
 
 import gc
 import socket
+import sys
 from typing import Any
 
 import pytest
 
 from cluster.iocp import Cause, ClientService, IocpCore, NetAddress, Session, SessionState
 from cluster.iocp.driver import choose_driver
+from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
+from tests.system.network_namespace import NamespaceError, NetworkNamespace
 
 
 def test_connect_is_refused_outside_a_client_service(world: World):
@@ -209,3 +212,27 @@ def test_closing_the_service_ends_what_is_connecting(world: World):
     assert not client.connect_session()
     assert not client.create_session().connect()
     assert LOOPBACK.port == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="networks of a test's own are Linux")
+@pytest.mark.parametrize("name", SOCKET_DRIVERS)
+def test_a_link_local_address_is_listened_on_and_connected_to(name: str):
+    try:
+        namespace = NetworkNamespace()
+    except NamespaceError as error:
+        pytest.skip(str(error))
+    try:
+        namespace.ip("-6 address add fe80::1/64 dev lo nodad")
+        with namespace:
+            core = IocpCore(driver=open_driver(name))
+            world = World(core)
+            service = world.server(address=NetAddress("fe80::1%lo", 0))
+            address = service.listener.local_address
+            assert address.host == "fe80::1%lo"
+            client = world.client(address)
+            assert client.start()
+            world.run_until(lambda: service.sessions and client.sessions, "the connection")
+            assert only(service).address.host == "fe80::1%lo"
+            core.close()
+    finally:
+        namespace.close()

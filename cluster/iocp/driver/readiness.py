@@ -234,7 +234,7 @@ class ReadinessDriver(QueuedDriver):
         if event.address is None:
             raise MisuseError("a connect needs the address to connect to")
         try:
-            code = handle.sock.connect_ex((event.address.host, event.address.port))
+            code = handle.sock.connect_ex(event.address.sockaddr)
         except OSError as error:
             fail_with(event, error)
         else:

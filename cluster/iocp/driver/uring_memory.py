@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from cluster.iocp.iocp_event import Buffer
-from cluster.iocp.net_address import NetAddress
+from cluster.iocp.net_address import PARTS_OF_IPV6, NetAddress
 
 __all__ = ["Gather", "SocketAddress"]
 
@@ -78,13 +78,14 @@ class SocketAddress:
     __slots__ = ("_data", "address", "size")
 
     def __init__(self, net_address: NetAddress) -> None:
-        """Raises OSError for a host that is not numeric."""
+        """Raises OSError for a host that is not numeric, and an interface that there is not."""
         family = net_address.family
         head = int(family).to_bytes(2, "little") + net_address.port.to_bytes(2, "big")
-        text, _, scope = net_address.host.partition("%")
-        host = socket.inet_pton(family, text)
+        sockaddr = net_address.sockaddr
+        host = socket.inet_pton(family, sockaddr[0])
         if family == socket.AF_INET6:
-            data = head + bytes(4) + host + _scope_index(scope).to_bytes(4, "little")
+            scope = sockaddr[3] if len(sockaddr) == PARTS_OF_IPV6 else 0
+            data = head + bytes(4) + host + scope.to_bytes(4, "little")
         else:
             data = head + host + bytes(8)
         self.size = len(data)
@@ -93,10 +94,3 @@ class SocketAddress:
 
     def release(self) -> None:
         """Nothing is pinned but this object."""
-
-
-def _scope_index(scope: str) -> int:
-    """Return the number of an interface that is given by name or number; 0 for none."""
-    if not scope:
-        return 0
-    return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
