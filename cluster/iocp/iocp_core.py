@@ -245,7 +245,9 @@ class IocpCore:
     def close(self) -> None:
         """Cancel all timers, forget what is in flight, and close the driver. Idempotent.
 
-        Not from a callback: raises MisuseError there.
+        Sessions that are left end without a callback, and to send or disconnect raises
+        DriverClosedError: for an orderly end close the services first, and dispatch until that is
+        over. Not from a callback, nor while a thread dispatches: raises MisuseError there.
         """
         if self.dispatching_thread or (self._shared is not None and self._shared.is_dispatching):
             raise MisuseError(

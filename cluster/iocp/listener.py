@@ -9,6 +9,7 @@ listener, and it would wait here while others have room.
 """
 
 import logging
+import math
 import weakref
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -37,6 +38,10 @@ REFUSALS_OUTSTANDING = 16
 ACCEPT_RETRY_S = 0.1
 """Pause before accepting again when the machine ran out of descriptors or memory."""
 
+LOG_PAUSE_S = 10.0
+"""Why nobody is accepted is logged this often at most: it may last, and is found out 10 times a
+second."""
+
 
 class Listener(IocpObject):
     """Accepts clients for one server service, which owns it."""
@@ -50,6 +55,7 @@ class Listener(IocpObject):
         "_outstanding",
         "_retry",
         "_service",
+        "_silent_until",
         "_unused",
         "accept_errors",
         "full_refusals",
@@ -68,6 +74,7 @@ class Listener(IocpObject):
         at a time, which takes 4 of 23 µs off each client; one of up to 8 at once."""
         self._retry: Timer | None = None
         self._closing = False
+        self._silent_until = -math.inf
         self.accept_errors = 0
         """Accepts that failed so far, whatever the reason."""
         self.full_refusals = 0
@@ -113,7 +120,8 @@ class Listener(IocpObject):
         try:
             self._arm(service)
         except Exception:
-            logger.exception("the session factory raised; trying again in %g s", ACCEPT_RETRY_S)
+            if self._may_log():
+                logger.exception("the session factory raised; trying every %g s", ACCEPT_RETRY_S)
             self._pause()
 
     def _arm(self, service: "ServerService") -> None:
@@ -220,12 +228,20 @@ class Listener(IocpObject):
         self.accept_errors += 1
         exhausted = event.raw_error in ACCEPT_EXHAUSTED or event.error is Cause.OS_ERROR
         if exhausted and self._retry is None:
-            logger.warning(
-                "cannot accept clients (error %d); trying again in %g s",
-                event.raw_error,
-                ACCEPT_RETRY_S,
-            )
+            if self._may_log():
+                logger.warning(
+                    "cannot accept clients (error %d); trying every %g s",
+                    event.raw_error,
+                    ACCEPT_RETRY_S,
+                )
             self._pause()
+
+    def _may_log(self) -> bool:
+        now = self._core.now()
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + LOG_PAUSE_S
+        return True
 
     def _pause(self) -> None:
         self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)

@@ -355,7 +355,8 @@ class Session(Sender):
 
         Refuses later sends, sends what is queued, ends the sending side, discards what comes
         until the peer ends its side too, all within `close_timeout_s`, then closes. Any
-        thread; `on_disconnected(cause)` follows from `dispatch`.
+        thread; `on_disconnected(cause)` follows from `dispatch`, or `on_connect_failed(cause)` if
+        it was connecting still. Raises DriverClosedError once the core is closed.
         """
         with self._lock:
             if self._state is SessionState.CONNECTING:
@@ -371,7 +372,7 @@ class Session(Sender):
         """End the session at once: nothing more is sent or awaited, the peer sees a reset.
 
         Any thread; a no-op when the session is not open. If a `disconnect` came first, its
-        cause stays.
+        cause stays. Raises DriverClosedError once the core is closed.
         """
         with self._lock:
             self._abort_locked(cause)

@@ -18,6 +18,7 @@ from cluster.iocp import (
     Session,
 )
 from cluster.iocp.driver import Completion
+from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.listener import ACCEPT_RETRY_S
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.peers import Peer
@@ -258,6 +259,20 @@ def test_accepts_that_fail_for_the_machine_are_tried_again_after_a_pause(
     assert round(world.core.now() - began, 6) >= ACCEPT_RETRY_S
     assert service.listener.accept_errors == 5
     world.run_until(lambda: service.listener.outstanding_accepts == 3)
+
+
+def test_what_keeps_clients_out_for_long_is_logged_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    core = IocpCore(driver=MemoryDriver(MemoryNetwork(clock=ManualClock())))
+    world = World(core)
+    FailingAccepts(core, monkeypatch).failures += [errno.EMFILE] * 1_000
+    service = world.server(max_session_count=1)
+    world.run_until(lambda: service.listener.accept_errors == 90)
+    assert len(caplog.records) == 1
+    world.run_until(lambda: service.listener.accept_errors == 190)
+    assert len(caplog.records) == 2
+    core.close()
 
 
 def test_a_listener_that_pauses_can_be_closed(world: World, monkeypatch: pytest.MonkeyPatch):
