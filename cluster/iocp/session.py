@@ -249,7 +249,10 @@ class Session(Sender):
     # -- receiving ---------------------------------------------------------------------------------
 
     def pause_recv(self) -> None:
-        """Register no further recv; one that is in flight may still bring data. Any thread."""
+        """Register no further recv; one that is in flight may still bring data. Any thread.
+
+        The peer's end, a reset too, is noticed only when receiving goes on, or a send fails.
+        """
         self._recv_paused = True
 
     def resume_recv(self) -> None:
