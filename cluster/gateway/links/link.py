@@ -6,6 +6,7 @@ brings is left alone; its log is what goes on. A lost session is called for agai
 """
 
 import logging
+from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.calls import Calls
@@ -43,6 +44,7 @@ class Link:
         "_has_violated",
         "_is_closing",
         "_is_new_life",
+        "_make_life",
         "_reason",
         "_to_flush",
         "_told",
@@ -64,13 +66,14 @@ class Link:
         user: LinkUser,
         counters: Counters,
         to_flush: "dict[Link, None]",
+        make_life: Callable[[], int],
         *,
         is_awaited: bool,
     ) -> None:
         """Link this node, in its `life`, with `node`; no call is made yet.
 
         A node that `is_awaited` calls itself. The link puts itself into `to_flush` when there may
-        be something to send: `flush` it then.
+        be something to send: `flush` it then. `make_life` gives another life of this node.
         """
         self.node = node
         self.life = life
@@ -84,6 +87,7 @@ class Link:
         self._user = user
         self._counters = counters
         self._to_flush = to_flush
+        self._make_life = make_life
         self._told = Progress(0, 0)  # what the peer was told last of how far this side is
         self._arrival = 0  # of the last session that has proved itself, see NodeSession.arrival
         self._has_violated = False  # the last session did: the calls' failures go on from there
@@ -170,7 +174,12 @@ class Link:
         self._to_flush[self] = None
 
     def _resume(self, session: NodeSession, progress: Progress) -> None:
-        settled = self.log.resume(progress)
+        try:
+            settled = self.log.resume(progress)
+        except LinkViolation as violation:
+            self._begin_anew()
+            told = f"{violation}; has another node had its id, or this one's?"
+            raise LinkViolation(told) from None
         self._user.settled(self.node, settled)
         session.is_resumed = True
         self._reason = ""
@@ -178,6 +187,15 @@ class Link:
             self.calls.failures = 0
         is_new_life, self._is_new_life = self._is_new_life, False
         self._user.linked(self.node, is_new_life)
+
+    def _begin_anew(self) -> None:
+        """Be another life to the peer, with an empty log: it is where it cannot be with this one.
+
+        Whoever was linked with another node of the same id meanwhile has forgotten where it was
+        with the first, which remembers that.
+        """
+        self.life = self._make_life()
+        self._give_back(self.log.begin_anew(), f"node {self.node} is not where it was")
 
     def sent(self, session: NodeSession) -> None:
         """The connection has room for more."""

@@ -39,6 +39,7 @@ class LinkLog:
         "_received",
         "_records",
         "_sent",
+        "_sent_last",
         "_settled",
         "_settled_early",
         "_theirs",
@@ -56,6 +57,7 @@ class LinkLog:
         self._theirs = Progress(0, 0)  # as the peer has told it
         self._position = 0
         self._sent = 0
+        self._sent_last = 0  # by any connection to this life of the peer
         self._received = 0
         self._settled = 0
         self._settled_early: set[int] = set()  # with an earlier one that is not settled
@@ -87,6 +89,7 @@ class LinkLog:
         if self._sent == self._position:
             return None
         self._sent += 1
+        self._sent_last = max(self._sent_last, self._sent)
         return self._sent, self._records[self._sent - self._theirs.settled - 1]
 
     def acknowledge(self, progress: Progress) -> list[bytes]:
@@ -107,12 +110,9 @@ class LinkLog:
         if life == self.peer_life:
             return []
         is_first = self.peer_life is None
+        undelivered = [] if is_first else self.begin_anew()  # what waits for the first is sent
         self.peer_life = life
-        self._received = self._settled = 0
-        self._settled_early.clear()
-        if is_first:
-            return []  # what waits for the peer's first life is sent to it
-        return self.forget()
+        return undelivered
 
     def forget(self) -> list[bytes]:
         """Nobody will say what became of the records: drop them, and return them."""
@@ -120,15 +120,22 @@ class LinkLog:
         self._records.clear()
         self.retained_bytes = 0
         self._theirs = Progress(0, 0)
-        self._position = self._sent = 0
+        self._position = self._sent = self._sent_last = 0
         return undelivered
+
+    def begin_anew(self) -> list[bytes]:
+        """Have met no life of the peer any more: drop the records, and return them."""
+        self.peer_life = None
+        self._received = self._settled = 0
+        self._settled_early.clear()
+        return self.forget()
 
     def resume(self, progress: Progress) -> list[bytes]:
         """A connection begins where the peer is; return what it has settled since it told last.
 
-        LinkViolation if that cannot be.
+        LinkViolation if that cannot be: the peer has another log of this one's records, or none.
         """
-        self._check(progress, self._position)
+        self._check(progress, self._sent_last)
         self._sent = progress.received
         return self._drop(progress)
 
@@ -174,7 +181,8 @@ class LinkLog:
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what is retained is what lies between the positions."""
-        assert self._theirs.settled <= self._theirs.received <= self._sent <= self._position
+        assert self._theirs.settled <= self._theirs.received <= self._sent
+        assert self._sent <= self._sent_last <= self._position
         assert len(self._records) == self._position - self._theirs.settled
         assert self.retained_bytes == sum(
             len(record) + RECORD_COST_BYTES for record in self._records

@@ -141,7 +141,7 @@ class Links:
         if len(self._links) >= NODES_MAX:
             self._counters.add("links_too_many_nodes")
             return False
-        link = self._make_link(node, address, self._random.getrandbits(64))
+        link = self._make_link(node, address, self._draw_life())
         self._put_links({**self._links, node: link})
         self._call_first(link)
         return True
@@ -191,9 +191,13 @@ class Links:
             self._user,
             self._counters,
             self._to_flush,
+            self._draw_life,
             is_awaited=node < self._identity.node,
         )
         return link
+
+    def _draw_life(self) -> int:
+        return self._random.getrandbits(64)
 
     def _put_links(self, links: dict[int, Link]) -> None:
         self._links = dict(sorted(links.items()))

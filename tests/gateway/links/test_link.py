@@ -6,10 +6,11 @@ import pytest
 
 from cluster.gateway.links.frames import ALIVE, RECORD, RESUME, make_frame, make_progress_frame
 from cluster.gateway.links.link_log import Progress
+from cluster.iocp import NetAddress
 from cluster.iocp.driver.memory import Faults
 from tests.gateway.links.conftest import MakeWorld
 from tests.gateway.links.raw import RESUMED, knock, prove
-from tests.gateway.links.world import TIMEOUT_S
+from tests.gateway.links.world import TIMEOUT_S, LinkedNode
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -124,6 +125,48 @@ def test_each_connection_is_told_and_whether_the_peer_remembers(make_world: Make
     world.run_linked()
     assert world[1].connections[3:] == [("lost", 2), ("new life", 2)]
     assert world[2].connections == [("new life", 1)]
+
+
+@pytest.mark.parametrize("doubled", [1, 2])
+def test_a_node_that_was_cut_off_while_another_had_its_id_is_linked_again(
+    make_world: MakeWorld, doubled: int
+) -> None:
+    """Its peer has forgotten where they were; what was between them is given back or arrives."""
+    world = make_world((1, 2))
+    original, peer = world[doubled], world[3 - doubled]
+    world.run_linked()
+    for node in (original, peer):
+        node.links.send_all(b"before")
+    world.run(lambda: all(node.settled_payloads for node in (original, peer)), "the records")
+    home, elsewhere = world.addresses[2], NetAddress("127.0.0.1", 9_000)
+    world[1].links.add_node(2, elsewhere)  # it calls there from now on
+    world[1].cut(2)
+    world.run(lambda: original.state(peer.node) != "linked" != peer.state(doubled), "the cut")
+    original.links.send_all(b"into the void")
+    world.addresses[doubled] = elsewhere
+    double = world.nodes[9] = LinkedNode(world, doubled, life=500)
+    world.run(lambda: double.state(peer.node) == "linked", "the link with the other one")
+    for node in (double, peer):
+        node.links.send_all(b"between")
+    world.run(lambda: bool(double.got) and len(peer.got) == 2, "its records")
+    world.run(lambda: peer.links.is_told, "that they are settled")
+    double.kill()
+    del world.nodes[9]
+    for _ in range(5):  # more than were settled before: what the original has is none of these
+        peer.links.send_all(b"to nobody")
+    world[1].links.add_node(2, home)
+    world.run_linked()
+    for node in (original, peer):
+        node.links.send_all(b"after")
+    world.run(lambda: len(original.got) == 2 and len(peer.got) == 3, "the records behind")
+    world.run(lambda: all(node.links.is_told for node in (original, peer)), "quiet")
+    assert [payload for _, payload in original.got] == [b"before", b"after"]
+    assert [payload for _, payload in peer.got] == [b"before", b"between", b"after"]
+    assert original.lost_payloads == [b"into the void"]
+    assert peer.lost_payloads == [b"to nobody"] * 5
+    for node in (original, peer):
+        assert ("new life", 3 - node.node) == node.connections[-1]
+        assert node.count("links_violations") <= 1
 
 
 def test_a_peer_that_falls_silent_is_lost(make_world: MakeWorld):

@@ -91,6 +91,20 @@ def test_a_peer_that_is_where_it_cannot_be_is_a_violation(progress: tuple[int, i
         log.resume(Progress(*progress))
 
 
+def test_a_life_that_has_just_been_met_can_have_nothing():
+    log = filled(b"a", b"b")
+    unsent(log)
+    log.resume(Progress(2, 1))
+    assert log.meet(8) == [b"b"]
+    log.append(b"c")
+    with pytest.raises(LinkViolation):
+        log.resume(Progress(1, 1))
+    assert log.begin_anew() == [b"c"]
+    assert log.meet(8) == []
+    log.resume(Progress(0, 0))
+    log.check_invariants()
+
+
 def test_records_are_settled_in_any_order_and_told_as_far_as_all_are():
     log = filled()
     for position in (1, 2, 3, 4):

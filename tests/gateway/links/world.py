@@ -18,11 +18,14 @@ TIMEOUT_S = 2.0
 class LinkedNode:
     """One node, which may be killed and begun anew at the same address."""
 
-    def __init__(self, world: "LinkWorld", node: int, secret: bytes = SECRET) -> None:
+    def __init__(
+        self, world: "LinkWorld", node: int, secret: bytes = SECRET, life: int = 0
+    ) -> None:
+        """Begin the life behind `life`, which tells it from another node of the same id."""
         self.world = world
         self.node = node
         self.secret = secret
-        self.life = 0
+        self.life = life
         self.got: list[tuple[int, bytes]] = []
         self.begin()
 
@@ -47,7 +50,7 @@ class LinkedNode:
             self,
             timeout_s=TIMEOUT_S,
             retained_bytes_max=world.retained_bytes_max,
-            rng=random.Random(world.seed + self.node),
+            rng=random.Random(world.seed + 1000 * self.life + self.node),
         )
         self.links.start()
 
