@@ -15,14 +15,16 @@ __all__ = ["Members", "NodeTraffic", "Topic"]
 
 
 class Members(NamedTuple):
-    """The nodes whose shards own the keys of the cluster, as this node knows them."""
+    """The nodes that own the keys of the cluster, and its users, as this node knows them."""
 
     version: int
     """Raised with each change in this life of the gateway; 0 before the first."""
     nodes: tuple[int, ...]
-    """Their ids, in order; without this node's own while it may take no keys."""
+    """The ids of those whose shards own keys, in order; none while this node has no lease."""
     others: tuple[int, ...] = ()
     """The nodes that there are and that own no keys."""
+    user_owners: tuple[int, ...] = ()
+    """Those that own users: the owners of keys by the last list, with a lease or without."""
 
 
 class Topic(Protocol):
@@ -65,8 +67,8 @@ class NodeTraffic:
         """This node's id."""
         self.links: Links | None = None
         """Where records go; None while this node stands alone."""
-        self.members = Members(0, (node,))
-        """Who owns keys."""
+        self.members = Members(0, (node,), (), (node,))
+        """Who owns keys and users."""
         self._counters = counters
         self._topics: dict[int, Topic] = {}
         self._members_listeners: list[Callable[[Members], object]] = []
@@ -77,15 +79,25 @@ class NodeTraffic:
             assert kind not in self._topics
             self._topics[kind] = topic
 
-    # -- who owns keys -----------------------------------------------------------------------------
+    # -- who owns keys and users -------------------------------------------------------------------
 
     def on_members(self, listener: Callable[[Members], object]) -> None:
         """Have `listener` told of each change of `members`, before the links change."""
         self._members_listeners.append(listener)
 
-    def change_members(self, nodes: Iterable[int], others: Iterable[int] = ()) -> None:
-        """Keys are owned by `nodes` from now on, and not by `others`; no change is no news."""
-        changed = tuple(sorted(nodes)), tuple(sorted(others))
+    def change_members(
+        self,
+        nodes: Iterable[int],
+        others: Iterable[int] = (),
+        user_owners: Iterable[int] | None = None,
+    ) -> None:
+        """Keys are owned by `nodes` from now on, and not by `others`; no change is no news.
+
+        Users are owned by `user_owners`, by `nodes` if that is None.
+        """
+        owners = tuple(sorted(nodes))
+        of_users = owners if user_owners is None else tuple(sorted(user_owners))
+        changed = owners, tuple(sorted(others)), of_users
         if changed != self.members[1:]:
             self.members = Members(self.members.version + 1, *changed)
             for listener in self._members_listeners:

@@ -72,11 +72,16 @@ def test_a_node_that_stands_alone_sends_to_nobody():
 
 def test_a_change_of_the_members_is_told_once_with_a_version():
     traffic = NodeTraffic(2, Counters())
-    assert traffic.members == (0, (2,), ())
+    assert traffic.members == (0, (2,), (), (2,))
     told: list[Members] = []
     traffic.on_members(told.append)
     traffic.change_members([3, 1, 2])
     traffic.change_members([1, 2, 3])
     traffic.change_members([], [2, 1])
-    assert told == [(1, (1, 2, 3), ()), (2, (), (1, 2))]
+    traffic.change_members([], [2, 1], [2, 1])
+    assert told == [
+        (1, (1, 2, 3), (), (1, 2, 3)),
+        (2, (), (1, 2), ()),
+        (3, (), (1, 2), (1, 2)),
+    ]
     assert traffic.members == told[-1]

@@ -117,8 +117,8 @@ class NodeLogins:
     # -- to owners (`Owners`) ----------------------------------------------------------------------
 
     def owner(self, user: str) -> int:
-        """Return the node that owns `user`'s key."""
-        return owner(user, self._members.nodes or (self._node,))
+        """Return the node that owns `user`."""
+        return owner(user, self._members.user_owners or (self._node,))
 
     def ask(self, owner: int, question: LoginRecord) -> bool:
         """Ask `owner`; False if it cannot be reached, or there is no room for it."""

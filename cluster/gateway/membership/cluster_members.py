@@ -30,13 +30,16 @@ class ClusterMembers(MembershipUser):
         membership.user = self
 
     def members_changed(self) -> None:
-        """Take the list; a node that has lost its lease only owns no keys, and keeps its links."""
+        """Take the list; without a lease nobody owns keys, and links and users stay as they are.
+
+        Whether others have a lease this node cannot know then. If they have not, as when the store
+        is down, each would own no keys itself and pass them on to the others, round and round.
+        """
         membership, node = self._membership, self._traffic.node
         nodes = {each.node for each in membership.members} | {node}
-        owners = {each.node for each in membership.members if each.takes_keys}
-        if not membership.is_member:
-            owners.discard(node)
-        self._traffic.change_members(owners, nodes - owners)
+        listed = {each.node for each in membership.members if each.takes_keys}
+        owners = listed if membership.is_member else set()
+        self._traffic.change_members(owners, nodes - owners, listed)
         if not membership.is_member:
             self._counters.add("membership_lost")
             return

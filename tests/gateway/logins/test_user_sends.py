@@ -39,6 +39,27 @@ def test_a_user_is_reached_from_every_node_in_order(world: LoginWorld, owner: in
 
 
 @OWNERS
+@pytest.mark.parametrize("without_lease", [(1,), (1, 2, 3)])
+def test_users_are_reached_and_replaced_as_before_while_nodes_have_no_lease(
+    world: LoginWorld, owner: int, without_lease: tuple[int, ...]
+):
+    user = world.user_of(owner)
+    session = bound(world, 2, user)
+    for node in without_lease:
+        world[node].lose_lease()
+    for node in (1, 3):
+        world[node].send_to(user, b"from %d" % node)
+        world.settle()
+    assert session.received == [b"from 1", b"from 3"]
+    later = bound(world, 3, user)
+    assert session.cause == "replaced"
+    world[1].send_to(user, b"to the later")
+    world.settle()
+    assert later.received == [b"to the later"]
+    assert sum(host.count("sends_to_absent_users") for host in world.living()) == 0
+
+
+@OWNERS
 def test_a_user_that_nobody_is_gets_nothing_and_is_counted_once(world: LoginWorld, owner: int):
     user = world.user_of(owner)
     world[1].send_to(user, b"hello")

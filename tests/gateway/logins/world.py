@@ -165,6 +165,11 @@ class LoginHost:
         """Kick a user, as a worker does."""
         self.users.sends.send(KICK_USER, pack_send_to(user.encode(), packets))
 
+    def lose_lease(self) -> None:
+        """Hear no more of the store that has the members; the last list stays."""
+        members = self.traffic.members
+        self.traffic.change_members((), members.nodes + members.others, members.user_owners)
+
     def forget_node(self, other: int) -> None:
         """Hear that a node has left the cluster."""
         self.traffic.change_members(set(self.traffic.members.nodes) - {other})

@@ -83,10 +83,12 @@ def test_keys_are_owned_anew_before_the_links_change(node: Node):
     assert (node.count("nodes_joined"), node.count("nodes_left")) == (3, 1)
 
 
-def test_a_node_without_a_lease_owns_nothing_and_keeps_its_links(node: Node):
+def test_a_node_without_a_lease_knows_no_owner_of_keys_and_keeps_links_and_users(node: Node):
+    node.become(1, 2, 3, 4, draining=4)
+    assert node.traffic.members[1:] == ((1, 2, 3), (4,), (1, 2, 3))
     node.become(1, 2, 3)
     node.become(1, 2, 3, is_member=False)
-    assert (node.traffic.members.nodes, node.traffic.members.others) == ((1, 3), (2,))
+    assert node.traffic.members[1:] == ((), (1, 2, 3), (1, 2, 3))
     assert node.links.calls == []
     assert node.links.nodes == [1, 3]
     assert node.count("membership_lost") == 1
