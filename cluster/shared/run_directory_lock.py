@@ -4,6 +4,7 @@ The operating system holds the lock and gives it back when its process ends, so 
 stale to clean up. The file names the holder for people and for `status`; it decides nothing.
 """
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from cluster.shared.process import (
     process_identity,
     unlock_file,
 )
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _RETRY_INTERVAL_S = 0.02
 
@@ -72,9 +75,13 @@ class RunDirectoryLock:
                 os.close(fd)
                 raise
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                did, remedy = "written", "make room there or pass another --run-dir"
+            else:
+                did, remedy = "locked", "pass a --run-dir on a local file system"
             raise RunDirectoryError(
-                f"run directory {self._directory}: {self._path.name} cannot be locked "
-                f"({error.strerror}): pass a --run-dir on a local file system"
+                f"run directory {self._directory}: {self._path.name} cannot be {did} "
+                f"({error.strerror}): {remedy}"
             ) from None
         return fd
 

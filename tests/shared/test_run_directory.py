@@ -1,5 +1,6 @@
 """The run directory: private, one holder a role, and every file in it whole."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -351,18 +352,23 @@ def test_nobody_holds_a_role_of_a_directory_that_is_not_there(tmp_path: Path) ->
     assert RunDirectory(tmp_path / "absent").holder("gateway") is None
 
 
-def test_a_file_system_that_refuses_locks_is_an_error(
-    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.EOPNOTSUPP, "locked ({}): pass a --run-dir on a local file system"),
+        (errno.ENOSPC, "written ({}): make room there or pass another --run-dir"),
+    ],
+)
+def test_a_file_system_that_refuses_locks_or_is_full_is_an_error(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, code: int, told: str
 ) -> None:
     def refuse(fd: int) -> bool:
-        raise OSError(95, "Operation not supported")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(run_directory_lock, "lock_file", refuse)
     message = message_of(lambda: directory.lock("gateway"))
-    assert message == (
-        f"run directory {directory.path}: gateway.lock cannot be locked "
-        "(Operation not supported): pass a --run-dir on a local file system"
-    )
+    told = told.format(os.strerror(code))
+    assert message == f"run directory {directory.path}: gateway.lock cannot be {told}"
 
 
 def test_of_many_processes_that_start_at_once_one_gets_the_role(directory: RunDirectory) -> None:
