@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from cluster.gateway.membership.entries import (
+    NODE_ID_MAX,
     Entry,
     StoredEntry,
     choose_node,
@@ -113,7 +114,7 @@ class EtcdStore:
     # -- requests ----------------------------------------------------------------------------------
 
     def read(self) -> list[StoredEntry]:
-        """Return the entries of all nodes."""
+        """Return the entries of all nodes; what stands there under no node's id is none."""
         return self._ask(self._read)
 
     def join(
@@ -187,7 +188,7 @@ class EtcdStore:
         stored = []
         for value, about in client.get_prefix(prefix):
             name = about["key"][len(prefix) :]
-            if _NODE_KEY.fullmatch(name):
+            if _NODE_KEY.fullmatch(name) and 1 <= int(name) <= NODE_ID_MAX:
                 revision = int(about["mod_revision"])
                 stored.append(StoredEntry(int(name), revision, decode_entry(value)))
         return stored

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import etcd3gw
 import pytest
 
+from cluster.gateway.membership.entries import Entry, encode_entry
 from cluster.gateway.membership.etcd_store import EtcdStore
 from cluster.gateway.membership.membership import Membership, MembershipUser
 from cluster.iocp import IocpCore
@@ -132,6 +134,18 @@ def test_nodes_that_join_at_once_take_different_ids_and_see_each_other(nodes: No
     assert status.lease_left_s is not None
     assert 0 < status.lease_left_s <= LEASE_S
     assert status.heard_s_ago is not None
+
+
+@pytest.mark.parametrize("key", ["00000", "65536", "99999", "1", "000001", "00001x", "nobody"])
+def test_what_stands_in_the_list_under_no_node_s_id_is_no_member(
+    nodes: Nodes, etcd: EtcdServer, key: str
+) -> None:
+    client = etcd3gw.client(port=etcd.port, api_path="/v3/")
+    entry = Entry(owner="nobody", life="ff", address="127.0.0.1:7800", takes_keys=True)
+    client.put(f"iocp-cluster/game/nodes/{key}", encode_entry(entry))
+    client.session.close()
+    first, second = nodes.join("a"), nodes.join("b")
+    nodes.run(lambda: first.members == second.members == [1, 2], "the list")
 
 
 def test_who_leaves_is_gone_at_once_and_its_id_begins_another_epoch(nodes: Nodes):
