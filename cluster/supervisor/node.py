@@ -56,6 +56,7 @@ class Node:
         """Options of the interpreter for workers and spares."""
         self._spares_launched = 0
         self._record_is_old = True
+        self._record_error = ""  # why the last one could not be written; empty if it could
 
     @property
     def children(self) -> list[Child]:
@@ -302,10 +303,13 @@ class Node:
         record = make_node_record(
             self._config, gateway.pid, gateway.last_ready, self.shards, self.spares
         )
+        told, self._record_error = self._record_error, ""
         try:
             write_node_record(self._run_directory, record)
         except RunDirectoryError as error:
-            logger.error("%s", error)
+            self._record_error = str(error)
+            if self._record_error != told:
+                logger.error("%s", error)
 
 
 def _stop(child: Child | None, *, is_starting: bool) -> None:

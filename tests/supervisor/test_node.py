@@ -96,9 +96,21 @@ def test_a_node_goes_on_without_a_record(
     node: Node, directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ):
     directory.path.rmdir()
-    with caplog.at_level(logging.ERROR):
-        node.write_record()
-    assert "supervisor.json cannot be written" in caplog.text
+
+    def write() -> int:
+        """Return how often it was told that this is not possible."""
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            node.report(node.shards[0])
+            node.write_record()
+        return caplog.text.count("supervisor.json cannot be written")
+
+    assert [write(), write()] == [1, 0]
+    directory.create()
+    assert write() == 0
+    (directory.path / "supervisor.json").unlink()
+    directory.path.rmdir()
+    assert [write(), write()] == [1, 0]
 
 
 def test_a_gateway_that_reads_nothing_is_killed(
