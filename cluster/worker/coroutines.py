@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
 from cluster.shared.messages import Grant
 from cluster.shared.note import HandlerCall, NoteWriter
-from cluster.shared.records import CLOSED, DONE, FINISHED, OF_SHARDS
+from cluster.shared.records import CLOSED, DONE, FINISHED, OF_SHARDS, OPENED
 from cluster.worker.coroutine_call import CoroutineCall
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Mark, Outbox
@@ -216,9 +216,36 @@ class Coroutines:
 
     def take_over(self, session: Session, inbound: InboundCall) -> None:
         """Have a call that a predecessor deferred wait for its turn."""
+        if self._is_behind_end(session, inbound):
+            self.forget(session.id, inbound)
+            return
         if not session.is_busy:
             self._loop.call_soon(self._go_on, self._make_busy(session))
         self.wait_behind(session, inbound)
+
+    def skip_behind_end(self, session_id: int) -> None:
+        """Do, without a handler, what waits for a session if that has ended.
+
+        A successor takes the first call that it is given of a session for one that was begun.
+        """
+        queue = self._queues.get(session_id)
+        if queue is None:
+            return
+        waiting, queue.waiting = queue.waiting, deque()
+        for inbound in waiting:
+            if self._is_behind_end(queue.session, inbound):
+                self._done(session_id, inbound)
+            else:
+                queue.waiting.append(inbound)
+
+    def _is_behind_end(self, session: Session, inbound: InboundCall) -> bool:
+        """Whether a call that waits is to be skipped, and the batch has room to say so."""
+        return not (
+            session.is_open
+            or inbound.was_begun
+            or inbound.kind in (OPENED, CLOSED)
+            or self._outbox.num_bytes >= self._outbox.max_batch_bytes
+        )
 
     def take_over_message(self, inbound: InboundCall) -> None:
         """Have a message that a predecessor deferred begin again in the next round."""
@@ -284,7 +311,8 @@ class Coroutines:
         if not queue.waiting:
             del self._queues[session.id]
             session.is_busy = False
-            session.redelivered = False
+            # In the middle of a record the rest of it comes next, if it is of this session.
+            session.redelivered = self._dispatcher.deferral.redelivering == session.id
             return
         if not self.may_step(queue.waiting[0].name):
             self._loop.call_soon(self._go_on, queue)

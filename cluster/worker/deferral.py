@@ -47,8 +47,8 @@ class Deferral:
         "_sessions",
         "_told_of_results",
         "coroutines",
-        "is_redelivering",
         "messages",
+        "redelivering",
     )
 
     def __init__(
@@ -72,8 +72,14 @@ class Deferral:
         """What runs them, once there was one."""
         self.messages: MessageCalls | None = None
         """Makes the calls that messages of other shards ask for."""
-        self.is_redelivering = False
+        self.redelivering: int | None = None
+        """The session, 0 if it is of none, of the record in hand, if that was given to a
+        predecessor before."""
+
+    @property
+    def is_redelivering(self) -> bool:
         """Whether what is in hand was given to a predecessor before."""
+        return self.redelivering is not None
 
     def begin_coroutines(self) -> "Coroutines":
         """Return what runs coroutines, made when it is first asked for."""
@@ -202,6 +208,12 @@ class Deferral:
                 break
         self._tell(session.id, _name_of(call), count)
         return count
+
+    def skip_behind_ends(self) -> None:
+        """Have what waits behind the end of its session be done by the batch that ends it."""
+        if self.coroutines is not None:
+            for session_id in self._outbox.ended:
+                self.coroutines.skip_behind_end(session_id)
 
     def take_over(self, session_id: int, inbound: InboundCall) -> None:
         """Take over a call that the predecessor has deferred, after its session is resumed.

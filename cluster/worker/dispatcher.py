@@ -277,7 +277,7 @@ class Dispatcher:
                 packets = islice(packets, index, packets_max)
                 call, sequence, index = call + index, sequence + index, 0
             while True:
-                if session.is_busy:
+                if session.is_busy and session.is_open:
                     packets, deferred = self._defer_packets(session, packets, call, sequence, count)
                     call, sequence = call + deferred, sequence + deferred
                 for packet_id, payload in packets:
@@ -348,14 +348,14 @@ class Dispatcher:
         """Handle `chunk` with its sessions told of the records that were delivered before."""
         again, new = split_redelivered(chunk, self.redelivered_through)
         for session_id, record in again:
-            self.deferral.is_redelivering = True
+            self.deferral.redelivering = session_id
             session = self.sessions.get(session_id)
             if session is not None:
                 session.redelivered = True
             try:
                 self._run(record)
             finally:
-                self.deferral.is_redelivering = False
+                self.deferral.redelivering = None
                 session = self.sessions.get(session_id, session)
                 if session is not None:
                     session.redelivered = False
@@ -474,11 +474,11 @@ class Dispatcher:
         """Have packets of a session that is busy wait behind what it has in progress.
 
         Those from `call` on of a record that has `count`. Returns those that are left because it is
-        busy no more, and how many wait.
+        busy no more, or has ended, and how many wait.
         """
         rest = list(packets)
         deferred = 0
-        while session.is_busy and deferred < len(rest):
+        while session.is_busy and session.is_open and deferred < len(rest):
             deferred += self.deferral.packets_wait_behind(
                 session, rest[deferred:], call + deferred, sequence + deferred
             )

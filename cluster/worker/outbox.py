@@ -18,6 +18,7 @@ from cluster.shared.records import (
     BIND,
     BROADCAST,
     DEFER,
+    DISCONNECT,
     DONE,
     KICK_USER,
     PUBLISH,
@@ -69,6 +70,7 @@ class Outbox:
         "_has_others",
         "batch",
         "call_start",
+        "ended",
         "has_repeats",
         "max_batch_bytes",
         "num_bytes",
@@ -96,6 +98,8 @@ class Outbox:
         """How many bytes there were when the handler call that runs now began."""
         self.replaced: list[Any] = []
         """For each save, unbind and leave among the entries, what it took the place of."""
+        self.ended: list[int] = []
+        """The sessions that are ended, and maybe some of which that was taken back."""
         self._has_others = False  # whether there is anything but sends
         self._has_lists = False  # whether any run is a list
 
@@ -138,6 +142,8 @@ class Outbox:
         else:
             self._has_others = True
             self.runs.append((kind, session, payload))
+            if kind == DISCONNECT:
+                self.ended.append(session)
 
     def go_on(self, payload: bytes) -> None:
         """Let the last run, which is of sends, go on with `payload`."""
@@ -235,6 +241,7 @@ class Outbox:
         self.runs.clear()
         self.sender = None
         self.replaced.clear()
+        self.ended.clear()
         self.num_bytes = self.call_start = 0
         self.has_repeats = self._has_others = self._has_lists = False
         self.batch += 1

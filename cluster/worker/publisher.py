@@ -109,6 +109,8 @@ class Publisher:
         self._contact.beat()
 
     def _publish_batch(self) -> None:
+        if self._outbox.ended:
+            self._dispatcher.deferral.skip_behind_ends()
         commit, records = self._dispatcher.commit, self._outbox.records()
         if not self._lane.publish(commit, records):
             self._wait_for_room(commit, records)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from cluster.iocp.packet_framing import make_packet
 from cluster.testing import NothingReceived, Packet, TestClient, TestNode
 from cluster.worker import App, BindResult, Session
 
@@ -78,6 +79,56 @@ def test_a_call_in_progress_begins_anew_when_its_worker_is_killed():
         assert client.receive() == Packet(SLOW, b"second a")
         assert client.receive() == Packet(PLAIN, b"behind it")
     assert [call for call in seen if call[0] == "a"] == [("a", False), ("a", True)]
+
+
+def test_what_waits_behind_the_end_of_its_session_is_called_in_no_life():
+    app, calls = App(), []
+    node = TestNode(app)
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        calls.append(payload)
+        await asyncio.sleep(1)
+        session.disconnect()
+        app.post(node.kill_worker)  # its end is published then, and what waits had no turn yet
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        calls.append(payload)
+
+    with node:
+        client = node.connect()
+        client.send(SLOW, b"ends it")
+        client.send(PLAIN, b"behind its end")
+        client.send(PLAIN, b"behind its end, too")
+        node.advance(5)
+        assert calls == [b"ends it"]
+        assert not client.is_connected
+
+
+def test_the_rest_of_a_record_is_redelivered_also_behind_a_wait_for_coroutines():
+    app, calls = App(coroutines_max=1, coroutines_waiting_max=0), []
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        calls.append((session.sequence, session.redelivered))
+        await asyncio.sleep(1)
+
+    @app.every(0.5)
+    async def longer() -> None:
+        await asyncio.sleep(3)  # so there are too many, also when the session waits no more
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        calls.append((session.sequence, session.redelivered))
+
+    with TestNode(app) as node:
+        client = node.connect()
+        node.kill_worker(at_commit=True)
+        client.send_bytes(make_packet(SLOW, b"") + make_packet(PLAIN, b"") * 2)
+        client.send(PLAIN)
+        node.advance(5)
+    assert calls == [(1, False), (1, True), (2, True), (3, True), (4, False)]
 
 
 def test_a_worker_may_be_killed_in_a_step():

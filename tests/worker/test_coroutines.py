@@ -933,7 +933,7 @@ def test_in_a_session_that_was_ended_only_the_call_in_progress_begins_again(
     ]
     assert sent(bench) == []
     dones = [(s, p) for batch in records(bench) for kind, s, p in batch if kind == DONE and s != 2]
-    assert dones == [(9, done(5)), (1, done(3)), (1, done(3, 1)), (1, done(4))]
+    assert dones == [(1, done(3, 1)), (9, done(5)), (1, done(3)), (1, done(4))]
 
 
 def answer_until_ended(bench: Bench) -> None:
