@@ -89,6 +89,11 @@ class Publisher:
             dispatcher.publish_at = now + PUBLISH_AGE_S
             self._note.begin()
 
+    def publish_if_large(self) -> None:
+        """Publish if as much waits as may wait when a handler is called."""
+        if self._outbox.num_bytes >= self._dispatcher.publish_bytes:
+            self.publish()
+
     def publish_what_is_done(self) -> None:
         """Publish if any record is done that is not committed: it stays done, whatever is next."""
         if self._dispatcher.is_past(self._published):

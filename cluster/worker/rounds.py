@@ -2,7 +2,8 @@
 
 There is one behind each chunk, and where the loop would sleep it is in a round that it does.
 Nothing is published in a round; what a step needs to have settled before it is settled behind the
-round, for the next one. Imported only by workers whose application awaits.
+round, for the next one, and output that fills a batch is published there, ahead of the next
+handler's. Imported only by workers whose application awaits.
 """
 
 import time
@@ -56,6 +57,10 @@ class Rounds:
 
     def round(self, timeout_s: float) -> None:
         """Let coroutines go on by a step, after a wait of at most `timeout_s` for something."""
+        self._round(timeout_s)
+        self._publisher.publish_if_large()
+
+    def _round(self, timeout_s: float) -> None:
         coroutines = self.coroutines
         pass_time = self._pass_time
         outside_since: float | None = None
@@ -105,7 +110,8 @@ class Rounds:
         while not task.done():
             if contact.is_stopping and timeout_s == inf:
                 raise StoppedInStart
-            self.round(max(0.0, min(until, contact.next_beat) - self._now()))
+            # What it puts out is one batch, which nobody has seen if it fails.
+            self._round(max(0.0, min(until, contact.next_beat) - self._now()))
             if self._now() >= until and not task.done():
                 return TimeoutError(f"it has not come to its end within {timeout_s:g} s")
             contact.beat()

@@ -294,6 +294,33 @@ def test_sequence_and_redelivered_are_those_of_the_call_in_every_step(make_bench
     assert seen.index((2, 1, False)) < seen.index((1, 2, True))
 
 
+def test_what_a_round_puts_out_and_the_next_handler_does_fit_one_batch_each(make_bench: MakeBench):
+    bench = make_bench(max_batch_bytes=131_072)
+    large = b"x" * 60_000
+
+    @bench.app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(0)
+        session.send(SLOW, large)
+        session.send(SLOW, large)
+
+    @bench.app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        session.send(PLAIN, large)
+        session.send(PLAIN, large)
+        bench.finish()
+
+    open_sessions(bench, 1, 2)
+    send(bench, 1, (SLOW, b""))
+    bench.gateway.flush()  # the other chunk is there when the round behind this one is over
+    send(bench, 2, (PLAIN, b""))
+    run(bench)
+    assert sent(bench) == [
+        (1, make_packet(SLOW, large) * 2),
+        (2, make_packet(PLAIN, large) * 2),
+    ]
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,9 @@ class World:
     def settle(self) -> None:
         self.done.append("settle")
 
+    def publish_if_large(self) -> None:
+        self.done.append("publish")
+
 
 @pytest.fixture
 def world() -> Iterator[World]:
@@ -73,7 +76,7 @@ def test_what_wants_to_be_settled_is_behind_the_round(world: World):
     world.wants_settled = True
     rounds.round(0.0)
     rounds.round(0.0)
-    assert world.done == ["round", "settle", "settled", "round"]
+    assert world.done == ["round", "settle", "settled", "publish", "round", "publish"]
 
 
 def test_a_wait_is_a_round_that_sleeps_unless_something_has_come(world: World):
@@ -85,7 +88,7 @@ def test_a_wait_is_a_round_that_sleeps_unless_something_has_come(world: World):
     world.has_come, world.is_stopping = False, True
     rounds.wait(0.5)
     assert world.slept == [7.0, 0.5, 0.0, 0.0]
-    assert world.done == ["round", "beat"] * 4
+    assert world.done == ["round", "publish", "beat"] * 4
     assert rounds.has_waited
 
 
@@ -101,6 +104,7 @@ def test_what_is_run_to_its_end_goes_on_round_after_round_alive(world: World):
     assert world.make().to_end(three_steps()) is None
     assert steps == 3
     assert "beat" in world.done
+    assert "publish" not in world.done
 
 
 def test_what_it_raises_is_returned_in_whichever_step(world: World):
