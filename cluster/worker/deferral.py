@@ -261,7 +261,7 @@ class Deferral:
             packet_id = payload[2] | payload[3] << 8
             result = self._calls.packet(session, packet_id, payload[4:], mark)
         else:
-            result = self._calls.event(session, kind, payload, mark)
+            result = self._calls.event(session, kind, payload, mark, was_begun)
         goes_on = result is not None and self.begin(
             session, inbound.name, inbound, result, mark, packet_id, what
         )

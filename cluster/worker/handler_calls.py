@@ -88,9 +88,15 @@ class HandlerCalls:
             self.failed(session, packet_id, error, mark)
         return None
 
-    def event(self, session: Session, kind: int, payload: bytes, mark: Mark) -> Any:
-        """Call the handler of an event, a record of `kind`, and return what it returns."""
+    def event(
+        self, session: Session, kind: int, payload: bytes, mark: Mark, was_begun: bool = False
+    ) -> Any:
+        """Call the handler of an event, a record of `kind`, and return what it returns.
+
+        That of a session which has ended only if it `was_begun` before.
+        """
         app = self._app
+        is_due = session.is_open or was_begun
         if kind == CLOSED:
             del self._sessions[session.id]
         try:
@@ -100,15 +106,15 @@ class HandlerCalls:
                 return app.disconnected_handler(session, payload.decode())
             if kind == BOUND and app.bound_handler is not None and session.login is not None:
                 bound = read_bound(payload)
-                if session.is_open and session.login.counts(bound):
+                if is_due and session.login.counts(bound):
                     return app.bound_handler(session, bound.result)
-            if kind == JOINED and app.joined_handler is not None:
+            if kind == JOINED and app.joined_handler is not None and is_due:
                 name = session.heard_joined(payload)
                 if name is not None:
                     return app.joined_handler(session, name)
-            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and session.is_open:
+            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and is_due:
                 return app.send_blocked_handler(session)
-            if kind == SEND_READY and app.send_ready_handler is not None and session.is_open:
+            if kind == SEND_READY and app.send_ready_handler is not None and is_due:
                 return app.send_ready_handler(session)
         except Exception as error:
             self.failed(session, None, error, mark, EVENT_HANDLERS[kind])

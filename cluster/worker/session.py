@@ -325,7 +325,7 @@ class Session:
         request, data = read_join(payload)
         name = data.decode()
         groups = self.member_of
-        return name if self.is_open and groups is not None and groups.get(name) == request else None
+        return name if groups is not None and groups.get(name) == request else None
 
     @property
     def saved(self) -> bytes | None:

@@ -61,7 +61,7 @@ class TellWindow:
             self._serve()
 
     async def wait(self, cost: int, purpose: Purpose) -> None:
-        """Return when there is credit; it has to be used, by `add`, in the same step."""
+        """Return when there is credit: in the same step it is used, by `add`, or left unused."""
         # Not at the top: a worker without coroutines starts faster without it.
         from asyncio import CancelledError, get_running_loop
 
@@ -78,6 +78,10 @@ class TellWindow:
             self._serve()
             raise
         self._reserved -= cost
+
+    def leave_unused(self) -> None:
+        """What was waited for is not told after all: others may have the credit."""
+        self._serve()
 
     def _serve(self) -> None:
         for queue in self._queues.values():

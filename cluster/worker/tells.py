@@ -160,8 +160,13 @@ class Tells:
 
     async def wait_and_tell(self, node: int, purpose: Purpose, payload: bytes) -> None:
         """Tell what is packed once there is credit."""
-        await self._window(node).wait(tell_cost(len(payload)), purpose)
-        self._put(node, payload)
+        window = self._window(node)
+        await window.wait(tell_cost(len(payload)), purpose)
+        try:
+            self._put(node, payload)
+        except BaseException:
+            window.leave_unused()
+            raise
 
     def check_content(self, content: bytes) -> None:
         """Raise ValueError if no shard may be told something as long as `content`."""

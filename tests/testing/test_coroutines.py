@@ -352,3 +352,43 @@ def test_a_coroutine_that_kills_the_worker_of_another_shard_goes_on_in_its_own_l
             client.send(DIE, b"done")
             node.advance(1)
             assert client.receive() == Packet(DIE, b"done")
+
+
+@pytest.mark.parametrize("event", ["packet", "bound", "joined"])
+def test_a_call_that_has_ended_its_session_is_run_to_its_end_by_the_successor(event: str):
+    app = App()
+    seen: list[str] = []
+
+    async def leave(session: Session) -> None:
+        seen.append("begins")
+        session.disconnect()
+        await asyncio.sleep(1)
+        seen.append("ends")
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        if event == "bound":
+            session.bind("ann")
+        else:
+            session.join("room")
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await leave(session)
+
+    @app.on_bound
+    async def bound(session: Session, result: BindResult) -> None:
+        await leave(session)
+
+    @app.on_joined
+    async def joined(session: Session, group: str) -> None:
+        await leave(session)
+
+    with TestNode(app, workers=1) as node:
+        client = node.connect()
+        client.send(SLOW if event == "packet" else PLAIN, b"")
+        node.settle()
+        assert seen == ["begins"]
+        node.kill_worker()
+        node.advance(5)
+    assert seen == ["begins", "begins", "ends"]

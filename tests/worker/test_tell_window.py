@@ -116,3 +116,26 @@ def test_who_is_cancelled_while_it_waits_takes_no_credit_and_gives_none(credit_c
         assert not window.has_credit(301, Purpose.TELL)
 
     asyncio.run(run())
+
+
+def test_credit_that_is_left_unused_goes_to_the_next():
+    async def run() -> list[str]:
+        window = TellWindow(1_000)
+        window.add(1_000)
+        served: list[str] = []
+
+        async def wait(name: str, *, uses: bool) -> None:
+            await window.wait(1_000, TELL)
+            served.append(name)
+            if uses:
+                window.add(1_000)
+            else:
+                window.leave_unused()
+
+        tasks = [asyncio.create_task(wait(name, uses=name == "b")) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        window.hear(1_000)
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        return served
+
+    assert asyncio.run(run()) == ["a", "b"]
