@@ -185,11 +185,11 @@ class Incarnation:
         self._gateway.workers.vacate(self._shard)
         self._lane.close()
         self.worker.close()
-        self._app.detach(self.worker.runtime)
+        self._app._detach(self.worker.runtime)
 
     def _run(self, step: Callable[[], _T]) -> _T:
         """Run one step of the worker as the one that the application runs in."""
-        self._app.attach(self.worker.runtime)
+        self._app._attach(self.worker.runtime)
         self.is_running = True
         try:
             return step()

@@ -112,7 +112,7 @@ class Lives:
         """Have the application run again in the worker whose handler has made another one begin."""
         for incarnation in self._incarnations.values():
             if incarnation.is_running:
-                self._app.attach(incarnation.worker.runtime)
+                self._app._attach(incarnation.worker.runtime)
 
     # -- what they do ------------------------------------------------------------------------------
 

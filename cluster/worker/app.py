@@ -108,7 +108,7 @@ class App(Handlers):
         self.coroutines_waiting_max = coroutines_waiting_max
         self._runtime: Runtime | None = None
         self.posted: deque[Callable[[], Any]] = deque()
-        """What waits to be run on the loop; taken out by `take_posted` only."""
+        """What waits to be run on the loop; taken out by `_take_posted` only."""
         self._posted_lock = threading.Lock()
 
     @property
@@ -299,17 +299,17 @@ class App(Handlers):
         if self._runtime is not None:
             self._runtime.wake()
 
-    def attach(self, runtime: Runtime) -> None:
+    def _attach(self, runtime: Runtime) -> None:
         """Run in `runtime` from now on; done by the worker."""
         self._runtime = runtime
 
-    def detach(self, runtime: Runtime) -> None:
+    def _detach(self, runtime: Runtime) -> None:
         """Run in `runtime` no more; what was posted to it and did not run is dropped."""
         if self._runtime is runtime:
             self._runtime = None
-            self.take_posted()
+            self._take_posted()
 
-    def take_posted(self) -> list[Callable[[], Any]]:
+    def _take_posted(self) -> list[Callable[[], Any]]:
         """Return what was posted since the last call; done by the worker."""
         if not self.posted:
             return []

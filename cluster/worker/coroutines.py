@@ -219,7 +219,7 @@ class Coroutines:
         if self._is_behind_end(session, inbound):
             self.forget(session.id, inbound)
             return
-        if not session.is_busy:
+        if not session._is_busy:
             self._loop.call_soon(self._go_on, self._make_busy(session))
         self.wait_behind(session, inbound)
 
@@ -261,7 +261,7 @@ class Coroutines:
         queue = self._queues.get(session.id)
         if queue is None:
             queue = self._queues[session.id] = _Queue(session)
-            session.is_busy = True
+            session._is_busy = True
         return queue
 
     # -- what waits --------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Coroutines:
             return
         if not queue.waiting:
             del self._queues[session.id]
-            session.is_busy = False
+            session._is_busy = False
             # In the middle of a record the rest of it comes next, if it is of this session.
             session.redelivered = self._dispatcher.deferral.redelivering == session.id
             return
@@ -374,7 +374,7 @@ class Coroutines:
         if inbound is not None:
             self._done(session.id, inbound)
             if inbound.kind == CLOSED:
-                session.end()
+                session._end()
         self._loop.call_soon(self._go_on, self._queues[session.id])
 
     def _done(self, session_id: int, inbound: InboundCall) -> None:

@@ -228,7 +228,7 @@ class Deferral:
             coroutines.forget(session_id, inbound)
         else:
             if inbound.kind == CLOSED:
-                session.hear_end()
+                session._hear_end()
             coroutines.take_over(session, inbound)
 
     def _event_call(
@@ -266,7 +266,7 @@ class Deferral:
             session, inbound.name, inbound, result, mark, packet_id, what
         )
         if kind == CLOSED and not goes_on:
-            session.end()
+            session._end()
         return goes_on
 
     def deliver_message(self, inbound: InboundCall, is_set_aside: bool) -> bool:

@@ -157,11 +157,11 @@ class Dispatcher:
         session = self._make_session(replayed.id, replayed.address)
         session.sequence = replayed.sequence
         session._saved = replayed.saved
-        session.login = resumed_login(replayed)
+        session._login = resumed_login(replayed)
         if replayed.groups:
             requests = replayed.group_requests or repeat(0)
-            session.member_of = dict(zip(replayed.groups, requests, strict=False))
-        session.join_request = replayed.join_request
+            session._member_of = dict(zip(replayed.groups, requests, strict=False))
+        session._join_request = replayed.join_request
         session.is_send_blocked = replayed.send_blocked
         if replayed.closing:
             session.is_open = False
@@ -246,7 +246,7 @@ class Dispatcher:
                 together is not None
                 and length <= together_max
                 and session.is_open
-                and not session.is_busy
+                and not session._is_busy
             ):
                 several = Packets(data[start:offset], count)
                 if not (handlers and any(packet_id in handlers for packet_id, _ in several)):
@@ -277,7 +277,7 @@ class Dispatcher:
                 packets = islice(packets, index, packets_max)
                 call, sequence, index = call + index, sequence + index, 0
             while True:
-                if session.is_busy and session.is_open:
+                if session._is_busy and session.is_open:
                     packets, deferred = self._defer_packets(session, packets, call, sequence, count)
                     call, sequence = call + deferred, sequence + deferred
                 for packet_id, payload in packets:
@@ -308,7 +308,7 @@ class Dispatcher:
                         self._between_packets()
                     elif result is None:
                         continue
-                    if session.is_busy:
+                    if session._is_busy:
                         break
                 else:
                     break
@@ -401,14 +401,14 @@ class Dispatcher:
         if session is None:
             self._ends_heard.add(session_id)
         else:
-            session.hear_end()
+            session._hear_end()
 
     def hear(self, session_id: int, answer: bytes) -> bool:
         """Take the answer to a bind, for who awaits it too; whether the application is to hear."""
         session = self.sessions.get(session_id)
-        if session is None or session.login is None:
+        if session is None or session._login is None:
             return False
-        counts = session.login.heard(read_bound(answer))
+        counts = session._login.heard(read_bound(answer))
         return counts and session.is_open and self._app.bound_handler is not None
 
     def _from_shard(self, kind: int, payload: bytes) -> None:
@@ -439,9 +439,9 @@ class Dispatcher:
         if session is None:
             self._ends_heard.discard(session_id)
             return
-        if session.is_busy:
+        if session._is_busy:
             if kind == CLOSED:
-                session.hear_end()
+                session._hear_end()
             self.deferral.wait_behind(session, kind, self._position, payload)
             return
         self._note_words[CALL] = self._position << INDEX_BITS
@@ -451,7 +451,7 @@ class Dispatcher:
             session, kind, self._position, payload, result, mark
         )
         if kind == CLOSED and not goes_on:
-            session.end()
+            session._end()
 
     def skip_message(self, kind: int, payload: bytes) -> None:
         """Set aside the call of the record in hand, in which workers died."""
@@ -478,7 +478,7 @@ class Dispatcher:
         """
         rest = list(packets)
         deferred = 0
-        while session.is_busy and session.is_open and deferred < len(rest):
+        while session._is_busy and session.is_open and deferred < len(rest):
             deferred += self.deferral.packets_wait_behind(
                 session, rest[deferred:], call + deferred, sequence + deferred
             )
@@ -502,7 +502,7 @@ class Dispatcher:
         self.sessions[session_id] = session
         if session_id in self._ends_heard:
             self._ends_heard.remove(session_id)
-            session.hear_end()
+            session._hear_end()
         return session
 
     def call(self, function: Callable[[], Any], what: str = "a posted function") -> None:

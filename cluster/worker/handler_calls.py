@@ -104,12 +104,12 @@ class HandlerCalls:
                 return app.connected_handler(session)
             if kind == CLOSED and app.disconnected_handler is not None:
                 return app.disconnected_handler(session, payload.decode())
-            if kind == BOUND and app.bound_handler is not None and session.login is not None:
+            if kind == BOUND and app.bound_handler is not None and session._login is not None:
                 bound = read_bound(payload)
-                if is_due and session.login.counts(bound):
+                if is_due and session._login.counts(bound):
                     return app.bound_handler(session, bound.result)
             if kind == JOINED and app.joined_handler is not None and is_due:
-                name = session.heard_joined(payload)
+                name = session._heard_joined(payload)
                 if name is not None:
                     return app.joined_handler(session, name)
             if kind == SEND_BLOCKED and app.send_blocked_handler is not None and is_due:
@@ -180,10 +180,10 @@ class HandlerCalls:
             elif kind == DISCONNECT:
                 session.is_open = True
             elif kind == JOIN:
-                session.take_back_join(payload)
+                session._take_back_join(payload)
             elif kind == LEAVE:
-                session.take_back_leave(payload, replaced)
-            elif session.login is not None and kind == BIND:
-                session.login.take_back_bind(read_bind(payload).request)
-            elif session.login is not None and kind == UNBIND:
-                session.login.take_back_unbind(replaced)
+                session._take_back_leave(payload, replaced)
+            elif session._login is not None and kind == BIND:
+                session._login.take_back_bind(read_bind(payload).request)
+            elif session._login is not None and kind == UNBIND:
+                session._login.take_back_unbind(replaced)

@@ -43,7 +43,7 @@ class PlannedCalls:
 
     def run_posted(self) -> None:
         """Call what was posted, but not what that posts."""
-        posted = self._app.take_posted()
+        posted = self._app._take_posted()
         if posted:
             self._publisher.publish_what_is_done()
         for function in posted:

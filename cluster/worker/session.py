@@ -54,18 +54,18 @@ class Session:
         "_end_is_known",
         "_has_ended",
         "_hears_joined",
+        "_is_busy",
+        "_join_request",
+        "_login",
         "_max_payload_bytes",
+        "_member_of",
         "_outbox",
         "_saved",
         "_second_login",
         "address",
         "id",
-        "is_busy",
         "is_open",
         "is_send_blocked",
-        "join_request",
-        "login",
-        "member_of",
         "redelivered",
         "sequence",
         "state",
@@ -85,7 +85,7 @@ class Session:
         self.address = address
         self.is_open = True
         """Whether the client can still be sent to."""
-        self.is_busy = False
+        self._is_busy = False
         """Whether a coroutine of this session is in progress; what comes for it waits."""
         self.is_send_blocked = False
         """Whether much waits to be sent to the client (`on_send_blocked`)."""
@@ -99,11 +99,11 @@ class Session:
         """
         self._saved: bytes | None = None
         self.state: Any = None
-        self.login: Login | None = None
+        self._login: Login | None = None
         """Who it is and what of that is not answered yet; the worker's own."""
-        self.member_of: dict[str, int] | None = None
+        self._member_of: dict[str, int] | None = None
         """The groups that it is in, with the numbers of their joins; the worker's own."""
-        self.join_request = 0
+        self._join_request = 0
         """The number of the last join that is to be answered; the worker's own."""
         self._hears_joined = hears_joined
         self._batch = 0
@@ -226,7 +226,7 @@ class Session:
         after `unbind`. It stays when another session takes the user over
         (`second_login="replace"`), so that `on_disconnected` knows whose session has ended.
         """
-        return None if self.login is None else self.login.user
+        return None if self._login is None else self._login.user
 
     def bind(self, user_id: str) -> Binding:
         """Ask for this session to be `user_id`, a str of 1 to 255 bytes of UTF-8.
@@ -242,9 +242,9 @@ class Session:
         session that has ended it does nothing, and is rejected.
         """
         user = encode_name(user_id, "user id")
-        login = self.login
+        login = self._login
         if login is None:
-            login = self.login = Login()
+            login = self._login = Login()
         request = login.request + 1
         if not self.is_open or self._end_is_known:
             binding = Binding(user_id, request)
@@ -259,7 +259,7 @@ class Session:
         `user` is None at once; for all others it counts with what this handler call commits.
         Raises OutputTooLarge like `send`. Nothing happens to a session that is nobody or has ended.
         """
-        login = self.login
+        login = self._login
         if login is not None and self.is_open:
             request = login.request + 1
             self._outbox.add(UNBIND, self.id, pack_unbind(request))
@@ -268,7 +268,7 @@ class Session:
     @property
     def groups(self) -> frozenset[str]:
         """The groups that this session is in; they stay until its `on_disconnected` has run."""
-        return frozenset(self.member_of or ())
+        return frozenset(self._member_of or ())
 
     def join(self, name: str) -> None:
         """Be in the group `name`, a str of 1 to 255 bytes of UTF-8, until `leave` or the end.
@@ -282,7 +282,7 @@ class Session:
         OutputTooLarge like `send`.
         """
         data = encode_name(name, "group name")
-        groups = self.member_of
+        groups = self._member_of
         if not self.is_open or (groups is not None and name in groups):
             return
         if groups is not None and len(groups) >= GROUPS_MAX:
@@ -290,12 +290,12 @@ class Session:
                 f"the session is in {GROUPS_MAX} groups, which is the most; leave one before "
                 f"joining {name!r}"
             )
-        request = self.join_request + 1 if self._hears_joined else 0
+        request = self._join_request + 1 if self._hears_joined else 0
         self._outbox.add(JOIN, self.id, pack_join(request, data))
         if request:
-            self.join_request = request
+            self._join_request = request
         if groups is None:
-            groups = self.member_of = {}
+            groups = self._member_of = {}
         groups[name] = request
 
     def leave(self, name: str) -> None:
@@ -304,27 +304,27 @@ class Session:
         Raises what `join` raises for a name and for too much output.
         """
         data = encode_name(name, "group name")
-        groups = self.member_of
+        groups = self._member_of
         if groups is not None and name in groups and self.is_open:
             self._outbox.add(LEAVE, self.id, data)
             self._outbox.replaced.append(groups.pop(name))
 
-    def take_back_join(self, payload: bytes) -> None:
+    def _take_back_join(self, payload: bytes) -> None:
         """The call that asked to join raised: it never did. Done by the worker."""
-        if self.member_of is not None:
-            self.member_of.pop(read_join(payload)[1].decode(), None)
+        if self._member_of is not None:
+            self._member_of.pop(read_join(payload)[1].decode(), None)
 
-    def take_back_leave(self, name: bytes, request: int) -> None:
+    def _take_back_leave(self, name: bytes, request: int) -> None:
         """The call that asked to leave raised: it is in the group, by that join of before."""
-        if self.member_of is None:
-            self.member_of = {}
-        self.member_of[name.decode()] = request
+        if self._member_of is None:
+            self._member_of = {}
+        self._member_of[name.decode()] = request
 
-    def heard_joined(self, payload: bytes) -> str | None:
+    def _heard_joined(self, payload: bytes) -> str | None:
         """Return the group that the answer to a join is about, if it is in it by that join."""
         request, data = read_join(payload)
         name = data.decode()
-        groups = self.member_of
+        groups = self._member_of
         return name if groups is not None and groups.get(name) == request else None
 
     @property
@@ -363,18 +363,18 @@ class Session:
             self._outbox.replaced.append(self._saved)
             self._saved = data
 
-    def hear_end(self) -> None:
+    def _hear_end(self) -> None:
         """Its connection has ended, though `on_disconnected` has to wait: who awaits an answer to a
         bind, or asks for one from now on, would hold that up. Done by the worker."""
         self._end_is_known = True
-        if self.login is not None:
-            self.login.end()
+        if self._login is not None:
+            self._login.end()
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Take nothing more: its `on_disconnected` has run. Done by the worker."""
         self.is_open = False
         self._has_ended = True
-        self.hear_end()
+        self._hear_end()
 
     def __repr__(self) -> str:
         return f"<Session {self.id:#x} {self.address}>"

@@ -267,7 +267,7 @@ class Worker:
                 self._rounds.tasks.leave()
 
     def _begin(self) -> None:
-        self._app.attach(self.runtime)
+        self._app._attach(self.runtime)
         if self._app.has_coroutines:
             self._dispatcher.deferral.begin_coroutines()
         self._take_over()

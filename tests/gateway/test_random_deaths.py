@@ -176,7 +176,7 @@ class MortalWorker:
         self.app.on_connected(lambda session: self._event(session, "opened"))
         self.app.on_disconnected(lambda session, cause: self._event(session, "closed"))
         self.app.on_resumed(self._resumed)
-        self.app.attach(self)
+        self.app._attach(self)
         self._rng = rng
         self._lane = lane
         self._oracle = oracle

@@ -64,8 +64,8 @@ class GroupWorker(MortalWorker):
 
     def _joined(self, session: Session, name: str) -> None:
         self._oracle.check(session, ("joined", self.dispatcher.commit.position))
-        assert session.member_of is not None
-        self._oracle.told.add((session.id, name, session.member_of[name]))
+        assert session._member_of is not None
+        self._oracle.told.add((session.id, name, session._member_of[name]))
         self._maybe_die(0.01)
 
     def _packet(self, session: Session, packet_id: int, payload: bytes) -> None:
@@ -300,7 +300,7 @@ class Rooms:
         for worker in self.workers:
             for session in worker.dispatcher.sessions.values():
                 known[session.id] = session.groups
-                for name, request in (session.member_of or {}).items():
+                for name, request in (session._member_of or {}).items():
                     assert (session.id, name, request) in self.oracle.told
         members = {name: self.world.table.groups.members(name.encode()) for name in GROUPS}
         for session_id, member in self.world.table.sessions.items():

@@ -203,7 +203,7 @@ class Runtime:
 
 def test_a_broadcast_is_one_packet():
     app, runtime = App(), Runtime()
-    app.attach(runtime)
+    app._attach(runtime)
     app.broadcast(7, b"abc")
     assert runtime.sent == [b"\x07\x00\x07\x00abc"]
     for packet_id, payload in ((65_536, b""), (-1, b""), (1, b"x" * 65_532)):
@@ -216,7 +216,7 @@ def test_a_send_to_is_one_packet_for_one_user():
     app, runtime = App(), Runtime()
     with pytest.raises(RuntimeError, match="running worker"):
         app.send_to("ann", 7, b"abc")
-    app.attach(runtime)
+    app._attach(runtime)
     app.send_to("ann", 7, b"abc")
     assert runtime.sent_to == [(b"ann", b"\x07\x00\x07\x00abc")]
     for user, packet_id, payload in (("", 1, b""), ("ann", 65_536, b""), ("ann", 1, b"x" * 65_532)):
@@ -229,7 +229,7 @@ def test_a_kick_is_one_packet_for_one_user():
     app, runtime = App(), Runtime()
     with pytest.raises(RuntimeError, match="running worker"):
         app.kick_user("ann", 7, b"abc")
-    app.attach(runtime)
+    app._attach(runtime)
     app.kick_user("ann", 7, b"abc")
     app.kick_user("bob", 7)
     assert runtime.kicked == [(b"ann", b"\x07\x00\x07\x00abc"), (b"bob", b"\x04\x00\x07\x00")]
@@ -243,7 +243,7 @@ def test_a_publish_names_a_group_and_whom_to_leave_out():
     app, runtime = App(), Runtime()
     with pytest.raises(RuntimeError, match="running worker"):
         app.publish("room", 1, b"x")
-    app.attach(runtime)
+    app._attach(runtime)
     session = Session(5, "there", Outbox(1 << 20), 65_531)
     app.publish("room", 7, b"abc")
     app.publish("room", 7, b"abc", exclude=session)
@@ -264,7 +264,7 @@ class Said(msgspec.Struct):
 
 def test_a_struct_goes_to_all_and_to_one_by_the_codec_of_the_application():
     app, runtime = App(codec="json"), Runtime()
-    app.attach(runtime)
+    app._attach(runtime)
     app.broadcast(7, Said("hi"))
     app.send_to("ann", 8, Said("hi"))
     app.publish("room", 9, Said("hi"))
@@ -313,7 +313,7 @@ def test_every_takes_functions_without_parameters_at_the_import_only():
     one_argument: Any = lambda session: None  # noqa: E731 - what a type checker refuses
     with pytest.raises(TypeError, match="must take"):
         app.every(1)(one_argument)
-    app.attach(Runtime())
+    app._attach(Runtime())
     with pytest.raises(RuntimeError, match="call_later"):
         app.every(1)
     assert app.repeated == []
@@ -324,7 +324,7 @@ def test_call_later_is_the_runtimes_and_needs_one():
     ran: list[str] = []
     with pytest.raises(RuntimeError, match="on_start"):
         app.call_later(1, ran.append, "early")
-    app.attach(runtime)
+    app._attach(runtime)
     for seconds in (-1, math.inf, math.nan):
         with pytest.raises(ValueError, match="give 0 or more"):
             app.call_later(seconds, ran.append, "wrong")
@@ -339,7 +339,7 @@ def test_call_later_is_the_runtimes_and_needs_one():
 def test_call_later_and_post_refuse_what_was_called_instead_of_given():
     """At their due time nobody could say any more where the mistake is."""
     app, runtime = App(), Runtime()
-    app.attach(runtime)
+    app._attach(runtime)
 
     async def remind() -> None: ...
 
@@ -354,12 +354,12 @@ def test_call_later_and_post_refuse_what_was_called_instead_of_given():
     with pytest.raises(TypeError, match="call_later takes seconds and a function, not '1'"):
         app.call_later("1", print)  # type: ignore[arg-type]
     assert runtime.timers.next_due() is None
-    assert app.take_posted() == []
+    assert app._take_posted() == []
 
 
 def test_a_publish_excludes_sessions_only():
     app = App()
-    app.attach(Runtime())
+    app._attach(Runtime())
     with pytest.raises(TypeError, match="publish excludes a session, not 'ann'"):
         app.publish("room", 1, b"x", exclude="ann")  # type: ignore[arg-type]
 
@@ -368,19 +368,19 @@ def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():
     app, runtime = App(), Runtime()
     ran: list[int] = []
     app.post(lambda: ran.append(0))  # before there is a worker
-    app.attach(runtime)
+    app._attach(runtime)
     for number in range(1, 4):
         app.post(partial(ran.append, number))
     assert runtime.wakes == 3
-    for function in app.take_posted():
+    for function in app._take_posted():
         function()
     assert ran == [0, 1, 2, 3]
-    assert app.take_posted() == []
+    assert app._take_posted() == []
 
 
 def test_posts_of_many_threads_all_arrive():
     app, runtime = App(), Runtime()
-    app.attach(runtime)
+    app._attach(runtime)
     ran: list[tuple[int, int]] = []
 
     def post(thread: int) -> None:
@@ -391,7 +391,7 @@ def test_posts_of_many_threads_all_arrive():
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) or len(ran) < 2_000:
-        for function in app.take_posted():
+        for function in app._take_posted():
             function()
     assert len(ran) == 2_000
     for poster in range(4):
@@ -405,7 +405,7 @@ def test_posting_is_bounded(monkeypatch: pytest.MonkeyPatch):
     app.post(lambda: None)
     with pytest.raises(RuntimeError, match="2 posted functions wait already"):
         app.post(lambda: None)
-    app.take_posted()
+    app._take_posted()
     app.post(lambda: None)
 
 

@@ -201,17 +201,17 @@ def test_a_session_is_busy_until_all_that_was_deferred_is_done(make_bench: MakeB
 
     @bench.app.on_packet(SLOW)
     async def slow(session: Session, payload: bytes) -> None:
-        busy.append(session.is_busy)
+        busy.append(session._is_busy)
         await rounds()
-        busy.append(session.is_busy)
+        busy.append(session._is_busy)
 
     @bench.app.on_packet(PLAIN)
     def plain(session: Session, payload: bytes) -> None:
-        busy.append(session.is_busy)
+        busy.append(session._is_busy)
         asyncio.get_running_loop().call_later(0.01, look, session)
 
     def look(session: Session) -> None:
-        busy.append(session.is_busy)
+        busy.append(session._is_busy)
         bench.finish()
 
     open_sessions(bench, 1)

@@ -48,7 +48,7 @@ class Bench:
             ("disconnected", session.id, cause)
         )
         self.app.any_handler = self._any
-        self.app.attach(self)
+        self.app._attach(self)
 
     def broadcast(self, packet: bytes) -> None:
         self.outbox.add(BROADCAST, 0, packet)

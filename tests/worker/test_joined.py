@@ -99,7 +99,7 @@ def test_a_call_that_raises_has_left_nothing_and_the_answer_still_counts(
         chunk(opened(7), packets((ENTER, b"room"), session=7), packets((FAIL, b"room"), session=7))
     )
     session = rooms.dispatcher.sessions[7]
-    assert session.member_of == {"room": 1}
+    assert session._member_of == {"room": 1}
     assert rooms.joins() == [(1, b"room")]
     session.is_open = True  # as if it had not been ended for that
     rooms.dispatcher.run(chunk(joined(7, "room", 2), joined(7, "room", 1), position=4))

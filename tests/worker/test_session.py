@@ -263,7 +263,7 @@ def test_a_session_that_was_disconnected_can_be_saved_until_it_has_closed():
     session = make_session()
     session.disconnect("bye")
     session.save(b"for on_disconnected")
-    session.end()
+    session._end()
     session.save(b"too late")
     assert session.saved == b"for on_disconnected"
     assert sent(session) == [(DISCONNECT, ID, b"bye"), (SAVE, ID, b"for on_disconnected")]

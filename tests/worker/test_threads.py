@@ -46,7 +46,7 @@ def test_what_puts_something_out_is_refused_and_nothing_has_happened(
     session = begun(bench)
     with pytest.raises(RuntimeError, match=r"thread MainThread may not send.*app\.post\("):
         call(bench.app, session)
-    assert (session.is_open, session.saved, session.member_of) == (True, None, None)
+    assert (session.is_open, session.saved, session._member_of) == (True, None, None)
     bench.send((ECHO, b"y"))
     wait_until(lambda: bench.take() is not None and len(bench.output()) == 10, what="the next echo")
     assert bench.output() == make_packet(ECHO, b"x") + make_packet(ECHO, b"y")
