@@ -197,11 +197,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitsConfig = LimitsConfig()
 
 
-def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:
+def load_config(
+    path: Path | None, overrides: Mapping[str, object], *, starts_node: bool = True
+) -> Config:
     """Put the configuration together: a flag beats the file, the file beats the default.
 
     `path` is the TOML file, if there is one. `overrides` holds the flags by the key that they
-    set, for example `node.listen`; a value of None is a flag that was not given.
+    set, for example `node.listen`; a value of None is a flag that was not given. Only what
+    `starts_node` has to have the CPUs: a node's status may be asked from elsewhere.
 
     Raises `ConfigError` for a file that cannot be read or is not TOML, and for every key and
     value that is not allowed, also for a value of the file that a flag overrides.
@@ -210,7 +213,7 @@ def load_config(path: Path | None, overrides: Mapping[str, object]) -> Config:
     # get the result, and are to start fast.
     from cluster.shared.config_file import merge_file_and_flags
 
-    return merge_file_and_flags(path, overrides)
+    return merge_file_and_flags(path, overrides, starts_node=starts_node)
 
 
 def make_config(source: str, sections: Mapping[str, object]) -> Config:

@@ -17,7 +17,7 @@ from msgspec import inspect
 
 from cluster.shared.addresses import parse_listen, parse_node, parse_store
 from cluster.shared.config import MIB, Config
-from cluster.shared.config_rules import check_across_keys
+from cluster.shared.config_rules import check_across_keys, check_cpus
 from cluster.shared.config_setting import Setting, config_error
 from cluster.shared.cpus import parse_cpus
 
@@ -33,7 +33,9 @@ _FLAGS: Mapping[str, str] = {
 """Flags that are not simply the last part of their key."""
 
 
-def merge_file_and_flags(path: Path | None, overrides: Mapping[str, object]) -> Config:
+def merge_file_and_flags(
+    path: Path | None, overrides: Mapping[str, object], *, starts_node: bool
+) -> Config:
     """Do the work of `cluster.shared.config.load_config`, which says what it promises."""
     schema = _Schema()
     settings: dict[str, Setting] = {}
@@ -41,7 +43,10 @@ def merge_file_and_flags(path: Path | None, overrides: Mapping[str, object]) -> 
         found = _settings_of_sections(str(path), _read_toml(path), schema)
         settings.update(_checked(schema, found))
     settings.update(_checked(schema, _settings_of_flags(overrides)))
-    return _converted(settings)
+    config = _converted(settings)
+    if starts_node:
+        check_cpus(config, settings)
+    return config
 
 
 def merge_sections(source: str, sections: Mapping[str, object]) -> Config:

@@ -10,7 +10,7 @@ from cluster.shared.config_setting import Setting
 from cluster.shared.cpus import format_cpus, parse_cpus
 from cluster.shared.process import usable_cpus
 
-__all__ = ["check_across_keys"]
+__all__ = ["check_across_keys", "check_cpus"]
 
 RECORD_OVERHEAD_BYTES = 64
 """What a lane record may need beside its packet: header, session, sequence, alignment."""
@@ -40,23 +40,23 @@ def check_across_keys(config: Config, settings: Mapping[str, Setting]) -> None:
         raise settings["node.shared_port"].error(
             f"false: {sys.platform} has no SO_REUSEPORT, so nodes cannot share a port"
         )
-    _check_cpus("gateway.cpus", config.gateway.cpus, settings)
-    _check_cpus("workers.cpus", config.workers.cpus, settings)
     _check_limits(config, settings)
     _check_links(config, settings)
     _check_remote(config, settings)
 
 
-def _check_cpus(key: str, text: str | None, settings: Mapping[str, Setting]) -> None:
-    if text is None:
-        return
-    usable = usable_cpus()
-    if not usable:
-        raise settings[key].error(f"none: {sys.platform} lets no process choose its CPUs")
-    if not parse_cpus(text) <= usable:
-        raise settings[key].error(
-            f"CPUs that this process may use, which are {format_cpus(usable)}"
-        )
+def check_cpus(config: Config, settings: Mapping[str, Setting]) -> None:
+    """Check that what this process starts may run on the CPUs that it is to run on."""
+    for key, text in (("gateway.cpus", config.gateway.cpus), ("workers.cpus", config.workers.cpus)):
+        if text is None:
+            continue
+        usable = usable_cpus()
+        if not usable:
+            raise settings[key].error(f"none: {sys.platform} lets no process choose its CPUs")
+        if not parse_cpus(text) <= usable:
+            raise settings[key].error(
+                f"CPUs that this process may use, which are {format_cpus(usable)}"
+            )
 
 
 def _check_limits(config: Config, settings: Mapping[str, Setting]) -> None:

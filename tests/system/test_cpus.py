@@ -66,6 +66,19 @@ def test_a_node_does_not_start_on_cpus_that_it_has_not(tmp_path: Path) -> None:
     )
 
 
+def test_a_node_is_asked_about_from_other_cpus_than_its_own(tmp_path: Path) -> None:
+    config = write_config(tmp_path, '[gateway]\ncpus = "8191"\n[workers]\ncpus = "8191"\n')
+    RunDirectory(tmp_path / "run").create()
+    asked = [
+        run_cluster(command, *config, "--run-dir", str(tmp_path / "run"))
+        for command in ("status", "dead-letters")
+    ]
+    assert [(done.returncode, done.stderr) for done in asked] == [
+        (4, f"cluster: nothing runs in {tmp_path / 'run'}\n"),
+        (0, f"cluster: no dead letters in {tmp_path / 'run'}\n"),
+    ]
+
+
 GATEWAY = """
 import sys
 from pathlib import Path
