@@ -1,5 +1,6 @@
 """`cluster metrics` as a process: it serves whatever becomes of the node, and ends when told."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -59,6 +60,15 @@ def test_a_node_is_scraped_while_it_comes_works_and_goes(
             assert 'iocp_cluster_sessions{node="1"} 1.0' in text
             assert 'iocp_cluster_packets_received_total{node="1"} 1.0' in text
             assert 'iocp_cluster_worker_state{node="1",shard="0",state="ready"} 1.0' in text
+            assert 'iocp_cluster_gateway_up{node="1"} 1.0' in text
+            gateway = node.status()["gateway"]["pid"]
+            os.kill(gateway, signal.SIGSTOP)
+            text = scrape(address)
+            os.kill(gateway, signal.SIGCONT)
+            assert "iocp_cluster_nodes 1.0" in text
+            assert 'iocp_cluster_gateway_up{node="1"} 0.0' in text
+            assert "iocp_cluster_sessions{" not in text
+            assert 'iocp_cluster_sessions{node="1"} 1.0' in scrape(address)
         node.process.terminate()
         assert node.process.wait(20) == 0
         wait_until(
