@@ -23,6 +23,9 @@ HEADER_TIMEOUT_S = 5.0
 
 _LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
 
+_MAPPED_BITS = 96
+"""Of an IPv6 address that maps one of IPv4: those ahead of it."""
+
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -35,7 +38,7 @@ class Proxies:
         self, networks: Sequence[str], counters: Counters, now: Callable[[], float]
     ) -> None:
         """Expect headers from addresses in `networks`, as `10.0.0.5` and `10.0.0.0/8`."""
-        self._networks: list[_Network] = [ipaddress.ip_network(text) for text in networks]
+        self._networks: list[_Network] = [_read_network(text) for text in networks]
         self._counters = counters
         self._now = now
         self._lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
@@ -70,3 +73,13 @@ class Proxies:
         """A connection has ended for `cause` before it became a session."""
         if cause not in (Cause.BAD_SIZE, Cause.RATE_LIMITED):  # those are counted elsewhere
             self._counters.add("proxy_connections_unopened")
+
+
+def _read_network(text: str) -> _Network:
+    """Return the network `text`; one of mapped IPv4 addresses as what they are looked up as."""
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network

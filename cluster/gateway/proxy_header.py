@@ -26,6 +26,7 @@ _FRONT = Struct("!12sBBH")
 _TCP_4, _TCP_6 = 0x11, 0x21
 _ADDRESSES = {_TCP_4: Struct("!4s4sHH"), _TCP_6: Struct("!16s16sHH")}
 _LOCAL, _PROXY = 0x20, 0x21
+_FAMILY_MAX, _PROTOCOL_MAX = 3, 2
 _PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
 _SHOWN_BYTES = 24
 
@@ -64,6 +65,8 @@ def _read_binary(front: bytes) -> ProxyHeader | None:
     _, command, family, length = _FRONT.unpack_from(front)
     if command not in (_LOCAL, _PROXY):
         raise ProxyHeaderError(f"version and command are 0x{command:02x}, not 0x20 or 0x21")
+    if command == _PROXY and (family >> 4 > _FAMILY_MAX or family & 0xF > _PROTOCOL_MAX):
+        raise ProxyHeaderError(f"family and protocol are 0x{family:02x}, which is undefined")
     end = _FRONT.size + length
     if end > HEADER_BYTES_MAX:
         raise ProxyHeaderError(f"it has {end} bytes, more than {HEADER_BYTES_MAX}")
@@ -76,7 +79,7 @@ def _read_binary(front: bytes) -> ProxyHeader | None:
         return ProxyHeader(end, None, command == _LOCAL)
     source, _, port, _ = addresses.unpack_from(front, _FRONT.size)
     host = IPv4Address(source) if family == _TCP_4 else IPv6Address(source)
-    return ProxyHeader(end, NetAddress(str(host), port))
+    return ProxyHeader(end, NetAddress(_host_text(host), port))
 
 
 def _read_line(front: bytes) -> ProxyHeader | None:
@@ -103,7 +106,13 @@ def _read_host(kind: type[IPv4Address] | type[IPv6Address], text: bytes) -> str:
         address = kind(text.decode("ascii"))
     except ValueError:
         return ""
-    return "" if b"%" in text else str(address)
+    return "" if b"%" in text else _host_text(address)
+
+
+def _host_text(address: IPv4Address | IPv6Address) -> str:
+    """Return `address`; one of IPv4 that a socket for both kinds has mapped, as what it is."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def _is_port(text: bytes) -> bool:

@@ -269,3 +269,11 @@ def test_balancers_are_known_by_their_networks(host: str, is_proxy: bool):
     assert not nobody
     assert NetAddress(host, 1) not in nobody
     assert None not in proxies
+
+
+def test_a_network_of_mapped_addresses_is_that_of_ipv4():
+    proxies = Proxies(["::ffff:10.0.0.0/104", "::ffff:192.168.1.5"], Counters(), lambda: 0.0)
+    for host in ("10.1.2.3", "::ffff:10.1.2.3", "192.168.1.5"):
+        assert NetAddress(host, 1) in proxies
+    for host in ("11.1.2.3", "::ffff:192.168.1.6", "::a01:203"):
+        assert NetAddress(host, 1) not in proxies

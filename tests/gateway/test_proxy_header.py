@@ -15,6 +15,7 @@ from cluster.iocp import NetAddress
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 IPV4 = bytes([203, 0, 113, 7, 10, 0, 0, 5]) + b"\xdc\x04\x01\xbb"
 IPV6 = bytes.fromhex("20010db8" + "00" * 11 + "07" + "fd" + "00" * 14 + "05") + b"\xdc\x04\x01\xbb"
+MAPPED = b"".join(bytes(10) + b"\xff\xff" + IPV4[at : at + 4] for at in (0, 4)) + IPV4[8:]
 CLIENT_4, CLIENT_6 = NetAddress("203.0.113.7", 56324), NetAddress("2001:db8::7", 56324)
 
 
@@ -30,6 +31,9 @@ HEADERS = [
     (b"PROXY UNKNOWN ffff:f:f ::1 65535 65535\r\n", None),
     (binary(0x21, 0x11, IPV4), CLIENT_4),
     (binary(0x21, 0x21, IPV6), CLIENT_6),
+    # Clients of IPv4, of a balancer whose socket is for both.
+    (b"PROXY TCP6 ::ffff:203.0.113.7 ::ffff:10.0.0.5 56324 443\r\n", CLIENT_4),
+    (binary(0x21, 0x21, MAPPED), CLIENT_4),
     # Extensions: an authority, and a checksum.
     (binary(0x21, 0x11, IPV4 + b"\x02\0\x05games" + b"\x03\0\x04abcd"), CLIENT_4),
     (binary(0x21, 0x11, IPV4 + bytes(HEADER_BYTES_MAX - 16 - 12)), CLIENT_4),
@@ -37,6 +41,7 @@ HEADERS = [
     (binary(0x20, 0x00, b""), None),
     (binary(0x20, 0x11, IPV4), None),
     (binary(0x20, 0x11, b""), None),
+    (binary(0x20, 0xFF, b""), None),
     (binary(0x21, 0x00, b"anything"), None),
     (binary(0x21, 0x12, IPV4), None),
     (binary(0x21, 0x31, bytes(216)), None),
@@ -83,6 +88,8 @@ def test_a_part_of_a_header_is_waited_for(header: bytes):
         (b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n", "no end of the line in 107 bytes"),
         (binary(0x11, 0x11, IPV4), "version and command are 0x11, not 0x20 or 0x21"),
         (binary(0x22, 0x11, IPV4), "version and command are 0x22"),
+        (binary(0x21, 0x41, IPV4), "family and protocol are 0x41, which is undefined"),
+        (binary(0x21, 0x13, IPV4)[:16], "family and protocol are 0x13"),
         (binary(0x21, 0x11, IPV4[:-1]), "family 0x11 in 11 bytes, not 12"),
         (binary(0x21, 0x21, IPV4), "family 0x21 in 12 bytes, not 36"),
         (binary(0x21, 0x11, bytes(4_081))[:16], "it has 4097 bytes, more than 4096"),
@@ -127,4 +134,5 @@ def test_both_versions_say_the_same(host: object, port: int):
     first, second = read_proxy_header(line), read_proxy_header(binary(0x21, code, body))
     assert first is not None
     assert second is not None
-    assert first.address == second.address == NetAddress(str(host), port)
+    own = getattr(host, "ipv4_mapped", None) or host
+    assert first.address == second.address == NetAddress(str(own), port)
