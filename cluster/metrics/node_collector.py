@@ -43,7 +43,7 @@ class NodeCollector(Collector):
         run_directory: RunDirectory,
         read: Callable[[RunDirectory], NodeStatus | None] = read_status,
     ) -> None:
-        """Ask the node in `run_directory`, and those in its folders (`cluster up --nodes`)."""
+        """Ask the node in `run_directory`; if none runs there, those in its folders (`--nodes`)."""
         self._run_directory = run_directory
         self._read = read
         self._lock = Lock()
@@ -55,7 +55,7 @@ class NodeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of all nodes that run."""
         with self._lock:
-            nodes = [*self._nodes()]
+            nodes = self._nodes()
         yield GaugeMetricFamily(f"{PREFIX}nodes", "Nodes that run here.", value=len(nodes))
         yield from _node_metrics(nodes)
         yield from _worker_metrics(nodes)
@@ -63,15 +63,21 @@ class NodeCollector(Collector):
         yield from _counter_metrics(nodes)
         yield from _process_metrics(nodes)
 
-    def _nodes(self) -> Iterator[NodeStatus]:
-        for directory in (self._run_directory, *find_node_folders(self._run_directory)):
+    def _nodes(self) -> list[NodeStatus]:
+        # Both may run, for example a node whose id is one of the folders': never two series alike.
+        return self._ask([self._run_directory]) or self._ask(find_node_folders(self._run_directory))
+
+    def _ask(self, directories: Iterable[RunDirectory]) -> list[NodeStatus]:
+        found = []
+        for directory in directories:
             try:
                 status = self._read(directory)
             except (ProtocolError, RunDirectoryError, OSError) as error:
                 logger.warning("no metrics of %s: %s", directory.path, error)
                 continue
             if status is not None:
-                yield status
+                found.append(status)
+        return found
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

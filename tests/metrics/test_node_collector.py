@@ -155,6 +155,16 @@ def test_the_nodes_in_folders_count_and_one_that_cannot_be_asked_is_left_out(
     assert any("node-2: version 9" in record.getMessage() for record in caplog.records)
 
 
+def test_a_node_beside_those_in_folders_is_the_only_one(tmp_path: Path) -> None:
+    (tmp_path / "node-7").mkdir()
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(RunDirectory(tmp_path), lambda directory: STATUS))
+    lines = [line for line in generate_latest(registry).decode().splitlines() if line[0] != "#"]
+    series = [line.rpartition(" ")[0] for line in lines]
+    assert len(series) == len({*series})
+    assert "iocp_cluster_nodes 1.0" in lines
+
+
 def test_without_any_node_there_are_none(tmp_path: Path) -> None:
     assert scrape(NodeCollector(RunDirectory(tmp_path / "absent"))) == {("nodes",): 0}
 
