@@ -123,7 +123,10 @@ class Deadlines:
         due, cause = deadline
         if due > now:
             return due
-        session.disconnect(cause)
+        if session.id:
+            session.disconnect(cause)
+        else:
+            session.abort(cause)  # nobody has been told anything yet
         self._ended += 1
         return None
 

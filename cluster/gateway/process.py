@@ -19,7 +19,7 @@ from cluster.gateway.membership.join import JoinError, join_cluster
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
-from cluster.shared.config import Config, ConfigError
+from cluster.shared.config import Config
 from cluster.shared.cpus import keep_to
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
@@ -53,7 +53,7 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
             if told is not None:
                 logger.warning("%s", told)
             return _serve(directory, config)
-    except (ConfigError, RunDirectoryError, TooFewDescriptorsError) as error:
+    except (RunDirectoryError, TooFewDescriptorsError) as error:
         return _refuse(str(error))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import get_args
 
@@ -26,6 +27,9 @@ __all__ = ["NodeCollector"]
 logger = logging.getLogger("cluster.metrics")
 
 PREFIX = "iocp_cluster_"
+
+_ASKED_MAX = 16
+"""Nodes that are asked at a time: as many as `cluster up --nodes` starts."""
 
 LABELLED = {
     "closed_": ("sessions_closed_by_cause", "cause"),
@@ -65,19 +69,29 @@ class NodeCollector(Collector):
 
     def _nodes(self) -> list[NodeStatus]:
         # Both may run, for example a node whose id is one of the folders': never two series alike.
-        return self._ask([self._run_directory]) or self._ask(find_node_folders(self._run_directory))
+        status = self._ask(self._run_directory)
+        if status is not None:
+            return [status]
+        folders = self._folders()
+        if not folders:
+            return []
+        # Together: each gateway that hangs takes its time.
+        with ThreadPoolExecutor(min(len(folders), _ASKED_MAX)) as threads:
+            return [status for status in threads.map(self._ask, folders) if status is not None]
 
-    def _ask(self, directories: Iterable[RunDirectory]) -> list[NodeStatus]:
-        found = []
-        for directory in directories:
-            try:
-                status = self._read(directory)
-            except (ProtocolError, RunDirectoryError, OSError) as error:
-                logger.warning("no metrics of %s: %s", directory.path, error)
-                continue
-            if status is not None:
-                found.append(status)
-        return found
+    def _folders(self) -> list[RunDirectory]:
+        try:
+            return find_node_folders(self._run_directory)
+        except OSError as error:
+            logger.warning("no metrics of nodes in %s: %s", self._run_directory.path, error)
+            return []
+
+    def _ask(self, directory: RunDirectory) -> NodeStatus | None:
+        try:
+            return self._read(directory)
+        except (ProtocolError, RunDirectoryError, OSError) as error:
+            logger.warning("no metrics of %s: %s", directory.path, error)
+            return None
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -3,13 +3,15 @@
 A list is written as Linux and its tools write it: numbers and ranges of numbers, `0-3,8`.
 """
 
+import logging
 import re
 from collections.abc import Iterable
 
-from cluster.shared.config import ConfigError
 from cluster.shared.process import keep_to_cpus, usable_cpus
 
 __all__ = ["format_cpus", "keep_to", "parse_cpus"]
+
+logger = logging.getLogger("cluster.shared")
 
 CPU_MAX = 8_191
 """The largest number that Linux has room for."""
@@ -41,19 +43,22 @@ def format_cpus(cpus: Iterable[int]) -> str:
 def keep_to(key: str, text: str | None) -> None:
     """Have this process, and all threads and processes that it starts from now on, stay on `text`.
 
-    That is the list that `key` of the configuration has; None changes nothing. Raises `ConfigError`
-    if the system does not let it, for example because it has been moved to other CPUs since the
-    configuration was checked.
+    That is the list that `key` of the configuration has; None changes nothing. It was checked when
+    the node started: where the system has taken these CPUs away since, the process runs where it
+    may, with a warning in the log. A shard that nobody serves would be worse.
     """
     if text is None:
         return
     try:
         keep_to_cpus(parse_cpus(text))
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f'{key} = "{text}": this process cannot run there ({error}); it may run on '
-            f"{format_cpus(usable_cpus())}"
-        ) from None
+        logger.warning(
+            '%s = "%s": this process cannot run there (%s); it runs on %s',
+            key,
+            text,
+            error,
+            format_cpus(usable_cpus()) or "any",
+        )
 
 
 _NUMBERS = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")

@@ -19,7 +19,7 @@ from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import ClientService, IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
-from cluster.shared.config import GIB, Config, make_config
+from cluster.shared.config import GIB, Config, ConfigError, make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ShardReport
 from cluster.testing.client import TestClient
@@ -374,6 +374,10 @@ def _configure(workers: object, sections: dict[str, object]) -> Config:
     else:
         table = {"count": 1, **workers} if isinstance(workers, Mapping) else workers
     config = make_config("TestNode", {**sections, "workers": table})
+    if config.gateway.proxies:
+        raise ConfigError(
+            "TestNode: gateway.proxies: clients here come from no load balancer; leave it out"
+        )
     accepts = min(config.gateway.accepts_outstanding_max, ACCEPTS_MAX)
     return msgspec.structs.replace(
         config,

@@ -176,7 +176,7 @@ def test_a_header_that_does_not_come_is_not_awaited_for_ever(timed_gateway: Make
     assert silent.ended is slow.ended is None
     say(world, slow, LINE[20:30])
     world.pass_time(1.2)
-    assert silent.ended is slow.ended is IocpCause.EOF
+    assert silent.ended is slow.ended is IocpCause.RESET
     assert prompt.ended is None
     assert worker.kinds().count(CLOSED) == 0
     leave(world, silent, slow, prompt)

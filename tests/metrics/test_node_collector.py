@@ -2,12 +2,14 @@
 
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.metrics import node_collector
 from cluster.metrics.node_collector import NodeCollector
 from cluster.shared.messages import ProtocolError
 from cluster.shared.node_status import (
@@ -172,3 +174,28 @@ def test_without_any_node_there_are_none(tmp_path: Path) -> None:
 def test_what_the_documents_call_momentary_is_no_counter() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
     assert set(re.findall(r"^\| `([a-z_]+)` \| now: ", text, re.MULTILINE)) == MOMENTARY_COUNTERS
+
+
+def test_gateways_that_hang_are_waited_for_together(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        (tmp_path / f"node-{number}").mkdir()
+    all_asked = threading.Barrier(4, timeout=20)
+
+    def read(directory: RunDirectory) -> NodeStatus | None:
+        if directory.path != tmp_path:
+            all_asked.wait()
+        return None
+
+    assert scrape(NodeCollector(RunDirectory(tmp_path), read)) == {("nodes",): 0}
+
+
+def test_folders_that_cannot_be_listed_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(directory: RunDirectory) -> list[RunDirectory]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(node_collector, "find_node_folders", refuse)
+    collector = NodeCollector(RunDirectory(tmp_path), lambda directory: None)
+    assert scrape(collector) == {("nodes",): 0}
+    assert any("Permission denied" in record.getMessage() for record in caplog.records)

@@ -271,6 +271,7 @@ def test_a_closed_node_does_nothing_more():
         ({"gatway": {}}, "TestNode: gatway = {}: expected"),
         ({"gateway": 5}, "TestNode: gateway = 5: expected a section"),
         ({"lane": {"bytes": 4096}}, "TestNode: lane.bytes = 4096: expected at least"),
+        ({"gateway": {"proxies": ["127.0.0.1"]}}, "TestNode: gateway.proxies: clients here come"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(sections: dict[str, Any], message: str):
