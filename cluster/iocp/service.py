@@ -9,6 +9,7 @@ the next client has come.
 import weakref
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from cluster.iocp.retired_sessions import RetiredSessions
 from cluster.iocp.send_buffer import SendBuffer
 from cluster.iocp.send_stalls import SendStalls
 from cluster.iocp.session_settings import SessionSettings
+from cluster.iocp.timers import Timer
 
 if TYPE_CHECKING:
     from cluster.iocp.session import Session
@@ -311,7 +313,8 @@ class ClientService(Service):
         super().__init__(
             net_address.resolve(), iocp_core, session_factory, max_session_count, settings
         )
-        self._connecting: dict[Session, None] = {}
+        self._connecting: dict[Session, Timer | None] = {}
+        """Each with what ends it when it takes too long."""
 
     @property
     def connecting_count(self) -> int:
@@ -343,7 +346,11 @@ class ClientService(Service):
             if not self._has_slot():
                 return False
             self._connecting[session] = None
-            return True
+        timeout_s = self.settings.connect_timeout_s
+        if timeout_s:
+            give_up = partial(session.abort, Cause.TIMEOUT)
+            self._connecting[session] = self._iocp_core.call_later(timeout_s, give_up)
+        return True
 
     def _has_slot(self) -> bool:
         used = self.current_session_count + len(self._connecting)
@@ -351,14 +358,19 @@ class ClientService(Service):
 
     def add_session(self, session: "Session") -> None:
         with self._lock:  # whoever looks for a slot must not count it twice, or not at all
-            self._connecting.pop(session, None)
+            self._connects_no_more(session)
             self._sessions[session] = None
         if not self._stalls.is_planned:
             self._stalls.begin()
 
     def release_session(self, session: "Session") -> None:
-        self._connecting.pop(session, None)
+        self._connects_no_more(session)
         super().release_session(session)
+
+    def _connects_no_more(self, session: "Session") -> None:
+        timer = self._connecting.pop(session, None)
+        if timer is not None:
+            timer.cancel()
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
         super().close_service(cause)

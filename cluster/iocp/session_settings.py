@@ -26,11 +26,18 @@ class SessionSettings:
     """`on_send_ready` follows when no more than this waits again."""
     recv_buffer_bytes_max: int = 131_072
     """Most bytes that `on_recv` may leave; room for a partial packet and one more recv."""
+    connect_timeout_s: float = 0.0
+    """Longest time that a connect may take; then it fails with `timeout`. 0 is as long as the
+    system tries, which is minutes where nobody answers."""
 
     def __post_init__(self) -> None:
         for name in ("close_timeout_s", "send_queue_bytes_max", "send_stall_timeout_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be above 0, and finite")
+        if not 0 <= self.connect_timeout_s < math.inf:
+            raise ValueError(
+                f"connect_timeout_s={self.connect_timeout_s!r}: must be at least 0, and finite"
+            )
         if not 0 <= self.send_ready_bytes < self.send_blocked_bytes:
             raise ValueError(
                 f"send_ready_bytes={self.send_ready_bytes}: must be at least 0 and below "

@@ -3,11 +3,21 @@
 import gc
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from cluster.iocp import Cause, ClientService, IocpCore, NetAddress, Session, SessionState
+from cluster.iocp import (
+    Cause,
+    ClientService,
+    IocpCore,
+    NetAddress,
+    Session,
+    SessionSettings,
+    SessionState,
+)
 from cluster.iocp.driver import choose_driver
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
@@ -236,3 +246,55 @@ def test_a_link_local_address_is_listened_on_and_connected_to(name: str):
             core.close()
     finally:
         namespace.close()
+
+
+# -- how long a connect may take -------------------------------------------------------------------
+
+
+@pytest.fixture
+def deaf() -> Iterator[NetAddress]:
+    """An address that neither answers nor refuses: its backlog is full."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield NetAddress.from_sockaddr(listener.getsockname())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog is silent on Linux")
+@pytest.mark.parametrize("driver", SOCKET_DRIVERS)
+def test_a_connect_that_takes_too_long_fails_with_timeout(driver: str, deaf: NetAddress):
+    world = World(IocpCore(driver=open_driver(driver)))
+    client = world.client(deaf, max_session_count=3, connect_timeout_s=0.3)
+    assert client.start()
+    began = world.core.now()
+    world.run_until(lambda: sum(s.count("connect_failed") for s in world.sessions) == 3)
+    assert world.core.now() - began >= 0.3
+    failed = [s for s in world.sessions if s.calls]
+    assert all(s.calls == [("connect_failed", Cause.TIMEOUT)] for s in failed)
+    assert client.current_session_count == client.connecting_count == 0
+    # The slots are free for another attempt.
+    assert client.start()
+    client.close_service()
+    world.run_until(lambda: client.connecting_count == 0)
+    world.core.close()
+
+
+def test_who_has_connected_in_time_stays(world: World):
+    server = world.server(EchoSession, max_session_count=2)
+    client = world.client(server.listener.local_address, max_session_count=2, connect_timeout_s=0.2)
+    assert client.start()
+    world.run_until(lambda: client.current_session_count == 2)
+    is_over = [False]
+    world.core.call_later(0.4, lambda: is_over.__setitem__(0, True))
+    world.run_until(lambda: is_over[0])
+    assert client.current_session_count == server.current_session_count == 2
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+def test_a_connect_timeout_that_cannot_be_is_refused(seconds: float):
+    with pytest.raises(ValueError, match=f"connect_timeout_s={seconds}: must be at least 0"):
+        SessionSettings(connect_timeout_s=seconds)
