@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from cluster.iocp import (
 from cluster.iocp.driver import choose_driver
 from tests.iocp.drivers import SOCKET_DRIVERS, open_driver
 from tests.iocp.world import LOOPBACK, EchoSession, RecordingSession, World, only
+from tests.support import wait_until
 from tests.system.network_namespace import NamespaceError, NetworkNamespace
 
 
@@ -224,6 +226,13 @@ def test_closing_the_service_ends_what_is_connecting(world: World):
     assert LOOPBACK.port == 0
 
 
+def _is_local(address: str) -> bool:
+    """Whether what is sent to `address` comes back: Linux sees to that behind its being added."""
+    command = ["ip", "-6", "route", "show", "table", "local"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    return f"local {address} " in shown.stdout
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="networks of a test's own are Linux")
 @pytest.mark.parametrize("name", SOCKET_DRIVERS)
 def test_a_link_local_address_is_listened_on_and_connected_to(name: str):
@@ -234,6 +243,7 @@ def test_a_link_local_address_is_listened_on_and_connected_to(name: str):
     try:
         namespace.ip("-6 address add fe80::1/64 dev lo nodad")
         with namespace:
+            wait_until(lambda: _is_local("fe80::1"), what="the route of the address")
             core = IocpCore(driver=open_driver(name))
             world = World(core)
             service = world.server(address=NetAddress("fe80::1%lo", 0))
