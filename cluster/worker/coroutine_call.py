@@ -123,10 +123,13 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         if coroutine is None:
             raise error
         if not self._is_begun:
-            # The task was cancelled in the first step. What that awaits is, as asyncio has it.
+            # The task was cancelled in the first step. What that awaits is, as asyncio has it, or
+            # the step behind it: who has begun the call is to know of it before it can end.
             awaited = self._begin()
             if awaited is not None and awaited.cancel():
                 return awaited
+            self._held = error
+            return None
         if not self._steps.may_step(self.name):
             self._held = error
             return None

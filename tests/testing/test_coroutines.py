@@ -392,3 +392,34 @@ def test_a_call_that_has_ended_its_session_is_run_to_its_end_by_the_successor(ev
         node.kill_worker()
         node.advance(5)
     assert seen == ["begins", "begins", "ends"]
+
+
+@pytest.mark.parametrize("catches", [False, True])
+def test_a_call_that_cancels_itself_and_awaits_nothing_ends_as_any(catches: bool):
+    app = App()
+
+    @app.on_packet(SLOW)
+    async def cancel_itself(session: Session, payload: bytes) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            session.send(SLOW, payload)
+            if not catches:
+                raise
+
+    @app.on_packet(PLAIN)
+    def plain(session: Session, payload: bytes) -> None:
+        session.send(PLAIN, payload)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        for number in range(3):
+            client.send(SLOW, b"%d" % number)
+            client.send(PLAIN, b"%d" % number)
+            if catches:
+                assert client.receive() == Packet(SLOW, b"%d" % number)
+            assert client.receive() == Packet(PLAIN, b"%d" % number)
+        assert node.describe() == "the node is at rest"
