@@ -39,8 +39,9 @@ class StandingTask:
 
     @property
     def is_current(self) -> bool:
-        """Whether a task that was made now would have the same context."""
-        return self._context == copy_context()
+        """Whether a task that was made now would be the same: nobody has cancelled this one, as who
+        cancels all there are does, and the context is its own."""
+        return self._context == copy_context() and not self._task.cancelling()
 
     @property
     def is_untouched(self) -> bool:

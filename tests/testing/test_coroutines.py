@@ -423,3 +423,25 @@ def test_a_call_that_cancels_itself_and_awaits_nothing_ends_as_any(catches: bool
                 assert client.receive() == Packet(SLOW, b"%d" % number)
             assert client.receive() == Packet(PLAIN, b"%d" % number)
         assert node.describe() == "the node is at rest"
+
+
+def test_who_cancels_all_tasks_cancels_no_call_that_is_still_to_come():
+    app, _ = _app()
+
+    @app.on_any
+    def cancel_all(session: Session, packet_id: int, payload: bytes) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    @app.on_packet(20)
+    async def at_once(session: Session, payload: bytes) -> None:
+        session.send(20, payload)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        client.send(20, b"done in its first step")
+        client.send(30)
+        client.send(SLOW, b"a")
+        node.advance(11)
+        payloads = [b"done in its first step", b"first a", b"second a"]
+        assert [packet.payload for packet in client.received] == payloads
