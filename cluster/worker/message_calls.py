@@ -21,6 +21,7 @@ from cluster.shared.tell_records import (
 )
 from cluster.worker.app import App
 from cluster.worker.handler_calls import HandlerCalls
+from cluster.worker.handler_shape import is_coroutine_function
 from cluster.worker.message_handlers import encode_message
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.tells import Tells
@@ -71,7 +72,7 @@ class MessageCalls:
             self._app.decode_errors.add_message(str(message.sender), len(message.content), error)
             return self._fail(message, f"{type(error).__name__}: {error}")
         arguments = decoded, message.sender
-        return self._run(handler.function, arguments, message, mark, kind, payload)
+        return self._run(handler.function, handler.awaits, arguments, message, mark, kind, payload)
 
     def set_aside(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
         """Skip a call in which workers died; returns as `call` does."""
@@ -93,37 +94,48 @@ class MessageCalls:
                 f"this shard for {tell.receiver!r}", len(tell.content), error
             )
             return None
-        return self._run(handler, (decoded, tell.receiver), None, mark, UNDELIVERED, payload)
+        arguments = decoded, tell.receiver
+        awaits = is_coroutine_function(handler)
+        return self._run(handler, awaits, arguments, None, mark, UNDELIVERED, payload)
 
     def _keys(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
         handler = self._app.keys_handler
         if handler is None:
             return None
         owners = read_keys(payload).owners
-        return self._run(handler, (owners,), None, mark, KEYS, payload)
+        awaits = is_coroutine_function(handler)
+        return self._run(handler, awaits, (owners,), None, mark, KEYS, payload)
 
     def _run(
         self,
         handler: Callable[..., Any],
+        awaits: bool,
         arguments: tuple[Any, ...],
         message: Message | None,
         mark: Mark,
         kind: int,
         payload: bytes,
     ) -> Coroutine[Any, Any, None] | None:
+        if awaits:
+            return self._go_on(handler, arguments, message, self.what(kind, payload))
         try:
             result = handler(*arguments)
         except Exception as error:
             return self._raised(message, error, mark, self.what(kind, payload))
         if isinstance(result, Coroutine):
-            return self._go_on(result, message, self.what(kind, payload))
+            return self._go_on(lambda: result, (), message, self.what(kind, payload))
         return self._answer(message, result, mark)
 
     async def _go_on(
-        self, coroutine: Coroutine[Any, Any, Any], message: Message | None, what: str
+        self,
+        begin: Callable[..., Coroutine[Any, Any, Any]],
+        arguments: tuple[Any, ...],
+        message: Message | None,
+        what: str,
     ) -> None:
+        # What never has its turn has made no coroutine either, that nobody would await.
         try:
-            result = await coroutine
+            result = await begin(*arguments)
         except Exception as error:
             # The step in hand is taken back here, so that the failure can be told behind it.
             answer = self._raised(message, error, self._outbox.call_start, what)

@@ -10,6 +10,7 @@ import msgspec
 from cluster.shared.names import encode_name
 from cluster.shared.tell_records import pack_content
 from cluster.worker.codec import Codec
+from cluster.worker.handler_shape import is_coroutine_function
 from cluster.worker.payload_annotation import find_payload_parameter, handler_name
 
 __all__ = [
@@ -26,6 +27,8 @@ class MessageHandler(NamedTuple):
 
     function: Callable[..., Any]
     decode: Callable[[bytes], Any]
+    awaits: bool
+    """Whether it is a coroutine function."""
 
 
 def type_name(type_: type[msgspec.Struct]) -> str:
@@ -67,7 +70,9 @@ class MessageHandlers:
             other = handler_name(self.by_name[name].function)
             raise ValueError(f"messages of type {name} have the handler {other} already")
         encode_name(name, "type's name")
-        self.by_name[name] = MessageHandler(handler, self._codec.decoder(type_))
+        self.by_name[name] = MessageHandler(
+            handler, self._codec.decoder(type_), is_coroutine_function(handler)
+        )
 
     def set_undelivered(self, handler: Callable[..., Any]) -> None:
         """Have `handler` hear of what is undelivered; its annotation may add types of messages."""

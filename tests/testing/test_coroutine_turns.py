@@ -1,6 +1,8 @@
 """More coroutines than may be in progress: who waits for a turn, and who need not."""
 
 import asyncio
+import gc
+import warnings
 from dataclasses import dataclass, field
 
 import msgspec
@@ -161,6 +163,32 @@ def test_shards_that_ask_each_other_answer_each_other(coroutines_max: int):
         node.advance(20)
         for number, client in enumerate(clients, 1):
             assert client.receive() == Packet(ASK, b"-%d" % number)
+
+
+def test_a_worker_that_dies_leaves_no_message_that_waits_for_its_turn_unawaited():
+    app = App(coroutines_max=1)
+    begun: list[int] = []
+
+    @app.on_packet(ASK)
+    def tell(session: Session, payload: bytes) -> None:
+        app.tell(0, Question(int(payload)))
+
+    @app.on_message
+    async def slow(question: Question, sender: ShardId) -> None:
+        begun.append(question.number)
+        await asyncio.sleep(10)
+
+    with TestNode(app) as node, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        client = node.connect()
+        for number in range(3):
+            client.send(ASK, b"%d" % number)
+        node.advance(1)
+        node.kill_worker()
+        node.advance(40)
+        gc.collect()
+    assert begun == [0, 0, 1, 2]
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_a_client_that_has_gone_while_its_call_waited_ends_behind_it():
