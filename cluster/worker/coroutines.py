@@ -70,7 +70,8 @@ class Coroutines:
 
         Be full from `waiting_max` that wait for their turn, or `bytes_max` of deferred calls, on.
         `on_wait` hears of each time at which calls begin to wait for their turn. Before each step
-        of one of the `suspects` everything is to be committed; those `set_aside` are not to be run.
+        of one of the `suspects` everything is to be committed, and nobody else takes one ahead of
+        it; those `set_aside` are not to be run.
         """
         self._dispatcher = dispatcher
         self._outbox = outbox
@@ -81,6 +82,9 @@ class Coroutines:
         self._bytes_max = bytes_max
         self._suspects = suspects
         self._set_aside = set_aside
+        self._first: set[HandlerCall] = set()
+        """Suspects that are to take a step, ahead of all others: another call that kills would
+        keep the deaths from being in a row."""
         self._queues: dict[int, _Queue] = {}
         self._standing: StandingTask | None = None
         """In whose name the next first step is taken, if there is one, and for which call."""
@@ -220,7 +224,7 @@ class Coroutines:
             self.forget(session.id, inbound)
             return
         if not session._is_busy:
-            self._loop.call_soon(self._go_on, self._make_busy(session))
+            self._begin_soon(inbound, self._go_on, self._make_busy(session))
         self.wait_behind(session, inbound)
 
     def skip_behind_end(self, session_id: int) -> None:
@@ -249,8 +253,13 @@ class Coroutines:
 
     def take_over_message(self, inbound: InboundCall) -> None:
         """Have a message that a predecessor deferred begin again in the next round."""
-        self._loop.call_soon(self._guard, self._begin_message, inbound)
+        self._begin_soon(inbound, self._guard, self._begin_message, inbound)
         self.defer(inbound)
+
+    def _begin_soon(self, inbound: InboundCall, begin: Callable[..., None], *args: Any) -> None:
+        if inbound.name in self._suspects:
+            self._first.add(inbound.name)
+        self._loop.call_soon(begin, *args)
 
     def forget(self, session_id: int, inbound: InboundCall) -> None:
         """A call that a predecessor deferred has no session any more: it is done."""
@@ -272,8 +281,12 @@ class Coroutines:
             return True
         if self._outbox.num_bytes >= self._dispatcher.publish_bytes:
             return False
-        if name is None or name not in self._suspects or self._may_run_suspects:
+        if name is None or name not in self._suspects:
+            return not self._first
+        if self._may_run_suspects:
+            self._first.discard(name)
             return True
+        self._first.add(name)
         self.wants_settled = True
         return False
 
@@ -378,6 +391,7 @@ class Coroutines:
         self._loop.call_soon(self._go_on, self._queues[session.id])
 
     def _done(self, session_id: int, inbound: InboundCall) -> None:
+        self._first.discard(inbound.name)  # of a session that has ended
         position, index, _ = inbound.name
         self._outbox.add_commit(DONE, session_id, FINISHED.pack(position, index))
         self.num_bytes -= deferred_bytes(inbound.payload)

@@ -269,6 +269,27 @@ def test_a_step_that_kills_or_hangs_is_set_aside(
     assert node.drain() == 0
 
 
+@pytest.mark.parametrize("coroutines_max", [1, 1000])
+def test_steps_that_kill_in_two_sessions_are_set_aside_one_after_the_other(
+    cluster_up: StartNode, tmp_path: Path, coroutines_max: int
+) -> None:
+    application = WAITS.replace("App()", f"App(coroutines_max={coroutines_max})")
+    (tmp_path / "waits.py").write_text(application)
+    node = cluster_up("--app", "waits:app", "--workers", "1", cwd=tmp_path)
+    with ExitStack() as stack:
+        other, *killers = [stack.enter_context(PacketClient(node.port)) for _ in range(3)]
+        other.send(1, b"0.05")
+        for killer in killers:
+            killer.send(3, b"poison")
+        for killer in killers:
+            killer.receive_end()
+        assert other.receive() == (1, b"0.05")
+        assert other.ask(1, b"0") == (1, b"0")
+    status = node.wait_restarts(6)
+    assert status["counters"]["dead_letters"] == 2
+    assert node.drain() == 0
+
+
 @pytest.mark.parametrize(
     ("waiting_max", "counter"), [(0, "coroutines_full"), (100, "coroutines_waited")]
 )

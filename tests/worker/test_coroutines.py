@@ -1039,6 +1039,28 @@ def test_before_each_step_of_a_suspect_everything_is_committed(make_bench: MakeB
     ]
 
 
+def test_a_suspect_takes_its_steps_ahead_of_what_else_was_deferred(make_bench: MakeBench):
+    """Whatever kills as well would keep deaths from being in a row, and nothing be set aside."""
+    bench = make_bench(
+        sessions=[ReplayedSession(id=number, address=ADDRESS) for number in (1, 2)],
+        deferred=[of_predecessor(1, 3, b"other"), of_predecessor(2, 4, b"suspect")],
+        suspects=[Suspect(position=4, index=0, is_set_aside=False)],
+    )
+    steps: list[bytes] = []
+
+    @bench.app.on_packet(SLOW)
+    async def step(session: Session, payload: bytes) -> None:
+        for _ in range(3):
+            steps.append(payload)
+            await asyncio.sleep(0.01)
+        if payload == b"other":
+            bench.worker.request_stop()
+
+    bench.start()
+    answer_until_ended(bench)
+    assert steps == [b"suspect", b"other"] * 3
+
+
 def test_coroutines_are_imported_with_an_application_that_has_them(tmp_path: Path):
     (tmp_path / "waits.py").write_text(
         "from cluster.worker import App\napp = App()\n"
