@@ -160,7 +160,14 @@ def _wait_served(clients: list[StepsClient]) -> None:
 def test_what_awaits_is_done_at_least_once_and_in_order_whenever_its_worker_dies(
     tmp_path: Path, lane: str
 ) -> None:
-    crashing = CrashingNode(tmp_path / "node", lane, app="tests.applications.waiting:app")
+    # A successor begins with the call in which its predecessor died, so the plan may have it killed
+    # three times in a row.
+    crashing = CrashingNode(
+        tmp_path / "node",
+        lane,
+        app="tests.applications.waiting:app",
+        config="[workers]\nmax_redeliveries = 10\n",
+    )
     try:
         crashing.node.wait_ready()
         crashing.plan(DEATHS)

@@ -103,9 +103,16 @@ class CheckingClient(threading.Thread):
 class CrashingNode:
     """A node with one worker, which dies as planned."""
 
-    def __init__(self, directory: Path, lane: str, broken: str = "", app: str = APP) -> None:
-        """Start it, with a commit that is `broken` on purpose in that way, or in none."""
+    def __init__(
+        self, directory: Path, lane: str, broken: str = "", app: str = APP, config: str = ""
+    ) -> None:
+        """Start it, with a commit that is `broken` on purpose in that way, or in none.
+
+        `config` is the text of its configuration.
+        """
         directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "cluster.toml"
+        file.write_text(config)
         self._plan = directory / "plan"
         self._plan.touch()
         self._log = directory / "deaths"
@@ -114,7 +121,7 @@ class CrashingNode:
             "CRASH_LOG": str(self._log),
             "CRASH_BREAK": broken,
         }
-        arguments = ["--app", app, "--workers", "1"]
+        arguments = ["--config", str(file), "--app", app, "--workers", "1"]
         self.node = ClusterNode(directory, [*arguments, "--lane", lane], env=env)
 
     def deaths(self) -> list[tuple[str, int]]:
