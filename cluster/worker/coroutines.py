@@ -62,7 +62,7 @@ class Coroutines:
         running_max: int,
         waiting_max: int,
         bytes_max: int,
-        on_wait: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None],
         suspects: Collection[HandlerCall] = (),
         set_aside: Collection[HandlerCall] = (),
     ) -> None:
