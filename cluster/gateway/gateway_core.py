@@ -142,6 +142,7 @@ class GatewayCore:
             self._config.node.id,
             tell_window_bytes(self._config.links.retained_bytes_max, self._config.workers.count),
             self._core.now,
+            self._config.workers.saved_bytes_max,
         )
 
     def _make_workers(

@@ -150,4 +150,6 @@ class Grants:
             shard_count=len(self._shards),
             tell_window_bytes=shard.tells.windows.window_bytes,
             tells=shard.tells.replay(),
+            saved=shard.succession.saves.replay(),
+            saved_bytes_max=shard.succession.saves.max_bytes,
         )

@@ -29,18 +29,22 @@ from cluster.shared.records import (
     DEFER,
     DISCONNECT,
     DONE,
+    FORGET,
     JOIN,
+    KEEP,
     LEAVE,
     PUBLISH,
     SAVE,
     SEND,
     TELL,
 )
+from cluster.shared.saved_records import check_forget, read_keep
 
 __all__ = ["OutboundApplier"]
 
 _FOR_MANY = frozenset({BROADCAST, PUBLISH})
 _OF_GROUPS = frozenset({JOIN, LEAVE})
+_OF_SHARD = frozenset({KEEP, FORGET})
 
 
 class OutboundApplier:
@@ -130,8 +134,8 @@ class OutboundApplier:
     def advance(self) -> bool:
         """Go on with the batch in hand; True when it is done.
 
-        Raises LaneViolation if the batch was changed after it was started, RecordError for a
-        payload that cannot be read.
+        Raises LaneViolation if the batch was changed after it was started, or saves more than is
+        allowed; RecordError for a payload that cannot be read.
         """
         batch = self._batch
         assert batch is not None
@@ -142,6 +146,8 @@ class OutboundApplier:
         view = records if isinstance(records, memoryview) else memoryview(records)
         while self._take_steps():
             if self._steps_end == len(view):
+                if self._succession.saves.has_pending:
+                    self._succession.saves.check()
                 self._batch = None
                 return True
             steps, self._steps_end = read_steps(view, self._steps_end)
@@ -181,6 +187,8 @@ class OutboundApplier:
                 self._disconnect(session_id, payload)
             elif kind == TELL:
                 self._tell(bytes(payload))
+            elif kind in _OF_SHARD:
+                self._save(kind, bytes(payload))
             elif kind in _OF_GROUPS:
                 self._change_group(kind, session_id, bytes(payload))
             elif kind == ACCEPT:
@@ -216,6 +224,10 @@ class OutboundApplier:
         if self._tells is None:
             raise LaneViolation("a message where there is nobody to tell")
         self._tells.add(payload)
+
+    def _save(self, kind: int, payload: bytes) -> None:
+        name, blob = read_keep(payload) if kind == KEEP else (check_forget(payload), None)
+        self._succession.saves.save(name, blob)
 
     def _change_group(self, kind: int, session_id: int, payload: bytes) -> None:
         # Noted also when the connection is gone: `on_disconnected` may ask for its groups.

@@ -21,7 +21,9 @@ from cluster.shared.records import (
     DISCONNECT,
     DONE,
     FINISHED,
+    FORGET,
     JOIN,
+    KEEP,
     KICK_USER,
     LEAVE,
     PUBLISH,
@@ -34,6 +36,7 @@ from cluster.shared.records import (
     TELL,
     UNBIND,
 )
+from cluster.shared.saved_records import KEEP_BYTES_MAX
 from cluster.shared.tell_records import TELL_BYTES_MAX
 from cluster.shared.user_records import BIND_BYTES_MAX, UNBIND_BYTES
 
@@ -63,6 +66,8 @@ _LENGTH_MAX = {
     DEFER: RECORD_BYTES + DEFERRED.size,
     DONE: RECORD_BYTES + FINISHED.size,
     TELL: RECORD_BYTES + TELL_BYTES_MAX,
+    KEEP: RECORD_BYTES + KEEP_BYTES_MAX,
+    FORGET: RECORD_BYTES + NAME_BYTES_MAX,
 }
 """The largest record of each outbound kind. What may be for other nodes or is kept for many holds
 one packet, which a record of a link can carry; the rest is bounded by its batch."""

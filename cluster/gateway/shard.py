@@ -35,6 +35,7 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
+from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from cluster.shared.user_records import read_bound
@@ -84,6 +85,7 @@ class Shard:
         node: int = 1,
         tell_window_bytes: int = TELL_WINDOW_BYTES_MAX,
         now: Callable[[], float] = time.monotonic,
+        saved_bytes_max: int = SAVED_BYTES_MAX,
     ) -> None:
         self.index = index
         self._now = now
@@ -114,7 +116,7 @@ class Shard:
         self._heard_ahead = 0
         self.joined = JoinedAnswers()
         """What the worker is to hear of joins."""
-        self.succession = Succession()
+        self.succession = Succession(saved_bytes_max)
         """What the shard's next worker will be told of its sessions."""
         self.tells = ShardTells(ShardId(node, index), lane, counters, tell_window_bytes)
         """What it tells other shards, and is told by them."""
@@ -323,6 +325,8 @@ class Shard:
             self._finished(call)
         if self.succession.pending:
             self.succession.commit()
+        if self.succession.saves.has_pending:
+            self.succession.saves.commit()
         tells = self.tells
         if tells.has_pending:
             tells.commit()

@@ -123,6 +123,7 @@ class StatusReport:
             counts["dropped_batches"] += self._door.hub.dropped_batches
         counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
         counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
+        counts["saved_bytes"] = sum(shard.succession.saves.num_bytes for shard in shards)
         counts["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
         counts["messages_waiting"] = sum(shard.tells.waiting_count for shard in shards)
         counts["tells_on_the_way_bytes"] = sum(

@@ -1,4 +1,4 @@
-"""What a worker's successor is told of the sessions: which there are, and how far each one is.
+"""What a worker's successor is told: which sessions there are, how far each one is, what is saved.
 
 Everything here is as of the commit. Opened and closed come with the inbound records that a commit
 frees, and so do answers to binds; a save, an end, a bind, an unbind, a join or a leave that a
@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.gateway.deferred import Deferred
+from cluster.gateway.shard_saves import ShardSaves
 from cluster.shared.group_records import GROUPS_MAX
 from cluster.shared.records import BIND, DISCONNECT, JOIN, LEAVE, SAVE, UNBIND
+from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bound
 
@@ -42,7 +44,7 @@ class _GroupNames(dict[bytes, str]):
 
 
 class Succession:
-    """The sessions of one shard as of its commit. For the dispatching thread.
+    """The sessions of one shard and what is saved, as of its commit. For the dispatching thread.
 
     Bounded: a session has at most one saved blob of `SAVE_BYTES_MAX` bytes, and `pending` is no
     larger than a batch.
@@ -57,14 +59,17 @@ class Succession:
         "_sessions",
         "deferred",
         "pending",
+        "saves",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, saved_bytes_max: int = SAVED_BYTES_MAX) -> None:
         self._sessions: dict[int, GatewaySession] = {}
         self._saved: dict[int, bytes] = {}
         self._closing: set[int] = set()
         self.deferred = Deferred()
         """What is committed and goes on in coroutines."""
+        self.saves = ShardSaves(saved_bytes_max)
+        """What is saved for the shard and not for a session of it."""
         self._logins: dict[int, _Login] = {}
         self._groups: dict[int, dict[bytes, int]] = {}  # with the numbers of their joins
         self._join_requests: dict[int, int] = {}
@@ -104,6 +109,7 @@ class Succession:
                 self._number_join(session_id, value[0])  # which may be answered already
         self.pending.clear()
         self.deferred.abandon()
+        self.saves.abandon()
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -219,6 +225,7 @@ class Succession:
     def check_invariants(self) -> None:
         """Raise AssertionError if anything is known of a session that is not there."""
         self.deferred.check_invariants()
+        self.saves.check_invariants()
         assert self._saved.keys() <= self._sessions.keys()
         assert self._closing <= self._sessions.keys()
         assert self._logins.keys() <= self._sessions.keys()

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from cluster.shared.saved_records import SAVED_BYTES_MAX
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -85,6 +87,8 @@ class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_redeliveries: Annotated[int, Meta(ge=1, le=1_000)] = 3
     """After so many deaths in a row over one packet it is set aside. Deaths without any progress
     in between end the node at the fifth within a minute, whatever more is allowed here."""
+    saved_bytes_max: Annotated[int, Meta(ge=0, le=256 * MIB)] = SAVED_BYTES_MAX
+    """What a shard may save by `app.save`, in the gateway's memory. All of it is in each grant."""
     cpus: str | None = None
     """The CPUs that those of this machine and the spares run on, as `0-3,8`; None is any."""
 

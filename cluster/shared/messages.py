@@ -55,7 +55,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
@@ -140,6 +140,7 @@ class Grant(_Message, frozen=True, kw_only=True):
 
     The shards of `nodes` may be told messages, `shard_count` of which are this node's; on the way
     to each node may be `tell_window_bytes`, and is what `tells` says. Keys belong to `key_owners`.
+    The shard has `saved` this for itself, by names, and may save `saved_bytes_max`.
     """
 
     node: int
@@ -162,6 +163,8 @@ class Grant(_Message, frozen=True, kw_only=True):
     shard_count: int = 1
     tell_window_bytes: int = 1 << 20
     tells: list[TellState] = []
+    saved: dict[str, bytes] = {}
+    saved_bytes_max: int = 0
 
 
 class Refuse(_Message, frozen=True, kw_only=True):

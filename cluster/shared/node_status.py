@@ -32,6 +32,7 @@ MOMENTARY_COUNTERS = frozenset(
     {
         "deferred_calls",
         "messages_waiting",
+        "saved_bytes",
         "sessions_held",
         "sessions_waiting",
         "tells_on_the_way_bytes",

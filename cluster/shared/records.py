@@ -21,8 +21,10 @@ __all__ = [
     "DISCONNECT",
     "DONE",
     "FINISHED",
+    "FORGET",
     "JOIN",
     "JOINED",
+    "KEEP",
     "KEYS",
     "KICK_USER",
     "LEAVE",
@@ -130,6 +132,10 @@ class RecordKind(IntEnum):
     """Outbound: a message for a shard or the owner of a key (`tell_records`); of no session."""
     KICK_USER = 30
     """Outbound: like `send_to`, and the session of the user is to be ended behind the packets."""
+    KEEP = 31
+    """Outbound: what a successor is to know under a name (`saved_records`); of no session."""
+    FORGET = 32
+    """Outbound: nothing is to be known under that name any more; of no session."""
 
 
 # Plain integers for the paths that look at every record.
@@ -159,12 +165,15 @@ DEFER = int(RecordKind.DEFER)
 DONE = int(RecordKind.DONE)
 TELL = int(RecordKind.TELL)
 KICK_USER = int(RecordKind.KICK_USER)
+KEEP = int(RecordKind.KEEP)
+FORGET = int(RecordKind.FORGET)
 
 OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED, KEYS})
 """Inbound kinds that concern no session, but what shards tell each other, and who owns keys."""
 
 SAVE_BYTES_MAX = 65_536
-"""The largest payload of a `save` record: the gateway keeps one for each session."""
+"""The largest payload of a `save` record: the gateway keeps one for each session. So the largest
+blob of a `keep` record."""
 
 
 class RecordError(Exception):

@@ -6,7 +6,7 @@ Handlers run in one thread, one at a time.
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_origin, overload
 
 import msgspec
@@ -22,6 +22,7 @@ from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers
 from cluster.worker.message_handlers import encode_message, is_message_type
 from cluster.worker.questions import decode_answer
+from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
 from cluster.worker.tells import Receiver, Telling, Tells
 
@@ -42,6 +43,11 @@ class Runtime(Protocol):
     @property
     def tells(self) -> Tells:
         """What goes to other shards."""
+        ...
+
+    @property
+    def saved_state(self) -> SavedState:
+        """What is saved for the shard."""
         ...
 
     def broadcast(self, packet: bytes) -> None:
@@ -188,6 +194,41 @@ class App(Handlers):
         left_out = 0 if exclude is None else exclude.id
         packet = make_packet(packet_id, self.codec.encode(message))
         runtime.send_group(encode_name(name, "group name"), packet, left_out)
+
+    @property
+    def saved(self) -> Mapping[str, bytes]:
+        """What `save` was given for this shard and `forget` has not taken, by names. Only to look.
+
+        Of this worker and, with their commits, of those before it: complete from `on_start` on. It
+        changes with each `save`, so go over a copy where you save meanwhile. RuntimeError
+        outside of a running worker.
+        """
+        return self._running("saved").saved_state.blobs
+
+    def save(self, name: str, blob: bytes | bytearray | memoryview) -> None:
+        """Have the worker that takes this shard over know `blob`, as `app.saved[name]`.
+
+        It replaces what was saved under that name before, and counts together with what this
+        handler call commits: with the packet, or the message of another shard, that the call is
+        for, either both are done or neither. A call that raises takes it back. The gateway keeps it
+        in memory as long as it runs, whatever becomes of sessions; `Session.save` keeps what goes
+        with one of them. At most 65,536 bytes under one name, and `workers.saved_bytes_max` in all,
+        at 128 bytes more for each name. For handlers and the loop's thread.
+
+        Raises ValueError for more, TypeError for what is not bytes, both for what is no name (1 to
+        255 bytes of UTF-8), OutputTooLarge like `Session.send`.
+        """
+        saved_state = self._running("save").saved_state
+        if not isinstance(blob, bytes | bytearray | memoryview):
+            raise TypeError(f"save takes bytes, not {type(blob).__name__}; encode it first")
+        saved_state.save(encode_name(name, "name"), bytes(blob))
+
+    def forget(self, name: str) -> None:
+        """Have nothing saved under `name` any more, as of this call's commit; else as `save`.
+
+        A name under which nothing is saved is none to worry about.
+        """
+        self._running("forget").saved_state.forget(encode_name(name, "name"))
 
     @property
     def shard(self) -> ShardId:

@@ -16,8 +16,10 @@ from cluster.shared.records import (
     BOUND,
     CLOSED,
     DISCONNECT,
+    FORGET,
     JOIN,
     JOINED,
+    KEEP,
     LEAVE,
     OPENED,
     SAVE,
@@ -47,6 +49,9 @@ EVENT_HANDLERS = {
 }
 """What the handler of an event is registered by, by the kind of the event's record."""
 
+_REPLACING = frozenset({SAVE, UNBIND, LEAVE, KEEP, FORGET})
+"""Outputs of which the outbox knows what they took the place of."""
+
 
 class HandlerCalls:
     """Those of one incarnation. For the loop's thread."""
@@ -57,6 +62,7 @@ class HandlerCalls:
         "_sessions",
         "errors",
         "on_error",
+        "take_back_saved",
         "take_back_tell",
         "unhandled_packets",
     )
@@ -74,6 +80,9 @@ class HandlerCalls:
         self.unhandled_packets = 0
         self.take_back_tell: Callable[[bytes], None] = lambda payload: None
         """Hears of a message for another shard that was not told after all."""
+        self.take_back_saved: Callable[[int, bytes, bytes | None], Any] = lambda *record: None
+        """Hears of what was not saved for the shard after all: kind, payload, and what is saved
+        instead."""
 
     def packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
         """Call the handler of a packet with `payload`, and return what it returns."""
@@ -172,7 +181,9 @@ class HandlerCalls:
                 self.take_back_tell(payload)
                 continue
             session = self._sessions.get(session_id)
-            replaced: Any = outbox.replaced.pop() if kind in (SAVE, UNBIND, LEAVE) else None
+            replaced: Any = outbox.replaced.pop() if kind in _REPLACING else None
+            if kind in (KEEP, FORGET):
+                self.take_back_saved(kind, payload, replaced)
             if session is None:
                 continue
             if kind == SAVE:

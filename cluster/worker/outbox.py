@@ -4,9 +4,9 @@ Sends to one session that follow one another are one entry of the log, a run. Ou
 handler call can be taken back as a whole, because a call that raises must leave nothing behind.
 When the log is published, all that follows one another for one session becomes one record, and so
 does what follows one another for one group; the order between one session's packets, its end, and
-what is for many is kept. Of what was saved for a session only the last is written: it counts as of
-the commit of the batch, wherever in it it stands. So do calls that are deferred or done, which
-stand at its end.
+what is for many is kept. Of what was saved for a session, or for the shard under one name, only
+the last is written: it counts as of the commit of the batch, wherever in it it stands. So do calls
+that are deferred or done, which stand at its end.
 """
 
 import threading
@@ -20,6 +20,8 @@ from cluster.shared.records import (
     DEFER,
     DISCONNECT,
     DONE,
+    FORGET,
+    KEEP,
     KICK_USER,
     PUBLISH,
     RECORD,
@@ -97,7 +99,8 @@ class Outbox:
         self.call_start: Mark = 0
         """How many bytes there were when the handler call that runs now began."""
         self.replaced: list[Any] = []
-        """For each save, unbind and leave among the entries, what it took the place of."""
+        """For each save, keep, forget, unbind and leave among the entries, what it took the place
+        of."""
         self.ended: list[int] = []
         """The sessions that are ended, and maybe some of which that was taken back."""
         self._has_others = False  # whether there is anything but sends
@@ -198,6 +201,7 @@ class Outbox:
         records: list[bytes] = []
         joined: dict[int, list[bytes]] = {}
         saves: dict[int, bytes] = {}
+        keeps: dict[bytes, bytes] = {}
         publishes = _PublishRun(records)
         commits: list[bytes] = []
         for run in self.runs:
@@ -221,6 +225,10 @@ class Outbox:
             if kind == SAVE:
                 saves[session] = payload
                 continue
+            if kind in (KEEP, FORGET):
+                name = payload[1 : 1 + payload[0]] if kind == KEEP else payload
+                keeps[name] = make_record(kind, 0, payload)
+                continue
             if kind in (DEFER, DONE):
                 commits.append(pack(RECORD_BYTES + len(payload), kind, 0, session) + payload)
                 continue
@@ -233,6 +241,7 @@ class Outbox:
         _close_all(records, joined)
         for session, blob in saves.items():
             records.append(pack(RECORD_BYTES + len(blob), SAVE, 0, session) + blob)
+        records += keeps.values()
         records += commits
         return records
 

@@ -12,6 +12,7 @@ from cluster.shared.records import BROADCAST, KICK_USER, PUBLISH, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app_timers import AppTimers, TimerHandle
 from cluster.worker.outbox import Outbox
+from cluster.worker.saved_state import SavedState
 from cluster.worker.tells import Tells
 
 __all__ = ["WorkerRuntime"]
@@ -25,6 +26,7 @@ class WorkerRuntime:
         outbox: Outbox,
         max_packet_bytes: int,
         tells: Tells,
+        saved_state: SavedState,
         timers: AppTimers,
         now: Callable[[], float],
         wake: Callable[[], None],
@@ -37,6 +39,8 @@ class WorkerRuntime:
         self._wake = wake
         self.tells = tells
         """What goes to other shards."""
+        self.saved_state = saved_state
+        """What is saved for the shard."""
 
     def broadcast(self, packet: bytes) -> None:
         """Send one packet to every session of the node (`App.broadcast`)."""

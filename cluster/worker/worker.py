@@ -26,6 +26,7 @@ from cluster.worker.outbox import Outbox
 from cluster.worker.planned_calls import PlannedCalls
 from cluster.worker.publisher import Publisher
 from cluster.worker.runtime import WorkerRuntime
+from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
 from cluster.worker.stops import (
     StoppedBeforeSuspect,
@@ -103,6 +104,8 @@ class Worker:
         tells = granted_tells(grant, outbox)
         tells.is_in_coroutine = self._is_in_coroutine
         dispatcher.connect_shards(tells)
+        saved_state = SavedState(outbox, grant.saved, grant.saved_bytes_max)
+        dispatcher.calls.take_back_saved = saved_state.take_back
         self._full_lines = LogLimit(1, FULL_LINES_S)
         self._waiting_lines = LogLimit(1, FULL_LINES_S)
         self._backlog = Backlog(lane)
@@ -116,7 +119,7 @@ class Worker:
         self._timers = AppTimers()
         self._planned = PlannedCalls(app, self._timers, dispatcher, self._publisher, note, now)
         self.runtime = WorkerRuntime(
-            outbox, grant.max_packet_bytes, tells, self._timers, now, link.wake
+            outbox, grant.max_packet_bytes, tells, saved_state, self._timers, now, link.wake
         )
         """What the application uses of this worker."""
 

@@ -1,7 +1,8 @@
 """Workers that die at any moment: every client gets every reply once, in order, and so do all.
 
 And each successor knows exactly what it should of every session: what was saved, how far it is,
-whether it has ended, and which packets a predecessor was given. Real sessions on a network that
+whether it has ended, and which packets a predecessor was given. So it does of the shard: what that
+has saved for a client is never ahead of its packets or behind them. Real sessions on a network that
 splits and delays transfers, lanes and queues so small that they are often full, and the worker's
 own dispatcher and outbox. Everything that happens follows from the seed in the test's name.
 """
@@ -26,6 +27,7 @@ from cluster.worker.app_timers import TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
+from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
 from cluster.worker.tells import Tells
 from tests.gateway.world import GatewayWorld, packets_in
@@ -89,6 +91,10 @@ class Client:
             if packet[2] in (SAVE, LEAVE):
                 return packet[4:]
         return None
+
+    def counted(self, sequence: int) -> int:
+        """Return how many packets the shard has counted once `sequence` was handled for good."""
+        return min(sequence, len(self._kept))
 
     def step(self) -> None:
         if self.peer.is_closed:
@@ -181,12 +187,15 @@ class MortalWorker:
         self._lane = lane
         self._oracle = oracle
         self._outbox = Outbox(1 << 20)
+        self.saved_state = SavedState(self._outbox, dict(grant.saved), grant.saved_bytes_max)
         commit = Commit(grant.position, grant.index)
         self._published = commit
         self._rest: list[bytes] | None = None
         """What is left of a batch of which a part is published."""
         self._dispatcher = Dispatcher(self.app, self._outbox, commit, 65_531, self._between_packets)
         self._dispatcher.redelivered_through = grant.redelivered_through
+        self._dispatcher.calls.take_back_saved = self.saved_state.take_back
+        self._check(self._check_counts, {session.id for session in grant.sessions})
         for session in grant.sessions:
             oracle.calls["closing"] += session.closing
             self._dispatcher.resume(session)
@@ -223,6 +232,23 @@ class MortalWorker:
         except AssertionError as error:
             raise WrongError from error
 
+    def _check_counts(self, sessions: set[int]) -> None:
+        assert self.app.saved.keys() <= set(map(str, sessions))
+
+    def _counted(self, session: Session) -> int:
+        return int(self.app.saved.get(str(session.id), b"0"))
+
+    def _count(self, session: Session, sequence: int) -> None:
+        """Count a packet in what the shard saves, which must be as far as the one before it."""
+        counted = self._oracle.clients[session.id].counted(sequence - 1)
+        self._check(self._same, self._counted(session), counted)
+        self.app.save(str(session.id), b"not the last")
+        self.app.save(str(session.id), b"%d" % sequence)
+
+    @staticmethod
+    def _same(found: int, expected: int) -> None:
+        assert found == expected
+
     def _packets(self, session: Session, packets: Packets) -> None:
         first = session.sequence
         if len(packets) > 1:
@@ -232,6 +258,7 @@ class MortalWorker:
         if all(packet_id == ECHO for packet_id, _ in packets):
             for sequence, packet in enumerate(packets, first):
                 self._check_packet(session, sequence, *packet)
+                self._count(session, sequence)
             session.send_packets(packets)
             return
         for sequence, (packet_id, payload) in enumerate(packets, first):
@@ -251,6 +278,7 @@ class MortalWorker:
 
     def _handle(self, session: Session, sequence: int, packet_id: int, payload: bytes) -> None:
         self._check_packet(session, sequence, packet_id, payload)
+        self._count(session, sequence)
         if packet_id == TO_ALL:
             self.app.broadcast(TO_ALL, payload)
         elif packet_id in (ECHO, SAVE):
@@ -270,10 +298,17 @@ class MortalWorker:
 
     def _event(self, session: Session, event: str) -> None:
         self._check(self._oracle.check_event, session, event, self._dispatcher.commit.position)
+        if event == "closed":
+            client = self._oracle.clients[session.id]
+            sequence = min(session.sequence, client.end or session.sequence)
+            self._check(self._same, self._counted(session), client.counted(sequence))
+            self.app.forget(str(session.id))
         self._maybe_die(0.02)
 
     def _resumed(self, session: Session) -> None:
         self._check(self._oracle.check_resumed, session)
+        counted = self._oracle.clients[session.id].counted(session.sequence)
+        self._check(self._same, self._counted(session), counted)
         if session.saved is not None:
             session.save(session.saved)
         self._maybe_die(0.02)
@@ -385,6 +420,11 @@ def _live_and_die(rng: random.Random, world: GatewayWorld, together: bool) -> No
     assert oracle.calls["while it is put together"] > 0
     assert together == (oracle.calls["together"] > 0)
     assert world.violations == []
+    committed = world.shards[0].succession.saves
+    committed.check_invariants()
+    assert committed.replay().keys() == {
+        str(client.session_id) for client in clients if client.role == STAYING
+    }
 
 
 def _check_received(client: Client, clients: list[Client]) -> None:

@@ -154,6 +154,7 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
         nodes=[3],
         key_owners=[3],
         shard_count=2,
+        saved_bytes_max=16 << 20,
     )
     assert grant.lane.kind == "local"
     assert grant.lane.endpoint == "ipc://lanes"

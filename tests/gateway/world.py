@@ -40,6 +40,7 @@ from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
 from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
+from cluster.shared.saved_records import SAVED_BYTES_MAX
 from tests.contract.lane_records import InboundRecord, read_now
 from tests.iocp.peers import Peer
 
@@ -162,6 +163,7 @@ class GatewayWorld:
         limits: LimitsConfig | None = None,
         proxies: Sequence[str] = (),
         has_intake: bool = True,
+        saved_bytes_max: int = SAVED_BYTES_MAX,
         **settings: Any,
     ) -> None:
         self.core = IocpCore(driver=driver)
@@ -179,6 +181,7 @@ class GatewayWorld:
                 max_packet_bytes,
                 send_queue_bytes_max,
                 now=self.core.now,
+                saved_bytes_max=saved_bytes_max,
             )
             for index, lane in enumerate(self.lanes)
         ]

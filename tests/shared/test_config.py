@@ -205,7 +205,8 @@ def test_an_unknown_section_is_told_with_the_known_ones(tmp_path: Path) -> None:
 def test_an_unknown_key_is_told_with_the_known_ones(tmp_path: Path) -> None:
     assert error_of(tmp_path, "[workers]\ncuont = 3").endswith(
         "cluster.toml: workers.cuont = 3: expected one of the keys of [workers]: "
-        "count, spares, worker_timeout_s, max_redeliveries, cpus; did you mean count?"
+        "count, spares, worker_timeout_s, max_redeliveries, saved_bytes_max, cpus; "
+        "did you mean count?"
     )
 
 
@@ -251,6 +252,7 @@ INTEGERS = {
     "workers.count": (1, 256),
     "workers.spares": (0, 64),
     "workers.max_redeliveries": (1, 1_000),
+    "workers.saved_bytes_max": (0, 256 << 20),
     "lane.bytes": (4_096, 1 << 30),
     "lane.max_batch_bytes": (131_072, 1 << 30),
 }

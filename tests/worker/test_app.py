@@ -13,6 +13,7 @@ from cluster.iocp.packet_framing import make_packet
 from cluster.worker import App, Session, TimerHandle
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.outbox import Outbox
+from cluster.worker.saved_state import SavedState
 from cluster.worker.tells import Tells
 
 
@@ -193,6 +194,10 @@ class Runtime:
     @property
     def tells(self) -> Tells:
         raise AssertionError("nobody here tells other shards anything")
+
+    @property
+    def saved_state(self) -> SavedState:
+        raise AssertionError("nobody here saves anything for the shard")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.published.append((name, packet, left_out))

@@ -25,6 +25,7 @@ from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
 from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
+from cluster.worker.saved_state import SavedState
 from cluster.worker.tells import Tells
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
@@ -65,6 +66,10 @@ class Bench:
     @property
     def tells(self) -> Tells:
         raise AssertionError("nobody here tells other shards anything")
+
+    @property
+    def saved_state(self) -> SavedState:
+        raise AssertionError("nobody here saves anything for the shard")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.outbox.add(PUBLISH, left_out, pack_publish(name, packet))

@@ -11,6 +11,9 @@ from cluster.shared.records import (
     BIND,
     BROADCAST,
     DISCONNECT,
+    DONE,
+    FORGET,
+    KEEP,
     RECORD_BYTES,
     SAVE,
     SEND,
@@ -103,6 +106,31 @@ def test_of_what_is_saved_for_a_session_only_the_last_is_written():
         make_record(SEND, 2, b"b"),
         make_record(SAVE, 1, b"last"),
         make_record(SAVE, 2, b"other"),
+    ]
+
+
+def test_of_what_is_saved_for_the_shard_only_the_last_of_each_name_is_written():
+    outbox = Outbox(1_000)
+    for kind, session, payload in (
+        (KEEP, 0, b"\x01afirst"),
+        (KEEP, 0, b"\x02absecond"),
+        (SEND, 1, b"a"),
+        (FORGET, 0, b"ab"),
+        (KEEP, 0, b"\x01b"),
+        (FORGET, 0, b"b"),
+        (KEEP, 0, b"\x01alast"),
+        (SEND, 1, b"b"),
+        (SAVE, 1, b"its own"),
+        (DONE, 1, b"x" * 10),
+    ):
+        outbox.add(kind, session, payload)
+    assert outbox.records() == [
+        make_record(SEND, 1, b"ab"),
+        make_record(SAVE, 1, b"its own"),
+        make_record(KEEP, 0, b"\x01alast"),
+        make_record(FORGET, 0, b"ab"),
+        make_record(FORGET, 0, b"b"),
+        make_record(DONE, 1, b"x" * 10),
     ]
 
 
