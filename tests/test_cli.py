@@ -18,6 +18,7 @@ from cluster.shared.config import Config
 from cluster.shared.dead_letters import DEAD_LETTERS, DeadLetter
 from cluster.shared.messages import ProtocolVersionError
 from cluster.shared.node_status import (
+    CommitWaits,
     GatewayStatus,
     InHand,
     MembershipStatus,
@@ -36,7 +37,14 @@ STATUS = NodeStatus(
     epoch=5,
     gateway=GatewayStatus(pid=4711, driver="readiness", sessions=9),
     workers=[
-        WorkerStatus(shard=0, pid=4712, state="ready", restarts=0, lane="zmq"),
+        WorkerStatus(
+            shard=0,
+            pid=4712,
+            state="ready",
+            restarts=0,
+            lane="zmq",
+            waits=CommitWaits(median_s=0.0031, worst_s=1.2345, counts=[1], sum_s=1.0),
+        ),
         WorkerStatus(shard=1, pid=None, state="backoff", restarts=7, lane="zmq"),
     ],
     spares=[SpareStatus(pid=4713)],
@@ -342,8 +350,9 @@ def test_a_name_for_a_key_is_checked(tmp_path: Path):
 
 
 def test_status_tells_people_which_shards_are_served_from_elsewhere(
-    read_status: Called, tmp_path: Path
+    read_status: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("COLUMNS", "120")
     status = read_status.result
     assert isinstance(status, NodeStatus)
     there = RemoteWorker(key="berlin", address="10.0.0.2")
@@ -376,6 +385,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
                 "lane": "zmq",
                 "in_hand": None,
                 "awaiting": None,
+                "waits": {"median_s": 0.0031, "worst_s": 1.2345, "counts": [1], "sum_s": 1.0},
             },
             {
                 "shard": 1,
@@ -385,6 +395,7 @@ def test_status_as_json_is_the_promised_object(read_status: Called, tmp_path: Pa
                 "lane": "zmq",
                 "in_hand": None,
                 "awaiting": None,
+                "waits": None,
             },
         ],
         "spares": [{"pid": 4713}],
@@ -497,6 +508,13 @@ def test_status_for_people_shows_what_is_in_hand(read_status: Called):
     shown = " ".join(run("status").stdout.replace("│", " ").split())
     for word in ("packet 4", "(id 3)", "0xabc", "1.2 s", "an event", "0xdef"):
         assert word in shown
+
+
+def test_status_for_people_shows_how_long_packets_wait(read_status: Called):
+    read_status.result = STATUS
+    shown = " ".join(run("status").stdout.replace("│", " ").split())
+    assert "4712 ready 0 zmq 3.1, 1,234 ms" in shown
+    assert "backoff 7 zmq -" in shown
 
 
 def test_status_for_people_shows_what_has_waited_longest_in_a_coroutine(read_status: Called):

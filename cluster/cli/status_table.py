@@ -3,7 +3,13 @@
 from rich.console import Console
 from rich.table import Table
 
-from cluster.shared.node_status import InHand, MembershipStatus, NodeStatus, WorkerStatus
+from cluster.shared.node_status import (
+    CommitWaits,
+    InHand,
+    MembershipStatus,
+    NodeStatus,
+    WorkerStatus,
+)
 
 __all__ = ["print_table"]
 
@@ -17,10 +23,10 @@ def print_table(node: NodeStatus) -> None:
     console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {has}")
     if gateway.remote_listen:
         console.print(f"workers on other machines connect at tcp://{gateway.remote_listen}")
-    table = Table("shard", "pid", "state", "restarts", "lane", "in hand")
+    table = Table("shard", "pid", "state", "restarts", "lane", "waits, worst", "in hand")
     for worker in node.workers:
         row = (worker.shard, _where(worker), worker.state, worker.restarts, worker.lane)
-        table.add_row(*map(str, row), _in_hand(worker.in_hand))
+        table.add_row(*map(str, row), _waits(worker.waits), _in_hand(worker.in_hand))
     console.print(table)
     for worker in node.workers:
         if worker.awaiting is not None:
@@ -61,6 +67,16 @@ def _where(worker: WorkerStatus) -> str:
         return _shown(worker.pid)
     where = "elsewhere" if remote.key is None else f"{remote.key} at {remote.address}"
     return f"{_shown(worker.pid)} ({where})"
+
+
+def _waits(waits: CommitWaits | None) -> str:
+    if waits is None or waits.median_s is None or waits.worst_s is None:
+        return "-"
+    return f"{_milliseconds(waits.median_s)}, {_milliseconds(waits.worst_s)} ms"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
 
 
 def _in_hand(in_hand: InHand | None) -> str:

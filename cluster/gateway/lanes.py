@@ -112,12 +112,14 @@ class LaneRunner(IocpObject):
         """Show the workers what this batch of completions brought, and read again from clients that
         nothing holds up any more. Call it after each dispatch."""
         flushed = False
+        arrived_at = self._core.batch_now
         for shard in self._shards:
             if shard.to_reconsider:
                 shard.resume_sessions()
             if shard.needs_flush:
                 shard.needs_flush = False
                 flushed = True
+                shard.commit_times.flushed(shard.log, arrived_at)
                 if not shard.lane.flush() and shard.lane.is_open:
                     shard.needs_flush = True
                     self._retry_later()
@@ -173,6 +175,9 @@ class LaneRunner(IocpObject):
                     break
                 num_bytes += len(batch.records) + BATCH_BYTES
                 shard.committed(lane.apply(batch))
+                times = shard.commit_times
+                if times.position and times.position < shard.log.committed.position:
+                    times.committed(self._core.now())
                 self._on_commit(shard)
                 has_more = lane.has_received
                 if not has_more or num_bytes >= BYTES_PER_TURN:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.gateway.bound_answers import BoundAnswers
+from cluster.gateway.commit_times import CommitTimes
 from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.joined_answers import JoinedAnswers
@@ -58,6 +59,7 @@ class Shard:
         "_waiting",
         "arrived_records",
         "arrived_sessions",
+        "commit_times",
         "framing",
         "has_room",
         "index",
@@ -102,6 +104,8 @@ class Shard:
         """Records of one packet each, on their way to the lane: `take_arrived`."""
         self.arrived_sessions: list[GatewaySession] = []
         """The session of each of these."""
+        self.commit_times = CommitTimes()
+        """How long what the lane is given waits for its commit."""
         self.is_draining = False
         """Set for good when the gateway drains: no session is read any more."""
         self._counters = counters

@@ -92,7 +92,8 @@ class StatusReport:
         else:
             in_hand = self._quarantine.in_hand(shard)
             status = self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
-        return msgspec.structs.replace(status, awaiting=self._awaiting(shard))
+        waits = shard.commit_times.told(self._now())
+        return msgspec.structs.replace(status, awaiting=self._awaiting(shard), waits=waits)
 
     def _awaiting(self, shard: Shard) -> InHand | None:
         oldest = shard.succession.deferred.oldest()

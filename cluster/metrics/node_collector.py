@@ -3,16 +3,24 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from threading import Lock
 from typing import get_args
 
 import psutil
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from cluster.shared.messages import ProtocolError
 from cluster.shared.node_status import (
+    COMMIT_BOUNDS_S,
     MOMENTARY_COUNTERS,
+    CommitWaits,
     InHand,
     NodeStatus,
     WorkerState,
@@ -124,6 +132,11 @@ def _worker_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
     awaiting = _gauge(
         "worker_awaiting_seconds", "How long the oldest call has waited in a coroutine.", "shard"
     )
+    waits = HistogramMetricFamily(
+        f"{PREFIX}commit_wait_seconds",
+        "How long samples of what the shard was given have waited for their commit.",
+        labels=("node", "shard"),
+    )
     for node, worker in _workers(nodes):
         labels = (str(node.node), str(worker.shard))
         for name in get_args(WorkerState):
@@ -131,7 +144,15 @@ def _worker_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
         restarts.add_metric(labels, worker.restarts)
         in_hand.add_metric(labels, _seconds(worker.in_hand))
         awaiting.add_metric(labels, _seconds(worker.awaiting))
-    yield from (state, restarts, in_hand, awaiting)
+        if worker.waits is not None:
+            waits.add_metric(labels, _buckets(worker.waits), worker.waits.sum_s)
+    yield from (state, restarts, in_hand, awaiting, waits)
+
+
+def _buckets(waits: CommitWaits) -> list[tuple[str, float]]:
+    """Return how many took at most each of the bounds, as Prometheus names them."""
+    bounds = [*map(str, COMMIT_BOUNDS_S), "+Inf"]
+    return list(zip(bounds, accumulate(waits.counts), strict=True))
 
 
 def _workers(nodes: Sequence[NodeStatus]) -> Iterator[tuple[NodeStatus, WorkerStatus]]:

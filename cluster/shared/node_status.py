@@ -10,7 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 __all__ = [
+    "COMMIT_BOUNDS_S",
     "MOMENTARY_COUNTERS",
+    "CommitWaits",
     "GatewayStatus",
     "InHand",
     "LinkState",
@@ -40,6 +42,13 @@ MOMENTARY_COUNTERS = frozenset(
     }
 )
 """Those of `counters` that say how much there is now; all others only grow."""
+
+
+COMMIT_BOUNDS_S = (
+    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+"""Bounds between which waits are counted, in seconds."""
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +86,28 @@ class RemoteWorker(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None
 
 
+class CommitWaits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long packets, and whatever else a worker is given, have waited for their commit.
+
+    By samples, at most 100 a second of each shard, from the moment at which the gateway has taken
+    them from the system. `median_s` and `worst_s` are of the last minute, None without any; the
+    sample that is on its way counts with what it has waited. `counts` says, since the start of the
+    gateway, how many took at most each of `COMMIT_BOUNDS_S` and longer than the one before, and
+    how many longer than all; `sum_s` is the sum of all.
+    """
+
+    median_s: float | None
+    worst_s: float | None
+    counts: list[int]
+    sum_s: float
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One shard's part of a node's status.
 
     `awaiting` is the oldest of the calls that wait in coroutines, since the commit by which it was
     deferred, whatever workers it has had since. `remote` is there for a shard that is served from
-    other machines, where its `pid` is one then.
+    other machines, where its `pid` is one then. `waits` is None when the gateway does not answer.
     """
 
     shard: int
@@ -92,6 +117,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     lane: str
     in_hand: InHand | None = None
     awaiting: InHand | None = None
+    waits: CommitWaits | None = None
     remote: RemoteWorker | UnsetType = UNSET
 
 

@@ -1,8 +1,10 @@
 """Metrics are those of the status at that moment, with labels where the world expects them."""
 
+import math
 import os
 import re
 import threading
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from cluster.metrics import node_collector
 from cluster.metrics.node_collector import NodeCollector
 from cluster.shared.messages import ProtocolError
 from cluster.shared.node_status import (
+    COMMIT_BOUNDS_S,
     MOMENTARY_COUNTERS,
+    CommitWaits,
     GatewayStatus,
     InHand,
     LinkStatus,
@@ -38,6 +42,12 @@ STATUS = NodeStatus(
             restarts=2,
             lane="shm",
             in_hand=InHand(session=1, packet_id=5, sequence=9, for_s=1.5),
+            waits=CommitWaits(
+                median_s=0.001,
+                worst_s=0.3,
+                counts=[*range(len(COMMIT_BOUNDS_S)), 100],
+                sum_s=1_234.5,
+            ),
         ),
         WorkerStatus(
             shard=1,
@@ -99,6 +109,13 @@ def test_metrics_are_what_the_status_says(tmp_path: Path) -> None:
     states = {key: found.pop(key) for key in list(found) if key[0] == "worker_state"}
     assert {key[2:] for key, value in states.items() if value} == {("0", "ready"), ("1", "stuck")}
     assert len(states) == 10
+    buckets = {
+        key[2]: found.pop(key) for key in list(found) if key[0] == "commit_wait_seconds_bucket"
+    }
+    assert list(buckets.values()) == [*accumulate(range(len(COMMIT_BOUNDS_S))), 205]
+    assert [float(bound) for bound in buckets] == [*COMMIT_BOUNDS_S, math.inf]
+    assert found.pop(("commit_wait_seconds_count", "7", "0")) == 205
+    assert found.pop(("commit_wait_seconds_sum", "7", "0")) == 1_234.5
     assert found == {
         ("nodes",): 1,
         ("gateway_up", "7"): 1,

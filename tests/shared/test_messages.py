@@ -42,6 +42,7 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.node_status import (
+    CommitWaits,
     GatewayStatus,
     InHand,
     LinkStatus,
@@ -147,6 +148,7 @@ MESSAGES: list[ControlMessage] = [
                     lane="zmq",
                     in_hand=InHand(session=U64_MAX, packet_id=3, sequence=4, for_s=0.25),
                     awaiting=InHand(session=U64_MAX, packet_id=4, sequence=5, for_s=7.5),
+                    waits=CommitWaits(median_s=None, worst_s=0.5, counts=[0, 1], sum_s=0.5),
                 ),
                 WorkerStatus(
                     shard=1,

@@ -1,0 +1,79 @@
+"""How long what clients send waits for its commit: looked at now and then, at no cost for the rest.
+
+A sample is the last record that one flush of the lane shows the worker. Its time runs from the
+moment at which the gateway took it from the system until it is committed, in whichever life of the
+worker. While one sample is on its way there is no other; so the time of a packet costs nothing
+unless it is one.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from statistics import median
+
+from cluster.shared.lane_inbound import InboundLog
+from cluster.shared.node_status import COMMIT_BOUNDS_S, CommitWaits
+
+__all__ = ["CommitTimes"]
+
+SAMPLE_EVERY_S = 0.01
+"""Samples of a shard begin this far apart at least."""
+
+RECENT_S = 60.0
+RECENT_MAX = 1_024
+"""What is told as recent: samples no older than this, and the last of them."""
+
+
+class CommitTimes:
+    """Those of one shard. For the dispatching thread."""
+
+    __slots__ = (
+        "_appended_bytes",
+        "_begun_at",
+        "_counts",
+        "_next_at",
+        "_recent",
+        "_sum_s",
+        "position",
+    )
+
+    def __init__(self) -> None:
+        self.position = 0
+        """The record that is the sample, until it is committed; 0 while there is none."""
+        self._begun_at = self._next_at = 0.0
+        self._appended_bytes = 0
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
+        """When samples were committed, and how long each took."""
+        self._counts = [0] * (len(COMMIT_BOUNDS_S) + 1)
+        self._sum_s = 0.0
+
+    def flushed(self, log: InboundLog, arrived_at: float) -> None:
+        """What is new in `log` came at `arrived_at`, by the clock in seconds."""
+        appended_bytes = log.appended_bytes
+        if appended_bytes == self._appended_bytes:
+            return
+        self._appended_bytes = appended_bytes
+        if not self.position and arrived_at >= self._next_at and not log.is_committed:
+            self.position = log.position
+            self._begun_at = arrived_at
+            self._next_at = arrived_at + SAMPLE_EVERY_S
+
+    def committed(self, now: float) -> None:
+        """The sample is committed."""
+        took_s = now - self._begun_at
+        self.position = 0
+        self._recent.append((now, took_s))
+        self._counts[bisect_left(COMMIT_BOUNDS_S, took_s)] += 1
+        self._sum_s += took_s
+
+    def told(self, now: float) -> CommitWaits:
+        """Return what samples say. The one on its way is among the recent ones, as long as it has
+        lasted."""
+        recent = [took_s for at, took_s in self._recent if at > now - RECENT_S]
+        if self.position:
+            recent.append(now - self._begun_at)
+        return CommitWaits(
+            median_s=round(median(recent), 6) if recent else None,
+            worst_s=round(max(recent), 6) if recent else None,
+            counts=list(self._counts),
+            sum_s=round(self._sum_s, 6),
+        )

@@ -1,0 +1,133 @@
+"""How long things wait for their commit, as samples tell it: the object alone, and in a gateway."""
+
+from itertools import pairwise
+
+from cluster.gateway.commit_times import RECENT_MAX, CommitTimes
+from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
+from cluster.iocp.packet_framing import make_packet
+from cluster.shared.lane import Commit
+from cluster.shared.lane_inbound import InboundLog
+from cluster.shared.node_status import COMMIT_BOUNDS_S, CommitWaits
+from cluster.shared.records import OPENED
+from tests.gateway.world import GatewayWorld
+
+
+class Timed:
+    """A log whose records are flushed and committed at times that the test says."""
+
+    def __init__(self) -> None:
+        self.log = InboundLog(1 << 20)
+        self.times = CommitTimes()
+
+    def flush(self, at: float, count: int = 1) -> None:
+        for _ in range(count):
+            self.log.append(OPENED, b"x", 0, None)
+        self.log.mark_sent(count)
+        self.times.flushed(self.log, at)
+
+    def commit(self, position: int, at: float) -> None:
+        self.log.commit(Commit(position, 0))
+        if self.times.position and self.times.position < position:
+            self.times.committed(at)
+
+    def told(self, now: float) -> CommitWaits:
+        waits = self.times.told(now)
+        assert len(waits.counts) == len(COMMIT_BOUNDS_S) + 1
+        return waits
+
+
+def test_there_is_nothing_to_tell_before_the_first():
+    told = Timed().told(1.0)
+    assert (told.median_s, told.worst_s, told.sum_s, sum(told.counts)) == (None, None, 0, 0)
+
+
+def test_a_sample_runs_from_its_flush_to_the_commit_that_covers_it():
+    timed = Timed()
+    timed.flush(1.0, count=3)
+    assert timed.times.position == 3
+    timed.commit(3, 1.5)  # of two of them
+    assert timed.told(2.0).median_s == 1.0  # as long as it has lasted
+    assert sum(timed.told(2.0).counts) == 0
+    timed.commit(4, 3.0)
+    told = timed.told(3.0)
+    assert (told.median_s, told.worst_s, told.sum_s) == (2.0, 2.0, 2.0)
+    assert told.counts[COMMIT_BOUNDS_S.index(2.0)] == 1 == sum(told.counts)
+
+
+def test_what_is_flushed_again_is_not_new():
+    timed = Timed()
+    timed.flush(1.0)
+    timed.commit(2, 1.1)
+    timed.times.flushed(timed.log, 5.0)
+    assert not timed.times.position
+    timed.flush(6.0)
+    timed.commit(3, 6.5)
+    timed.times.flushed(timed.log, 7.0)
+    assert not timed.times.position
+
+
+def test_samples_begin_apart():
+    timed = Timed()
+    for number, at in enumerate((1.0, 1.004, 1.008, 1.012, 1.016), 1):
+        timed.flush(at)
+        timed.commit(number + 1, at + 0.001)
+    assert sum(timed.told(2.0).counts) == 2
+
+
+def test_what_is_told_as_recent_is_of_the_last_minute():
+    timed = Timed()
+    for number, (at, took) in enumerate(((10.0, 0.3), (60.0, 0.1), (61.0, 0.2), (62.0, 0.15)), 1):
+        timed.flush(at)
+        timed.commit(number + 1, at + took)
+    told = timed.told(80.0)
+    assert (told.median_s, told.worst_s, told.sum_s) == (0.15, 0.2, 0.75)
+    told = timed.told(500.0)
+    assert (told.median_s, told.worst_s, told.sum_s) == (None, None, 0.75)
+
+
+def test_samples_do_not_pile_up():
+    timed = Timed()
+    for number in range(1, RECENT_MAX + 100):
+        timed.flush(number * 0.01)
+        timed.commit(number + 1, number * 0.01)
+    assert len(timed.times._recent) == RECENT_MAX
+
+
+def test_each_lies_between_its_bounds():
+    timed = Timed()
+    for number, took in enumerate((0.0, *COMMIT_BOUNDS_S, 100.0), 1):
+        timed.flush(number * 1_000.0)
+        timed.commit(number + 1, number * 1_000.0 + took)
+    assert sum(timed.told(0.0).counts) == len(COMMIT_BOUNDS_S) + 2
+    assert all(low < high for low, high in pairwise(COMMIT_BOUNDS_S))
+
+
+def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included():
+    clock = ManualClock()
+    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
+    try:
+        worker = world.start_worker()
+        peer = world.connect()
+        world.wait_for(worker, OPENED)
+        clock.advance(0.004)
+        worker.commit()
+        world.settle()
+        clock.advance(1.0)
+        world.turn()
+        peer.send(make_packet(1, b"x"))
+        world.settle()
+        clock.advance(0.25)
+        world.kill()
+        worker = world.start_worker()
+        world.settle()
+        clock.advance(0.5)
+        world.turn()
+        worker.echo()
+        world.settle()
+        told = world.shards[0].commit_times.told(clock.now())
+        assert told.worst_s is not None
+        assert 0.75 <= told.worst_s < 0.8
+        assert sum(told.counts) == 2
+        assert 0.754 <= told.sum_s < 0.8
+    finally:
+        world.close()
