@@ -5,7 +5,8 @@
 It needs no test framework. Nothing here opens a socket, starts a process or sleeps.
 """
 
-from cluster.testing.client import NothingReceived, Packet, TestClient
+from cluster.client.packet import Packet
+from cluster.testing.client import NothingReceived, TestClient
 from cluster.testing.node import TestNode
 
 __all__ = ["NothingReceived", "Packet", "TestClient", "TestNode"]

@@ -2,51 +2,22 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING
 
+from cluster.client.packet import Packet
 from cluster.iocp import ClientService, PacketSession
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, make_packet
-from cluster.worker.codec import Codec, Message
+from cluster.shared.codec import Codec, Message
 from cluster.worker.session import Session
 
 if TYPE_CHECKING:
     from cluster.testing.node import TestNode
 
-__all__ = ["NothingReceived", "Packet", "TestClient"]
-
-T = TypeVar("T")
-
-_NO_CODEC = Codec()
+__all__ = ["NothingReceived", "TestClient"]
 
 
 class NothingReceived(AssertionError):
     """There is no packet to take; the message says what has become of the client."""
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A packet that a client has received. Equal to any with the same id and payload."""
-
-    id: int
-    payload: bytes
-    codec: Codec = field(default=_NO_CODEC, repr=False, compare=False)
-    """How the application that sent it encodes structs."""
-
-    @overload
-    def decode(self, type_: type[T]) -> T: ...
-
-    @overload
-    def decode(self, type_: object) -> Any: ...
-
-    def decode(self, type_: Any) -> Any:
-        """Return the payload as a `type_`, by the codec of the application.
-
-        To type checkers what a union or an `Annotated` decodes to is anything.
-
-        Raises msgspec.DecodeError, or its subclass ValidationError, for a payload that is none.
-        """
-        return self.codec.decoder(type_)(self.payload)
 
 
 class _Connection(PacketSession):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_origin, o
 import msgspec
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.codec import Codec, CodecName, Message
 from cluster.shared.names import encode_name
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import SecondLogin
 from cluster.worker.app_timers import TimerHandle
-from cluster.worker.codec import Codec, CodecName, Message
 from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
 from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers

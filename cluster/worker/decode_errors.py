@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from cluster.shared.causes import Cause
+from cluster.shared.codec import Codec
 from cluster.shared.log_limit import LogLimit
-from cluster.worker.codec import Codec
 from cluster.worker.session import Session
 
 __all__ = ["DECODE_ERROR_POLICIES", "DecodeErrorPolicy", "DecodeErrors"]

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.codec import Codec
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated
-from cluster.worker.codec import Codec
 from cluster.worker.decode_errors import DecodeErrors
 from cluster.worker.handler_shape import check_handler, is_coroutine_function
 from cluster.worker.message_handlers import MessageHandlers

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from cluster.shared.codec import Codec
 from cluster.shared.names import encode_name
 from cluster.shared.tell_records import pack_content
-from cluster.worker.codec import Codec
 from cluster.worker.handler_shape import is_coroutine_function
 from cluster.worker.payload_annotation import find_payload_parameter, handler_name
 

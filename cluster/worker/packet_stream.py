@@ -10,7 +10,7 @@ from struct import error as StructError
 from typing import overload
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, bad_packet_id, split_packets
-from cluster.worker.codec import Message
+from cluster.shared.codec import Message
 
 __all__ = ["Packets", "join_packets", "too_long"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.worker.codec import Codec
+from cluster.shared.codec import Codec
 from cluster.worker.decode_errors import DecodeErrors
 from cluster.worker.handler_shape import is_coroutine_function
 from cluster.worker.payload_annotation import find_payload_parameter, handler_name

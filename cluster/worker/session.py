@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, bad_packet_id
 from cluster.shared.causes import Cause
+from cluster.shared.codec import Codec, Message
 from cluster.shared.group_records import GROUPS_MAX, pack_join, read_join
 from cluster.shared.names import encode_name
 from cluster.shared.records import (
@@ -24,7 +25,6 @@ from cluster.shared.records import (
     UNBIND,
 )
 from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
-from cluster.worker.codec import Codec, Message
 from cluster.worker.login import Binding, Login
 from cluster.worker.outbox import Outbox, not_here
 from cluster.worker.packet_stream import Packets, join_packets, too_long

@@ -9,10 +9,8 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from struct import Struct as Layout
 
-import msgspec
-
+from cluster.client import Client, Packet, connect
 from cluster.iocp import NetAddress
 from examples.game.protocol import (
     GONE,
@@ -31,7 +29,6 @@ from examples.game.protocol import (
     You,
 )
 
-HEADER = Layout("<HH")
 KEYS = {"w": (0, -1), "a": (-1, 0), "s": (0, 1), "d": (1, 0), " ": (0, 0)}
 FRAMES_PER_S = 20
 
@@ -45,16 +42,16 @@ class Board:
         self.worlds = 0
         self.has_ended = False
 
-    def take(self, packet_id: int, payload: bytes) -> None:
+    def take(self, packet: Packet) -> None:
         """Take one packet of the server."""
-        if packet_id == YOU:
-            self.me = msgspec.msgpack.decode(payload, type=You).player
-        elif packet_id == WORLD:
+        if packet.id == YOU:
+            self.me = packet.decode(You).player
+        elif packet.id == WORLD:
             self.worlds += 1
-            world = msgspec.msgpack.decode(payload, type=World)
+            world = packet.decode(World)
             self.players.update((player.player, player) for player in world.players)
-        elif packet_id == GONE:
-            self.players.pop(msgspec.msgpack.decode(payload, type=Gone).player, None)
+        elif packet.id == GONE:
+            self.players.pop(packet.decode(Gone).player, None)
 
     def lines(self) -> list[str]:
         """Return the board as text; this client is `@`, others are their first letter."""
@@ -71,20 +68,14 @@ class Board:
         return f"at {where}, {len(self.players)} players, {self.worlds} worlds"
 
 
-async def receive(reader: asyncio.StreamReader, board: Board) -> None:
+async def receive(client: Client, board: Board) -> None:
     """Keep the board as the server says, until the connection ends."""
     try:
-        while True:
-            size, packet_id = HEADER.unpack(await reader.readexactly(HEADER.size))
-            board.take(packet_id, await reader.readexactly(size - HEADER.size))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        board.has_ended = True
-
-
-def send(writer: asyncio.StreamWriter, packet_id: int, message: msgspec.Struct) -> None:
-    """Send one packet."""
-    payload = msgspec.msgpack.encode(message)
-    writer.write(HEADER.pack(HEADER.size + len(payload), packet_id) + payload)
+        async for packet in client:
+            board.take(packet)
+    except ConnectionError:
+        pass
+    board.has_ended = True
 
 
 def read_keys() -> "asyncio.Queue[str]":
@@ -102,12 +93,12 @@ def read_keys() -> "asyncio.Queue[str]":
     return keys
 
 
-async def press_keys(writer: asyncio.StreamWriter) -> None:
+async def press_keys(client: Client) -> None:
     """Send the direction of each key until `q` or the end of the input."""
     keys = read_keys()
     while (key := await keys.get()) and key != "q":
         if key in KEYS:
-            send(writer, MOVE, Move(*KEYS[key]))
+            await client.send(MOVE, Move(*KEYS[key]))
 
 
 async def draw(board: Board) -> None:
@@ -142,20 +133,19 @@ def single_keys() -> Iterator[None]:
 
 async def play(name: str, server: NetAddress) -> None:
     """Connect, and play until either side has had enough."""
-    reader, writer = await asyncio.open_connection(server.host, server.port)
     board = Board()
-    send(writer, JOIN, Join(name))
-    tasks = [
-        asyncio.create_task(receive(reader, board)),
-        asyncio.create_task(press_keys(writer)),
-        asyncio.create_task(draw(board)),
-    ]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        writer.close()
+    async with connect(server.host, server.port) as client:
+        await client.send(JOIN, Join(name))
+        tasks = [
+            asyncio.create_task(receive(client, board)),
+            asyncio.create_task(press_keys(client)),
+            asyncio.create_task(draw(board)),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
     if board.has_ended:
         print("the connection has ended", flush=True)
 

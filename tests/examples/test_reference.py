@@ -47,15 +47,32 @@ def test_a_shard_that_owns_the_ladder_keeps_it_and_another_hands_it_over(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[tuple[str, object]] = []
-    monkeypatch.setattr(module.app, "tell_key", lambda key, message: told.append((key, message)))
-    module.points.update(ann=5, bob=3)
-    monkeypatch.setattr(module.app, "owns", lambda key: True)
-    module.keys_changed((1, 2))
-    assert told == []
-    monkeypatch.setattr(module.app, "owns", lambda key: False)
-    module.keys_changed((2,))
-    assert told == [("ladder", module.Score("ann", 5)), ("ladder", module.Score("bob", 3))]
-    assert module.points == {}
+    with TestNode(module.app) as node:
+        for player, points in (("ann", 5), ("bob", 3)):
+            client = node.connect()
+            client.send(6, module.Score(player, points))
+            assert client.receive()
+        node.kill_worker()
+        assert module.points == {"ann": 5, "bob": 3}
+        monkeypatch.setattr(module.app, "tell_key", lambda *tell: told.append(tell))
+        monkeypatch.setattr(module.app, "owns", lambda key: True)
+        module.keys_changed((1, 2))
+        assert told == []
+        monkeypatch.setattr(module.app, "owns", lambda key: False)
+        module.keys_changed((2,))
+        assert told == [("ladder", module.Score("ann", 5)), ("ladder", module.Score("bob", 3))]
+        assert module.points == module.app.saved == {}
+
+
+@pytest.mark.parametrize("module", ["When a worker dies"], indirect=True)
+def test_no_ticket_is_drawn_twice(module: ModuleType):
+    with TestNode(module.app) as node:
+        client = node.connect()
+        for at_commit in (False, True, False):
+            client.send(8)
+            node.kill_worker(at_commit=at_commit)
+        client.send(8)
+        assert [packet.payload for packet in client.received] == [b"1", b"2", b"3", b"4"]
 
 
 @pytest.mark.parametrize("module", ["Groups"], indirect=True)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.worker.codec import Codec
+from cluster.shared.codec import Codec
 from cluster.worker.decode_errors import LOG_INTERVAL_S, LOG_LINES_MAX, DecodeErrors
 from tests.worker.log_bench import Clock, make_session
 

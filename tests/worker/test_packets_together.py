@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.codec import Codec
 from cluster.shared.lane import START, Commit
 from cluster.shared.note import CALL, INDEX_BITS, SEVERAL, NoteWriter
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, OutputTooLarge, Packets, Session
 from cluster.worker.careful_dispatcher import CarefulDispatcher
-from cluster.worker.codec import Codec
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import join_packets
 from tests.worker.bench import MakeBench

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from cluster.shared.codec import Codec
 from cluster.shared.tell_records import Purpose, pack_content
-from cluster.worker.codec import Codec
 from cluster.worker.questions import AskFailed, Questions, Undelivered, decode_answer
 
 LAST = (1 << 64) - 1

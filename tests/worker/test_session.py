@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
+from cluster.shared.codec import Codec
 from cluster.shared.records import ACCEPT, DISCONNECT, RECORD_BYTES, SAVE, SAVE_BYTES_MAX, SEND
 from cluster.worker import OutputTooLarge, Session
-from cluster.worker.codec import Codec
 from cluster.worker.outbox import Outbox
 
 ID = 0x0001_0002_0000_0003

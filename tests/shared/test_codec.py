@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.worker.codec import CODECS, Codec, CodecName
+from cluster.shared.codec import CODECS, Codec, CodecName
 
 codecs = pytest.mark.parametrize("name", CODECS)
 
