@@ -1,8 +1,9 @@
 """A game with 20 ticks a second. Run it with `cluster up --app examples.game.server:app`.
 
 Players press keys; every tick moves all of them and publishes the positions of this shard's players
-once, however many watch. What a player must not lose is saved with the session: a worker that dies
-is succeeded with every player where the last save left it.
+once, however many watch. What a player must not lose is saved with the session, and the shard's
+own count of ticks by `app.save`: a worker that dies is succeeded with every player where the last
+save left it, and time does not begin anew.
 """
 
 from dataclasses import dataclass
@@ -78,15 +79,25 @@ def tick() -> None:
     """Move everybody, and tell all who watch: one publish a tick."""
     global ticks
     ticks += 1
+    is_saving = ticks % SAVED_EVERY_TICKS == 0
     for piece in pieces.values():
         player = piece.player
         player.x = min(WIDTH - 1.0, max(0.0, player.x + piece.dx * SPEED / TICKS_PER_S))
         player.y = min(HEIGHT - 1.0, max(0.0, player.y + piece.dy * SPEED / TICKS_PER_S))
-        if ticks % SAVED_EVERY_TICKS == 0:
+        if is_saving:
             piece.session.save(msgspec.msgpack.encode(player))
+    if is_saving:
+        app.save("ticks", b"%d" % ticks)
     if pieces:
         players = [piece.player for piece in pieces.values()]
         app.publish(WATCHERS, WORLD, World(*app.shard, ticks, players))
+
+
+@app.on_start
+def begin() -> None:
+    """Go on with the ticks of the worker before this one."""
+    global ticks
+    ticks = int(app.saved.get("ticks", b"0"))
 
 
 @app.on_resumed

@@ -17,7 +17,7 @@ import pytest
 
 from cluster.testing import TestNode
 from examples.chat import protocol as chat
-from examples.game.protocol import JOIN, NAME_MAX, TICKS_PER_S, Join, World, You
+from examples.game.protocol import JOIN, NAME_MAX, TICKS_PER_S, WORLD, Join, World, You
 from examples.game.server import app as game
 from tests.support import wait_until
 from tests.system.cluster_node import ROOT, ClusterNode, cluster_environment
@@ -169,6 +169,20 @@ def test_players_are_known_by_an_id_that_no_session_of_the_cluster_shares():
         world = client.receive().decode(World)
         assert (world.node, world.shard) == (1, 0)
         assert [player.player for player in world.players] == [client.session.id]
+
+
+def test_time_goes_on_where_the_last_save_left_it():
+    with TestNode(game) as node:
+        client = node.connect()
+        client.send(JOIN, Join("ann"))
+        node.advance(1)
+        seen = [packet.decode(World).tick for packet in client.received if packet.id == WORLD]
+        assert len(seen) == TICKS_PER_S
+        node.kill_worker()
+        node.advance(1)
+        after = [packet.decode(World).tick for packet in client.received if packet.id == WORLD]
+        assert after[: len(seen)] == seen
+        assert after[len(seen)] == seen[-1] + 1  # saved with the last tick: 20 is a multiple of 10
 
 
 def test_a_player_without_a_proper_name_is_told_by_the_end_of_its_session():
