@@ -303,8 +303,9 @@ class App(Handlers):
         Raises TimeoutError when there is no answer within `timeout_s` seconds, the time without
         credit included; `Undelivered` when the node that was asked is gone or has begun anew: both
         leave open whether the message was handled. `AskFailed` when there is no answer:
-        the handler raised, or there is none, or the answer is of another type. What `tell` raises,
-        but for `Full`, and TypeError for a `reply_type` that is no struct; then nothing was told.
+        the handler raised or was cancelled, or there is none, or the answer is of another type.
+        What `tell` raises, but for `Full`, and TypeError for a `reply_type` that is no struct; then
+        nothing was told.
         If the worker that asks dies, the handler call begins again in its
         successor, and asks again: then the message may be handled twice.
         """

@@ -54,6 +54,7 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         "_is_begun",
         "_steps",
         "inbound",
+        "is_cancelled",
         "is_redelivered",
         "mark",
         "name",
@@ -81,6 +82,8 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         self.mark: Mark = 0
         """Where the step in hand began."""
         self.is_redelivered = False
+        self.is_cancelled = False
+        """Whether it ended by being cancelled."""
         self.waits_for_turn = False
         """Whether it waited, or waits, for a turn, and gives that back itself."""
 

@@ -144,6 +144,8 @@ class Coroutines:
         done by it, and none that waits begins.
         """
         self._is_ending = True
+        if self._dispatcher.deferral.messages is not None:
+            self._dispatcher.deferral.messages.is_ending = True
         self._let_go()
         self._loop.cancel_all(timeout_s)
 
@@ -317,6 +319,12 @@ class Coroutines:
         if not goes_on:
             self._done(0, inbound)
 
+    def _answer_cancelled(self, inbound: InboundCall) -> None:
+        """Have who asked hear that a call ended before it could answer: it waited for its turn, or
+        for room for its answer."""
+        if not self._is_ending and not self._dispatcher.deferral.answer_cancelled(inbound):
+            self._done(0, inbound)
+
     def _begin_next(self, queue: _Queue) -> None:
         session = queue.session
         if self._is_ending:
@@ -368,6 +376,7 @@ class Coroutines:
         """The step in hand raised `error`, None if it was cancelled: nothing of it remains."""
         calls = self._dispatcher.calls
         calls.failed(call.session, call.packet_id, error, call.mark, call.what)
+        call.is_cancelled = error is None
 
     def escaped(self, error: BaseException) -> None:
         """To be raised by the round in which it happens."""
@@ -381,7 +390,9 @@ class Coroutines:
             return
         session, inbound = call.session, call.inbound
         if session is None:
-            if inbound is not None:
+            if inbound is not None and call.is_cancelled:
+                self._loop.call_soon(self._guard, self._answer_cancelled, inbound)
+            elif inbound is not None:
                 self._done(0, inbound)
             return
         if inbound is not None:

@@ -280,6 +280,13 @@ class Deferral:
             result = messages.call(inbound.kind, inbound.payload, mark)
         return result is not None and self._begin_message(inbound, result, mark)
 
+    def answer_cancelled(self, inbound: InboundCall) -> bool:
+        """Answer a message whose call was cancelled; True if that goes on later."""
+        assert self.messages is not None
+        mark = self._outbox.mark()
+        result = self.messages.cancelled(inbound.kind, inbound.payload)
+        return result is not None and self._begin_message(inbound, result, mark)
+
 
 def _name_of(call: int) -> HandlerCall:
     """Return the name of what the note knows as `call`."""

@@ -1,8 +1,8 @@
 """Calls of the handlers of messages, and the answers that they give.
 
-A call that raises is logged and taken back, as any; who has asked hears that it failed, and
-nothing more happens: there is no session to be ended. What does not decode, or has no handler, is
-counted and logged as packets that do not decode are.
+A call that raises is logged and taken back, as any, and one that is cancelled is taken back; who
+has asked hears that it failed, and nothing more happens: there is no session to be ended. What does
+not decode, or has no handler, is counted and logged as packets that do not decode are.
 """
 
 import logging
@@ -30,11 +30,13 @@ __all__ = ["MessageCalls"]
 
 logger = logging.getLogger("cluster.worker")
 
+CANCELLED = "its handler was cancelled"
+
 
 class MessageCalls:
     """Those of one incarnation. For the loop's thread."""
 
-    __slots__ = ("_app", "_calls", "_outbox", "_tells")
+    __slots__ = ("_app", "_calls", "_outbox", "_tells", "is_ending")
 
     def __init__(self, app: App, tells: Tells, outbox: Outbox, calls: HandlerCalls) -> None:
         """Call the handlers of `app`; what raises goes to `calls`, answers to `tells`."""
@@ -42,6 +44,8 @@ class MessageCalls:
         self._tells = tells
         self._outbox = outbox
         self._calls = calls
+        self.is_ending = False
+        """Whether calls are cancelled to be made again by a successor, which gives the answers."""
 
     def what(self, kind: int, payload: bytes) -> str:
         """Return what is called for an inbound record, for the log."""
@@ -80,6 +84,12 @@ class MessageCalls:
         if kind in (UNDELIVERED, KEYS):
             return None
         return self._fail(read_message(payload), "it is set aside: workers died of it")
+
+    def cancelled(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
+        """Answer a call that was cancelled and could not do so itself; returns as `call` does."""
+        if kind in (UNDELIVERED, KEYS):
+            return None
+        return self._fail(read_message(payload), CANCELLED)
 
     def _undelivered(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
         handler = self._app.messages.undelivered
@@ -133,9 +143,16 @@ class MessageCalls:
         message: Message | None,
         what: str,
     ) -> None:
+        from asyncio import CancelledError
+
         # What never has its turn has made no coroutine either, that nobody would await.
         try:
             result = await begin(*arguments)
+        except CancelledError:
+            if self.is_ending or message is None:
+                raise
+            self._calls.take_back(self._outbox.call_start)
+            answer = self._fail(message, CANCELLED)
         except Exception as error:
             # The step in hand is taken back here, so that the failure can be told behind it.
             answer = self._raised(message, error, self._outbox.call_start, what)

@@ -243,6 +243,69 @@ def test_who_asks_hears_that_the_handler_raised_and_nothing_of_the_call_remains(
     assert told == ([Note(1)] if is_async else [])
 
 
+@pytest.mark.parametrize("is_first_step", [True, False])
+def test_who_asks_hears_at_once_that_the_handler_was_cancelled(is_first_step: bool):
+    app = asking(App())
+    told: list[Note] = []
+    app.on_message(Note)(lambda message, sender: told.append(message))
+
+    @app.on_message
+    async def cancel_itself(message: Question, sender: ShardId) -> None:
+        if not is_first_step:
+            app.tell(0, Note(1))
+            await asyncio.sleep(0.5)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            if is_first_step:
+                raise asyncio.CancelledError
+            await asyncio.sleep(10)
+        finally:
+            app.tell(0, Note(2))
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK, b"\x15")
+        node.advance(1)
+        assert client.receive().payload == b"AskFailed: its handler was cancelled"
+        assert node.describe() == "the node is at rest"
+    assert told == ([] if is_first_step else [Note(1)])
+
+
+def test_who_asks_hears_at_once_that_the_handler_was_cancelled_before_its_turn():
+    app = asking(App(coroutines_max=1))
+    begun: list[int] = []
+
+    @app.on_message
+    async def slow(message: Question, sender: ShardId) -> None:
+        begun.append(message.number)
+        try:
+            await asyncio.sleep(2)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+
+    @app.on_message(Note)
+    def cancel_all(message: Note, sender: ShardId) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    @app.on_packet(TELL)
+    def tell(session: Session, payload: bytes) -> None:
+        app.tell(1, Question(payload[0]) if payload else Note(1))
+
+    with TestNode(app, workers=2) as node:
+        client, other = node.connect(), node.connect()
+        other.send(TELL, b"\1")
+        client.send(ASK, b"\2")
+        other.send(TELL)
+        node.advance(0.5)
+        assert client.receive().payload == b"AskFailed: its handler was cancelled"
+        node.advance(2)
+        assert node.describe() == "the node is at rest"
+    assert begun == [1]
+
+
 @pytest.mark.parametrize("reply_type", [Answer | None, "Answer", int, dict[str, int], Answer(1)])
 def test_an_answer_that_cannot_be_one_is_refused_before_the_question_is_asked(reply_type: Any):
     app, asked = App(), []
