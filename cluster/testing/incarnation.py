@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from cluster.gateway.gateway_core import GatewayCore
-from cluster.iocp.driver.memory import ManualClock
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, WorkerHeartbeat
@@ -115,17 +114,24 @@ class Incarnation:
         gateway: GatewayCore,
         mailboxes: dict[bytes, deque[ControlMessage]],
         turn_gateway: Callable[[], object],
-        clock: ManualClock,
+        now: Callable[[], float],
+        pass_time: Callable[[float], float],
         on_error: Callable[[BaseException], None],
+        running: "list[Incarnation]",
     ) -> None:
         """Ask `gateway` for `shard`, as the `number`-th that asks. `begin` is next.
 
-        What the gateway says to it comes into its place among the `mailboxes`.
+        What the gateway says to it comes into its place among the `mailboxes`. While it takes a
+        step it is the last one of those `running`, who wait for it. By `pass_time` it lets others
+        work, or else up to so many seconds pass, where it has to wait itself; that returns for how
+        long by a clock that goes.
         """
         self._gateway = gateway
         self._shard = shard
         self._app = app
-        self.is_running = False
+        self._running = running
+        self._let_time_pass = pass_time
+        self._has_ended = False
         self.identity = b"worker-%d" % number
         link = LocalLink(turn_gateway, gateway.shards[shard].heard_ahead)
         mailboxes[self.identity] = link.inbox
@@ -150,10 +156,15 @@ class Incarnation:
             grant,
             self._lane,
             link,
-            now=clock.now,
+            now=now,
             on_error=on_error,
-            pass_time=lambda seconds: clock.advance_to(clock.now() + seconds),
+            pass_time=self._pass_time,
         )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it takes a step now, or waits in one."""
+        return self in self._running
 
     @property
     def sessions(self) -> Mapping[int, Session]:
@@ -165,19 +176,29 @@ class Incarnation:
         self._run(self.worker.begin)
 
     def turn(self) -> bool:
-        """Do what there is to do; whether there was anything. Raises WorkerDied."""
+        """Do what there is to do; whether there was anything. Raises WorkerDied.
+
+        Nothing while it waits in a step, and nothing once it has ended.
+        """
+        if self._has_ended or self.is_running:
+            return False
         serial = self._lane.serial_published
         has_worked = self._run(self.worker.turn)
         return has_worked or self._lane.serial_published != serial or bool(self._app.posted)
 
+    def next_timer(self) -> float | None:
+        """Return when its next timer is due, or None; it has none once it has ended."""
+        return None if self._has_ended and not self.is_running else self.worker.next_timer()
+
     def end(self) -> None:
         """End in good order. Raises WorkerDied."""
+        self._has_ended = True
         self._run(self.worker.end)
 
     def doom(self) -> None:
-        """Let it die at its next commit, or at once where a handler asks for it."""
+        """Let it die at its next commit, or at once where a handler of its own asks for it."""
         self._lane.is_doomed = True
-        if self.is_running:
+        if self._running and self._running[-1] is self:
             raise WorkerDied
 
     def leave(self) -> None:
@@ -190,8 +211,20 @@ class Incarnation:
     def _run(self, step: Callable[[], _T]) -> _T:
         """Run one step of the worker as the one that the application runs in."""
         self._app._attach(self.worker.runtime)
-        self.is_running = True
+        self._running.append(self)
         try:
             return step()
+        except BaseExceptionGroup as group:
+            if group.subgroup(WorkerDied) is None:
+                raise
+            raise WorkerDied from None  # in a task group, which makes a group of what ends it
         finally:
-            self.is_running = False
+            self._running.pop()
+            if self._running:
+                self._app._attach(self._running[-1].worker.runtime)
+
+    def _pass_time(self, seconds: float) -> float:
+        wait_s = self._let_time_pass(seconds)
+        if self._lane.is_doomed:
+            raise WorkerDied  # a handler of another one has killed it meanwhile
+        return wait_s

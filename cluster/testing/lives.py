@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable
 
 from cluster.gateway.gateway_core import GatewayCore
-from cluster.iocp.driver.memory import ManualClock
 from cluster.shared.messages import ControlMessage
 from cluster.testing.incarnation import Incarnation, WorkerDied
 from cluster.worker.app import App
@@ -25,18 +24,26 @@ class Lives:
         self,
         app: App,
         turn_gateway: Callable[[], object],
-        clock: ManualClock,
+        now: Callable[[], float],
+        pass_time: Callable[[float], float],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """Run `app`; `turn_gateway` lets the gateway work where a worker waits for it."""
+        """Run `app` by the clock `now`.
+
+        `turn_gateway` lets the gateway work where a worker waits for it, `pass_time` everything
+        where one waits for its own coroutines; see `Incarnation`.
+        """
         self._app = app
         self._turn_gateway = turn_gateway
-        self._clock = clock
+        self._now = now
+        self._pass_time = pass_time
         self._on_error = on_error
         self._numbers = itertools.count(1)
         self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self._incarnations: dict[int, Incarnation] = {}
         """Without those shards whose worker could not begin."""
+        self._running: list[Incarnation] = []
+        """Those that take a step: the last one does, and the others wait in theirs for it."""
         self._unhandled_before = 0
         """Packets that no handler took, of the workers that are gone."""
 
@@ -64,8 +71,6 @@ class Lives:
             except StartHandlerError as error:
                 self._bury(shard)
                 raise (error.__cause__ or error) from None
-            finally:
-                self._go_on()
         raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
 
     def doom(self, shard: int, *, at_commit: bool) -> bool:
@@ -97,8 +102,10 @@ class Lives:
             gateway,
             self._mailboxes,
             self._turn_gateway,
-            self._clock,
+            self._now,
+            self._pass_time,
             self._on_error,
+            self._running,
         )
 
     def _bury(self, shard: int) -> None:
@@ -107,12 +114,6 @@ class Lives:
             incarnation.leave()
             self._unhandled_before += incarnation.worker.unhandled_packets
             del self._mailboxes[incarnation.identity]
-
-    def _go_on(self) -> None:
-        """Have the application run again in the worker whose handler has made another one begin."""
-        for incarnation in self._incarnations.values():
-            if incarnation.is_running:
-                self._app._attach(incarnation.worker.runtime)
 
     # -- what they do ------------------------------------------------------------------------------
 
@@ -130,9 +131,13 @@ class Lives:
                 has_worked = True
         return has_worked
 
-    def next_timer(self) -> float | None:
+    def next_timer(self, *, of_running: bool = True) -> float | None:
         """Return when the next timer of any of them is due, or None."""
-        times = [incarnation.worker.next_timer() for incarnation in self._incarnations.values()]
+        times = [
+            life.next_timer()
+            for life in self._incarnations.values()
+            if of_running or not life.is_running
+        ]
         return min((due for due in times if due is not None), default=None)
 
     def awaits_outside(self) -> bool:

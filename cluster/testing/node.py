@@ -43,6 +43,15 @@ object at the start of each test."""
 OUTSIDE_POLL_S = 0.001
 """How often `wait_until` looks."""
 
+OUTSIDE_MAX_S = 10.0
+"""How long a worker that waits by itself waits for what nothing here brings."""
+
+HOPELESS = (
+    "a worker waits for its own coroutines, which nothing in this node ends: in on_start or "
+    "on_stop, or because as many of them wait as may; give App(coroutines_max=..., "
+    "coroutines_waiting_max=...) more, or what they await a timeout"
+)
+
 START_S = 1_000.0
 """The clock at the start; not 0, so that nothing is due that was due never."""
 
@@ -98,7 +107,9 @@ class TestNode:
         self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
         self._counters = Counters()
         self._hub = LocalHub()
-        self._lives = Lives(app, self._turn_gateway, self._clock, self.errors.append)
+        self._lives = Lives(
+            app, self._turn_gateway, self._clock.now, self._pass_time, self.errors.append
+        )
         self._gateway = GatewayCore(
             self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
         )
@@ -107,6 +118,10 @@ class TestNode:
         self._clients: dict[int, TestClient] = {}
         """Those whose connection the gateway has not closed, by their port."""
         self._is_settling = False
+        self._waits = 0
+        """How often a worker has waited by itself since the test has done something."""
+        self._waits_until = math.inf
+        """When, by a clock that goes, it has waited too long for what nothing here brings."""
         self._is_started = False
         self._is_closed = False
 
@@ -175,6 +190,7 @@ class TestNode:
         if self._is_settling:
             return
         self._is_settling = True
+        self._waits = 0
         try:
             self._turn_until_quiet()
         finally:
@@ -310,12 +326,13 @@ class TestNode:
 
     # -- turning -----------------------------------------------------------------------------------
 
-    def _turn_until_quiet(self) -> None:
+    def _turn_until_quiet(self) -> bool:
+        """Turn until nothing is left to do at this moment; return whether anything was."""
         quiet = 0
-        for _ in range(TURNS_MAX):
+        for count in range(TURNS_MAX):
             quiet = 0 if self._turn() or self._is_anything_due() else quiet + 1
             if quiet == QUIET_TURNS:
-                return
+                return count >= QUIET_TURNS
         raise RuntimeError(
             f"the node is not at rest after {TURNS_MAX} turns: does a function post itself, or "
             "plan itself by call_later in 0 seconds, without end?"
@@ -332,13 +349,40 @@ class TestNode:
         return count > 0
 
     def _is_anything_due(self) -> bool:
-        due = self._next_due()
+        due = self._next_due(of_running=False)
         return due is not None and due <= self._clock.now()
 
-    def _next_due(self) -> float | None:
+    def _next_due(self, *, of_running: bool = True) -> float | None:
         """Return when something happens next, if only time passes."""
-        times = (self._core.next_due(), self._lives.next_timer())
+        times = (self._core.next_due(), self._lives.next_timer(of_running=of_running))
         return min((due for due in times if due is not None), default=None)
+
+    def _pass_time(self, seconds: float) -> float:
+        """Let a worker wait by itself, for its own coroutines: see `Incarnation`.
+
+        Everything else goes on, and time passes once it is at rest.
+        """
+        self._waits += 1
+        if self._turn_until_quiet():
+            self._waits_until = math.inf
+            return 0.0
+        if self._lives.awaits_outside():
+            self._waits, self._waits_until = 0, math.inf
+            if self._next_due() is None:
+                return OUTSIDE_POLL_S
+        elif self._next_due() is None:
+            now = time.monotonic()
+            self._waits_until = min(self._waits_until, now + OUTSIDE_MAX_S)
+            if now < self._waits_until:
+                return OUTSIDE_POLL_S
+            raise RuntimeError(HOPELESS)
+        elif self._waits > TURNS_MAX:
+            raise RuntimeError(HOPELESS)
+        self._waits_until = math.inf
+        due = self._next_due(of_running=False)
+        end = self._clock.now() + seconds
+        self._clock.advance_to(end if due is None else min(due, end))
+        return 0.0
 
     def _raise_first_error(self) -> None:
         if self.errors and self._raise_errors:

@@ -36,11 +36,12 @@ class Rounds:
         contact: GatewayContact,
         publisher: Publisher,
         now: Callable[[], float],
-        pass_time: Callable[[float], None] | None,
+        pass_time: Callable[[float], float] | None,
     ) -> None:
         """Let `coroutines` go on in `tasks`, which is entered, and wake up for `sources`.
 
-        Where the clock is turned by hand, `pass_time` does that: by some seconds, for a wait.
+        Where the clock is turned by hand, `pass_time` does that for a wait, by so many seconds at
+        most, and returns how long is to be waited by a clock that goes.
         """
         self.tasks = tasks
         self.coroutines = coroutines
@@ -63,20 +64,20 @@ class Rounds:
     def _round(self, timeout_s: float) -> None:
         coroutines = self.coroutines
         pass_time = self._pass_time
-        outside_since: float | None = None
-        if timeout_s > 0.0 and pass_time is not None:
+        due = outside_since = None
+        if timeout_s > 0.0 and pass_time is not None and not self.tasks.has_ready:
             due = self.tasks.next_due()
-            if due is not None and not self.tasks.has_ready:
+            if due is not None:
                 timeout_s = max(0.0, min(timeout_s, due - self._now()))
-                if self.tasks.awaits_outside:
-                    outside_since = time.monotonic()  # it takes its time, by a clock that goes
-                else:
-                    pass_time(timeout_s)
-                    timeout_s = 0.0
+            if self.tasks.awaits_outside:
+                outside_since = time.monotonic()  # it takes its time, by a clock that goes
+            elif timeout_s > 0.0:
+                timeout_s = pass_time(timeout_s)
         for source in coroutines.round(timeout_s):
             self._contact.attend(source)
         if outside_since is not None and pass_time is not None:
-            pass_time(min(timeout_s, time.monotonic() - outside_since))
+            passed = time.monotonic() - outside_since
+            pass_time(min(timeout_s, passed) if due is not None else 0.0)
         if coroutines.wants_settled:
             self._publisher.settle()
             coroutines.settled()

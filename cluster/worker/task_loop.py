@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context
 from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from cluster.worker.standing_task import StandingTask
@@ -215,8 +216,12 @@ class TaskLoop:
             self.round(0.01)
 
     def close(self) -> None:
-        """Let go of the loop; tasks that are left end where they are."""
+        """Let go of the loop; tasks that are left end where they are, or never begin."""
         self.leave()
+        for task in asyncio.all_tasks(self._loop):
+            coroutine = task.get_coro()
+            if iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED:
+                coroutine.close()  # or it would be said that nobody has awaited it
         self._loop.set_exception_handler(lambda loop, context: logger.debug("%s", context))
         self._loop.close()
 

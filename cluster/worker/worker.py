@@ -67,14 +67,15 @@ class Worker:
         note: NoteWriter | None = None,
         now: Callable[[], float] | None = None,
         on_error: Callable[[BaseException], None] | None = None,
-        pass_time: Callable[[float], None] | None = None,
+        pass_time: Callable[[float], float] | None = None,
     ) -> None:
         """Run `app` on a shard that was granted. The lane stays the caller's; `run` closes `link`.
 
         What is in hand is told in `note`, if there is one. `now` is a clock in seconds that never
         goes back; without one it is the system's. `on_error` hears of what a function of the
         application raised, behind what is done about it. `pass_time` turns a clock that is turned
-        by hand, by some seconds, where the worker itself has to wait for a coroutine.
+        by hand, by so many seconds at most, where the worker itself has to wait for a coroutine; it
+        returns how long is to be waited by a clock that goes.
         """
         self._app = app
         self._posted = app.posted

@@ -56,8 +56,10 @@ class Workplace:
             node.gateway,
             node.mailboxes,
             node.turn,
-            node.world.clock,
+            node.world.clock.now,
+            node.world.pass_time,
             self.errors.append,
+            [],
         )
         self.worker.begin()
 
@@ -220,6 +222,11 @@ class TellWorld:
                 for shard in node.shards:
                     shard.turn()
         self.core.dispatch(timeout_s)
+
+    def pass_time(self, seconds: float) -> float:
+        """Let time pass for a worker that waits by itself."""
+        self.clock.advance_to(self.clock.now() + seconds)
+        return 0.0
 
     def run(self, until: Callable[[], Any], what: str, within_s: float = 60.0) -> None:
         """Let time pass until `until` holds."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import warnings
 from dataclasses import dataclass, field
 
@@ -104,6 +105,91 @@ def test_when_as_many_wait_as_may_nothing_more_is_taken():
         node.advance(20)
         assert [client.receive().payload for client in clients] == [b"0", b"1", b"2"]
     assert seen.most == 1
+
+
+def test_while_a_worker_is_full_the_others_go_on_and_time_passes_as_they_need_it():
+    """Both are full of calls that ask the other, which answers in a quarter of a second."""
+    app = App(coroutines_max=1, coroutines_waiting_max=1)
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        other = 1 - app.shard.shard
+        answer = await app.ask(other, Question(int(payload)), Answer, timeout_s=60)
+        session.send(ASK, b"%d" % answer.number)
+
+    @app.on_message
+    async def answer(question: Question, sender: ShardId) -> Answer:
+        await asyncio.sleep(0.25)
+        return Answer(-question.number)
+
+    with TestNode(app, workers=2) as node:
+        clients = [node.connect() for _ in range(8)]
+        began = node.now
+        for number, client in enumerate(clients, 1):
+            client.send(ASK, b"%d" % number)
+        node.advance(2)
+        for number, client in enumerate(clients, 1):
+            assert client.receive() == Packet(ASK, b"-%d" % number)
+        assert node.now - began < 4
+
+
+def test_the_worker_of_another_shard_may_be_killed_while_it_is_full():
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
+    shards: list[tuple[ShardId, bool]] = []
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        shards.append((app.shard, session.redelivered))
+        answer = await app.ask(1 - app.shard.shard, Question(7), Answer, timeout_s=60)
+        session.send(ASK, b"%d" % answer.number)
+
+    @app.on_message
+    def answer(question: Question, sender: ShardId) -> Answer:
+        if len(shards) == 1:
+            node.kill_worker(sender.shard)
+        return Answer(-question.number)
+
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        client.send(ASK)
+        assert client.receive() == Packet(ASK, b"-7")
+    assert [redelivered for _, redelivered in shards] == [False, True]
+    assert len({shard for shard, _ in shards}) == 1
+
+
+def test_a_worker_full_of_what_never_ends_is_an_error_and_no_hang(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("cluster.testing.node.OUTSIDE_MAX_S", 0.05)
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
+
+    @app.on_packet(SLOW)
+    async def never(session: Session, payload: bytes) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(RuntimeError, match=r"which nothing in this node ends.*coroutines_max"):  # noqa: SIM117
+        with TestNode(app) as node:
+            node.connect().send(SLOW)
+
+
+def test_what_a_full_worker_awaits_in_a_thread_may_take_any_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.testing.node.OUTSIDE_MAX_S", 0.0)
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
+    release = threading.Event()
+    later = threading.Timer(0.2, release.set)
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        later.start()
+        assert await asyncio.to_thread(release.wait, 20)
+        session.send(SLOW, payload)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        began = node.now
+        client.send(SLOW, b"done")
+        assert client.receive() == Packet(SLOW, b"done")
+        assert node.now == began
 
 
 def test_timers_and_posted_functions_do_not_wait():

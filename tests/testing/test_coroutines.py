@@ -1,9 +1,11 @@
 """Handlers that await, in a node whose time the test turns."""
 
 import asyncio
+import gc
 import socket
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -445,3 +447,37 @@ def test_who_cancels_all_tasks_cancels_no_call_that_is_still_to_come():
         node.advance(11)
         payloads = [b"done in its first step", b"first a", b"second a"]
         assert [packet.payload for packet in client.received] == payloads
+
+
+@pytest.mark.parametrize("way", ["first step", "later step", "no group"])
+def test_a_worker_killed_beside_tasks_that_have_not_begun_leaves_nothing_unawaited(way: str):
+    app = App()
+
+    async def child() -> None:
+        await asyncio.sleep(1)
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        if way == "later step":
+            await asyncio.sleep(1)
+        if way == "no group":
+            task = asyncio.create_task(child())
+            if not session.redelivered:
+                node.kill_worker()
+            await task
+        else:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(child())
+                group.create_task(child())
+                if not session.redelivered:
+                    node.kill_worker()
+        session.send(SLOW, payload)
+
+    with TestNode(app) as node, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        client = node.connect()
+        client.send(SLOW, b"done")
+        node.advance(3)
+        assert client.receive() == Packet(SLOW, b"done")
+        gc.collect()
+    assert [str(warning.message) for warning in told] == []
