@@ -1,23 +1,30 @@
 """What can be a handler: a plain or a coroutine function that takes what it will be called with."""
 
+import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cluster.worker.payload_annotation import handler_name
+from cluster.worker.payload_annotation import find_signature, handler_name
 
 __all__ = ["check_function", "check_handler", "is_coroutine_function", "refuse_coroutine"]
 
 
 def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
-    """Raise TypeError unless `handler` can be called with `parameters`."""
+    """Raise TypeError unless `handler` can be called with `parameters`.
+
+    What does not say what it takes, as some of what is made in C, is found out when it is called.
+    """
     shape = f"({', '.join(parameters)})"
     if not callable(handler):
         raise TypeError(f"a handler is a function {shape}, not {handler!r}")
     name = handler_name(handler)
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+    called = _called(handler)
+    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
         raise TypeError(f"handler {name} is a generator; it must not yield")
-    signature = inspect.signature(handler)
+    signature = find_signature(handler)
+    if signature is None:
+        return
     try:
         signature.bind(*parameters)
     except TypeError:
@@ -35,8 +42,16 @@ def check_function(function: object, call: str) -> None:
 
 def is_coroutine_function(handler: Callable[..., Any]) -> bool:
     """Return whether calling `handler` makes a coroutine; it may be any object that is called."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - of an object that can be called
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+    return inspect.iscoroutinefunction(_called(handler))
+
+
+def _called(handler: Any) -> Any:
+    """Return the function that is called in the end, for a partial, or an object with one."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if inspect.isroutine(handler) or isinstance(handler, type):
+        return handler
+    return handler if inspect.iscoroutinefunction(handler) else handler.__call__
 
 
 def refuse_coroutine(handler: Callable[..., Any], result: object) -> None:

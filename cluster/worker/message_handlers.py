@@ -107,10 +107,15 @@ def _find_type(handler: Callable[..., Any], given: Any) -> type[msgspec.Struct]:
     parameter = find_payload_parameter(handler, 0)
     annotation = parameter.annotation
     type_: Any = given if given is not None else annotation
+    if given is None and parameter.name is None:
+        raise TypeError(
+            f"handler {handler_name(handler)} does not say which msgspec.Struct it takes; write "
+            "@app.on_message(Type)"
+        )
     if not is_message_type(type_):
         raise TypeError(
-            f"handler {handler_name(handler)}: annotate {parameter.name!r} with the msgspec.Struct "
-            "that it takes, or write @app.on_message(Type); it says "
+            f"handler {handler_name(handler)}: annotate {parameter.name or 'message'!r} with the "
+            "msgspec.Struct that it takes, or write @app.on_message(Type); it says "
             f"{'bytes, or nothing' if type_ is bytes else repr(type_)}"
         )
     if is_message_type(annotation) and annotation is not type_:

@@ -11,15 +11,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_type_hints
 
-__all__ = ["PayloadParameter", "find_payload_parameter", "handler_name"]
+__all__ = ["PayloadParameter", "find_payload_parameter", "find_signature", "handler_name"]
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class PayloadParameter(NamedTuple):
-    """The parameter that takes the payload, and its annotation; bytes if it has none."""
+    """The parameter that takes the payload, and its annotation; bytes if it has none.
 
-    name: str
+    The name is None if the handler has no such parameter of its own: it takes `*args`, or says
+    nothing.
+    """
+
+    name: str | None
     annotation: Any
 
 
@@ -30,19 +34,28 @@ def handler_name(handler: Callable[..., Any]) -> str:
     return getattr(handler, "__qualname__", None) or repr(handler)
 
 
+def find_signature(handler: Callable[..., Any]) -> inspect.Signature | None:
+    """Return what `handler` takes; None if it does not say, as some of what is made in C."""
+    try:
+        return inspect.signature(handler)
+    except ValueError:
+        return None
+
+
 def find_payload_parameter(handler: Callable[..., Any], index: int) -> PayloadParameter:
     """Return the parameter at `index` of those that `handler` takes by position.
 
     Raises TypeError for an annotation that cannot be evaluated, naming handler, parameter and
     remedy.
     """
+    signature = find_signature(handler)
     parameters = [
         parameter
-        for parameter in inspect.signature(handler).parameters.values()
+        for parameter in (signature.parameters.values() if signature is not None else ())
         if parameter.kind in _BY_POSITION
     ]
-    if index >= len(parameters):  # *args: nothing is said of this one
-        return PayloadParameter("payload", bytes)
+    if index >= len(parameters):
+        return PayloadParameter(None, bytes)
     name, annotation = parameters[index].name, parameters[index].annotation
     if annotation is inspect.Parameter.empty:
         return PayloadParameter(name, bytes)

@@ -23,6 +23,7 @@ from cluster.worker.careful_dispatcher import make_dispatcher
 from cluster.worker.gateway_contact import GatewayContact
 from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.outbox import Outbox
+from cluster.worker.payload_annotation import handler_name
 from cluster.worker.planned_calls import PlannedCalls
 from cluster.worker.publisher import Publisher
 from cluster.worker.runtime import WorkerRuntime
@@ -381,7 +382,7 @@ class Worker:
             return
         error = self._call_to_end(handler)
         if error is not None:
-            name = getattr(handler, "__qualname__", repr(handler))
+            name = handler_name(handler)
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise StartHandlerError(f"the application's on_start, {name}, raised {what}") from error
 

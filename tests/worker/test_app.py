@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from typing import Any, cast
 
 import msgspec
@@ -96,7 +97,11 @@ def test_a_handler_of_another_shape_is_refused_when_it_is_registered(register, s
     async def async_generator(*args):
         yield
 
-    for wrong in (generator, async_generator):
+    class Generator:
+        def __call__(self, *args):
+            yield
+
+    for wrong in (generator, async_generator, Generator(), partial(Generator())):
         with pytest.raises(TypeError, match="is a generator; it must not yield"):
             register(app, wrong)
     assert not app.has_coroutines
@@ -123,6 +128,19 @@ def test_methods_and_callable_objects_can_be_handlers():
     assert app.packet_handlers[1] is game
 
 
+@pytest.mark.parametrize("handler", [methodcaller("disconnect"), partial(max, 1), {}.update])
+def test_what_is_made_in_c_and_does_not_say_what_it_takes_can_be_a_handler(handler: Any):
+    app = App()
+    app.on_packet(1)(handler)
+    app.on_any(handler)
+    app.on_connected(handler)
+    app.on_start(handler)
+    app.every(1)(handler)
+    app.on_undelivered(handler)
+    assert app.packet_handlers[1] is handler
+    assert not app.has_coroutines
+
+
 async def _function(session): ...
 
 
@@ -131,7 +149,8 @@ class _Callable:
 
 
 @pytest.mark.parametrize(
-    "handler", [_function, _Callable(), _Callable().__call__, partial(_function)]
+    "handler",
+    [_function, _Callable(), _Callable().__call__, partial(_function), partial(_Callable())],
 )
 def test_an_application_knows_whether_any_handler_is_a_coroutine_function(handler):
     app = App()

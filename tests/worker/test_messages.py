@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -86,6 +87,12 @@ def test_what_cannot_be_a_handler_of_messages_is_refused_with_its_remedy():
     for handler, said in ((untyped, "bytes, or nothing"), (number, "<class 'int'>")):
         with pytest.raises(TypeError, match=rf"write @app.on_message\(Type\); it says {said}"):
             app.on_message(handler)
+    for handler in (print, partial(print, "told"), partial(max, 1)):
+        with pytest.raises(TypeError, match=r"does not say which .* @app.on_message\(Type\)$"):
+            app.on_message(handler)
+    app.on_message(Other)(print)
+    assert app.messages.by_name["Other"].function is print
+    del app.messages.by_name["Other"]
     with pytest.raises(TypeError, match="is for Note, and 'message' is annotated with Other"):
         app.on_message(Note)(other)
     with pytest.raises(TypeError, match="must take"):
