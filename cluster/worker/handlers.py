@@ -1,7 +1,9 @@
 """What an application handles: its functions, by packet id and by event.
 
 They are only collected until a worker runs them, so that a module can be imported anywhere. Each is
-checked when it is registered: whether it can be called, and what its annotations ask for.
+checked when it is registered: whether it can be called, and what its annotations ask for. From then
+on they stay as they are: what the gateway is told of an application, and how its records are
+handled, is settled when a worker begins.
 """
 
 import math
@@ -55,7 +57,8 @@ _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; ke
 class Handlers:
     """The handlers of one application: one for each packet id, and for each other thing.
 
-    A second one is refused, ValueError, as the first would silently be called no more.
+    A second one is refused, ValueError, as the first would silently be called no more. In a running
+    worker, `on_start` included, all are: RuntimeError.
     """
 
     def __init__(self, codec: Codec, decode_errors: DecodeErrors) -> None:
@@ -113,12 +116,13 @@ class Handlers:
         if not 0 <= packet_id <= 0xFFFF:
             raise ValueError(f"packet id {packet_id!r} is not between 0 and 65535")
         what = f"packet id {packet_id}"
+        self._check_not_running("on_packet")
         self._check_free(what)
 
         def register(handler: _PacketHandler) -> _PacketHandler:
             self._check_free(what)
             self.packet_handlers[packet_id] = adapt_packet_handler(
-                self._checked(handler, "session", "payload"),
+                self._checked("on_packet", handler, "session", "payload"),
                 packet_id,
                 self.codec,
                 self.decode_errors,
@@ -140,7 +144,7 @@ class Handlers:
             raise ValueError(_ONE_OF_TWO)
         self._check_free("on_any")
         self.any_handler = adapt_any_handler(
-            self._checked(handler, "session", "packet_id", "payload"),
+            self._checked("on_any", handler, "session", "packet_id", "payload"),
             self.codec,
             self.decode_errors,
         )
@@ -243,19 +247,18 @@ class Handlers:
         drift. Calls that are missed while a handler holds the loop, or while a coroutine of the
         call before still awaits, are skipped, not made up for. What a call sends goes out with no
         packet's commit. One that raises is logged, and what it sent is not sent; the next one comes
-        all the same. A function may have several intervals. To be said at the import: RuntimeError
-        in a running worker. Raises ValueError for less than 0.001 s, TypeError for what is no
+        all the same. A function may have several intervals. In a running worker use `call_later`.
+        Raises ValueError for less than 0.001 s, TypeError for what is no
         number.
         """
         if not isinstance(seconds, int | float):
             raise TypeError(f"every takes seconds, not {seconds!r}; write @app.every(1.0)")
         if not INTERVAL_MIN_S <= seconds < math.inf:
             raise ValueError(f"every {seconds!r} seconds: give {INTERVAL_MIN_S} or more")
-        if self.is_running:
-            raise RuntimeError("every is for the import; in a running worker use call_later")
+        self._check_not_running("every")
 
         def register(function: _PlainHandler) -> _PlainHandler:
-            self.repeated.append(Repeated(float(seconds), self._checked(function)))
+            self.repeated.append(Repeated(float(seconds), self._checked("every", function)))
             return function
 
         return register
@@ -301,7 +304,7 @@ class Handlers:
         given = what if isinstance(what, type) else None
 
         def register(handler: _Handler) -> _Handler:
-            self.messages.add(self._checked(handler, "message", "sender"), given)
+            self.messages.add(self._checked("on_message", handler, "message", "sender"), given)
             return handler
 
         return register if given is not None else register(what)
@@ -334,7 +337,7 @@ class Handlers:
     def _only(self, what: str, handler: _Handler, *parameters: str) -> _Handler:
         """Return `handler`, which is `_checked`, as the only one of `what`."""
         self._check_free(what)
-        self._checked(handler, *parameters)
+        self._checked(what, handler, *parameters)
         self._names[what] = handler_name(handler)
         return handler
 
@@ -345,8 +348,23 @@ class Handlers:
                 f"{what} has the handler {self._names[what]} already; have one that does both"
             )
 
-    def _checked(self, handler: _Handler, *parameters: str) -> _Handler:
-        """Return `handler` if it can be called with `parameters`; else raise TypeError."""
+    def _check_not_running(self, what: str) -> None:
+        """Raise RuntimeError in a running worker: some of it is settled, and would not change."""
+        if self.is_running:
+            remedy = "in a running worker use call_later"
+            if what != "every":
+                remedy = "have a handler there that calls what is chosen later"
+            raise RuntimeError(
+                f"{what} is for the import of the application, at the top level of a module, and "
+                f"not for a running worker (on_start included); {remedy}"
+            )
+
+    def _checked(self, what: str, handler: _Handler, *parameters: str) -> _Handler:
+        """Return `handler` of `what` if it can be called with `parameters`; else raise TypeError.
+
+        RuntimeError in a running worker.
+        """
+        self._check_not_running(what)
         check_handler(handler, *parameters)
         if is_coroutine_function(handler):
             self.has_coroutines = True

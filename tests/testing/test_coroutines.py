@@ -137,16 +137,15 @@ def test_a_worker_may_be_killed_in_a_step():
     app, seen = _app()
     lives: list[bool] = []
 
+    @app.on_packet(DIE)
+    async def die(session: Session, payload: bytes) -> None:
+        lives.append(session.redelivered)
+        await asyncio.sleep(1)
+        if len(lives) == 1:
+            node.kill_worker()
+        session.send(DIE, payload)
+
     with TestNode(app, workers=1) as node:
-
-        @app.on_packet(DIE)
-        async def die(session: Session, payload: bytes) -> None:
-            lives.append(session.redelivered)
-            await asyncio.sleep(1)
-            if len(lives) == 1:
-                node.kill_worker()
-            session.send(DIE, payload)
-
         client = node.connect()
         client.send(DIE, b"x")
         node.advance(5)  # two of them pass while the successor starts

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.worker import App, Session, TimerHandle
+from cluster.worker import App, Session, ShardId, TimerHandle
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.outbox import Outbox
 from cluster.worker.saved_state import SavedState
@@ -332,15 +332,57 @@ def test_every_takes_no_interval_that_the_loop_cannot_keep(seconds: float):
         App().every(seconds)
 
 
-def test_every_takes_functions_without_parameters_at_the_import_only():
+def test_every_takes_functions_without_parameters():
     app = App()
     one_argument: Any = lambda session: None  # noqa: E731 - what a type checker refuses
     with pytest.raises(TypeError, match="must take"):
         app.every(1)(one_argument)
-    app._attach(Runtime())
-    with pytest.raises(RuntimeError, match="call_later"):
-        app.every(1)
     assert app.repeated == []
+
+
+def of_said(message: Said, sender: ShardId) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["on_packet", "on_message", "every"])
+def test_a_decorator_of_the_import_registers_nothing_in_a_running_worker(name: str):
+    app = App()
+    given = {"on_packet": 1, "on_message": Said, "every": 1.0}[name]
+    early = getattr(app, name)(given)
+    app._attach(Runtime())
+    with pytest.raises(RuntimeError, match=f"^{name} is for the import"):
+        early(lambda *args: None)
+    assert (app.packet_handlers, app.messages.by_name, app.repeated) == ({}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("on_packet", 1),
+        ("every", 1.0),
+        ("on_message", of_said),
+        ("on_any", print),
+        ("on_packets", print),
+        ("on_start", print),
+        ("on_stop", print),
+        ("on_connected", print),
+        ("on_resumed", print),
+        ("on_disconnected", print),
+        ("on_bound", print),
+        ("on_joined", print),
+        ("on_send_blocked", print),
+        ("on_send_ready", print),
+        ("on_undelivered", print),
+        ("on_keys", print),
+    ],
+)
+def test_nothing_is_registered_in_a_running_worker(name: str, given: Any):
+    app, runtime = App(), Runtime()
+    app._attach(runtime)
+    remedy = "use call_later" if name == "every" else "have a handler there that calls"
+    with pytest.raises(RuntimeError, match=rf"^{name} is for the import .*; .*{remedy}"):
+        getattr(app, name)(given)
+    app._detach(runtime)
+    getattr(app, name)(given)
 
 
 def test_call_later_is_the_runtimes_and_needs_one():

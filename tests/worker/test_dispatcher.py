@@ -30,11 +30,17 @@ from cluster.worker.tells import Tells
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
+class OpenApp(App):
+    """An application that takes handlers at any time: a test has one beside what it does."""
+
+    is_running = False
+
+
 class Bench:
     """A dispatcher with an application that notes its calls."""
 
     def __init__(self, commit: Commit = START, max_batch_bytes: int = 1 << 20) -> None:
-        self.app = App()
+        self.app = OpenApp()
         self.calls: list[Any] = []
         self.commits: list[Commit] = []
         """The commit at each moment at which it could have been published."""
