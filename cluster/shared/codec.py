@@ -5,8 +5,8 @@ bytes already goes as it is. Decoders are made when a handler is registered, so 
 cannot be decoded shows at the import of the application, and not at its first packet.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -15,8 +15,25 @@ __all__ = ["CODECS", "Codec", "CodecName", "Message"]
 CodecName = Literal["msgpack", "json"]
 CODECS: tuple[CodecName, ...] = ("msgpack", "json")
 
-Message = bytes | bytearray | memoryview | msgspec.Struct
-"""What may be sent: bytes as they are, or a struct, which is encoded."""
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class _AttrsClass(Protocol):
+    __attrs_attrs__: ClassVar[Any]
+
+
+class _NamedTuple(Protocol):
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+
+_WithFields = msgspec.Struct | _Dataclass | _AttrsClass | _NamedTuple | Mapping[str, Any]
+
+Message = bytes | bytearray | memoryview | _WithFields
+"""What may be sent: bytes as they are, or what has fields, which is encoded. A TypedDict is a dict;
+other mappings are refused when they are sent."""
 
 
 _StructMeta = type(msgspec.Struct)
@@ -45,7 +62,7 @@ class Codec:
     def encode(self, message: Message) -> bytes:
         """Return the payload that `message` is.
 
-        Raises TypeError for anything but bytes and structs, and for a field that cannot be encoded;
+        Raises TypeError for anything else than a `Message`, and for a field that cannot be encoded;
         ValueError for a memoryview of other items than bytes, OverflowError for an int beyond 64
         bits in MessagePack.
         """
@@ -59,8 +76,11 @@ class Codec:
             )
         if isinstance(message, bytes | bytearray | memoryview):
             return bytes(message)
+        if _has_fields(message):
+            return self._encode(message)
         raise TypeError(
-            "a message is bytes, bytearray, memoryview or a msgspec.Struct, not "
+            "a message is bytes, bytearray, memoryview or what has fields: a msgspec.Struct, "
+            "dataclass, attrs class, NamedTuple or dict, not "
             f"{type(message).__name__}; make it one of these"
         )
 
@@ -101,6 +121,18 @@ class Codec:
             f"it is {_SHOWN[other]}, and this application takes {_SHOWN[self.name]}: send that, or "
             f'say App(codec="{other}")'
         )
+
+
+def _has_fields(message: object) -> bool:
+    """Return whether `message`, which is no struct, has fields all the same: it cannot be meant as
+    a payload as it is, as a str could be."""
+    kind = type(message)
+    return (
+        isinstance(message, dict)
+        or hasattr(kind, "__dataclass_fields__")
+        or hasattr(kind, "__attrs_attrs__")
+        or (isinstance(message, tuple) and hasattr(kind, "_fields"))
+    )
 
 
 def _find_foreign(info: msgspec.inspect.Type) -> type | None:

@@ -118,12 +118,12 @@ class Session:
         """Send one packet to the client, with what this handler call commits.
 
         `packet_id` is 0 to 65535. The message is bytes, which are the payload as they are, or a
-        struct, which `App(codec=...)` encodes; it may be as long as the node allows packets to be
-        (`gateway.max_packet_bytes`, 4 bytes of header included). Raises ValueError for either,
-        TypeError for another message, or a struct with a field that cannot be encoded,
-        OutputTooLarge when this handler call has put out more than `lane.max_batch_bytes`,
-        RuntimeError, as everything that puts something out, in another thread than the handlers'.
-        Sending to a session that has ended does nothing.
+        struct, dataclass, attrs class, NamedTuple or dict, which `App(codec=...)` encodes; it may
+        be as long as the node allows packets to be (`gateway.max_packet_bytes`, 4 bytes of header
+        included). Raises ValueError for either, TypeError for another message, or one with a field
+        that cannot be encoded, OutputTooLarge when this handler call has put out more than
+        `lane.max_batch_bytes`, RuntimeError, as everything that puts something out, in another
+        thread than the handlers'. Sending to a session that has ended does nothing.
         """
         payload = message if type(message) is bytes else self._encode(message)
         size = len(payload)

@@ -5,6 +5,7 @@ import enum
 import typing
 import uuid
 from array import array
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.shared.codec import CODECS, Codec, CodecName
+from cluster.shared.codec import CODECS, Codec, CodecName, Message
 
 codecs = pytest.mark.parametrize("name", CODECS)
 
@@ -71,10 +72,43 @@ def test_bytes_go_as_they_are(name: CodecName, make: Callable[[bytes], bytes | m
 
 
 @codecs
-@pytest.mark.parametrize("message", ["text", 5, None, {"x": 1}, [b"a"], Point(1), Place])
+@pytest.mark.parametrize(
+    "message", ["text", 5, None, [b"a"], (1, 2), {1}, ChainMap({"x": 1}), Foreign(), Place, Point]
+)
 def test_anything_else_is_refused_by_the_name_of_its_type(name: CodecName, message: typing.Any):
-    with pytest.raises(TypeError, match=rf"msgspec\.Struct, not {type(message).__name__}; "):
+    with pytest.raises(TypeError, match=rf"or dict, not {type(message).__name__}; "):
         Codec(name).encode(message)
+
+
+class Pair(typing.NamedTuple):
+    x: int
+    y: int = 2
+
+
+class Table(typing.TypedDict):
+    x: int
+
+
+@codecs
+@pytest.mark.parametrize(
+    ("message", "type_"),
+    [(Point(1), Point), (Pair(1), Pair), (Table(x=1), Table), ({"x": 1}, dict[str, int])],
+)
+def test_what_a_payload_may_be_decoded_to_may_be_sent(
+    name: CodecName, message: Message, type_: typing.Any
+):
+    codec = Codec(name)
+    decoded = codec.decoder(type_)(codec.encode(message))
+    assert decoded == message
+    assert type(decoded) is type(message)
+
+
+@codecs
+def test_attrs_classes_are_sent_and_decoded(name: CodecName):
+    attrs = pytest.importorskip("attrs")
+    kind = attrs.make_class("Kind", {"x": attrs.field(type=int)})
+    codec = Codec(name)
+    assert codec.decoder(kind)(codec.encode(kind(1))) == kind(1)
 
 
 def test_a_view_of_other_items_is_refused():
