@@ -7,7 +7,16 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_origin, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+    get_origin,
+    overload,
+)
 
 import msgspec
 
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["App", "Runtime"]
 
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
+_Arguments = TypeVarTuple("_Arguments")
 
 POSTED_MAX = 65_536
 """Functions that may wait to be run on the loop."""
@@ -155,7 +165,9 @@ class App(Handlers):
         packet = make_packet(packet_id, self.codec.encode(message))
         runtime.kick_user(encode_name(user_id, "user id"), packet)
 
-    def call_later(self, seconds: float, function: Callable[..., Any], *args: Any) -> TimerHandle:
+    def call_later(
+        self, seconds: float, function: Callable[[*_Arguments], Any], *args: *_Arguments
+    ) -> TimerHandle:
         """Call `function(*args)` on the loop once `seconds` seconds have passed.
 
         The handle that is returned can cancel it. It is part of this worker: it is forgotten when

@@ -402,6 +402,27 @@ def test_call_later_is_the_runtimes_and_needs_one():
     assert ran == ["two"]
 
 
+def test_a_type_checker_holds_the_arguments_of_call_later_against_the_function():
+    """What is ignored here is an error to mypy, which says so where it is none any more."""
+    app = App()
+    app._attach(Runtime())
+
+    def remind(session: Session, text: str, *, loud: bool = False) -> None: ...
+
+    async def repeat(text: str, times: int = 1) -> None: ...
+
+    session: Session = cast("Session", None)
+    app.call_later(1, remind, session, "hello")
+    app.call_later(1, repeat, "hello")
+    app.call_later(1, repeat, "hello", 2)
+    app.call_later(1, partial(repeat, "hello"), 2)
+    app.call_later(1, print, "hello", 2)
+    app.call_later(1, lambda text: text, "hello")
+    app.call_later(1, remind, session)  # type: ignore[arg-type]
+    app.call_later(1, remind, "hello", session)  # type: ignore[arg-type]
+    app.call_later(1, repeat, "hello", 2, 3)  # type: ignore[arg-type]
+
+
 def test_call_later_and_post_refuse_what_was_called_instead_of_given():
     """At their due time nobody could say any more where the mistake is."""
     app, runtime = App(), Runtime()
