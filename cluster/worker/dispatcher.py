@@ -442,6 +442,8 @@ class Dispatcher:
         if session._is_busy:
             if kind == CLOSED:
                 session._hear_end()
+            elif not session.is_open:
+                return  # nobody hears of it; a successor would take it for a call that was begun
             self.deferral.wait_behind(session, kind, self._position, payload)
             return
         self._note_words[CALL] = self._position << INDEX_BITS

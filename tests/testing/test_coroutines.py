@@ -108,6 +108,30 @@ def test_what_waits_behind_the_end_of_its_session_is_called_in_no_life():
         assert not client.is_connected
 
 
+def test_an_answer_to_a_join_behind_the_end_of_its_session_is_heard_of_in_no_life():
+    app, heard = App(), []
+    node = TestNode(app)
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(1)
+        session.join("room")
+        session.disconnect()
+        await asyncio.sleep(1)
+        app.post(node.kill_worker)  # its end is published then, and what waits had no turn yet
+
+    @app.on_joined
+    def joined(session: Session, name: str) -> None:
+        heard.append(name)
+
+    with node:
+        node.connect().send(SLOW)
+        node.advance(1.5)
+        assert "2 calls" in node.describe()  # this one, and `on_disconnected`
+        node.advance(5)
+    assert heard == []
+
+
 def test_the_rest_of_a_record_is_redelivered_also_behind_a_wait_for_coroutines():
     app, calls = App(coroutines_max=1, coroutines_waiting_max=0), []
 
