@@ -70,8 +70,8 @@ class Joined:
 class EtcdStore:
     """The nodes of one cluster, in the servers at `urls`, of which one that answers is asked.
 
-    Not for two threads at a time. Calls raise StoreError within about `timeout_s` seconds for
-    each server.
+    Not for two threads at a time. Calls raise StoreError when a server has not answered a request
+    as a whole within `timeout_s` seconds, and so does each of the others.
     """
 
     def __init__(self, urls: list[str], cluster: str, timeout_s: float) -> None:
@@ -80,6 +80,8 @@ class EtcdStore:
             import etcd3gw
             import requests
             from etcd3gw.exceptions import Etcd3Exception
+
+            from cluster.gateway.membership.store_session import StoreSession
         except ImportError as error:
             raise StoreMissingError(
                 'links.membership = "etcd": the client library is not installed '
@@ -100,7 +102,12 @@ class EtcdStore:
             scheme, host, port = parse_store(url)
             self._clients.append(
                 etcd3gw.client(
-                    host=host, port=port, protocol=scheme, timeout=timeout_s, api_path="/v3/"
+                    host=host,
+                    port=port,
+                    protocol=scheme,
+                    timeout=timeout_s,
+                    api_path="/v3/",
+                    session=StoreSession(timeout_s),
                 )
             )
         self._first = 0

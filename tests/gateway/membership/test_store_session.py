@@ -1,0 +1,126 @@
+"""Requests to the store end in time, however their answers come."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cluster.gateway.membership.etcd_store import EtcdStore, StoreError
+
+pytest.importorskip("etcd3gw")
+
+BODY = b'{"header":{}}'
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+_REQUEST = re.compile(rb"POST .*\r\n\r\n\{.*\}", re.DOTALL)
+
+Answer = Callable[[socket.socket], None]
+
+
+def _take_request(connection: socket.socket) -> bool:
+    """Receive one request; False at the end of the connection."""
+    data = b""
+    while not _REQUEST.fullmatch(data):
+        received = connection.recv(65_536)
+        if not received:
+            return False
+        data += received
+    return True
+
+
+class Server:
+    """Answers each request of each connection by `answer`, with as many threads as it takes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.connections: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.is_closed = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections.append(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            while _take_request(connection):
+                self.answer(connection)
+        except OSError:
+            pass
+
+    def drip(self, connection: socket.socket, data: bytes) -> None:
+        """Send a byte each 50 ms: for longer than an answer may take."""
+        for byte in data:
+            if self.is_closed.wait(0.05):
+                return
+            connection.sendall(bytes([byte]))
+
+    def close(self) -> None:
+        self.is_closed.set()
+        self.listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server(lambda connection: connection.sendall(HEAD + BODY))
+    yield made
+    made.close()
+
+
+def drip_head(server: Server) -> Answer:
+    return lambda connection: server.drip(connection, HEAD + BODY)
+
+
+def drip_body(server: Server) -> Answer:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(HEAD.replace(b"%d" % len(BODY), b"400"))
+        server.drip(connection, b" " * 400)
+
+    return answer
+
+
+@pytest.mark.parametrize("dripping", [drip_head, drip_body])
+def test_an_answer_that_drips_ends_in_time_and_the_next_request_is_answered(
+    server: Server, dripping: Callable[[Server], Answer]
+) -> None:
+    store = EtcdStore([server.url], "test", 0.3)
+    whole, server.answer = server.answer, dripping(server)
+    with pytest.raises(StoreError, match=r"has not come as a whole within 0\.3 s"):
+        store.read()
+    server.answer = whole
+    assert store.read() == []
+    server.answer = dripping(server)
+    with pytest.raises(StoreError, match=r"has not come as a whole within 0\.3 s"):
+        store.read()  # on a connection that has been used
+    store.close()
+
+
+def test_another_server_is_asked_for_one_that_drips(server: Server) -> None:
+    slow = Server(lambda connection: slow.drip(connection, HEAD + BODY))
+    try:
+        store = EtcdStore([slow.url, server.url], "test", 0.3)
+        assert store.read() == []
+        store.close()
+    finally:
+        slow.close()
+
+
+def test_a_silent_server_is_told_of_as_before(server: Server) -> None:
+    server.answer = lambda connection: None
+    store = EtcdStore([server.url], "test", 0.2)
+    with pytest.raises(StoreError, match=r"timed out|as a whole"):
+        store.read()
+    store.close()
