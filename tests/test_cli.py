@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -687,6 +688,46 @@ def test_python_m_cluster_is_the_command_line():
     done = run_process("status", "--run-dir", str(ROOT / "no such directory"))
     assert done.returncode == 4
     assert "nothing runs in" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize(
+    ("arguments", "who", "needed"),
+    [
+        (("up", "--listen", "127.0.0.1:0"), "a supervisor", 64),
+        (("up", "--listen", "127.0.0.1:0", "--nodes", "3"), "cluster up --nodes", 96),
+        (("worker", "--shard", "0"), "a worker", 48),
+        (("status",), "a look at the status", 24),
+    ],
+)
+def test_a_limit_of_open_files_that_zeromq_would_abort_at_is_told(
+    tmp_path: Path, arguments: tuple[str, ...], who: str, needed: int
+):
+    directory = RunDirectory(tmp_path / "run")
+    if arguments[0] != "up":
+        directory.create()
+        directory.write_config(Config())
+    code = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))\n"
+        f"sys.argv = ['cluster', *{arguments!r}, '--run-dir', {str(directory.path)!r}]\n"
+        "runpy.run_module('cluster', run_name='__main__')"
+    )
+    with directory.lock("gateway") if arguments[0] != "up" else nullcontext():
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert done.stderr.splitlines()[-1:] == [
+        f"cluster{' worker' if arguments[0] == 'worker' else ''}: {who} needs {needed} open files, "
+        "and 10 are allowed here: raise the limit (ulimit -Hn, LimitNOFILE)"
+    ]
+    assert done.returncode == 2
+    assert done.stdout == ""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -9,9 +9,10 @@ import msgspec
 from cluster.gateway.links.strangers import UNPROVED_MAX
 from cluster.shared.addresses import parse_node
 from cluster.shared.config import Config
+from cluster.shared.descriptor_limit import REMEDY, TooFewDescriptorsError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 
-__all__ = ["TooFewDescriptorsError", "cap_sessions", "descriptors_reserved"]
+__all__ = ["cap_sessions", "descriptors_reserved"]
 
 OWN = 128
 """The completion port, the control plane, locks and the log: 19 to 25. The rest is for what comes
@@ -45,10 +46,6 @@ PER_STORE = 4
 """Connections to one server of etcd: for calls, and for the watch."""
 
 
-class TooFewDescriptorsError(Exception):
-    """There are not enough for one session; the message is one line with the remedy."""
-
-
 def descriptors_reserved(config: Config) -> int:
     """Return how many descriptors are not for the sessions of clients."""
     remote_count = 0 if config.remote.listen is None else len(config.remote.shards)
@@ -80,9 +77,8 @@ def cap_sessions(config: Config) -> tuple[Config, str | None]:
         f"open files are needed beside those of sessions (workers.count = {config.workers.count}, "
         f"workers.spares = {config.workers.spares}), and {limit} are allowed here"
     )
-    remedy = "raise the limit (ulimit -Hn, LimitNOFILE)"
     if allowed < 1:
-        raise TooFewDescriptorsError(f"{reserved} {needs}: {remedy}, or lower workers.count")
+        raise TooFewDescriptorsError(f"{reserved} {needs}: {REMEDY}, or lower workers.count")
     gateway = msgspec.structs.replace(config.gateway, max_sessions=allowed)
-    told = f"max_sessions = {wanted} is capped at {allowed}: {reserved} {needs}; {remedy}"
+    told = f"max_sessions = {wanted} is capped at {allowed}: {reserved} {needs}; {REMEDY}"
     return msgspec.structs.replace(config, gateway=gateway), told

@@ -10,7 +10,7 @@ from types import FrameType
 import msgspec
 import zmq
 
-from cluster.gateway.descriptors import TooFewDescriptorsError, cap_sessions
+from cluster.gateway.descriptors import cap_sessions
 from cluster.gateway.gateway import Gateway, ListenError
 from cluster.gateway.links.secret import SecretError, read_secret
 from cluster.gateway.membership.cluster_members import IdentityLostError
@@ -21,6 +21,7 @@ from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.cpus import keep_to
+from cluster.shared.descriptor_limit import TooFewDescriptorsError
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError

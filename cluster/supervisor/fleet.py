@@ -26,6 +26,7 @@ from cluster.iocp import NetAddress
 from cluster.iocp.socket_utils import hold_port
 from cluster.shared.addresses import parse_listen
 from cluster.shared.config import Config, ConfigError
+from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.messages import ProtocolError
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -41,6 +42,9 @@ logger = logging.getLogger("cluster.supervisor")
 
 NODES_MAX = 16
 """Each node is four processes or more."""
+
+DESCRIPTORS = 96
+"""Open files of who runs 16 nodes: 13 with two of them, and those by which it asks each."""
 
 _PRIVATE_HOST = "127.0.0.1"
 _STATUS_TIMEOUT_S = 0.3
@@ -105,6 +109,7 @@ def supervise_nodes(
     signal's number after a second signal. Raises ConfigError, RunDirectoryError and OSError when
     nothing was started. For the main thread.
     """
+    check_descriptors("cluster up --nodes", DESCRIPTORS)
     base = RunDirectory(directory)
     base.create()
     with ExitStack() as stack:

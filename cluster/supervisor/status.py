@@ -4,6 +4,7 @@ import time
 
 import zmq
 
+from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.endpoints import Endpoint, choose_endpoints
 from cluster.shared.messages import StatusReply, StatusRequest, decode_message, encode_message
 from cluster.shared.node_status import GatewayStatus, NodeStatus
@@ -17,6 +18,9 @@ ANSWER_TIMEOUT_S = 2.0
 
 _RECONNECT_MS = 20
 
+DESCRIPTORS = 24
+"""Open files of a process that only asks: 11."""
+
 
 def read_status(
     run_directory: RunDirectory, timeout_s: float = ANSWER_TIMEOUT_S
@@ -25,8 +29,9 @@ def read_status(
 
     The gateway is asked, and given `timeout_s` seconds. If it does not answer but the node has a
     supervisor, the status is what that one knows, with the counters empty. Raises
-    RunDirectoryError when the directory is there and cannot be used, ProtocolVersionError when
-    the node is of another version.
+    RunDirectoryError when the directory is there and cannot be used, TooFewDescriptorsError when
+    this process may open too few files to ask, ProtocolVersionError when the node is of another
+    version.
     """
     if not run_directory.exists():
         return None
@@ -47,6 +52,7 @@ def read_status(
 
 def _ask_gateway(endpoint: Endpoint, timeout_s: float) -> NodeStatus | None:
     deadline = time.monotonic() + timeout_s
+    check_descriptors("a look at the status", DESCRIPTORS)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)

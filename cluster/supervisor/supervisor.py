@@ -14,6 +14,7 @@ from pathlib import Path
 import zmq
 
 from cluster.shared.config import Config
+from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.messages import (
     ControlMessage,
@@ -45,6 +46,9 @@ DRAIN_GRACE_S = 2.0
 GATEWAY_GONE_WAIT_S = 3.0
 """A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
 
+DESCRIPTORS = 64
+"""Open files of a supervisor: 16, with --reload 21, and what comes and goes."""
+
 WAKE_MAX_S = 1.0
 """Longest sleep of the loop, so that nothing rests on one wake-up."""
 
@@ -65,8 +69,10 @@ def supervise(
     2 when the node cannot start; 3 when a process died too often; 128 and the signal's number
     after a second signal. Raises
     RunDirectoryError when the run directory cannot be used or is held, OSError when no process
-    can be made. For the main thread, whose signal handlers are replaced until this returns.
+    can be made or this one may open too few files. For the main thread, whose signal handlers are
+    replaced until this returns.
     """
+    check_descriptors("a supervisor", DESCRIPTORS)
     run_directory.create()
     drain_timeout_s = config.supervisor.drain_timeout_s
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ import zmq
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError, WorkersConfig
 from cluster.shared.cpus import keep_to
+from cluster.shared.descriptor_limit import TooFewDescriptorsError, check_descriptors
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
@@ -36,6 +37,9 @@ from cluster.worker.worker import StartHandlerError, Worker
 __all__ = ["run_remote_worker", "run_worker"]
 
 logger = logging.getLogger("cluster.worker")
+
+DESCRIPTORS = 48
+"""Open files of a worker: 17, and what comes and goes. Those of the application come on top."""
 
 LOST_GATEWAY = 1
 TRY_AGAIN = 75
@@ -122,6 +126,7 @@ def _run(
         RunDirectoryError,
         ProtocolError,
         StartHandlerError,
+        TooFewDescriptorsError,
         _ShardRefused,
     ) as error:
         tell_failure(error)
@@ -210,6 +215,7 @@ def _work(place: Place, shard: int | None, app: App, stop: _StopSignal) -> int:
     except GatewayLostError as error:
         logger.error("%s: %s", _name(shard), error)
         return LOST_GATEWAY
+    check_descriptors("a worker", DESCRIPTORS)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     control = open_control_socket(context, zmq.DEALER, endpoint.curve)
     place.watch(control)

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from cluster.gateway import descriptors
-from cluster.gateway.descriptors import TooFewDescriptorsError, cap_sessions, descriptors_reserved
+from cluster.gateway.descriptors import cap_sessions, descriptors_reserved
 from cluster.gateway.process import run_gateway
 from cluster.iocp import NetAddress
 from cluster.shared.config import (
@@ -24,6 +24,7 @@ from cluster.shared.config import (
     RemoteConfig,
     WorkersConfig,
 )
+from cluster.shared.descriptor_limit import TooFewDescriptorsError
 from cluster.shared.messages import (
     Drain,
     GatewayReady,
