@@ -25,6 +25,7 @@ from cluster.gateway.links.link_user import Delivery, LinkUser
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import ClientService, NetAddress
 from cluster.shared.causes import Cause
+from cluster.shared.log_limit import LogLimit
 from cluster.shared.node_status import LinkState, LinkStatus
 
 __all__ = ["QUEUED_BYTES_MAX", "Link"]
@@ -34,6 +35,9 @@ logger = logging.getLogger("cluster.gateway")
 QUEUED_BYTES_MAX = 1 << 18
 """Bytes that are given to a connection before it has sent what it had."""
 
+FULL_LINES_S = 60.0
+"""How often it is logged, at most, that there is no room in the log; records are counted, too."""
+
 
 class Link:
     """What there is of one peer, for one life of this node. For the dispatching thread."""
@@ -41,6 +45,7 @@ class Link:
     __slots__ = (
         "_arrival",
         "_counters",
+        "_full_lines",
         "_has_violated",
         "_is_closing",
         "_is_new_life",
@@ -94,6 +99,7 @@ class Link:
         self._is_new_life = True  # the peer's, since LinkUser.linked was told last
         self._reason = ""  # why there is no session; empty while there is one, or none was tried
         self._is_closing = False
+        self._full_lines = LogLimit(1, FULL_LINES_S)
 
     @property
     def service(self) -> ClientService | None:
@@ -104,6 +110,21 @@ class Link:
     def is_linked(self) -> bool:
         """Whether a connection stands, and both sides know how far they are."""
         return self.session is not None and self.session.is_resumed
+
+    def tell_full(self, now: float) -> None:
+        """Log, within bounds, that a record found no room in the log."""
+        if not self._full_lines.admit(now):
+            return
+        more = self._full_lines.take_refused(now, is_last=True)
+        logger.warning(
+            "the log of the link to node %d is full, with %d records (links.retained_bytes_max = "
+            "%d): what is for that node now is not kept until there is room%s%s",
+            self.node,
+            self.log.retained_count,
+            self.log.retained_bytes_max,
+            "" if self.is_linked else "; the link is down",
+            f" ({more} more records since the last such line)" if more else "",
+        )
 
     @property
     def status(self) -> LinkStatus:

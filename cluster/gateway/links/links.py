@@ -225,6 +225,7 @@ class Links:
     def send(self, node: int, payload: bytes) -> bool:
         """Have `node` be given `payload`, once and in order; False when its log is full.
 
+        That is counted (`links_full`), and logged for each node once in a while.
         False, and counted (`links_unlisted`), for a node that is not in the list; raises
         ValueError for more than `RECORD_BYTES_MAX`. What the node had not settled when it began
         another life, or left, goes to `LinkUser.undelivered`, and is counted
@@ -238,6 +239,7 @@ class Links:
             return False
         if not link.log.append(payload):
             self._counters.add("links_full")
+            link.tell_full(self.core.now())
             return False
         self._to_flush[link] = None
         return True

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from cluster.gateway.links.frames import ALIVE, RECORD, RESUME, make_frame, make_progress_frame
+from cluster.gateway.links.link import FULL_LINES_S
 from cluster.gateway.links.link_log import Progress
 from cluster.iocp import NetAddress
 from cluster.iocp.driver.memory import Faults
@@ -81,6 +82,33 @@ def test_what_was_received_and_not_settled_is_undelivered_when_the_peer_begins_a
     world.run_linked()
     assert world[1].lost_payloads == [b"1", b"2"]
     assert world[2].got == []
+
+
+def test_a_full_log_is_logged_once_in_a_while_for_each_node(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world((1, 2, 3), retained_bytes_max=10_000)
+
+    def fill(node: int) -> list[str]:
+        caplog.clear()
+        while world[1].links.send(node, bytes(1_000)):
+            pass
+        for _ in range(4):
+            world[1].links.send(node, bytes(1_000))
+        return [record.message for record in caplog.records if "is full" in record.message]
+
+    said = (
+        "the log of the link to node {} is full, with 9 records (links.retained_bytes_max = 10000)"
+    )
+    rest = "what is for that node now is not kept until there is room; the link is down"
+    assert fill(2) == [f"{said.format(2)}: {rest}"]
+    assert fill(3) == [f"{said.format(3)}: {rest}"]
+    assert fill(2) == []
+    world.run_linked()
+    world.run(lambda: len(world[2].got) == 9, "what was taken")
+    world[2].kill()
+    world.run_for(FULL_LINES_S)
+    assert fill(2) == [f"{said.format(2)}: {rest} (9 more records since the last such line)"]
 
 
 def test_a_full_log_is_told_and_counted_and_room_comes_back(make_world: MakeWorld):
