@@ -74,13 +74,18 @@ class Operations:
     # -- starting ----------------------------------------------------------------------------------
 
     def start(self, handle: WindowsHandle, event: IocpEvent) -> None:
-        """Start `event` on an open handle; raises MisuseError."""
+        """Start `event` on an open handle; raises MisuseError.
+
+        A cancel that another thread asks for meanwhile can do nothing before the system knows the
+        operation. So the handle knows it before its event is in flight, and once it is started it
+        is looked at whether it was cancelled.
+        """
         kind = event.event_type
         if kind is _RECV:
             if handle.recv is not None:
                 raise EventInFlightError("a recv is in flight on this handle already")
-            begin(event)
             operation = handle.recv = Operation(handle, event)
+            begin(event)
             if handle.more:
                 self._read(operation)
             else:
@@ -88,20 +93,17 @@ class Operations:
         elif kind is _SEND:
             _check_send(handle)
             assert isinstance(event, SendEvent)
-            begin(event)
             self._send(handle, event)
         elif kind is EventType.ACCEPT:
             assert isinstance(event, AcceptEvent)
             if handle.accepts is None:
                 raise MisuseError("accept needs the handle of a listener")
-            begin(event)
             self._accept(handle, handle.accepts, event)
         elif kind is EventType.CONNECT:
             _check_send(handle)
             assert isinstance(event, ConnectEvent)
             if event.address is None:
                 raise MisuseError("a connect needs the address to connect to")
-            begin(event)
             self._connect(handle, event, event.address)
         elif kind is EventType.DISCONNECT:
             begin(event)
@@ -153,14 +155,19 @@ class Operations:
         buffers = event.send_buffers
         data = buffers[0] if len(buffers) == 1 else _join(event.gather())
         operation = handle.send = Operation(handle, event)
+        begin(event)
         self._in_flight[operation.overlapped.address] = operation
         try:
             operation.overlapped.WSASend(handle.fd, data, 0)
         except OSError as error:
             self._send_not_started(operation, error)
+            return
+        if operation.cancelled:
+            operation.overlapped.cancel()
 
     def _connect(self, handle: WindowsHandle, event: ConnectEvent, address: NetAddress) -> None:
         operation = handle.send = Operation(handle, event)
+        begin(event)
         self._in_flight[operation.overlapped.address] = operation
         assert handle.sock is not None
         try:
@@ -171,6 +178,9 @@ class Operations:
             operation.overlapped.ConnectEx(handle.fd, found[0][4])
         except OSError as error:
             self._send_not_started(operation, error)
+            return
+        if operation.cancelled:
+            operation.overlapped.cancel()
 
     def _send_not_started(self, operation: Operation, error: OSError) -> None:
         del self._in_flight[operation.overlapped.address]
@@ -182,17 +192,18 @@ class Operations:
     ) -> None:
         event.accepted = event.address = None
         assert handle.sock is not None
+        operation = accepts[event] = Operation(handle, event)
+        begin(event)
         sock = self.spares.take(handle.sock.family)
-        is_reused = sock is not None
+        operation.is_reused = sock is not None
         try:
             if sock is None:
                 sock = socket.socket(handle.sock.family, socket.SOCK_STREAM)
         except OSError as error:
+            del accepts[event]
             self._fail(event, error)
             return
-        operation = accepts[event] = Operation(handle, event)
         operation.accepted = sock
-        operation.is_reused = is_reused
         self._in_flight[operation.overlapped.address] = operation
         try:
             operation.overlapped.AcceptEx(handle.fd, sock.fileno())
@@ -201,6 +212,9 @@ class Operations:
             del accepts[event]
             sock.close()
             self._fail(event, error)
+            return
+        if operation.cancelled:
+            operation.overlapped.cancel()
 
     def _shut_down(self, handle: WindowsHandle, event: IocpEvent) -> None:
         assert handle.sock is not None
