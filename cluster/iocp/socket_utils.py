@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 from cluster.iocp.net_address import NetAddress
@@ -58,8 +59,12 @@ def has_no_delay(sock: socket.SocketType) -> bool:
 
 
 def set_linger_reset(sock: socket.SocketType) -> None:
-    """Make closing `sock` reset the connection and drop what the kernel still holds of it."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    """Make closing `sock` reset the connection and drop what the kernel still holds of it.
+
+    A no-op for one that is closed already, maybe by another thread at this moment.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
 def accept_stream(listener: socket.SocketType) -> tuple[socket.SocketType, Any]:

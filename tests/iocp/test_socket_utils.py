@@ -83,3 +83,9 @@ def test_linger_reset_turns_a_close_into_a_reset():
         server.close()
         with client:
             recv_a_reset(client)
+
+
+def test_linger_reset_of_a_socket_that_another_thread_has_closed_does_nothing():
+    sock = socket.socket()
+    sock.close()
+    set_linger_reset(sock)
