@@ -10,7 +10,9 @@ import _overlapped  # type: ignore[import-not-found]  # typeshed has no stub of 
 import _winapi
 import ctypes
 import struct
+from contextlib import suppress
 from ctypes import wintypes
+from threading import Lock
 from typing import Protocol, cast
 
 from cluster.iocp.iocp_event import Buffer
@@ -84,7 +86,16 @@ def new_overlapped() -> Overlapped:
 class CompletionPort:
     """A completion port. `associate` and `wake` may come from any thread, `wait` from one."""
 
-    __slots__ = ("_count", "_count_address", "_entries", "_entries_address", "_port", "_view")
+    __slots__ = (
+        "_count",
+        "_count_address",
+        "_entries",
+        "_entries_address",
+        "_is_closed",
+        "_lock",
+        "_port",
+        "_view",
+    )
 
     def __init__(self, threads: int) -> None:
         """Make a port for `threads` dispatching threads; raises OSError."""
@@ -96,14 +107,23 @@ class CompletionPort:
         self._view = memoryview(self._entries)
         self._count = wintypes.ULONG()
         self._count_address = ctypes.addressof(self._count)
+        self._is_closed = False
+        self._lock = Lock()  # or a wake-up could be for what has got the number of the handle
 
     def associate(self, socket_handle: int) -> None:
         """Have all operations of a socket complete here, until it is closed; raises OSError."""
         _overlapped.CreateIoCompletionPort(socket_handle, self._port, 0, 0)
 
     def wake(self) -> None:
-        """End the current `wait`, or the next one."""
-        _overlapped.PostQueuedCompletionStatus(self._port, 0, 0, _WAKE_ADDRESS)
+        """End the current `wait`, or the next one; a no-op once the port is closed.
+
+        Where the system has no memory for that it does nothing: who waits must not rely on it for
+        ever.
+        """
+        with self._lock:
+            if not self._is_closed:
+                with suppress(OSError):
+                    _overlapped.PostQueuedCompletionStatus(self._port, 0, 0, _WAKE_ADDRESS)
 
     def wait(self, timeout_ms: int, limit: int) -> list[tuple[int, int]]:
         """Wait and return up to `limit` completions: address and bytes moved, wake-ups left out.
@@ -130,5 +150,8 @@ class CompletionPort:
         ]
 
     def close(self) -> None:
-        """Give the port back. Not while anybody waits."""
-        _winapi.CloseHandle(self._port)
+        """Give the port back. Not while anybody waits. Idempotent."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                _winapi.CloseHandle(self._port)
