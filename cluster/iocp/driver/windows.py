@@ -16,13 +16,14 @@ from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Completion, Handle
 from cluster.iocp.driver.outcomes import let_go
 from cluster.iocp.driver.windows_handle import WindowsHandle
+from cluster.iocp.driver.windows_listen import open_listener
 from cluster.iocp.driver.windows_operations import Operations, begin
 from cluster.iocp.driver.windows_port import BATCH_MAX, CompletionPort
 from cluster.iocp.driver.windows_watches import Watches
 from cluster.iocp.errors import DriverClosedError, EventInFlightError, MisuseError
 from cluster.iocp.iocp_event import Buffer, EventType, IocpEvent
 from cluster.iocp.net_address import NetAddress
-from cluster.iocp.socket_utils import open_listening_socket, open_stream_socket
+from cluster.iocp.socket_utils import open_stream_socket
 
 __all__ = ["WindowsDriver"]
 
@@ -85,7 +86,7 @@ class WindowsDriver:
 
     def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
         self._check_open()
-        handle = self._new_handle(open_listening_socket(address, backlog, shares_port))
+        handle = self._new_handle(open_listener(address, backlog, shares_port))
         handle.accepts = {}
         return handle
 
