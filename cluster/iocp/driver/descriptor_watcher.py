@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Thread, current_thread
 
+from cluster.iocp.driver.selector_poller import register_with
 from cluster.iocp.wake_pair import WakePair
 
 __all__ = ["DescriptorWatcher"]
@@ -100,7 +101,7 @@ class DescriptorWatcher:
         if not wanted:
             return
         try:
-            self._selector.register(fd, selectors.EVENT_READ)
+            register_with(self._selector, fd, selectors.EVENT_READ)
         except (OSError, ValueError) as error:
             code = error.errno if isinstance(error, OSError) else None
             self._ready(fd, code or errno.EBADF)

@@ -1,16 +1,23 @@
 """What a readiness driver asks of the system, and its portable form on `selectors`."""
 
+import errno
+import os
 import select
 import selectors
 from typing import Protocol
 
-__all__ = ["READABLE", "WRITABLE", "Poller", "SelectorPoller"]
+__all__ = ["READABLE", "WRITABLE", "Poller", "SelectorPoller", "register_with"]
 
 READABLE = 1
 WRITABLE = 4
 TROUBLE = 8
 """Interest and answer bits, with the values of EPOLLIN and EPOLLOUT. Any other bit of an
 answer means trouble on the descriptor, which shows at the next system call on it."""
+
+
+_SELECT_MAX = 512
+"""Descriptors that `select` takes on Windows, which has no other selector. With one more it raises
+each time, whichever are ready."""
 
 
 class Poller(Protocol):
@@ -49,7 +56,7 @@ class SelectorPoller:
             self._selector.unregister(fd)
         if isinstance(self._selector, selectors.SelectSelector):
             select.select([fd], [], [], 0)  # it would find a closed one only when it waits
-        self._selector.register(fd, _to_selector(eventmask))
+        register_with(self._selector, fd, _to_selector(eventmask))
 
     def modify(self, fd: int, eventmask: int, /) -> None:
         # Not the selector's own `modify`, which does nothing for the same events: the kernel
@@ -91,6 +98,16 @@ class SelectorPoller:
     def close(self) -> None:
         self._backlog.clear()
         self._selector.close()
+
+
+def register_with(selector: selectors.BaseSelector, fd: int, events: int) -> None:
+    """Register `fd`; an OSError as well where the selector would take no more."""
+    is_full = isinstance(selector, selectors.SelectSelector) and (
+        len(selector.get_map()) >= _SELECT_MAX
+    )
+    if is_full and fd not in selector.get_map():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    selector.register(fd, events)
 
 
 def _to_selector(eventmask: int) -> int:

@@ -97,6 +97,8 @@ def _is_readable(fd: int) -> bool:
 
 def _confirms(fd: int, code: int) -> bool:
     """Whether it is still so that `fd` is readable, or with a `code` that it is in trouble."""
+    if code == errno.EMFILE:  # too many are watched, whatever `fd` is
+        return True
     try:
         return _is_readable(fd) and not code
     except OSError:
