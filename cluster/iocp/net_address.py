@@ -82,12 +82,21 @@ class NetAddress:
 
     def resolve_all(self) -> "list[NetAddress]":
         """Return the numeric forms of a name, at least one, as `resolve` the first of them."""
+        hosts = dict.fromkeys(map(_numeric_host, self.look_up()))
+        return [NetAddress(host, self.port) for host in hosts]
+
+    def look_up(self, family: int = 0) -> list[Any]:
+        """Return what the system finds for this address, at least one, as the socket module takes
+        it, of one address family or of any; may block, raises OSError."""
+        host = self.host
+        literal, _, interface = host.partition("%")
+        if interface:  # of whose names Windows knows none here, but all numbers
+            host = f"{literal}%{self.sockaddr[-1]}"
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, self.port, family=family, type=socket.SOCK_STREAM)
         except UnicodeError as error:  # of a name with an empty or too long part
             raise OSError(f"{self.host} is no name: {error}") from None
-        hosts = dict.fromkeys(_numeric_host(entry[4]) for entry in found)
-        return [NetAddress(host, self.port) for host in hosts]
+        return [entry[4] for entry in found]
 
     def __str__(self) -> str:
         return self._text

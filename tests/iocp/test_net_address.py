@@ -1,7 +1,6 @@
 """Addresses: text in, text out, IPv4 and IPv6, and errors that show what was given."""
 
 import socket
-import sys
 from typing import Any
 
 import pytest
@@ -75,7 +74,6 @@ def test_a_name_that_cannot_be_one_is_an_os_error(host: str):
         NetAddress(host, 1).resolve()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="interfaces go by number there")
 def test_a_link_local_address_keeps_its_interface():
     name = socket.if_indextoname(1)
     address = NetAddress(f"fe80::1%{name}", 80)
@@ -85,3 +83,9 @@ def test_a_link_local_address_keeps_its_interface():
     assert NetAddress.from_sockaddr(("fe80::1", 80, 0, 1)) == address
     with pytest.raises(OSError, match="no interface"):
         _ = NetAddress("fe80::1%nosuch0", 80).sockaddr
+
+
+def test_a_link_local_address_is_looked_up_by_the_name_of_its_interface_and_by_its_number():
+    for interface in ("1", socket.if_indextoname(1)):
+        address = NetAddress(f"fe80::1%{interface}", 80)
+        assert address.look_up(socket.AF_INET6) == [("fe80::1", 80, 0, 1)]

@@ -172,10 +172,8 @@ class Operations:
         assert handle.sock is not None
         try:
             # ConnectEx looks no names up, and wants all four parts of an IPv6 address.
-            found = socket.getaddrinfo(
-                address.host, address.port, handle.sock.family, socket.SOCK_STREAM
-            )
-            operation.overlapped.ConnectEx(handle.fd, found[0][4])
+            found = address.look_up(handle.sock.family)
+            operation.overlapped.ConnectEx(handle.fd, found[0])
         except OSError as error:
             self._send_not_started(operation, error)
             return
