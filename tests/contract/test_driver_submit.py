@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -12,6 +13,7 @@ from cluster.iocp.driver import Driver
 from cluster.iocp.errors import EventInFlightError, MisuseError
 from cluster.iocp.iocp_event import (
     AcceptEvent,
+    Buffer,
     ConnectEvent,
     DisconnectEvent,
     EventType,
@@ -173,6 +175,21 @@ def test_a_connect_needs_an_address(port: Port, listener: Owner) -> None:
         port.submit(client, event)
     event.address = listener.socket.local_address
     assert port.do(client, event).error is None
+
+
+@pytest.mark.parametrize(
+    "data", [memoryview(b"abcdef")[::2], cast(bytes, "text")], ids=["strided", "text"]
+)
+def test_what_cannot_be_sent_raises_and_leaves_nothing_in_flight(
+    port: Port, pair: Pair, data: Buffer
+) -> None:
+    client, server = pair
+    send = SendEvent([data])
+    with pytest.raises((BufferError, TypeError)):
+        port.submit(client, send)
+    assert not send.in_flight
+    port.send(client, b"hello")
+    assert port.recv(server, 5) == b"hello"
 
 
 @pytest.mark.parametrize("kind", [EventType.POST, EventType.WATCH])

@@ -93,9 +93,10 @@ class Driver(Protocol):
 
         Raises DriverClosedError, EventInFlightError when the event, or another of its kind on
         that handle, is in flight (accepts may be many), and MisuseError for an owner without
-        an open handle. What is wrong with the handle is reported as a completion (os_error)
-        to a thread that does not dispatch, and before the first poll no thread does: the
-        operation starts when the dispatching thread takes it.
+        an open handle; BufferError or TypeError for what is no contiguous buffer. What is wrong
+        with the handle is reported as a completion (os_error) to a thread that does not dispatch,
+        and before the first poll no thread does: the operation starts when the dispatching thread
+        takes it.
         """
         ...
 

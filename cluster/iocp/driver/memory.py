@@ -127,7 +127,13 @@ class MemoryDriver:
             self._begin(event)
             handle.operations.add(event)
             self._pending[event] = handle
-            handle.start(event)
+            try:
+                handle.start(event)
+            except (BufferError, TypeError):  # it is no buffer that can be sent
+                handle.operations.discard(event)
+                self._pending.pop(event, None)
+                event.in_flight = False
+                raise
 
     def recv_again(self, event: IocpEvent) -> None:
         self.submit(event)

@@ -162,6 +162,11 @@ class Operations:
         except OSError as error:
             self._send_not_started(operation, error)
             return
+        except (BufferError, TypeError, ValueError):  # it is no buffer that can be sent
+            del self._in_flight[operation.overlapped.address]
+            handle.send = None
+            event.in_flight = False
+            raise
         if operation.cancelled:
             operation.overlapped.cancel()
 
