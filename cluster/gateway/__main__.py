@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.gateway.process import run_gateway
 from cluster.shared.config import ConfigError
+from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -27,7 +28,7 @@ def main() -> int:
         config = directory.read_config()
     except (ConfigError, RunDirectoryError) as error:
         tell(f"cluster gateway: {error}\n")
-        return 2
+        return CANNOT_START
     name_node(config)
     return run_gateway(directory, config)
 

@@ -22,6 +22,7 @@ from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.config import Config
 from cluster.shared.cpus import keep_to
 from cluster.shared.descriptor_limit import TooFewDescriptorsError
+from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -164,4 +165,4 @@ def _drain_on_signals(gateway: Gateway) -> None:
 
 def _refuse(reason: str) -> int:
     tell(f"cluster gateway: {reason}\n")
-    return 2
+    return CANNOT_START

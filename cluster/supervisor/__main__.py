@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from cluster.shared.config import ConfigError
+from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -29,7 +30,7 @@ def main() -> int:
         return supervise(config, directory, arguments.reload_dir)
     except (ConfigError, RunDirectoryError, OSError) as error:
         tell(f"cluster: {error}\n")
-        return 2
+        return CANNOT_START
 
 
 if __name__ == "__main__":

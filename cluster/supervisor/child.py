@@ -13,24 +13,7 @@ from collections.abc import Sequence
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory
 
-__all__ = [
-    "CANNOT_START",
-    "LOST_GATEWAY",
-    "TRY_AGAIN",
-    "Child",
-    "launch_gateway",
-    "launch_spare",
-    "launch_worker",
-]
-
-CANNOT_START = 2
-"""The exit code of a process that found that it cannot start, and has told why."""
-
-LOST_GATEWAY = 1
-"""The exit code of a worker that lost its gateway; others may mean something else by it."""
-
-TRY_AGAIN = 75
-"""The exit code of a worker for which the gateway had no memory or no descriptors at the time."""
+__all__ = ["Child", "launch_gateway", "launch_spare", "launch_worker"]
 
 _REAP_TIMEOUT_S = 10.0
 """A killed process is gone within milliseconds, unless the system holds it in a device call."""

@@ -5,7 +5,7 @@ The first reason to end is the one that counts: what is found behind it follows 
 
 from enum import Enum
 
-from cluster.supervisor.child import CANNOT_START
+from cluster.shared.exit_codes import CANNOT_START
 
 __all__ = [
     "EXIT_CANNOT_START",

@@ -7,9 +7,10 @@ or if a change of the application's files is to blame.
 
 import logging
 
+from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.messages import SpareGone, WorkerGone
 from cluster.shared.start_failure import StartFailure
-from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.child import Child
 from cluster.supervisor.console import say, write
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
 from cluster.supervisor.node import Node

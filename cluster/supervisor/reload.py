@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.shared import messages
+from cluster.shared.exit_codes import LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.start_failure import StartFailure
-from cluster.supervisor.child import LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.child import Child
 from cluster.supervisor.file_watch import FileWatch
 from cluster.supervisor.node import Node
 from cluster.supervisor.replacement import (

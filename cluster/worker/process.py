@@ -16,6 +16,7 @@ from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError, WorkersConfig
 from cluster.shared.cpus import keep_to
 from cluster.shared.descriptor_limit import TooFewDescriptorsError, check_descriptors
+from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
@@ -40,9 +41,6 @@ logger = logging.getLogger("cluster.worker")
 
 DESCRIPTORS = 48
 """Open files of a worker: 17, and what comes and goes. Those of the application come on top."""
-
-LOST_GATEWAY = 1
-TRY_AGAIN = 75
 
 
 class _StoppedAtOnce(SystemExit):
@@ -130,7 +128,7 @@ def _run(
         _ShardRefused,
     ) as error:
         tell_failure(error)
-        return 2
+        return CANNOT_START
     except _StopRequested:
         return 0
     except SystemExit as error:

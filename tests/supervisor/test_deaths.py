@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cluster.shared.config import Config, NodeConfig, WorkersConfig
+from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.start_failure import StartFailure, write_start_failure
-from cluster.supervisor.child import CANNOT_START, LOST_GATEWAY, TRY_AGAIN, Child
+from cluster.supervisor.child import Child
 from cluster.supervisor.course import (
     EXIT_CANNOT_START,
     EXIT_DRAINED,
