@@ -31,6 +31,7 @@ from cluster.iocp.timers import Timer
 from cluster.shared.config import Config
 from cluster.shared.endpoints import choose_endpoints
 from cluster.shared.lane_choice import open_lane_hub
+from cluster.shared.liveness import beat_interval_s
 from cluster.shared.messages import (
     Assign,
     ControlMessage,
@@ -167,7 +168,7 @@ class Gateway(IocpObject):
             self._others,
             core.now,
         )
-        self._beat_interval_s = min(1.0, config.workers.worker_timeout_s / 4)
+        self._beat_interval_s = beat_interval_s(config.workers.worker_timeout_s)
         self._beat_timer: Timer | None = None
 
     def _open_door(self, keys: RemoteKeys) -> RemoteDoor:

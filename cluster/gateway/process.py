@@ -1,6 +1,5 @@
 """Runs a gateway in this process: lock, limits, signals, exit code."""
 
-import gc
 import logging
 import signal
 import time
@@ -19,6 +18,7 @@ from cluster.gateway.membership.join import JoinError, join_cluster
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
+from cluster.shared.collector import set_imports_aside
 from cluster.shared.config import Config
 from cluster.shared.cpus import keep_to
 from cluster.shared.descriptor_limit import TooFewDescriptorsError
@@ -105,7 +105,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     except ListenError as error:
         return _refuse(str(error))
     _drain_on_signals(gateway)
-    _set_imports_aside()
+    set_imports_aside()
     try:
         gateway.serve()
     except IdentityLostError as error:
@@ -133,13 +133,6 @@ def _read_remote_keys(config: Config) -> RemoteKeys | None:
     assert config.remote.keys_dir is not None, "the configuration was checked"
     directory = Path(config.remote.keys_dir)
     return RemoteKeys(read_gateway_keys(directory), KnownWorkers(directory))
-
-
-def _set_imports_aside() -> None:
-    """Keep the collector from going through what is here to stay, again and again while sessions
-    come: a pause of 15 ms for everybody."""
-    gc.collect()
-    gc.freeze()
 
 
 class _SignalHandler:

@@ -5,7 +5,7 @@ come. Silence for the whole timeout is a death. So is an end that stays behind w
 and makes no progress for as long: a message lost at the tail shows in no other way.
 """
 
-__all__ = ["Liveness"]
+__all__ = ["Liveness", "beat_interval_s"]
 
 
 class Liveness:
@@ -37,3 +37,11 @@ class Liveness:
         if self._behind_since is not None and now - self._behind_since >= self.timeout_s:
             return f"records were lost on the way: no progress for {now - self._behind_since:.1f} s"
         return None
+
+
+def beat_interval_s(timeout_s: float) -> float:
+    """Return how often to show a sign of life to who counts one as lost after `timeout_s`.
+
+    So often that a few of them may be late. Once a second at least: they tell how far each is.
+    """
+    return min(1.0, timeout_s / 4)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from cluster.shared.lane import WorkerLane
-from cluster.shared.liveness import Liveness
+from cluster.shared.liveness import Liveness, beat_interval_s
 from cluster.shared.messages import (
     ControlMessage,
     GatewayHeartbeat,
@@ -67,7 +67,7 @@ class GatewayContact:
         self._now = now
         started = now()
         self._liveness = Liveness(grant.worker_timeout_s, started)
-        self._beat_interval_s = min(1.0, grant.worker_timeout_s / 4)
+        self._beat_interval_s = beat_interval_s(grant.worker_timeout_s)
         self.next_beat = started
         """When the next heartbeat is due."""
         self.beat_at = started

@@ -4,7 +4,6 @@ A spare has done everything that takes long, the import of the application above
 a worker does: when the gateway says so, or is not heard for `worker_timeout_s`.
 """
 
-import gc
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import zmq
 
+from cluster.shared.collector import set_imports_aside
 from cluster.shared.messages import (
     GatewayAlive,
     Grant,
@@ -64,7 +64,7 @@ def ask_for_shard(
     )
     control.send(encode_message(hello))
     began = time.monotonic()
-    _set_imports_aside()  # while the gateway answers
+    set_imports_aside()  # while the gateway answers
     quiet_s = min(QUIET_WAIT_S, timeout_s)
     if not control.poll(math.ceil(quiet_s * 1000), zmq.POLLIN):
         logger.info(
@@ -84,21 +84,11 @@ def wait_for_shard(
     `public_ids` are the packets that the application declares as public.
     Raises GatewayLostError when the gateway has said nothing for `timeout_s` seconds.
     """
-    _set_imports_aside()
+    set_imports_aside()
     pid, create_time = process_identity(os.getpid())
     hello = SpareHello(pid=pid, create_time=create_time, public_ids=sorted(public_ids))
     control.send(encode_message(hello))
     return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
-
-
-def _set_imports_aside() -> None:
-    """Keep the collector from what was imported, which is here to stay.
-
-    To go through all of it again takes 15 ms, of everybody's time while clients come, and of the
-    time that many sessions take to be taken over.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _wait_for_answer(

@@ -89,7 +89,7 @@ class Gateway:
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     # The collector of this process is not a spare's to freeze.
     collector = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)
-    monkeypatch.setattr("cluster.worker.spare.gc", collector)
+    monkeypatch.setattr("cluster.shared.collector.gc", collector)
     made = Gateway()
     yield made
     made.close()
