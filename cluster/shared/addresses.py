@@ -6,6 +6,8 @@ Nothing is looked up: what is no address, and what is none here, is told by its 
 import ipaddress
 import re
 
+from cluster.shared.shard_ids import NODE_ID_MAX
+
 __all__ = ["parse_connect", "parse_listen", "parse_node", "parse_store"]
 
 
@@ -43,7 +45,7 @@ def parse_node(text: str) -> tuple[int, str, int]:
     Raises `ValueError` with what is allowed.
     """
     number, separator, address = text.partition("@")
-    if not (separator and _NODE.fullmatch(number) and 1 <= int(number) <= 65_535):
+    if not (separator and _NODE.fullmatch(number) and 1 <= int(number) <= NODE_ID_MAX):
         raise ValueError("ID@HOST:PORT with an id from 1 to 65535, for example 2@10.0.0.2:7800")
     host, port = parse_listen(address)
     if port == 0:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.shard_ids import NODE_ID_MAX, SHARDS_MAX
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -42,7 +43,7 @@ class ConfigError(Exception):
 class NodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[node]`: who this node is and where it listens."""
 
-    id: Annotated[int, Meta(ge=0, le=65_535)] = 1
+    id: Annotated[int, Meta(ge=0, le=NODE_ID_MAX)] = 1
     """0, and absent, where `links.membership` is etcd: the smallest id that nobody has is taken."""
     listen: str = "127.0.0.1:7777"
     app: str | None = None
@@ -78,7 +79,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[workers]`: the processes that run handlers."""
 
-    count: Annotated[int, Meta(ge=1, le=256)] = 2
+    count: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 2
     spares: Annotated[int, Meta(ge=0, le=64)] = 1
     """Processes that have imported the application and wait for a shard to fall vacant."""
     worker_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
@@ -148,7 +149,7 @@ class RemoteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where they connect; the next port is for their lanes."""
     keys_dir: str | None = None
     """The directory, made by `cluster keys`, with the gateway's keys and theirs."""
-    shards: list[Annotated[int, Meta(ge=0, le=255)]] = []
+    shards: list[Annotated[int, Meta(ge=0, le=SHARDS_MAX - 1)]] = []
     """The shards that they serve; the supervisor starts workers for the others only."""
 
 

@@ -1,8 +1,11 @@
-"""The name of a shard in the whole cluster."""
+"""The names of nodes and shards in the whole cluster."""
 
 from typing import NamedTuple
 
-__all__ = ["SHARDS_MAX", "ShardId"]
+__all__ = ["NODE_ID_MAX", "SHARDS_MAX", "ShardId"]
+
+NODE_ID_MAX = 65_535
+"""Ids of nodes are 16 bits of every session id."""
 
 SHARDS_MAX = 256
 """Shards of one node."""

@@ -30,6 +30,7 @@ from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.messages import ProtocolError
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.shard_ids import NODE_ID_MAX
 from cluster.supervisor.child import Child
 from cluster.supervisor.console import print_ready_line
 from cluster.supervisor.node_folders import node_folder
@@ -68,7 +69,7 @@ def plan_nodes(
     if config.remote.listen is not None:
         raise ConfigError("--nodes: remote.listen is of one node; leave it out, or run each node")
     count = len(private_ports)
-    if config.node.id + count - 1 > 65_535:
+    if config.node.id + count - 1 > NODE_ID_MAX:
         raise ConfigError(f"--nodes = {count}: node.id = {config.node.id} leaves too few ids")
     host, port = parse_listen(config.node.listen)
     step = 0 if config.node.shared_port else 1

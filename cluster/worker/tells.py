@@ -205,7 +205,7 @@ class Tells:
         if not 0 <= index < (self._shard_count if node == self.name.node else SHARDS_MAX):
             raise ValueError(
                 f"there is no {shard}; this node, {self.name.node}, has shards 0 to "
-                f"{self._shard_count - 1}, others 255 at most"
+                f"{self._shard_count - 1}, others {SHARDS_MAX - 1} at most"
             )
         return node, pack_tell(shard, purpose, request, content)
 

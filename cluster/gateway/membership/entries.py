@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cluster.shared.shard_ids import NODE_ID_MAX
+
 __all__ = [
-    "NODE_ID_MAX",
     "Choice",
     "Entry",
     "NodeTakenError",
@@ -19,8 +20,6 @@ __all__ = [
     "decode_entry",
     "encode_entry",
 ]
-
-NODE_ID_MAX = 65_535
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,6 @@ from urllib.parse import quote
 import msgspec
 
 from cluster.gateway.membership.entries import (
-    NODE_ID_MAX,
     Entry,
     StoredEntry,
     choose_node,
@@ -28,6 +27,7 @@ from cluster.gateway.membership.entries import (
 )
 from cluster.shared.addresses import parse_store
 from cluster.shared.run_directory import EPOCH_MAX
+from cluster.shared.shard_ids import NODE_ID_MAX
 
 if TYPE_CHECKING:
     from etcd3gw.client import Etcd3Client

@@ -3,7 +3,6 @@
 import pytest
 
 from cluster.gateway.membership.entries import (
-    NODE_ID_MAX,
     Choice,
     Entry,
     NodeTakenError,
@@ -12,6 +11,7 @@ from cluster.gateway.membership.entries import (
     decode_entry,
     encode_entry,
 )
+from cluster.shared.shard_ids import NODE_ID_MAX
 
 
 def entry_of(owner: str, address: str | None = "10.0.0.1:7800") -> Entry:
