@@ -255,7 +255,7 @@ def test_gateway_keeps_away_from_the_configuration_of_one_that_runs(
 ):
     run_gateway = Called()
     monkeypatch.setattr("cluster.gateway.process.run_gateway", run_gateway)
-    monkeypatch.setattr(commands, "GATEWAY_GONE_WAIT_S", 0.0)
+    monkeypatch.setattr("cluster.shared.run_directory.GATEWAY_GONE_WAIT_S", 0.0)
     directory = RunDirectory(tmp_path)
     directory.write_config(Config())
     with directory.lock("gateway"):

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-GATEWAY_GONE_WAIT_S = 3.0
-"""A gateway whose supervisor was killed is gone within this time."""
 
 app = typer.Typer(
     cls=Commands,
@@ -163,8 +161,7 @@ def gateway(
     name_node(resolved)
     run_directory = RunDirectory(Path(run_dir))
     run_directory.create()
-    run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()  # before its config is replaced
-    run_directory.write_config(resolved)
+    run_directory.begin_with(resolved)
     return run_gateway(run_directory, resolved)
 
 

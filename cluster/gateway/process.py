@@ -25,7 +25,7 @@ from cluster.shared.descriptor_limit import TooFewDescriptorsError
 from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
-from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.run_directory import GATEWAY_GONE_WAIT_S, RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import tell
 from cluster.shared.stop_requests import StopRequests
 
@@ -35,9 +35,6 @@ logger = logging.getLogger("cluster.gateway")
 
 EXIT_IDENTITY_LOST = 1
 """The supervisor begins another epoch, which is another node."""
-
-LOCK_WAIT_S = 3.0
-"""A gateway whose supervisor was killed is gone within this time."""
 
 
 def run_gateway(directory: RunDirectory, config: Config) -> int:
@@ -49,7 +46,7 @@ def run_gateway(directory: RunDirectory, config: Config) -> int:
     """
     try:
         directory.create()
-        with directory.lock("gateway", wait_s=LOCK_WAIT_S):
+        with directory.lock("gateway", wait_s=GATEWAY_GONE_WAIT_S):
             keep_to("gateway.cpus", config.gateway.cpus)
             config, told = cap_sessions(config)
             if told is not None:

@@ -32,6 +32,7 @@ from cluster.shared.run_directory_lock import (
 __all__ = [
     "ENDPOINT_FILE",
     "EPOCH_MAX",
+    "GATEWAY_GONE_WAIT_S",
     "RunDirectory",
     "RunDirectoryError",
     "RunDirectoryHeld",
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 EPOCH_MAX = 65_535
 """Epochs are 16 bits of every session id; 0 is none."""
+
+GATEWAY_GONE_WAIT_S = 3.0
+"""A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
 
 ENDPOINT_FILE = "endpoint.json"
 """Where the control plane is, when it is not a socket in the directory."""
@@ -118,6 +122,14 @@ class RunDirectory:
             epoch = last % EPOCH_MAX + 1
         self._replace(_EPOCH, f"{epoch}\n".encode("ascii"), survives_power_loss=True)
         return epoch
+
+    def begin_with(self, config: Config) -> None:
+        """Leave the configuration of a node that is about to start, once it has no gateway.
+
+        Raises `RunDirectoryHeld` if there is one after `GATEWAY_GONE_WAIT_S` seconds.
+        """
+        self.lock("gateway", GATEWAY_GONE_WAIT_S).release()
+        self.write_config(config)
 
     def write_config(self, config: Config) -> None:
         """Leave the resolved configuration for the node's other processes."""

@@ -43,9 +43,6 @@ logger = logging.getLogger("cluster.supervisor")
 DRAIN_GRACE_S = 2.0
 """Past the time to drain: for the gateway to report, and for every process to leave."""
 
-GATEWAY_GONE_WAIT_S = 3.0
-"""A gateway whose supervisor was killed is gone within this time; any other one is in the way."""
-
 DESCRIPTORS = 64
 """Open files of a supervisor: 16, with --reload 21, and what comes and goes."""
 
@@ -78,8 +75,7 @@ def supervise(
     with ExitStack() as stack:
         lock = stack.enter_context(run_directory.lock("supervisor"))
         signals = stack.enter_context(SignalWatch())
-        run_directory.lock("gateway", GATEWAY_GONE_WAIT_S).release()
-        run_directory.write_config(config)
+        run_directory.begin_with(config)
         stack.callback(_tidy, run_directory)
         node = Node(config, run_directory, lock)
         stack.callback(node.close)
