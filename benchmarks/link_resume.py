@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from cluster.gateway.backoff import BACKOFF_FIRST_S
 from cluster.gateway.counters import Counters
-from cluster.gateway.links.calls import BACKOFF_FIRST_S
 from cluster.gateway.links.handshake import LinkIdentity
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.links.links import Links

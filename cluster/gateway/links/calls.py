@@ -1,24 +1,20 @@
 """The calls to one node: a look-up, a connection, and a pause that grows before the next one.
 
-A call is made again for ever, until the calls are stopped. The pause has chance in it: nodes that
-lost the same peer at the same time do not come back to it at the same time.
+A call is made again for ever, until the calls are stopped.
 """
 
 import ipaddress
 import random
 from collections.abc import Callable
 
+from cluster.gateway.backoff import backoff_s
 from cluster.gateway.links.look_up import LookUp
 from cluster.gateway.links.node_session import NodeSession
 from cluster.iocp import ClientService, IocpCore, NetAddress, SessionSettings
 from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
 
-__all__ = ["BACKOFF_FIRST_S", "BACKOFF_MAX_S", "Calls"]
-
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
-BACKOFF_DOUBLINGS_MAX = 16
+__all__ = ["Calls"]
 
 
 class Calls:
@@ -90,10 +86,9 @@ class Calls:
         """Call after a pause, if that does not stand out already."""
         if self._is_stopped or self._timer is not None:
             return
-        doublings = min(self.failures, BACKOFF_DOUBLINGS_MAX)
-        pause = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**doublings)
+        pause_s = backoff_s(self.failures, self._random)
         self.failures += 1
-        self._timer = self._core.call_later(pause * self._random.uniform(0.5, 1.0), self.start)
+        self._timer = self._core.call_later(pause_s, self.start)
 
     def ended(self, session: NodeSession) -> bool:
         """A session has ended, or could not connect; return whether it was the present call's."""

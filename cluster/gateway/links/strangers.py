@@ -10,6 +10,7 @@ from collections.abc import Callable
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkRefusal
 from cluster.gateway.links.node_session import NodeSession
+from cluster.shared.log_limit import LogLimit
 
 __all__ = ["UNPROVED_MAX", "Strangers"]
 
@@ -30,8 +31,7 @@ class Strangers:
         self._clock = clock
         self._unproved: dict[NodeSession, None] = {}
         self._arrivals = 0
-        self._logged_at = -REFUSALS_LOGGED_EVERY_S
-        self._refusals_unlogged = 0
+        self._lines = LogLimit(1, REFUSALS_LOGGED_EVERY_S)
 
     def knocked(self, session: NodeSession) -> None:
         """Somebody has connected to the private listener."""
@@ -54,14 +54,11 @@ class Strangers:
         """Count a peer that was not let in, whoever called; the log hears of a few."""
         self._counters.add(f"links_refused_{refusal}")
         now = self._clock()
-        if now - self._logged_at < REFUSALS_LOGGED_EVERY_S:
-            self._refusals_unlogged += 1
-            return
-        logger.warning(
-            "no link with %s: %s (refused since the last such line: %d)",
-            session.address,
-            reason,
-            self._refusals_unlogged,
-        )
-        self._logged_at = now
-        self._refusals_unlogged = 0
+        more = self._lines.take_refused(now)
+        if self._lines.admit(now):
+            logger.warning(
+                "no link with %s: %s (refused since the last such line: %d)",
+                session.address,
+                reason,
+                more,
+            )

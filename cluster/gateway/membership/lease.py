@@ -8,13 +8,10 @@ longer than the store does.
 import random
 from enum import Enum, auto
 
+from cluster.gateway.backoff import BACKOFF_FIRST_S, BACKOFF_MAX_S, backoff_s
 from cluster.shared.node_status import MembershipState
 
 __all__ = ["Lease", "Step"]
-
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
-BACKOFF_DOUBLINGS_MAX = 16
 
 RENEWALS_PER_LEASE = 3
 
@@ -152,10 +149,9 @@ class Lease:
         self._is_asking = False
         self._has_changed = True  # nothing was read
         self.reason = reason
-        pause_max = max(BACKOFF_FIRST_S, min(BACKOFF_MAX_S, self._lease_s / 4))
-        pause = min(pause_max, BACKOFF_FIRST_S * 2 ** min(self.failures, BACKOFF_DOUBLINGS_MAX))
+        pause_max_s = max(BACKOFF_FIRST_S, min(BACKOFF_MAX_S, self._lease_s / 4))
+        self._retry_at = now + backoff_s(self.failures, self._random, pause_max_s)
         self.failures += 1
-        self._retry_at = now + pause * self._random.uniform(0.5, 1.0)
 
     def _answered(self) -> None:
         self._is_asking = False

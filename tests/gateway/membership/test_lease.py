@@ -2,7 +2,8 @@
 
 import random
 
-from cluster.gateway.membership.lease import BACKOFF_FIRST_S, Lease, Step
+from cluster.gateway.backoff import BACKOFF_FIRST_S
+from cluster.gateway.membership.lease import Lease, Step
 
 LEASE_S = 9.0
 
