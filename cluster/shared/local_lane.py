@@ -3,9 +3,9 @@
 Kept to the same contract, by the same plain objects, as the lanes between processes.
 """
 
-import socket
 from collections import deque
 
+from cluster.iocp.wake_pair import WakePair
 from cluster.shared.kept_lane import KeptLane
 from cluster.shared.lane import (
     Commit,
@@ -108,7 +108,7 @@ class LocalWorkerLane:
         self._cursor = InboundCursor(position)
         self._window = OutboundWindow(gateway.log.capacity_bytes)
         self._inbox: deque[tuple[InboundChunk, int]] = deque()
-        self._doorbell: tuple[socket.socket, socket.socket] | None = None
+        self._doorbell: WakePair | None = None
         self._was_refused = False
         self._has_room_again = False
         self._fenced = False
@@ -126,19 +126,14 @@ class LocalWorkerLane:
 
     def fileno(self) -> int:
         if self._doorbell is None:
-            self._doorbell = socket.socketpair()
-            for end in self._doorbell:
-                end.setblocking(False)
+            self._doorbell = WakePair()
             if self._inbox or self._has_room_again:
                 self._ring()
-        return self._doorbell[0].fileno()
+        return self._doorbell.fileno()
 
     def has_events(self) -> bool:
         if self._doorbell is not None:
-            try:
-                self._doorbell[0].recv(4096)
-            except BlockingIOError:
-                pass
+            self._doorbell.drain()
         has_room_again, self._has_room_again = self._has_room_again, False
         return bool(self._inbox) or has_room_again
 
@@ -175,8 +170,7 @@ class LocalWorkerLane:
     def close(self) -> None:
         self._closed = True
         if self._doorbell is not None:
-            for end in self._doorbell:
-                end.close()
+            self._doorbell.close()
             self._doorbell = None
 
     def _deliver(self, chunk: InboundChunk, count: int) -> None:
@@ -185,7 +179,4 @@ class LocalWorkerLane:
 
     def _ring(self) -> None:
         if self._doorbell is not None:
-            try:
-                self._doorbell[1].send(b"\0")
-            except BlockingIOError:
-                pass
+            self._doorbell.wake()
