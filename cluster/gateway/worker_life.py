@@ -10,6 +10,7 @@ class WorkerLife:
     """Who has a shard's lane now."""
 
     __slots__ = (
+        "batches_waited",
         "committed_told",
         "control_identity",
         "coroutines_full",
@@ -53,7 +54,8 @@ class WorkerLife:
         self.unhandled_packets = 0
         self.coroutines_full = 0
         self.coroutines_waited = 0
-        """As its last heartbeat told, all five."""
+        self.batches_waited = 0
+        """As its last heartbeat told, all six."""
         self.peer = peer
         """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

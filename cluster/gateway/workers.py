@@ -48,6 +48,7 @@ _COUNTED_BY_WORKERS = (
     "unhandled_packets",
     "coroutines_full",
     "coroutines_waited",
+    "batches_waited",
 )
 
 

@@ -34,7 +34,7 @@ __all__ = [
     "Grant",
     "Hello",
     "LaneOffer",
-    "LaneState",
+    "LoopState",
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
@@ -61,7 +61,8 @@ PROTOCOL_VERSION = 5
 _PREFIX = Layout("<2sH")
 _MAGIC = b"IC"
 
-LaneState = Literal["idle", "busy", "blocked", "settling", "stopping"]
+LoopState = Literal["idle", "blocked", "settling", "stopping"]
+"""What a worker's loop waits for, if for more than work."""
 
 
 class ProtocolError(Exception):
@@ -182,7 +183,8 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
     A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
-    at once. `decode_errors` counts the packets and messages that did not decode in this life,
+    at once. One that is `blocked` waits for room in its lane; `batches_waited` counts how often
+    one did in this life. `decode_errors` counts the packets and messages that did not decode,
     `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
     which there was no credit, `coroutines_waited` how often coroutines began to wait for their
     turn, and `coroutines_full` how often as many waited as may. One that has taken nothing more for
@@ -193,12 +195,13 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     incarnation: int
     position_received: int
     serial_sent: int
-    state: LaneState
+    state: LoopState
     decode_errors: int = 0
     tells_full: int = 0
     unhandled_packets: int = 0
     coroutines_full: int = 0
     coroutines_waited: int = 0
+    batches_waited: int = 0
     heard_ahead: int = 0
 
 

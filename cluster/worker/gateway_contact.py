@@ -14,7 +14,7 @@ from cluster.shared.messages import (
     ControlMessage,
     GatewayHeartbeat,
     Grant,
-    LaneState,
+    LoopState,
     Refuse,
     Stop,
     WorkerHeartbeat,
@@ -76,6 +76,8 @@ class GatewayContact:
         """The last batch that the gateway is known to have taken."""
         self.is_blocked = False
         """Whether the worker waits for room in its lane, which its heartbeats tell."""
+        self.batches_waited = 0
+        """How often it has begun to."""
         self.coroutines_full = 0
         """How often nothing was taken because as many coroutines waited as may."""
         self.coroutines_waited = 0
@@ -134,7 +136,7 @@ class GatewayContact:
         self.send_heartbeat("blocked" if self.is_blocked else "idle")
         self.take_messages()  # the send may have swallowed the announcement of a message
 
-    def send_heartbeat(self, state: LaneState) -> None:
+    def send_heartbeat(self, state: LoopState) -> None:
         """Send one now. To "stopping" and "settling" the gateway answers by one of its own."""
         heartbeat = WorkerHeartbeat(
             incarnation=self._incarnation,
@@ -146,6 +148,7 @@ class GatewayContact:
             unhandled_packets=self._calls.unhandled_packets,
             coroutines_full=self.coroutines_full,
             coroutines_waited=self.coroutines_waited,
+            batches_waited=self.batches_waited,
             heard_ahead=self._heard_ahead,
         )
         self._link.send(heartbeat)

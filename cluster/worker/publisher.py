@@ -125,6 +125,7 @@ class Publisher:
     def _wait_for_room(self, commit: Commit, records: list[bytes]) -> None:
         contact = self._contact
         contact.is_blocked = True
+        contact.batches_waited += 1
         try:
             while not contact.is_stopping:
                 contact.wait(ROOM_ASK_S)

@@ -443,7 +443,14 @@ def test_an_application_that_nobody_can_log_in_to_is_told_of_once(
 
 @pytest.mark.parametrize(
     "name",
-    ["decode_errors", "tells_full", "unhandled_packets", "coroutines_full", "coroutines_waited"],
+    [
+        "decode_errors",
+        "tells_full",
+        "unhandled_packets",
+        "coroutines_full",
+        "coroutines_waited",
+        "batches_waited",
+    ],
 )
 def test_what_workers_count_is_counted_over_all_lives(node: Node, name: str):
     node.start()

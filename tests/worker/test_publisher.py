@@ -225,6 +225,7 @@ def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_benc
 
     wait_until(is_blocked, what="heartbeats without room")
     assert bench.error is None
+    assert beats[-1].batches_waited == 1
     expected = b"".join(make_packet(*content) for content in contents)
 
     def has_everything() -> bool:
