@@ -7,6 +7,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,6 +43,9 @@ __all__ = ["App", "Runtime"]
 
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _Arguments = TypeVarTuple("_Arguments")
+
+ANSWER_TYPES_MAX = 256
+"""Types of answers whose decoders are kept."""
 
 POSTED_MAX = 65_536
 """Functions that may wait to be run on the loop."""
@@ -126,6 +130,8 @@ class App(Handlers):
         self.posted: deque[Callable[[], Any]] = deque()
         """What waits to be run on the loop; taken out by `_take_posted` only."""
         self._posted_lock = threading.Lock()
+        # To make one takes a hundred times as long as to decode an answer.
+        self._answer_decoder = lru_cache(ANSWER_TYPES_MAX)(self.codec.decoder)
 
     @property
     def is_running(self) -> bool:
@@ -316,8 +322,8 @@ class App(Handlers):
         credit included; `Undelivered` when the node that was asked is gone or has begun anew: both
         leave open whether the message was handled. `AskFailed` when there is no answer:
         the handler raised or was cancelled, or there is none, or the answer is of another type.
-        What `tell` raises, but for `Full`, and TypeError for a `reply_type` that is no struct; then
-        nothing was told.
+        What `tell` raises, but for `Full`, and TypeError for a `reply_type` that is no struct, or
+        that msgspec does not decode; then nothing was told.
         If the worker that asks dies, the handler call begins again in its
         successor, and asks again: then the message may be handled twice.
         """
@@ -326,9 +332,12 @@ class App(Handlers):
                 f"ask is told the msgspec.Struct that the answer is, not {reply_type!r}; leave it "
                 "out to wait for the end of the handler only"
             )
+        decode = None if reply_type is None else self._answer_decoder(reply_type)
         content = encode_message(message, self.codec)
         answer = await self._tells("ask").ask(to, content, timeout_s)
-        return None if reply_type is None else decode_answer(answer, reply_type, self.codec)
+        if reply_type is None or decode is None:
+            return None
+        return decode_answer(answer, reply_type, decode)
 
     def _tells(self, what: str) -> Tells:
         return self._running(what).tells

@@ -91,14 +91,16 @@ class Questions:
         return None if answer is None or answer.done() else answer
 
 
-def decode_answer(content: bytes, type_: "type[_Reply]", codec: Codec) -> "_Reply":
-    """Return an answer as a `type_`; AskFailed for another one, or none."""
+def decode_answer(
+    content: bytes, type_: "type[_Reply]", decode: Callable[[bytes], Any]
+) -> "_Reply":
+    """Return an answer as a `type_`, by what decodes those; AskFailed for another one, or none."""
     if not content:
         raise AskFailed(f"the handler returned nothing, and {type_.__name__} was asked for")
     try:
         name, body = read_content(content)
         if name == type_.__name__:
-            answer: _Reply = codec.decoder(type_)(body)
+            answer: _Reply = decode(body)
             return answer
     except ValueError as error:  # msgspec's errors are
         raise AskFailed(f"the answer does not decode to {type_.__name__}: {error}") from error

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.testing import TestNode
 from cluster.worker import App, AskFailed, Full, Session, ShardId
+from cluster.worker.codec import Codec
 
 TELL, TELL_KEY, ASK, FLOOD, FAIL = range(1, 6)
 
@@ -320,6 +321,47 @@ def test_an_answer_that_cannot_be_one_is_refused_before_the_question_is_asked(re
         (error,) = node.errors
     assert f"the msgspec.Struct that the answer is, not {reply_type!r}" in str(error)
     assert asked == []
+
+
+def test_an_answer_that_nothing_decodes_is_refused_before_the_question_is_asked():
+    class Opaque:
+        pass
+
+    class Sealed(msgspec.Struct):
+        content: Opaque
+
+    app, asked = App(), []
+    app.on_message(Question)(lambda message, sender: asked.append(message))
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        await app.ask(0, Question(1), Sealed)
+
+    with TestNode(app, raise_errors=False) as node:
+        node.connect().send(ASK)
+        (error,) = node.errors
+    assert "msgspec knows no way to decode" in str(error)
+    assert asked == []
+
+
+def test_what_decodes_answers_of_a_type_is_made_once(monkeypatch: pytest.MonkeyPatch):
+    made: list[Any] = []
+    make = Codec.decoder
+
+    def making(codec: Codec, annotation: Any) -> Any:
+        made.append(annotation)
+        return make(codec, annotation)
+
+    monkeypatch.setattr(Codec, "decoder", making)
+    app = asking(App())
+    app.on_message(Question)(lambda message, sender: Answer(message.number))
+    made.clear()
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        for _ in range(3):
+            client.send(ASK, b"\x07")
+            assert client.receive().payload == b"7"
+    assert made == [Answer]
 
 
 def test_an_answer_may_be_of_a_generic_type():

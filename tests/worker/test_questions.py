@@ -77,13 +77,13 @@ def test_no_answer_in_time_is_a_timeout_that_names_who_was_asked():
 
 
 def test_an_answer_is_of_the_type_that_was_asked_for():
-    codec = Codec("msgpack")
+    decode = Codec("msgpack").decoder(Yes)
     body = msgspec.msgpack.encode(Yes("so"))
-    assert decode_answer(pack_content(b"Yes", body), Yes, codec) == Yes("so")
+    assert decode_answer(pack_content(b"Yes", body), Yes, decode) == Yes("so")
     for content, reason in [
         (b"", "the handler returned nothing, and Yes was asked for"),
         (pack_content(b"No", body), "the answer is a No, and Yes was asked for"),
         (pack_content(b"Yes", b"\xc1"), "the answer does not decode to Yes"),
     ]:
         with pytest.raises(AskFailed, match=reason):
-            decode_answer(content, Yes, codec)
+            decode_answer(content, Yes, decode)
