@@ -194,7 +194,7 @@ class NodeLogins:
             try:
                 record = read_login_record(payload)
             except RecordError:
-                self._counters.add("links_unknown_records")
+                self._counters.add("links_unreadable_records")
             else:
                 self._take(delivery.node, record)
         self._traffic.settle(delivery)

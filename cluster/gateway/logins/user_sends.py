@@ -153,7 +153,7 @@ class UserSends:
                 raise RecordError("no packets for a user")
             user, _ = read_send_to(payload[_PREFIX_BYTES:])
         except RecordError:
-            self._counters.add("links_unknown_records")
+            self._counters.add("links_unreadable_records")
         else:
             if payload[0] == TO_OWNER:
                 self._pass_on(delivery.node, user, payload)

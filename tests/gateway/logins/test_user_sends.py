@@ -235,7 +235,7 @@ def test_a_node_that_stands_alone_has_its_own_users_only(world: LoginWorld):
 def test_what_cannot_be_read_is_counted_and_settled(world: LoginWorld, payload: bytes):
     world[1].links.send(2, payload)
     world.settle()
-    assert world[2].count("links_unknown_records") == 1
+    assert world[2].count("links_unreadable_records") == 1
     assert world[1].traffic.is_told
 
 
