@@ -2,9 +2,9 @@
 
 A gateway uses it only when `[limits]` asks for something that plain sessions do not see, or there
 are load balancers in front, whose connections become sessions when they have told the client's
-address. Until a
-session is accepted only packets with a public id get through: the first other one stops the reading
-of the session, and it and all behind it wait, in order, in the receive buffer and with the client.
+address. Until a session is accepted only packets with a public id get through: the first other one
+stops the reading of the session, and it and all behind it wait, in order, in the receive buffer and
+with the client.
 """
 
 from typing import TYPE_CHECKING

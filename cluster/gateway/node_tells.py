@@ -258,8 +258,6 @@ class NodeTells:
         """What is on its way to `node` is undelivered."""
         self._meet(node)
 
-    # -- the status --------------------------------------------------------------------------------
-
     def check_invariants(self) -> None:
         """Raise AssertionError unless the numbers are in order."""
         for peer in self._peers.values():

@@ -8,7 +8,7 @@ or not at all. The gateway applies a batch only if its incarnation is the grante
 serial the next; anything else is a violation that ends that worker's life on the lane.
 
 This file has the contract; the plain objects that decide are in `lane_inbound` and
-`lane_outbound`, and `zmq_lane` and `local_lane` move the bytes. One suite,
+`lane_outbound`, and `shm_lane`, `zmq_lane` and `local_lane` move the bytes. One suite,
 `tests/contract/test_lane_*.py`, runs on every kind.
 """
 
