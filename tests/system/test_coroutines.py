@@ -239,7 +239,7 @@ def test_a_stop_leaves_what_awaits_to_a_successor_and_a_drain_waits_for_it(
         assert client.receive() == (1, b"0.7")
         assert client.receive() == (2, b"behind it")
         client.receive_end()
-        assert node.wait_exit() == 0
+    assert node.wait_exit() == 0
     assert "the time to drain is up" not in node.stderr
 
 

@@ -119,6 +119,7 @@ def test_members_at_all_nodes_hear_all_in_order_while_a_worker_is_killed(tmp_pat
                 for sender in range(len(clients)):
                     numbers = [payload[1] for _, payload in heard if payload[0] == sender]
                     assert numbers == list(range(20))
+                client.socket.close()
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (tmp_path / "stderr").read_text()
         finally:

@@ -43,6 +43,7 @@ def test_a_user_is_one_session_of_the_cluster_is_reached_in_it_and_kicked(tmp_pa
                     ]
                 assert two.ask(LOGIN, b"dan") == (ANSWER, b"bound dan")
                 one.receive_end()
+                one.socket.close()
                 # Which the worker of the older session tells the user, on another node by now.
                 assert two.receive() == (GONE, b"replaced")
                 other.send(WHISPER, b"dan the last")
