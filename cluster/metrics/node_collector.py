@@ -165,8 +165,8 @@ def _seconds(call: InHand | None) -> float:
 
 def _link_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
     up = _gauge("link_up", "Whether there is a link with the other node.", "peer")
-    records = _gauge("link_waiting_records", "Records that it has not acknowledged.", "peer")
-    waiting = _gauge("link_waiting_bytes", "Bytes that it has not acknowledged.", "peer")
+    records = _gauge("link_waiting_records", "Records that it has not settled.", "peer")
+    waiting = _gauge("link_waiting_bytes", "Bytes that it has not settled.", "peer")
     for node in nodes:
         for link in node.links:
             labels = (str(node.node), str(link.node))

@@ -132,7 +132,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The link with another node.
 
     `awaited`: that node has the smaller id and calls. `waiting_records` and `waiting_bytes` are
-    what it has not acknowledged. `failures` counts calls since there was a link last, and
+    what it has not settled. `failures` counts calls since there was a link last, and
     `reason` says why the last one came to nothing, or why the link was lost.
     """
 

@@ -8,6 +8,7 @@ So while a session of this node asks for a user, packets wait here to be sent wh
 from collections import deque
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.logins.node_logins import NodeLogins
 from cluster.gateway.node_traffic import NodeTraffic
@@ -25,7 +26,9 @@ TO_HOLDER = 15
 """The same, for a session of the node."""
 
 WAITING_BYTES_MAX = 4 << 20
-"""What may wait here: for the answer to a session that asks, or until the directory is complete."""
+"""What may wait here: for the answer to a session that asks, or until the directory is complete.
+
+Each record counts as it does in the log of a link."""
 
 _PREFIX_BYTES = 2
 
@@ -84,7 +87,7 @@ class UserSends:
     def _is_decided(self, user: str) -> None:
         """No session of this node asks for `user` any more (`LoginAsker.on_decided`)."""
         for record in self._held.pop(user, ()):
-            self._waiting_bytes -= len(record)
+            self._waiting_bytes -= _cost(record)
             _, packets = read_send_to(record[_PREFIX_BYTES:])
             if not self._reach(record[1], user, packets):
                 self._send_on(user, record)
@@ -108,10 +111,11 @@ class UserSends:
         self._counters.add("sends_to_absent_users" if is_send else "kicks_of_absent_users")
 
     def _may_wait(self, record: bytes) -> bool:
-        if self._waiting_bytes + len(record) > WAITING_BYTES_MAX:
+        cost = _cost(record)
+        if self._waiting_bytes + cost > WAITING_BYTES_MAX:
             self._counters.add("sends_to_users_lost")
             return False
-        self._waiting_bytes += len(record)
+        self._waiting_bytes += cost
         return True
 
     # -- as the owner ------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class UserSends:
     def _directory_is_complete(self) -> None:
         early, self._early = self._early, deque()
         for origin, user, record in early:
-            self._waiting_bytes -= len(record)
+            self._waiting_bytes -= _cost(record)
             self._route(origin, user, record)
 
     def _route(self, origin: int, user: str, record: bytes) -> None:
@@ -182,6 +186,11 @@ class UserSends:
         """Raise AssertionError unless what waits has a reason to, and is counted."""
         held = [record for records in self._held.values() for record in records]
         waiting = held + [record for _, _, record in self._early]
-        assert self._waiting_bytes == sum(map(len, waiting)) <= WAITING_BYTES_MAX
+        assert self._waiting_bytes == sum(map(_cost, waiting)) <= WAITING_BYTES_MAX
         assert all(records and self._asker.is_asked(user) for user, records in self._held.items())
         assert not self._early or not self._logins.owned.directory.is_complete
+
+
+def _cost(record: bytes) -> int:
+    """Return what a record that waits counts for."""
+    return len(record) + RECORD_COST_BYTES

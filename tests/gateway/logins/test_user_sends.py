@@ -2,6 +2,8 @@
 
 import pytest
 
+from cluster.gateway.links.link_log import RECORD_COST_BYTES
+from cluster.gateway.logins import user_sends
 from cluster.gateway.logins.user_sends import TO_HOLDER, TO_OWNER
 from cluster.shared.user_records import SecondLogin, pack_send_to
 from tests.gateway.links.world import TIMEOUT_S
@@ -171,6 +173,22 @@ def test_what_waits_is_bounded(world: LoginWorld):
     assert world[1].count("sends_to_users_lost") == 2
     world.run(lambda: session.answers, "the answer", TIMEOUT_S)
     assert session.received == [large] * 3
+
+
+def test_small_packets_that_wait_count_for_what_they_take(
+    world: LoginWorld, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(user_sends, "WAITING_BYTES_MAX", 5 * RECORD_COST_BYTES)
+    user = world.user_of(2)
+    world[1].cut(2)
+    world.settle()
+    session = world[1].open()
+    session.bind(user)
+    for data in numbers(5):
+        world[1].send_to(user, data)
+    assert world[1].count("sends_to_users_lost") == 1
+    world.run(lambda: session.answers, "the answer", TIMEOUT_S)
+    assert session.received == numbers(4)
 
 
 def test_what_waits_for_an_answer_goes_where_the_user_is(world: LoginWorld):
