@@ -10,7 +10,7 @@ import sys
 
 from cluster.shared.standard_streams import tell
 
-__all__ = ["print_ready_line", "say", "write"]
+__all__ = ["print_ready_line", "say"]
 
 logger = logging.getLogger("cluster.supervisor")
 
@@ -26,9 +26,4 @@ def print_ready_line(line: str) -> None:
 
 def say(reason: str) -> None:
     """Tell why the node ends, in one line."""
-    write(f"cluster: {reason}\n")
-
-
-def write(text: str) -> None:
-    """Tell whole lines that say themselves whose they are."""
-    tell(text)
+    tell(f"cluster: {reason}\n")

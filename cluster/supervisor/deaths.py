@@ -9,9 +9,10 @@ import logging
 
 from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.messages import SpareGone, WorkerGone
+from cluster.shared.standard_streams import tell
 from cluster.shared.start_failure import StartFailure
 from cluster.supervisor.child import Child
-from cluster.supervisor.console import say, write
+from cluster.supervisor.console import say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
 from cluster.supervisor.node import Node
 from cluster.supervisor.reload import Reload
@@ -228,7 +229,7 @@ class Deaths:
             say(f"{worker.role} ended with exit code {CANNOT_START} and did not say why")
         elif failure.text != self._told_failure:
             self._told_failure = failure.text
-            write(failure.text)
+            tell(failure.text)
 
     def _give_up(self, child: Child, decision: GiveUp) -> None:
         say(

@@ -27,7 +27,8 @@ from cluster.shared.messages import (
     SpareReport,
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
-from cluster.supervisor.console import print_ready_line, say, write
+from cluster.shared.standard_streams import tell
+from cluster.supervisor.console import print_ready_line, say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_DRAINED, Course, Phase
 from cluster.supervisor.deaths import Deaths
 from cluster.supervisor.file_watch import FileWatch
@@ -83,7 +84,7 @@ def supervise(
         if reload_directories:
             watch = FileWatch(reload_directories)
             stack.callback(watch.close)
-            reload = Reload(node, watch, drain_timeout_s, write)
+            reload = Reload(node, watch, drain_timeout_s, tell)
         return Supervisor(node, signals, drain_timeout_s, reload).run()
 
 

@@ -50,13 +50,12 @@ def test_closed_streams_lead_nowhere_also_for_children(tmp_path: Path, closed: t
 REFUSED = """
 import sys
 from cluster.shared.standard_streams import keep_exit_code, tell
-from cluster.supervisor.console import print_ready_line, say, write
+from cluster.supervisor.console import print_ready_line, say
 
 keep_exit_code()
 for _ in range(200):
     tell("a line that is longer than nothing, and does not fit\\n")
     say("why")
-    write("more of it\\n")
 print_ready_line("ready")
 print("what the interpreter writes at its end")
 raise SystemExit(int(sys.argv[1]))
