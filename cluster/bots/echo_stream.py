@@ -8,6 +8,8 @@ checked, not only the count. Payloads shorter than the mark carry as much of it 
 from random import Random
 from struct import Struct
 
+from cluster.iocp.packet_framing import HEADER_BYTES
+
 __all__ = ["MARK_BYTES", "PACKET_ID", "EchoStream"]
 
 PACKET_ID = 1
@@ -16,8 +18,7 @@ PACKET_ID = 1
 _HEAD = Struct("<HHQI")
 """The packet header, then the mark: sequence (its low bytes first, they change most) and tag."""
 
-_HEADER_BYTES = 4
-MARK_BYTES = _HEAD.size - _HEADER_BYTES
+MARK_BYTES = _HEAD.size - HEADER_BYTES
 _SEQUENCE_BYTES = 8
 
 _PERIOD = 65_536
@@ -45,7 +46,7 @@ class EchoStream:
         self._next_sequence = 0
         self._expected: list[bytes] = []
         self._sent_at: list[int] = []
-        self.packet_bytes = _HEADER_BYTES + payload_bytes
+        self.packet_bytes = HEADER_BYTES + payload_bytes
         self.echoed = 0
         """Packets that came back as they were sent, in order."""
         self.differed = 0
@@ -134,9 +135,9 @@ class EchoStream:
         """Whether `received` is a packet of this stream from before those that are due."""
         if len(received) != self.packet_bytes:
             return False
-        if self.packet_bytes < _HEADER_BYTES + _SEQUENCE_BYTES:
+        if self.packet_bytes < HEADER_BYTES + _SEQUENCE_BYTES:
             return False  # it does not carry its whole sequence
-        mark = received[_HEADER_BYTES : _HEADER_BYTES + _SEQUENCE_BYTES]
+        mark = received[HEADER_BYTES : HEADER_BYTES + _SEQUENCE_BYTES]
         sequence = int.from_bytes(mark, "little")
         due = self._next_sequence - len(self._expected)
         return sequence < due and received == self.packet(sequence)

@@ -22,7 +22,7 @@ from cluster.gateway.succession import Succession
 from cluster.gateway.user_requests import UserRequests
 from cluster.iocp.session_fan_out import send_now_each_its_own
 from cluster.shared.group_records import check_group, read_join, read_publish
-from cluster.shared.lane import GatewayLane, LaneViolation, OutboundBatch
+from cluster.shared.lane import GatewayLane, OutboundBatch
 from cluster.shared.records import (
     ACCEPT,
     BROADCAST,
@@ -77,14 +77,13 @@ class OutboundApplier:
         succession: Succession,
         broadcasts: NodeBroadcasts,
         node_groups: NodeGroups,
-        tells: ShardTells | None = None,
+        tells: ShardTells,
     ) -> None:
         """Work on `sessions`, which others change; the applier only looks them up.
 
         Which user each one is, by `users`, and its `groups`, change as the worker asks. What a
         successor is to know goes to `succession`, what is for other nodes as well to `broadcasts`
-        and `node_groups`, messages for other shards to `tells`; without these there is nobody to
-        tell.
+        and `node_groups`, messages for other shards to `tells`.
         """
         self._tells = tells
         self._broadcasts = broadcasts
@@ -160,8 +159,7 @@ class OutboundApplier:
         self._fan_out.abandon()
         self._undo_groups()
         self._succession.abandon()
-        if self._tells is not None:
-            self._tells.abandon()
+        self._tells.abandon()
 
     def _take_steps(self) -> bool:
         """Carry out the steps that are at hand; False when the budget is spent."""
@@ -221,8 +219,6 @@ class OutboundApplier:
             session.disconnect(str(cause, "utf-8", "replace"))
 
     def _tell(self, payload: bytes) -> None:
-        if self._tells is None:
-            raise LaneViolation("a message where there is nobody to tell")
         self._tells.add(payload)
 
     def _save(self, kind: int, payload: bytes) -> None:

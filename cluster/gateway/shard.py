@@ -6,7 +6,6 @@ room, in the order of arrival. On a commit everything that depended on it goes o
 sessions at EOF, held packets.
 """
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -36,9 +35,7 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
-from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.shard_ids import ShardId
-from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from cluster.shared.user_records import read_bound
 
 if TYPE_CHECKING:
@@ -84,10 +81,10 @@ class Shard:
         counters: Counters,
         max_packet_bytes: int,
         send_queue_bytes_max: int,
-        node: int = 1,
-        tell_window_bytes: int = TELL_WINDOW_BYTES_MAX,
-        now: Callable[[], float] = time.monotonic,
-        saved_bytes_max: int = SAVED_BYTES_MAX,
+        node: int,
+        tell_window_bytes: int,
+        now: Callable[[], float],
+        saved_bytes_max: int,
     ) -> None:
         self.index = index
         self._now = now

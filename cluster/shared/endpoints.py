@@ -15,6 +15,7 @@ import zmq
 from cluster.shared.run_directory import ENDPOINT_FILE, RunDirectory
 
 __all__ = [
+    "FIND_INTERVAL_S",
     "Curve",
     "CurveClient",
     "CurveServer",
@@ -24,6 +25,9 @@ __all__ = [
     "NodeEndpoints",
     "choose_endpoints",
 ]
+
+FIND_INTERVAL_S = 0.02
+"""Where its place is not known before, a gateway is looked for so often."""
 
 _LOOPBACK = "tcp://127.0.0.1:*"
 

@@ -20,6 +20,7 @@ from cluster.shared.takeover import (
     Suspect,
     TellState,
 )
+from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -162,7 +163,7 @@ class Grant(_Message, frozen=True, kw_only=True):
     nodes: list[int] = []
     key_owners: list[int] = []
     shard_count: int = 1
-    tell_window_bytes: int = 1 << 20
+    tell_window_bytes: int = TELL_WINDOW_BYTES_MAX
     tells: list[TellState] = []
     saved: dict[str, bytes] = {}
     saved_bytes_max: int = 0

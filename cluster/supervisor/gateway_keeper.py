@@ -7,7 +7,7 @@ import logging
 
 import zmq
 
-from cluster.shared.endpoints import choose_endpoints
+from cluster.shared.endpoints import FIND_INTERVAL_S, choose_endpoints
 from cluster.shared.messages import ControlMessage, GatewayReady, SupervisorHello
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.child import Child, launch_gateway
@@ -20,9 +20,6 @@ logger = logging.getLogger("cluster.supervisor")
 
 HELLO_INTERVAL_S = 0.1
 """The first hello waits for the gateway in the socket; others are for a gateway that lost it."""
-
-FIND_INTERVAL_S = 0.02
-"""Where its place is not known before, a new gateway is looked for so often."""
 
 READY_WITHIN_S = 30.0
 """A gateway is ready in a fraction of a second, on a machine that is very busy in some; one that

@@ -33,10 +33,8 @@ class GatewayNotReading(Exception):
 class GatewayLink:
     """Messages to and from one life of the gateway. For the thread that made it."""
 
-    def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str | None = None
-    ) -> None:
-        """Connect to `address`, if it is known already: see `connect`."""
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        """Messages are queued; `connect` says where they go."""
         # Unlike elsewhere in a node, messages are queued before the connection is there: the
         # first hello then arrives with it.
         self.socket = context.socket(zmq.DEALER)
@@ -46,8 +44,6 @@ class GatewayLink:
         self.socket.setsockopt(zmq.RCVHWM, _QUEUE_MESSAGES_MAX)
         self.is_connected = False
         """Whether it is known where the gateway is; nothing is to be sent before."""
-        if address is not None:
-            self.connect(Endpoint(address))
 
     def connect(self, endpoint: Endpoint) -> None:
         """Connect to `endpoint`, now or as soon as there is something bound to it."""

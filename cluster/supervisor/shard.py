@@ -46,7 +46,7 @@ class Shard:
         """Whether the process was asked to end, so that another has its shard."""
         return self.child is not None and (self.end_due is not None or self._is_overdue)
 
-    def started(self, child: Child, now: float = 0.0) -> None:
+    def started(self, child: Child, now: float) -> None:
         """`child` is the shard's process now."""
         self.child = child
         self._waited_for_since = now

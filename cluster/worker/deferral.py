@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from cluster.iocp.packet_framing import make_packet
+from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, make_packet
 from cluster.shared.note import INDEX_BITS, INDEX_MASK, HandlerCall
 from cluster.shared.records import CLOSED, DEFER, DEFERRED, OF_SHARDS, PACKETS
 from cluster.worker.handler_calls import EVENT_HANDLERS, HandlerCalls
@@ -258,8 +258,8 @@ class Deferral:
             if not (session.is_open or was_begun):
                 return False
             session.sequence = sequence
-            packet_id = payload[2] | payload[3] << 8
-            result = self._calls.packet(session, packet_id, payload[4:], mark)
+            _, packet_id = HEADER.unpack_from(payload)
+            result = self._calls.packet(session, packet_id, payload[HEADER_BYTES:], mark)
         else:
             result = self._calls.event(session, kind, payload, mark, was_begun)
         goes_on = result is not None and self.begin(

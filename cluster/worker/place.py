@@ -10,7 +10,7 @@ from typing import Protocol
 import zmq
 
 from cluster.shared.config import Config
-from cluster.shared.endpoints import Endpoint, choose_endpoints
+from cluster.shared.endpoints import FIND_INTERVAL_S, Endpoint, choose_endpoints
 from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
@@ -26,9 +26,6 @@ logger = logging.getLogger("cluster.worker")
 
 CONFIG_WAIT_S = 10.0
 """Time that the node's configuration may take to appear in the run directory."""
-
-FIND_INTERVAL_S = 0.02
-"""Where its place is not known before, the gateway is looked for so often."""
 
 
 class KeyRefusedError(Exception):

@@ -10,6 +10,8 @@ from cluster.gateway.shard import Shard
 from cluster.shared.lane import START
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import Hello
+from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 HERE = None
 ELSEWHERE = RemotePeer("berlin", "10.0.0.2")
@@ -19,7 +21,20 @@ ELSEWHERE = RemotePeer("berlin", "10.0.0.2")
 def shards() -> list[Shard]:
     counters = Counters()
     lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(3)]
-    return [Shard(i, lane, counters, 65_535, 1 << 20, 3) for i, lane in enumerate(lanes)]
+    return [
+        Shard(
+            i,
+            lane,
+            counters,
+            65_535,
+            1 << 20,
+            3,
+            TELL_WINDOW_BYTES_MAX,
+            lambda: 0.0,
+            SAVED_BYTES_MAX,
+        )
+        for i, lane in enumerate(lanes)
+    ]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.outbound_steps import RECORDS_MAX
 from cluster.gateway.session import GatewaySession
+from cluster.gateway.shard_tells import ShardTells
 from cluster.gateway.succession import Succession
 from cluster.gateway.users import UserTable
 from cluster.iocp import IocpCore
@@ -39,6 +40,7 @@ from cluster.shared.records import (
     RecordError,
     make_record,
 )
+from cluster.shared.shard_ids import ShardId
 
 
 class RecordingSession:
@@ -87,6 +89,7 @@ class Applying:
             self.succession,
             NodeBroadcasts(traffic, fan_outs, sessions, self.counters),
             NodeGroups(traffic, fan_outs, core, groups, self.counters),
+            ShardTells(ShardId(1, 0), self.lane, self.counters, 1 << 20),
         )
 
     def start(self, *records: bytes) -> bool:

@@ -25,6 +25,8 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import process_identity
 from cluster.shared.records import OPENED
+from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 TIMEOUT_S = 5.0
 DEAD_PID = 1 << 30
@@ -48,7 +50,17 @@ class Node:
         self.lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(2)]
         self.counters = Counters()
         self.shards = [
-            Shard(index, lane, self.counters, 65_535, 1 << 20, 3)
+            Shard(
+                index,
+                lane,
+                self.counters,
+                65_535,
+                1 << 20,
+                3,
+                TELL_WINDOW_BYTES_MAX,
+                lambda: self.now,
+                SAVED_BYTES_MAX,
+            )
             for index, lane in enumerate(self.lanes)
         ]
         self.sent: list[tuple[bytes, ControlMessage]] = []

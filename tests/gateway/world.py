@@ -41,6 +41,7 @@ from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
 from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
 from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from tests.contract.lane_records import InboundRecord, read_now
 from tests.iocp.peers import Peer
 
@@ -180,8 +181,10 @@ class GatewayWorld:
                 self.counters,
                 max_packet_bytes,
                 send_queue_bytes_max,
-                now=self.core.now,
-                saved_bytes_max=saved_bytes_max,
+                1,
+                TELL_WINDOW_BYTES_MAX,
+                self.core.now,
+                saved_bytes_max,
             )
             for index, lane in enumerate(self.lanes)
         ]

@@ -127,7 +127,7 @@ def test_what_keeps_workers_from_starting_is_told_once_and_ends_a_node_that_was_
         bench.course.became_ready()
     for _ in range(2):
         worker = fake_child(role="worker 0")
-        bench.shard.started(worker)
+        bench.shard.started(worker, 0.0)
         failure = StartFailure(worker.pid, "no such app")
         write_start_failure(bench.directory, "worker-0", failure)
         process_of(worker).returncode = CANNOT_START
@@ -165,7 +165,7 @@ def test_a_worker_for_which_the_gateway_had_no_memory_tries_again_if_the_node_wa
 def test_a_worker_that_was_asked_to_end_is_succeeded_at_once(bench: Bench):
     bench.course.became_ready()
     worker = fake_child(role="worker 0")
-    bench.shard.started(worker)
+    bench.shard.started(worker, 0.0)
     bench.node.end_worker(bench.shard, 5.0)
     process_of(worker).returncode = 0
     bench.deaths.worker_ended(bench.shard, worker, 0, 1.0)

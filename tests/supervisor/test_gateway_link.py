@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from cluster.shared.endpoints import Endpoint
 from cluster.shared.messages import (
     ControlMessage,
     Drained,
@@ -45,7 +46,8 @@ def test_what_was_sent_before_the_gateway_is_there_arrives_in_order(
 ):
     endpoint = f"ipc://{tmp_path}/c"
     messages: list[ControlMessage] = [SupervisorHello(pid=1), WorkerGone(shard=0, pid=2)]
-    link = GatewayLink(context, endpoint)
+    link = GatewayLink(context)
+    link.connect(Endpoint(endpoint))
     try:
         for message in messages:
             link.send(message)
@@ -62,7 +64,8 @@ def test_a_frame_that_is_no_message_is_logged_and_the_next_one_taken(
     caplog: pytest.LogCaptureFixture,
 ):
     port = router.bind_to_random_port("tcp://127.0.0.1")
-    link = GatewayLink(context, f"tcp://127.0.0.1:{port}")
+    link = GatewayLink(context)
+    link.connect(Endpoint(f"tcp://127.0.0.1:{port}"))
     try:
         link.send(SupervisorHello(pid=1))
         identity = router.recv_multipart()[0]
@@ -79,7 +82,8 @@ def test_a_gateway_that_reads_nothing_is_noticed(
     context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gateway_link, "_QUEUE_MESSAGES_MAX", 3)
-    link = GatewayLink(context, f"ipc://{tmp_path}/nobody")
+    link = GatewayLink(context)
+    link.connect(Endpoint(f"ipc://{tmp_path}/nobody"))
     try:
         with pytest.raises(GatewayNotReading):
             for number in range(10):

@@ -25,7 +25,7 @@ START = StartCandidate()
 
 def worker(index: int, version: int, state: str = "ready") -> Shard:
     shard = Shard(index)
-    shard.started(fake_child(version))
+    shard.started(fake_child(version), 0.0)
     shard.state = state  # type: ignore[assignment]
     return shard
 
@@ -190,9 +190,9 @@ class World:
             if shard.child is None:
                 spare = self.spares.choose()
                 if spare is None:
-                    shard.started(fake_child(self.versions.latest))
+                    shard.started(fake_child(self.versions.latest), 0.0)
                 else:
-                    shard.started(self.spares.take(spare, 0.0))
+                    shard.started(self.spares.take(spare, 0.0), 0.0)
                 happened = True
         for place in self.spares.fillable:
             if place.restart_due is not None:

@@ -26,14 +26,14 @@ def children() -> Iterator[list[Child]]:
 def test_only_successors_count_as_restarts(children: list[Child]):
     shard = Shard(0)
     assert (shard.state, shard.pid, shard.restarts) == ("starting", None, 0)
-    shard.started(children[0])
+    shard.started(children[0], 0.0)
     assert (shard.state, shard.pid, shard.restarts) == ("starting", children[0].pid, 0)
     assert shard.ended(100.0) == Restart(0.1)
     assert (shard.state, shard.pid, shard.restart_due) == ("backoff", None, 100.1)
-    shard.started(children[1])
+    shard.started(children[1], 0.0)
     assert (shard.state, shard.restarts, shard.restart_due) == ("starting", 1, None)
     shard.withdraw()
-    shard.started(children[2])
+    shard.started(children[2], 0.0)
     assert shard.restarts == 2
     report = shard.report()
     assert (report.shard, report.pid, report.restarts) == (0, children[2].pid, 2)
@@ -41,7 +41,7 @@ def test_only_successors_count_as_restarts(children: list[Child]):
 
 def test_a_commit_told_after_the_death_makes_the_successor_due_at_once(children: list[Child]):
     shard = Shard(0)
-    shard.started(children[0])
+    shard.started(children[0], 0.0)
     shard.ended(100.0)
     assert shard.proved(children[0].pid, 100.01)
     assert shard.restart_due == 100.01
@@ -50,9 +50,9 @@ def test_a_commit_told_after_the_death_makes_the_successor_due_at_once(children:
 
 def test_a_commit_of_an_earlier_process_proves_nothing_for_the_present_one(children: list[Child]):
     shard = Shard(0)
-    shard.started(children[0])
+    shard.started(children[0], 0.0)
     shard.ended(100.0)
-    shard.started(children[1])
+    shard.started(children[1], 0.0)
     assert not shard.proved(children[0].pid, 101.0)
     assert shard.ended(102.0) == Restart(0.2)
 
@@ -61,7 +61,7 @@ def test_a_process_that_was_ended_for_its_gateway_is_no_failure_of_the_shard(
     children: list[Child],
 ):
     shard = Shard(0)
-    shard.started(children[0])
+    shard.started(children[0], 0.0)
     shard.withdraw()
     assert shard.policy.failures == 0
     assert (shard.pid, shard.state) == (None, "backoff")
@@ -84,7 +84,7 @@ def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[C
 
 def test_a_process_that_was_told_to_stop_has_no_successor(children: list[Child]):
     shard = Shard(0)
-    shard.started(children[0])
+    shard.started(children[0], 0.0)
     shard.stopped()
     assert shard.restart_due is None
 
@@ -105,7 +105,7 @@ def test_the_end_of_a_child_is_told_in_words(children: list[Child]):
 
 def test_a_process_that_ends_as_it_was_asked_to_has_a_successor_at_once_and_did_not_die():
     shard = Shard(0)
-    shard.started(fake_child(3))
+    shard.started(fake_child(3), 0.0)
     assert (shard.version, shard.is_ending) == (3, False)
     shard.asked_to_end(105.0)
     assert shard.is_ending
@@ -115,16 +115,16 @@ def test_a_process_that_ends_as_it_was_asked_to_has_a_successor_at_once_and_did_
     shard.replaced(101.0)
     assert (shard.version, shard.is_ending, shard.restart_due) == (None, False, 101.0)
     assert shard.policy.failures == 0
-    shard.started(fake_child(4))
+    shard.started(fake_child(4), 0.0)
     assert (shard.version, shard.is_ending, shard.restarts) == (4, False, 0)
     shard.ended(102.0)
-    shard.started(fake_child(4))
+    shard.started(fake_child(4), 0.0)
     assert shard.restarts == 1
 
 
 def test_a_process_that_does_not_end_as_it_was_asked_to_is_killed_once_and_did_not_die():
     shard = Shard(0)
-    shard.started(fake_child())
+    shard.started(fake_child(), 0.0)
     process = process_of(shard.child)
     shard.asked_to_end(105.0)
     assert shard.kill_if_overdue(105.0)
@@ -136,10 +136,10 @@ def test_a_process_that_does_not_end_as_it_was_asked_to_is_killed_once_and_did_n
 
 def test_a_process_that_nobody_asked_to_end_was_not_replaced():
     shard = Shard(0)
-    shard.started(fake_child())
+    shard.started(fake_child(), 0.0)
     assert not shard.ends_as_asked(0)
     shard.asked_to_end(105.0)
     shard.ended(101.0)  # it died first
-    shard.started(fake_child())
+    shard.started(fake_child(), 0.0)
     assert not shard.is_ending
     assert not shard.kill_if_overdue(106.0)
