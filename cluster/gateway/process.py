@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -85,7 +86,11 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         config = msgspec.structs.replace(config, node=node)
         logger.info("node %d of cluster %r, epoch %d", node.id, config.links.cluster, epoch)
     try:
-        gateway = Gateway(config, directory, core, epoch, secret, membership, remote_keys)
+        with ExitStack() as undo:
+            if membership is not None:
+                undo.callback(membership.close)  # nobody else has the id as long as the lease lasts
+            gateway = Gateway(config, directory, core, epoch, secret, membership, remote_keys)
+            undo.pop_all()
     except ListenError as error:
         core.close()
         return _refuse(str(error))
@@ -99,12 +104,11 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         )
     try:
         gateway.start()
+        _drain_on_signals(gateway)
+        set_imports_aside()
+        gateway.serve()
     except ListenError as error:
         return _refuse(str(error))
-    _drain_on_signals(gateway)
-    set_imports_aside()
-    try:
-        gateway.serve()
     except IdentityLostError as error:
         logger.error("this node is not the one that it was any more, and ends: %s", error)
         return EXIT_IDENTITY_LOST

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import etcd3gw
 import pytest
 
 from cluster.gateway.membership.entries import Entry, encode_entry
+from cluster.shared.key_files import make_key_files
 from tests.applications.playground import GREETING, TO_ALL
 from tests.etcd_server import EtcdServer, needs_etcd, run_etcd
 from tests.system.cluster_node import ROOT, ClusterNode
@@ -22,8 +25,10 @@ pytestmark = needs_etcd
 APP = "tests.applications.playground:app"
 
 
-def start(cluster_up: StartNode, tmp_path: Path, etcd: EtcdServer, lease_s: int = 2) -> ClusterNode:
-    """Start a node that knows nothing but the store."""
+def start(
+    cluster_up: StartNode, tmp_path: Path, etcd: EtcdServer, lease_s: int = 2, more: str = ""
+) -> ClusterNode:
+    """Start a node that knows nothing but the store; `more` is more of its configuration."""
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o600)
@@ -40,6 +45,7 @@ def start(cluster_up: StartNode, tmp_path: Path, etcd: EtcdServer, lease_s: int 
         membership = "etcd"
         etcd = ["{etcd.url}"]
         lease_s = {lease_s}
+        {more}
         """
     )
     return cluster_up("--config", str(config), "--app", APP, cwd=ROOT)
@@ -105,6 +111,34 @@ def test_a_cluster_grows_and_shrinks(cluster_up: StartNode, tmp_path: Path) -> N
         assert nodes[1].drain() == 0
         wait_members(nodes[:1])
         check_broadcast(nodes[:1])
+
+
+@pytest.mark.parametrize("key", ["node.listen", "remote.listen"])
+def test_a_node_that_cannot_listen_leaves_at_once(
+    cluster_up: StartNode, cluster_up_unready: StartNode, tmp_path: Path, key: str
+) -> None:
+    with run_etcd(tmp_path / "etcd") as etcd:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            if key == "node.listen":
+                more, listen = "", address
+            else:
+                make_key_files(tmp_path / "keys")
+                more, listen = (
+                    f"""
+                    [remote]
+                    listen = "{address}"
+                    keys_dir = "{tmp_path / "keys"}"
+                    shards = [0]
+                    """,
+                    "127.0.0.1:0",
+                )
+            unready = partial(cluster_up_unready, listen=listen)
+            node = start(unready, tmp_path, etcd, lease_s=60, more=more)
+            assert node.wait_exit() == 2
+            assert f"cannot listen at {address}" in node.told_reason()
+        # Nobody holds its id.
+        assert start(cluster_up, tmp_path, etcd).ready["node"] == "1"
 
 
 @pytest.mark.long
