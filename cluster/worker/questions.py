@@ -7,7 +7,6 @@ because its time was up or a predecessor has asked it, is nobody's and is droppe
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.shared.codec import Codec
 from cluster.shared.tell_records import Purpose, read_content
 
 if TYPE_CHECKING:

@@ -165,6 +165,7 @@ def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(
         "lane": "zmq",
         "in_hand": None,
         "awaiting": None,
+        "waits": {"median_s": None, "worst_s": None, "counts": [0] * 16, "sum_s": 0.0},
         "remote": {"key": None, "address": None},
     }
     relay = relays(int(here.gateway.rpartition(":")[2]))

@@ -624,7 +624,9 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
             "lane": node.ready["lane"],
             "in_hand": None,
             "awaiting": None,
+            "waits": worker["waits"],
         }
+        assert worker["waits"].keys() == {"median_s", "worst_s", "counts", "sum_s"}
     assert (status["links"], status["membership"]) == ([], None)
     assert all(type(number) is int for number in status["counters"].values())
     table = run_cluster("status", "--run-dir", str(node.run_dir))
@@ -643,7 +645,8 @@ def test_status_of_a_gateway_that_hangs_is_what_the_supervisor_knows(cluster_up:
         os.kill(before["gateway"]["pid"], signal.SIGCONT)
     assert status["counters"] == {}
     assert status["gateway"]["pid"] == before["gateway"]["pid"]
-    assert status["workers"] == before["workers"]
+    (worker,) = before["workers"]
+    assert status["workers"] == [worker | {"waits": None}]
     assert node.drain() == 0
 
 

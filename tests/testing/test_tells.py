@@ -6,9 +6,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import pytest
 
+from cluster.shared.codec import Codec
 from cluster.testing import TestNode
 from cluster.worker import App, AskFailed, Full, Session, ShardId
-from cluster.worker.codec import Codec
 
 TELL, TELL_KEY, ASK, FLOOD, FAIL = range(1, 6)
 
