@@ -320,6 +320,6 @@ def test_the_front_is_all_that_is_public(
     assert complete[len(passed)] == waiting[0]
 
 
-@pytest.mark.parametrize("bad", [b"\x03\x00\x01\x00", b"\x65\x00\x01\x00"])
+@pytest.mark.parametrize("bad", [b"\x03\x00\x02\x00", b"\x65\x00\x02\x00" + bytes(97)])
 def test_what_cannot_be_is_left_to_who_ends_the_session_for_it(bad: bytes):
     assert public_front(login + bad, frozenset({LOGIN}), 100) == len(login + bad)

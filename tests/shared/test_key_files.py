@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.shared import key_files
 from cluster.shared.key_files import (
     KeyFileError,
     KnownWorkers,
@@ -158,3 +159,19 @@ def test_the_known_workers_are_those_whose_keys_are_there_now(
 def copy(source: Path, target: Path, name: str) -> None:
     (target / name).write_bytes((source / name).read_bytes())
     (target / name).chmod(0o600)
+
+
+def test_more_keys_than_there_can_be_workers_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    make_key_files(tmp_path / "all", ["berlin", "oslo", "rome"])
+    public = {name: key for key, name in KnownWorkers(tmp_path / "all")._names.items()}
+    monkeypatch.setattr(key_files, "WORKERS_MAX", 2)
+    with pytest.raises(KeyFileError, match="holds 3 keys; at most 2"):
+        KnownWorkers(tmp_path / "all")
+    (tmp_path / "all" / "rome.key").unlink()
+    known = KnownWorkers(tmp_path / "all")
+    make_key_files(tmp_path / "more", ["bonn"])
+    copy(tmp_path / "more", tmp_path / "all", "bonn.key")
+    assert known.name_of(public["oslo"]) == "oslo"
+    assert "the keys of workers stay as they were" in caplog.text

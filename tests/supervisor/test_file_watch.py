@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.supervisor import file_watch
 from cluster.supervisor.file_watch import FileWatch
 
 MakeWatch = Callable[..., FileWatch]
@@ -62,6 +63,16 @@ def test_several_changes_at_once_are_one_piece_of_news(watch: MakeWatch, tmp_pat
     for name in ("b.py", "a.py"):
         (tmp_path / name).write_text("x")
     assert news(made) == [str(tmp_path / "a.py"), str(tmp_path / "b.py")]
+
+
+def test_more_changes_than_it_keeps_are_one_piece_of_news_too(
+    watch: MakeWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(file_watch, "_PATHS_MAX", 3)
+    made = watching(watch(tmp_path))
+    for number in range(20):
+        (tmp_path / f"{number}.py").write_text("x")
+    assert 1 <= len(news(made)) <= 3
 
 
 def test_a_file_that_replaces_another_is_a_change(watch: MakeWatch, tmp_path: Path):

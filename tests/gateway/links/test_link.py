@@ -4,8 +4,16 @@ import random
 
 import pytest
 
-from cluster.gateway.links.frames import ALIVE, RECORD, RESUME, make_frame, make_progress_frame
-from cluster.gateway.links.link import FULL_LINES_S
+from cluster.gateway.links.frames import (
+    ALIVE,
+    FRAME_BYTES,
+    RECORD,
+    RECORD_BYTES_MAX,
+    RESUME,
+    make_frame,
+    make_progress_frame,
+)
+from cluster.gateway.links.link import FULL_LINES_S, QUEUED_BYTES_MAX
 from cluster.gateway.links.link_log import Progress
 from cluster.iocp import NetAddress
 from cluster.iocp.driver.memory import Faults
@@ -43,6 +51,29 @@ def test_cuts_at_any_moment_lose_and_repeat_nothing(
     assert [payload for _, payload in world[2].got] == sent[1]
     assert world[1].count("links_lost") + world[2].count("links_lost") > 5
     assert world[1].count("links_violations") == world[2].count("links_violations") == 0
+
+
+def test_a_connection_is_given_little_more_than_it_has_sent(make_world: MakeWorld):
+    world = make_world((1, 2), retained_bytes_max=4 << 20)
+    world.run_linked()
+    session = world[1].session_with(2)
+    payload = bytes(10_000)
+    sent = 0
+    while world[1].links.send(2, payload):
+        sent += 1
+    world[1].links.flush()
+    full = session.queued_bytes
+    assert QUEUED_BYTES_MAX <= full < QUEUED_BYTES_MAX + len(payload) + FRAME_BYTES
+    for _ in range(10):  # nor signs of life, which would not arrive any sooner
+        world[1].links._links[2].beat(world.core.now(), TIMEOUT_S)
+    assert session.queued_bytes <= full + FRAME_BYTES
+    world.run(lambda: len(world[2].got) == sent, "everything")
+
+
+def test_a_record_that_no_link_takes_is_refused(make_world: MakeWorld):
+    world = make_world((1, 2))
+    with pytest.raises(ValueError, match="a link takes"):
+        world[1].links.send(2, bytes(RECORD_BYTES_MAX + 1))
 
 
 def test_what_is_settled_in_any_order_is_told_in_order(make_world: MakeWorld):
