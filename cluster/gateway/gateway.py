@@ -101,6 +101,9 @@ class Gateway(IocpObject):
         self._drain_event = IocpEvent(EventType.POST)
         self._drain_timeout_s = config.supervisor.drain_timeout_s
         self._drain_requested = False
+        self.has_used_up_ids = False
+        """Whether it has drained because nearly all session ids of its epoch were used, and not
+        because anybody had asked for that."""
         self._counters = Counters()
         # The first, because its address is the one that somebody else may have.
         self._door = None if remote_keys is None else self._open_door(remote_keys)
@@ -168,6 +171,7 @@ class Gateway(IocpObject):
             self._others,
             core.now,
         )
+        self._serving.table.on_ids_running_out = self._end_epoch
         self._beat_interval_s = beat_interval_s(config.workers.worker_timeout_s)
         self._beat_timer: Timer | None = None
 
@@ -285,6 +289,16 @@ class Gateway(IocpObject):
         if self._drain_event.owner is None:
             self._drain_event.owner = self
             self._core.post(self._drain_event)
+
+    def _end_epoch(self) -> None:
+        """Drain, for the next epoch to begin, in which session ids begin anew."""
+        if not self._drain_requested:
+            logger.warning(
+                "the session ids of epoch %d are nearly used up: it ends, and the next one begins",
+                self._epoch,
+            )
+            self.has_used_up_ids = True
+            self.request_drain()
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Only wakes the loop, which looks at the drain after each batch."""

@@ -37,13 +37,17 @@ logger = logging.getLogger("cluster.gateway")
 EXIT_IDENTITY_LOST = 1
 """The supervisor begins another epoch, which is another node."""
 
+EXIT_EPOCH_OVER = 1
+"""It has drained, but nobody had asked for that: another epoch is to begin."""
+
 
 def run_gateway(directory: RunDirectory, config: Config) -> int:
     """Serve until drained; return the exit code of the process.
 
-    0 after a drain, also one whose time was up before all was done; 2 with one line on stderr
-    when something that was configured cannot be had. SIGTERM and SIGINT drain, a second one
-    stops at once. Main thread only.
+    0 after a drain, also one whose time was up before all was done; 1 when the next epoch is to
+    begin, because this one has used up its session ids or its id belongs to another node now; 2
+    with one line on stderr when something that was configured cannot be had. SIGTERM and SIGINT
+    drain, a second one stops at once. Main thread only.
     """
     try:
         directory.create()
@@ -116,7 +120,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         gateway.close()
         core.close()
     logger.info("drained")
-    return 0
+    return EXIT_EPOCH_OVER if gateway.has_used_up_ids else 0
 
 
 def _read_secret(config: Config) -> bytes | None:

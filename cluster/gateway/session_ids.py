@@ -1,8 +1,11 @@
 """Session ids: 64 bits, never used twice in a cluster — node 16, epoch 16, counter 32."""
 
-__all__ = ["SessionIds"]
+__all__ = ["RESERVED", "SessionIds"]
 
 _COUNTER_MAX = 0xFFFF_FFFF
+
+RESERVED = 65_536
+"""Ids for those who come in while a life that has used up the others is brought to its end."""
 
 
 class SessionIds:
@@ -20,6 +23,11 @@ class SessionIds:
     def next_id(self) -> int:
         """Return an id that was never given before; OverflowError after 4 billion of them."""
         if self._counter == _COUNTER_MAX:
-            raise OverflowError("this gateway has used up its session ids; restart it")
+            raise OverflowError("this life of the gateway has used up its session ids")
         self._counter += 1
         return self._base | self._counter
+
+    @property
+    def is_running_out(self) -> bool:
+        """Whether only the ids that are `RESERVED` are left."""
+        return self._counter >= _COUNTER_MAX - RESERVED

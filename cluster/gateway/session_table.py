@@ -1,6 +1,6 @@
 """The sessions of this node by id, user and group, and which shard each one has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cluster.gateway.counters import Counters
@@ -45,6 +45,7 @@ class SessionTable:
         "counters",
         "groups",
         "limits",
+        "on_ids_running_out",
         "sessions",
         "users",
         "watcher",
@@ -68,6 +69,8 @@ class SessionTable:
         self.users: UserTable[GatewaySession] = UserTable()
         self.watcher: SessionWatcher | None = None
         self.groups: GroupTable[GatewaySession] = GroupTable()
+        self.on_ids_running_out: Callable[[], None] = lambda: None
+        """Called for each session that is opened with one of the last ids of this life."""
 
     @property
     def is_full(self) -> bool:
@@ -89,6 +92,8 @@ class SessionTable:
         except Exception:
             self.limits.release(session)
             raise
+        if self._ids.is_running_out:
+            self.on_ids_running_out()
         self.limits.begin(session)
         shard = self._shards[self._choose_shard()]
         session.shard = shard

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from cluster.gateway.gateway import Gateway
+from cluster.gateway.session_ids import RESERVED
 from cluster.iocp import IocpCore, choose_driver
 from cluster.shared.config import Config, GatewayConfig, NodeConfig, WorkersConfig
 from cluster.shared.lane import Commit
@@ -346,6 +347,21 @@ def test_a_drain_closes_sessions_and_accepts_nobody(running: Running):
             client.recv(1)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(address, timeout=10)
+
+
+def test_a_life_with_few_session_ids_left_drains_for_the_next_one_to_begin(running: Running):
+    address = running.address()
+    gateway = running.gateway
+    assert gateway is not None
+    gateway._drain_timeout_s = 0.3  # nobody commits what is opened here
+    gateway._serving.table._ids._counter = 0xFFFF_FFFF - RESERVED - 2
+    peer = running.peer()
+    with socket.create_connection(address, timeout=10):
+        wait_until(lambda: peer.status().gateway.sessions == 1, what="the session")
+        assert not gateway.has_used_up_ids
+        with socket.create_connection(address, timeout=10):
+            running.wait_end()
+    assert gateway.has_used_up_ids
 
 
 def test_a_node_has_as_many_shards_as_configured(tmp_path: Path):

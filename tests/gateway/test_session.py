@@ -190,7 +190,7 @@ def test_an_id_that_cannot_be_given_ends_that_connection_only(
     refused = Peer(world.core, world.service.listener.local_address)
     world.run_until(lambda: refused.ended, "the refusal")
     world.run_until(lambda: world.service.current_session_count == 1)
-    assert "restart it" in caplog.text
+    assert "used up its session ids" in caplog.text
     assert "last callback" not in caplog.text
     assert good.ended is None
     assert len(world.table.sessions) == 1

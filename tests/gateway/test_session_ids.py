@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.gateway.session_ids import SessionIds
+from cluster.gateway.session_ids import RESERVED, SessionIds
 
 U16 = st.integers(0, 0xFFFF)
 
@@ -34,10 +34,20 @@ def test_a_node_or_epoch_of_more_than_16_bits_is_refused(node: int, epoch: int):
         SessionIds(node, epoch)
 
 
+def test_ids_run_out_while_some_are_left_for_those_who_come_in_meanwhile():
+    ids = SessionIds(1, 1)
+    ids._counter = 0xFFFF_FFFF - RESERVED - 2
+    ids.next_id()
+    assert not ids.is_running_out
+    ids.next_id()
+    assert ids.is_running_out
+    assert ids.next_id() & 0xFFFF_FFFF == 0xFFFF_FFFF - RESERVED + 1
+
+
 def test_ids_end_in_an_error_and_never_begin_again():
     ids = SessionIds(1, 1)
     ids._counter = 0xFFFF_FFFE
     assert ids.next_id() == 0x0001_0001_FFFF_FFFF
     for _ in range(2):
-        with pytest.raises(OverflowError, match="restart"):
+        with pytest.raises(OverflowError, match="used up"):
             ids.next_id()
