@@ -76,7 +76,7 @@ class GatewayCore:
         self.phase = DrainPhase.SERVING
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
         self.table = SessionTable(
-            SessionIds(config.node.id, epoch),
+            SessionIds(config.node.id, epoch, first=life >> 32),
             self.shards,
             make_routing(config.gateway.routing, config.workers.count),
             counters,

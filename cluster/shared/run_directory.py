@@ -112,8 +112,8 @@ class RunDirectory:
         """Begin the next life of the gateway and return its number, 1 to 65,535.
 
         Only for the holder of the gateway's lock. The number survives a loss of power. Without a
-        usable record it starts from the clock, so that a directory that was deleted does not
-        bring back session ids of before.
+        usable record it starts from the clock, so that lives of a directory that was deleted
+        are told apart, unless they are a multiple of 18 hours apart to the second.
         """
         last = self._read_epoch()
         if last is None:

@@ -364,6 +364,24 @@ def test_a_life_with_few_session_ids_left_drains_for_the_next_one_to_begin(runni
     assert gateway.has_used_up_ids
 
 
+def test_lives_that_were_given_the_same_epoch_give_no_session_the_same_id(tmp_path: Path):
+    ids = [_id_of_a_session(Running(tmp_path / f"run-{life}", CONFIG)) for life in range(2)]
+    assert ids[0] != ids[1]
+    assert ids[0] >> 32 == ids[1] >> 32, "of one node and one epoch"
+
+
+def _id_of_a_session(running: Running) -> int:
+    try:
+        with socket.create_connection(running.address(), timeout=10):
+            peer = running.peer()
+            wait_until(lambda: peer.status().gateway.sessions == 1, what="the session")
+            assert running.gateway is not None
+            (number,) = running.gateway._serving.table.sessions
+            return number
+    finally:
+        running.close()
+
+
 def test_a_node_has_as_many_shards_as_configured(tmp_path: Path):
     config = msgspec.structs.replace(CONFIG, workers=WorkersConfig(count=5))
     running = Running(tmp_path / "run", config)

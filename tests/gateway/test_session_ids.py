@@ -18,6 +18,19 @@ def test_the_layout_is_node_epoch_counter():
     ]
 
 
+@pytest.mark.parametrize("first", [0xFFFF_FFFF - 2, (1 << 33) - 4, 0x0123_4567])
+def test_counting_begins_anywhere_and_goes_through_all_but_zero(first: int):
+    ids = SessionIds(1, 1, first)
+    counters = [ids.next_id() - 0x0001_0001_0000_0000 for _ in range(4)]
+    assert counters == [(first + n) % 0xFFFF_FFFF + 1 for n in range(4)]
+    ids._counter = 0xFFFF_FFFE
+    last = ids.next_id() - 0x0001_0001_0000_0000
+    assert 0 < last < 1 << 32
+    assert last == (counters[0] - 2) % 0xFFFF_FFFF + 1
+    with pytest.raises(OverflowError):
+        ids.next_id()
+
+
 @given(first=st.tuples(U16, U16), second=st.tuples(U16, U16))
 def test_ids_of_different_nodes_or_lives_never_meet(
     first: tuple[int, int], second: tuple[int, int]
