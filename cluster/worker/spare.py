@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import zmq
 
 from cluster.shared.collector import set_imports_aside
+from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     GatewayAlive,
     Grant,
@@ -98,15 +99,13 @@ def _wait_for_answer(
     began: float,
     check: Callable[[], None] | None = None,
 ) -> Grant | Refuse | None:
-    deadline = began + timeout_s
+    liveness = Liveness(timeout_s, began)
+    interval_s = timeout_s / 4 if check is None else min(CHECK_INTERVAL_S, timeout_s / 4)
     while True:
-        left_s = max(0.0, deadline - time.monotonic())
         if check is not None:
             check()
-            left_s = min(left_s, CHECK_INTERVAL_S)
-        if not control.poll(math.ceil(left_s * 1000), zmq.POLLIN):
-            # Asked once more where time is up: who was itself asleep finds what was said.
-            if left_s == 0.0:
+        if not control.poll(math.ceil(interval_s * 1000), zmq.POLLIN):
+            if liveness.verdict(time.monotonic()) is not None:
                 raise GatewayLostError(f"the gateway has not answered for {timeout_s:g} s")
             continue
         message = decode_message(control.recv())
@@ -115,7 +114,7 @@ def _wait_for_answer(
         if isinstance(message, Stop):
             return None
         if isinstance(message, GatewayAlive):
-            deadline = time.monotonic() + timeout_s
+            liveness.heard(time.monotonic(), (), is_behind=False)
             if sign_of_life is None:
                 continue
             try:

@@ -26,9 +26,34 @@ def test_every_sign_begins_the_timeout_anew():
 def test_a_verdict_is_taken_back_by_a_late_sign():
     """Whoever was asleep itself reads what has come before it asks again."""
     liveness = Liveness(TIMEOUT_S, 0.0)
-    assert liveness.verdict(5.0) is not None
+    assert liveness.verdict(TIMEOUT_S) is not None
     liveness.heard(5.0, (0,), is_behind=False)
     assert liveness.verdict(5.0) is None
+
+
+def test_of_a_time_in_which_nobody_looked_half_the_timeout_counts():
+    """A machine that stood still kills nobody; who is silent behind that is lost all the same."""
+    liveness = Liveness(TIMEOUT_S, 0.0)
+    assert liveness.verdict(1_000.0) is None
+    assert liveness.verdict(1_000.9) is None
+    assert liveness.verdict(1_001.0) == "no heartbeat for 2.0 s"
+
+
+def test_of_a_time_in_which_nobody_looked_nobody_made_progress():
+    liveness = Liveness(TIMEOUT_S, 0.0)
+    for now in (0.0, 0.5, 1_000.0, 1_000.5):
+        liveness.heard(now, (1,), is_behind=True)
+        assert liveness.verdict(now) is None
+    liveness.heard(1_001.5, (1,), is_behind=True)
+    reason = liveness.verdict(1_001.5)
+    assert reason is not None
+    assert "no progress" in reason
+
+
+def test_who_always_looks_late_finds_the_dead_at_the_second_look():
+    liveness = Liveness(TIMEOUT_S, 0.0)
+    assert liveness.verdict(100.0) is None
+    assert liveness.verdict(200.0) is not None
 
 
 def test_a_peer_that_stays_behind_without_progress_is_lost():

@@ -385,6 +385,30 @@ def test_a_supervisor_that_slept_does_not_take_its_gateway_for_dead(
     assert node.drain() == 0
 
 
+@pytest.mark.long
+def test_a_node_that_stood_still_as_a_whole_goes_on_with_all_its_processes(
+    cluster_up: StartNode, tmp_path: Path
+):
+    """What a virtual machine, a container or a terminal does that is paused."""
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 2\nspares = 1\nworker_timeout_s = 4.0\n")
+    node = cluster_up("--config", str(config))
+    before = {process.pid for process in node.processes()}
+    assert len(before) == 5  # supervisor, gateway, workers, spare
+    with PacketClient(node.port) as client:
+        for round_number in range(2):
+            children = before - {node.pid}
+            for pid in (node.pid, *children):
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(5.0)  # longer than the timeout
+            for pid in (*children, node.pid):
+                os.kill(pid, signal.SIGCONT)
+            assert client.ask(round_number, b"x") == (round_number, b"x")
+            time.sleep(1.5)  # some heartbeats
+            assert {process.pid for process in node.processes()} == before
+    assert node.drain() == 0
+
+
 def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     cluster_up: StartNode, tmp_path: Path
 ):
