@@ -203,6 +203,23 @@ def test_of_many_whose_time_is_up_at_once_a_few_are_ended_in_each_turn(timed_gat
     assert ended_causes(world) == {"packet_timeout": 20}
 
 
+def test_what_came_while_the_gateway_stood_still_is_read_before_anybody_is_ended(
+    timed_gateway: MakeGateway,
+):
+    world = timed_gateway(limits=limits(idle_timeout_s=1), max_sessions=1_000)
+    world.echoing = [world.start_worker()]
+    peers = [world.connect() for _ in range(200)]
+    for peer in reversed(peers):  # whose time is up first is read last
+        peer.send(PACKET)
+    clock = world.core.driver.network.clock  # type: ignore[attr-defined]  # a MemoryDriver
+    clock.advance(5)
+    world.run_until(lambda: all(peer.unsent_bytes == 0 for peer in peers))
+    world.settle()
+    assert [peer for peer in peers if peer.ended is not None] == []
+    world.pass_time(1.0 + 2 * TICK_S)
+    world.run_until(lambda: all(peer.ended for peer in peers), "the end of all")
+
+
 def test_each_packet_has_a_time_of_its_own(timed_gateway: MakeGateway):
     """One that never stops to leave parts, but completes each in time, is served for ever."""
     world = timed_gateway(limits=limits(packet_timeout_s=1))
