@@ -1,5 +1,5 @@
-"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `metrics`, `dead-letters`,
-`bots`.
+"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `metrics`, `websocket`,
+`dead-letters`, `bots`.
 
 Parses and calls; what is called is imported by the command that calls it, because the time to
 import the rest would be added to the time until a node is ready. Everything that a user can get
@@ -19,6 +19,7 @@ from cluster.cli.flags import (
     find_run_directory,
     run_directory_of,
     watched_directories,
+    websocket_settings,
 )
 from cluster.cli.options import (
     AppOption,
@@ -321,6 +322,162 @@ def metrics(
             "metrics: needs the library prometheus-client; run: pip install 'iocp-cluster[metrics]'"
         ) from None
     return serve_metrics(RunDirectory(find_run_directory(config, run_dir)), address, typer.echo)
+
+
+@app.command(short_help="Let browsers connect, by WebSocket.")
+@told_in_one_line
+def websocket(
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            metavar="HOST:PORT",
+            help="Where clients of a node connect; by default 127.0.0.1:7777. May be repeated: "
+            "nodes take turns, and one that cannot be reached is passed over.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Where browsers connect. Port 0 takes a free one.",
+        ),
+    ] = "127.0.0.1:8080",
+    path: Annotated[
+        str, typer.Option("--path", metavar="PATH", help="The path of the address.")
+    ] = "/",
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            metavar="ORIGIN",
+            help="Admit pages of ORIGIN, for example https://example.com, and of no other that is "
+            "not named; may be repeated. By default those of the host that they connect to; * "
+            "admits all.",
+        ),
+    ] = None,
+    proxy_protocol: Annotated[
+        bool,
+        typer.Option(
+            "--proxy-protocol",
+            help="Tell nodes the clients' addresses; they need this machine in gateway.proxies.",
+        ),
+    ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", metavar="ADDRESS", help="The address of this machine to call nodes from."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate", metavar="FILE", help="Speak TLS, with this chain; read on SIGHUP too."
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key", metavar="FILE", help="The key of the certificate, if it is not in its file."
+        ),
+    ] = None,
+    connections_max: Annotated[
+        int,
+        typer.Option(
+            "--connections-max",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help="Clients at a time, capped by the limit of open files, of which each takes two.",
+        ),
+    ] = 8_000,
+    message_bytes_max: Annotated[
+        int,
+        typer.Option(
+            "--message-bytes-max",
+            metavar="BYTES",
+            min=4,
+            max=16_777_216,
+            help="The longest message of a client.",
+        ),
+    ] = 262_144,
+    ping_interval: Annotated[
+        float,
+        typer.Option(
+            "--ping-interval",
+            metavar="S",
+            min=0.0,
+            max=86_400.0,
+            help="Ask each client so often whether it is there; 0: never.",
+        ),
+    ] = 20.0,
+    ping_timeout: Annotated[
+        float,
+        typer.Option(
+            "--ping-timeout",
+            metavar="S",
+            min=0.1,
+            max=86_400.0,
+            help="End a client that has not answered after so long.",
+        ),
+    ] = 20.0,
+    handshake_timeout: Annotated[
+        float,
+        typer.Option(
+            "--handshake-timeout",
+            metavar="S",
+            min=0.1,
+            max=3_600.0,
+            help="End a connection that is no client after so long.",
+        ),
+    ] = 10.0,
+    stall_timeout: Annotated[
+        float,
+        typer.Option(
+            "--stall-timeout",
+            metavar="S",
+            min=0.1,
+            max=86_400.0,
+            help="End a client that takes nothing of what waits for it for so long.",
+        ),
+    ] = 30.0,
+) -> int:
+    """Let browsers connect to nodes, by WebSocket: bytes of packets in binary messages.
+
+    For each client there is one connection to a node. What comes from there are whole packets, one
+    or more in each message.
+    """
+    from cluster.shared.config import ConfigError
+    from cluster.shared.logs import configure_logging
+
+    configure_logging("websocket")
+    settings = websocket_settings(
+        listen=listen,
+        nodes=node or [],
+        path=path,
+        origins=origin or [],
+        proxy_protocol=proxy_protocol,
+        source=source,
+        certificate=certificate,
+        key=key,
+        connections_max=connections_max,
+        message_bytes_max=message_bytes_max,
+        ping_interval_s=ping_interval,
+        ping_timeout_s=ping_timeout,
+        handshake_timeout_s=handshake_timeout,
+        stall_timeout_s=stall_timeout,
+    )
+    try:
+        from cluster.websocket.front import serve_websocket
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "websockets":
+            raise
+        raise ConfigError(
+            "websocket: needs the library websockets, 14.1 or newer; run: pip install "
+            "'iocp-cluster[websocket]'"
+        ) from None
+    return serve_websocket(settings, typer.echo)
 
 
 @app.command(short_help="List packets that killed workers and were set aside.")

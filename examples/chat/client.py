@@ -37,7 +37,7 @@ async def receive(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 def send(writer: asyncio.StreamWriter, packet_id: int, message: msgspec.Struct) -> None:
     """Send one packet."""
-    payload = msgspec.msgpack.encode(message)
+    payload = msgspec.json.encode(message)
     writer.write(HEADER.pack(HEADER.size + len(payload), packet_id) + payload)
 
 
@@ -50,9 +50,9 @@ async def show(reader: asyncio.StreamReader) -> None:
             print("* the connection has ended", flush=True)
             return
         if packet_id == NOTICE:
-            print(f"* {msgspec.msgpack.decode(payload, type=Notice).text}", flush=True)
+            print(f"* {msgspec.json.decode(payload, type=Notice).text}", flush=True)
         elif packet_id == LINE:
-            line = msgspec.msgpack.decode(payload, type=Line)
+            line = msgspec.json.decode(payload, type=Line)
             who = f"<{line.who}> " if line.who else "* "
             print(f"[{line.room}] {who}{line.text}", flush=True)
 

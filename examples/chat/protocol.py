@@ -1,4 +1,7 @@
-"""What chat clients and the server say to each other. Both import this, so both are checked."""
+"""What chat clients and the server say to each other. Both import this, so both are checked.
+
+`web/chat.js` has the same for browsers.
+"""
 
 from msgspec import Struct
 

@@ -1,7 +1,8 @@
 """A chat with rooms. Run it with `cluster up --app examples.chat.server:app`.
 
 Names are users and rooms are groups, so both hold across workers: people in one room may be served
-by different processes, and a worker that dies takes nobody's name or room with it.
+by different processes, and a worker that dies takes nobody's name or room with it. Payloads are
+JSON, which browsers speak (`web/`).
 """
 
 from cluster.worker import App, BindResult, Session
@@ -21,7 +22,7 @@ from examples.chat.protocol import (
 
 NAME_MAX = 20
 
-app = App(second_login="reject")
+app = App(codec="json", second_login="reject")
 
 
 def tell_room(room: str, text: str) -> None:

@@ -94,6 +94,7 @@ class Running:
 
 UNIT = DEPLOY / "systemd" / "iocp-cluster@.service"
 WORKER_UNIT = DEPLOY / "systemd" / "iocp-cluster-worker@.service"
+WEBSOCKET_UNIT = DEPLOY / "systemd" / "iocp-cluster-websocket.service"
 
 
 def unit(path: Path = UNIT) -> configparser.RawConfigParser:
@@ -170,6 +171,28 @@ def test_the_workers_unit_starts_it_again_unless_that_cannot_help():
     assert service["RuntimeDirectory"] in service["ExecStart"]
 
 
+def test_the_command_of_the_websocket_unit_lets_browsers_connect(tmp_path: Path):
+    arguments = "--listen 127.0.0.1:0 --node 127.0.0.1:7777"
+    service = unit(WEBSOCKET_UNIT)["Service"]
+    with (
+        environment(tmp_path) as env,
+        subprocess.Popen(
+            command_of(WEBSOCKET_UNIT, {"$ARGUMENTS": arguments}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=env,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("websocket ws://127.0.0.1:")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(float(service["TimeoutStopSec"])) == 0
+        finally:
+            process.kill()
+
+
 def test_the_unit_leaves_the_processes_time_to_drain():
     service = unit()["Service"]
     drain_s = Config().supervisor.drain_timeout_s
@@ -179,7 +202,7 @@ def test_the_unit_leaves_the_processes_time_to_drain():
     assert int(service["LimitNOFILE"]) > Config().gateway.max_sessions
 
 
-@pytest.mark.parametrize("path", [UNIT, WORKER_UNIT], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [UNIT, WORKER_UNIT, WEBSOCKET_UNIT], ids=lambda path: path.name)
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, path: Path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")

@@ -130,12 +130,12 @@ def test_people_chat_in_a_room_across_workers_and_a_death(start_node: StartNode)
 def test_who_joins_a_room_behind_the_login_waits_for_the_name(start_node: StartNode):
     node = start_node("examples.chat.server:app")
     with PacketClient(node.port) as client:
-        client.send(chat.LOGIN, msgspec.msgpack.encode(chat.Login("ann")))
-        client.send(chat.JOIN, msgspec.msgpack.encode(chat.Room("garden")))
+        client.send(chat.LOGIN, msgspec.json.encode(chat.Login("ann")))
+        client.send(chat.JOIN, msgspec.json.encode(chat.Room("garden")))
         heard = [client.receive() for _ in range(3)]
     assert [packet_id for packet_id, _ in heard] == [chat.NOTICE, chat.NOTICE, chat.LINE]
-    assert msgspec.msgpack.decode(heard[1][1], type=chat.Notice).text == "welcome, ann"
-    assert msgspec.msgpack.decode(heard[2][1], type=chat.Line).text == "ann came in"
+    assert msgspec.json.decode(heard[1][1], type=chat.Notice).text == "welcome, ann"
+    assert msgspec.json.decode(heard[2][1], type=chat.Line).text == "ann came in"
 
 
 def test_players_move_together_and_stay_where_they_are_when_workers_die(start_node: StartNode):

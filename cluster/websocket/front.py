@@ -1,0 +1,390 @@
+"""Accepts WebSocket clients until it is told to stop."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+
+from cluster.iocp import NetAddress
+from cluster.shared.config import ConfigError
+from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
+from cluster.websocket.bridge import READ_BYTES, WRITE_LIMITS, Bridge, BridgeLogs, peer_of
+from cluster.websocket.front_settings import FrontSettings
+from cluster.websocket.limited_log import LimitedLog, LimitedRecords
+from cluster.websocket.node_turns import NodeTurns
+from cluster.websocket.proxy_header import make_proxy_header
+
+__all__ = ["serve_websocket"]
+
+logger = logging.getLogger("cluster.websocket")
+
+_BACKLOG = 1_024
+
+_HANDSHAKES_MAX = 512
+"""Connections that have not become clients yet, beside `connections_max`."""
+
+_OWN_DESCRIPTORS = 64
+
+_CONNECT_TIMEOUT_S = 3.0
+"""For one node: so that a handshake, which has longer, gets to the next one."""
+
+_CLOSE_TIMEOUT_S = 3.0
+"""A client that has closed, or has been told of the end, has so long to end the connection."""
+
+_ANSWERS_BYTES_MAX = 524_288
+"""What may wait for a client. Messages never come to that; the library's answers to pings might."""
+
+_STOP_TIMEOUT_S = 5.0
+"""All clients together have so long, once the front is told to stop."""
+
+_FRAMES_MAX: Final = 4
+"""Messages, or parts of them, that may wait for a node besides the one that is being passed on."""
+
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A node whose machine is gone is noticed, also while nobody sends anything."""
+
+
+def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code, 0.
+
+    `announce` is given the line that says where, once it listens. SIGHUP has the certificate read
+    again, for connections that come from then on. Raises ConfigError for a certificate that cannot
+    be used, for addresses that cannot be bound, and for too few open files. Main thread only.
+    """
+    context = None if settings.certificate is None else _make_context(settings)
+    _check_source(settings)
+    connections_max = _cap_connections(settings.connections_max)
+    listener = _listen(settings.listen)
+    for name in ("websockets.server", "asyncio"):
+        library = logging.getLogger(name)
+        library.setLevel(logging.WARNING)
+        library.addFilter(LimitedRecords())
+    with listener:
+        front = _Front(settings, connections_max)
+        asyncio.run(front.serve(listener, context, announce))
+    return 0
+
+
+class _Front:
+    """Every client there is, from its first byte. The event loop's thread only."""
+
+    def __init__(self, settings: FrontSettings, connections_max: int) -> None:
+        self._settings = settings
+        self._connections_max = connections_max
+        self._nodes = NodeTurns(settings.nodes)
+        self._accepted: set[ServerConnection] = set()
+        self._opened: dict[ServerConnection, Bridge] = {}
+        """Connections to nodes whose clients are at the end of their handshake."""
+        self._taken = 0
+        """How many of `connections_max` there are, with those that are being opened."""
+        self._served = 0
+        self._refused = LimitedLog(logger)
+        self._strangers = LimitedLog(logger)
+        self._no_node = LimitedLog(logger)
+        self._flooding = LimitedLog(logger)
+        self._failed = LimitedLog(logger)
+        self._bridge_logs = BridgeLogs(logger)
+
+    async def serve(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        announce: Callable[[str], None],
+    ) -> None:
+        """Accept clients from `listener` until a signal says that it is over."""
+        loop = asyncio.get_running_loop()
+        is_over = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(is_over.set))
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(
+                signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._read_again, context)
+            )
+        server = await serve(
+            self._carry,
+            sock=listener,
+            backlog=_BACKLOG,
+            ssl=context,
+            compression=None,
+            process_request=self._check,
+            process_response=self._open,
+            server_header=None,
+            open_timeout=self._settings.handshake_timeout_s,
+            close_timeout=_CLOSE_TIMEOUT_S,
+            ping_interval=None,
+            max_size=self._settings.message_bytes_max,
+            max_queue=_FRAMES_MAX,
+            write_limit=WRITE_LIMITS,
+            create_connection=_connections_of(self),
+        )
+        bound = NetAddress.from_sockaddr(listener.getsockname())
+        announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
+        await is_over.wait()
+        await self._stop(server)
+
+    async def _stop(self, server: Server) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is bounded, and there is no loop at its end
+        server.close()  # each client with 1001
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await server.wait_closed()
+        except TimeoutError:
+            logger.warning("%d connections are cut off", len(self._accepted))
+            for connection in self._accepted:
+                connection.transport.abort()
+        refused = self._refused.count + self._strangers.count + self._no_node.count
+        logger.info("stopped: %d clients were served, %d refused", self._served, refused)
+
+    def _read_again(self, context: ssl.SSLContext | None) -> None:
+        if context is None:
+            return
+        try:
+            _load_certificate(context, self._settings)
+        except ConfigError as error:
+            logger.warning("the certificate stays what it was: %s", error)
+        else:
+            logger.info("the certificate was read again")
+
+    # -- the life of a connection ------------------------------------------------------------------
+
+    def accepted(self, connection: ServerConnection) -> None:
+        """A connection has come; it is ended at once if there are too many."""
+        self._accepted.add(connection)
+        if len(self._accepted) > self._connections_max + _HANDSHAKES_MAX:
+            self._refuse_full(connection)
+            connection.transport.abort()
+
+    def lost(self, connection: ServerConnection) -> None:
+        """A connection has gone, at whatever point of its life."""
+        self._accepted.discard(connection)
+        bridge = self._opened.pop(connection, None)
+        if bridge is not None:
+            bridge.abandon()
+            self._taken -= 1
+
+    def flooded(self, connection: ServerConnection) -> None:
+        """A client sends pings, and takes no answers; it is ended."""
+        self._flooding.warn("%s is ended: it takes no answers to its pings", peer_of(connection))
+        connection.transport.abort()
+
+    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Refuse a request before anything is done for it; None: it may go on."""
+        if request.path.partition("?")[0] != self._settings.path:
+            return connection.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
+        origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
+        if len(origins) > 1 or len(hosts) > 1:
+            return connection.respond(HTTPStatus.BAD_REQUEST, "One Origin and one Host.\n")
+        origin = origins[0] if origins else None
+        if not self._settings.origins.admit(origin, hosts[0] if hosts else None):
+            self._strangers.warn(
+                "%s is refused: it is a page of %.200r; to admit its kind pass --origin",
+                peer_of(connection),
+                origin,
+            )
+            return connection.respond(HTTPStatus.FORBIDDEN, "Not for pages of this origin.\n")
+        return None
+
+    async def _open(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> Response | None:
+        """Connect a client, whose handshake is in order, to a node; it is refused if none takes it.
+
+        None: the handshake is completed.
+        """
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            return None
+        if self._taken >= self._connections_max:
+            self._refuse_full(connection)
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Full.\n")
+        self._taken += 1
+        bridge = None
+        try:
+            bridge = await self._connect(connection)
+            if bridge is None:
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "No node is there.\n")
+            if connection.state is not State.CONNECTING:  # it was lost meanwhile
+                bridge.abandon()
+                bridge = None
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Too late.\n")
+            self._opened[connection] = bridge
+            return None
+        finally:
+            if bridge is None:
+                self._taken -= 1
+
+    async def _connect(self, connection: ServerConnection) -> Bridge | None:
+        loop = asyncio.get_running_loop()
+        source, header = self._settings.source, b""
+        if self._settings.proxy_protocol:
+            header = make_proxy_header(
+                NetAddress.from_sockaddr(connection.remote_address),
+                NetAddress.from_sockaddr(connection.local_address),
+            )
+        reason = ""
+        for node in self._nodes.take(loop.time()):
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    reader, writer = await asyncio.open_connection(
+                        node.host,
+                        node.port,
+                        limit=READ_BYTES,
+                        local_addr=None if source is None else (source, 0),
+                    )
+            except OSError as error:  # TimeoutError as well, which has no text
+                self._nodes.refused(node, loop.time())
+                reason = f"{node}: {_reason(error)}"
+                continue
+            self._nodes.took(node)
+            _keep_alive(writer.get_extra_info("socket"))
+            if header:
+                writer.write(header)
+            return Bridge(node, (reader, writer), self._settings, self._bridge_logs)
+        self._no_node.warn("%s is refused: no node takes it (%s)", peer_of(connection), reason)
+        return None
+
+    async def _carry(self, connection: ServerConnection) -> None:
+        bridge = self._opened.pop(connection)
+        self._served += 1
+        try:
+            await bridge.run(connection)
+        except Exception:
+            self._failed.warn("%s is ended by an error", peer_of(connection), has_traceback=True)
+        finally:
+            self._taken -= 1
+
+    def _refuse_full(self, connection: ServerConnection) -> None:
+        self._refused.warn(
+            "%s is refused: there are %d connections, as many as --connections-max",
+            peer_of(connection),
+            self._taken,
+        )
+
+
+def _connections_of(front: _Front) -> type[ServerConnection]:
+    """Return a class of connections that tell `front` when they come and go."""
+
+    class Connection(ServerConnection):
+        _end: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            front.accepted(self)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.transport.get_write_buffer_size() > _ANSWERS_BYTES_MAX:
+                front.flooded(self)
+            # The client has closed, or broken the protocol. The library waits for it to end the
+            # connection, without a limit while nobody sends to it.
+            if self.protocol.eof_sent and self._end is None:
+                self._end = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._end is not None:
+                self._end.cancel()
+            front.lost(self)
+
+    return Connection
+
+
+def _make_context(settings: FrontSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, settings)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, settings: FrontSettings) -> None:
+    certificate = settings.certificate
+    assert certificate is not None
+    files = [certificate] if settings.key is None else [certificate, settings.key]
+    for flag, file in zip(("--certificate", "--key"), files, strict=False):
+        _check_readable(flag, file)
+    try:
+        context.load_cert_chain(certificate, settings.key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        named = " and ".join(str(file) for file in files)
+        raise ConfigError(
+            f"--certificate: {named}: no certificate with its key in PEM, which is not encrypted "
+            f"({reason})"
+        ) from None
+
+
+def _no_password() -> str:
+    """Stand in for the prompt with which OpenSSL would ask whoever is at the terminal."""
+    raise ValueError("the key is encrypted")
+
+
+def _check_readable(flag: str, file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{flag}: {file}: cannot be read: {_reason(error)}") from None
+
+
+def _check_source(settings: FrontSettings) -> None:
+    if settings.source is None:
+        return
+    is_ipv6 = ip_address(settings.source).version == 6
+    try:
+        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+            probe.bind((settings.source, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"--source: {settings.source!r} is no address of this machine: {_reason(error)}"
+        ) from None
+
+
+def _cap_connections(wanted: int) -> int:
+    """Raise the limit of open files for so many clients; return how many it allows."""
+    reserved = _HANDSHAKES_MAX + _OWN_DESCRIPTORS
+    limit = raise_descriptor_limit(2 * wanted + reserved)
+    make_room_for_descriptors(min(limit, 2 * wanted + reserved))
+    allowed = (limit - reserved) // 2
+    if allowed >= wanted:
+        return wanted
+    remedy = "raise the limit (ulimit -Hn, LimitNOFILE)"
+    needs = f"each takes two open files, {reserved} are for others, and {limit} are allowed here"
+    if allowed < 1:
+        raise ConfigError(f"--connections-max: {wanted}: {needs}: {remedy}")
+    logger.warning("--connections-max %d is capped at %d: %s; %s", wanted, allowed, needs, remedy)
+    return allowed
+
+
+def _listen(listen: NetAddress) -> socket.socket:
+    try:
+        address = listen.resolve()
+        return socket.create_server(address.sockaddr, family=address.family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"--listen: cannot listen at {listen}: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system says, without what libraries add to it."""
+    if error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or "no answer"
+
+
+def _keep_alive(node: socket.socket) -> None:
+    node.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        option = getattr(socket, name, None)  # not on every system
+        if option is not None:
+            with contextlib.suppress(OSError):
+                node.setsockopt(socket.IPPROTO_TCP, option, value)

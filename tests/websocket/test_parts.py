@@ -1,0 +1,84 @@
+"""The parts of a front that decide without sockets: turns of nodes, origins, the PROXY header."""
+
+import pytest
+
+from cluster.gateway.proxy_header import read_proxy_header
+from cluster.iocp import NetAddress
+from cluster.websocket.node_turns import NodeTurns
+from cluster.websocket.origins import Origins, parse_origin
+from cluster.websocket.proxy_header import make_proxy_header
+
+A, B, C = (NetAddress("10.0.0.1", port) for port in (1, 2, 3))
+
+
+def test_nodes_take_turns() -> None:
+    turns = NodeTurns([A, B, C])
+    assert [turns.take(0.0) for _ in range(4)] == [[A, B, C], [B, C, A], [C, A, B], [A, B, C]]
+
+
+def test_a_node_that_has_refused_comes_last_for_a_while() -> None:
+    turns = NodeTurns([A, B, C])
+    turns.refused(B, 10.0)
+    assert [turns.take(12.0) for _ in range(3)] == [[A, C, B], [C, A, B], [A, C, B]]
+    assert turns.take(15.0) == [A, B, C]
+    turns.refused(C, 15.0)
+    turns.took(C)
+    assert turns.take(15.0) == [B, C, A]
+
+
+def test_where_all_have_refused_all_are_tried() -> None:
+    turns = NodeTurns([A, B])
+    turns.refused(A, 1.0)
+    turns.refused(B, 2.0)
+    assert [turns.take(3.0) for _ in range(2)] == [[A, B], [A, B]]
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin", "host", "is_admitted"),
+    [
+        ((), None, "game.example", True),
+        ((), "https://game.example", "game.example", True),
+        ((), "https://Game.Example:8443", "game.example:443", True),
+        ((), "http://[::1]:8000", "[::1]:8080", True),
+        ((), "https://evil.example", "game.example", False),
+        ((), "https://game.example.evil.example", "game.example", False),
+        ((), "null", "game.example", False),
+        ((), "http://[broken", "[broken", False),
+        ((), "", "", False),
+        ((), "https://game.example", None, False),
+        (("https://game.example",), "https://game.example", "other", True),
+        (("https://game.example",), None, "other", True),
+        (("https://game.example",), "https://game.example:444", "game.example", False),
+        (("https://game.example",), "http://game.example", "game.example", False),
+        (("*",), "https://evil.example", "game.example", True),
+    ],
+)
+def test_origins(
+    listed: tuple[str, ...], origin: str | None, host: str | None, is_admitted: bool
+) -> None:
+    assert Origins(listed).admit(origin, host) is is_admitted
+
+
+def test_origins_are_read_as_browsers_write_them() -> None:
+    texts = ["HTTPS://Game.example", "http://[::1]:8000", "null", "*", "chrome-extension://abc"]
+    assert [parse_origin(text) for text in texts] == [text.lower() for text in texts]
+    for text in ("", "game.example", "https://", "https://a/b", "https://a b", "https://u@a"):
+        with pytest.raises(ValueError, match="SCHEME://HOST"):
+            parse_origin(text)
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "told"),
+    [
+        ("203.0.113.7:4711", "10.0.0.1:443", "203.0.113.7:4711"),
+        ("[2001:db8::7]:4711", "[2001:db8::1]:443", "[2001:db8::7]:4711"),
+        ("[fe80::7%lo]:4711", "[fe80::1%lo]:443", "[fe80::7]:4711"),
+        ("[::ffff:203.0.113.7]:4711", "[::ffff:10.0.0.1]:443", "203.0.113.7:4711"),
+        ("203.0.113.7:4711", "[2001:db8::1]:443", "203.0.113.7:4711"),
+    ],
+)
+def test_what_is_written_is_what_a_gateway_reads(client: str, server: str, told: str) -> None:
+    data = make_proxy_header(NetAddress.parse(client), NetAddress.parse(server))
+    header = read_proxy_header(data + b"a packet")
+    assert header is not None
+    assert (header.num_bytes, header.address) == (len(data), NetAddress.parse(told))
