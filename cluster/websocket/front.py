@@ -143,7 +143,8 @@ class _Front:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await server.wait_closed()
         except TimeoutError:
-            logger.warning("%d connections are cut off", len(self._accepted))
+            if self._accepted:
+                logger.warning("%d connections are cut off", len(self._accepted))
             for connection in self._accepted:
                 connection.transport.abort()
         refused = self._refused.count + self._strangers.count + self._no_node.count

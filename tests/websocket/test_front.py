@@ -8,7 +8,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -28,9 +29,15 @@ from tests.system.packet_client import PacketClient
 from tests.system.test_proxies import TELLS_ADDRESSES, self_signed
 from tests.system.test_spares import write_config
 from tests.websocket.front import FakeNode, front_of, read_to_end, reset
-from tests.websocket.ws_client import RefusedError, WsClient
+from tests.websocket.ws_client import ClosedError, RefusedError, WsClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 def refused(address: str, **options: str) -> int:
@@ -62,6 +69,32 @@ def test_a_node_that_cannot_be_reached_is_told_in_the_handshake(tmp_path: Path) 
             assert client.receive_close().code == 1011
 
 
+def test_clients_of_a_gateway_that_dies_are_told_and_its_successor_takes_others(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    node = cluster_up("--workers", "1")
+    with front_of(tmp_path, node.port) as front:
+        with WsClient(front.address) as client:
+            assert client.ask(1, b"hello") == (1, b"hello")
+            os.kill(node.status()["gateway"]["pid"], signal.SIGKILL)
+            assert client.receive_close().code in (1000, 1011)
+
+        def answered() -> bool:
+            try:
+                with WsClient(front.address) as other:
+                    return other.ask(2, b"hello") == (2, b"hello")
+            except (RefusedError, ClosedError):
+                return False
+
+        wait_until(answered, timeout_s=20, what="a successor that answers")
+        with WsClient(front.address) as last:
+            assert last.ask(3, b"hello") == (3, b"hello")
+            assert node.drain() == 0
+            closed = last.receive_close()
+            assert (closed.code, closed.reason) == (1000, "")
+        assert refused(front.address) == 503
+
+
 class FakeNodeAt(FakeNode):
     """A node at a port that was free."""
 
@@ -85,6 +118,52 @@ def test_nodes_take_turns_and_one_that_refuses_is_passed_over(tmp_path: Path) ->
         for node in (first, second):
             for _ in range(3):
                 reset(node.accept())
+
+
+@contextmanager
+def full_node() -> Iterator[tuple[socket.socket, list[object]]]:
+    """Give a listener that completes no connect until one was accepted, and who waits for that."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        addresses = []
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listener.settimeout(20)
+        while True:
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0.3)
+            try:
+                client.connect(listener.getsockname())
+            except TimeoutError:
+                client.close()
+                break
+            addresses.append(client.getsockname())
+        yield listener, addresses
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what a backlog has no room for")
+def test_a_client_that_goes_while_it_is_connected_leaves_nothing(tmp_path: Path) -> None:
+    with full_node() as (listener, waiting), front_of(tmp_path, listener.getsockname()[1]) as front:
+        before = front.descriptors
+        with socket.create_connection(("127.0.0.1", front.port)) as client:
+            client.sendall(HANDSHAKE)
+            wait_until(lambda: front.descriptors == before + 2, what="the connect")
+            reset(client)
+        address: object = None
+        while address is None or address in waiting:
+            node, address = listener.accept()
+            node.close()
+        wait_until(lambda: front.descriptors == before, what="no descriptor of the client")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what a backlog has no room for")
+def test_a_node_that_does_not_answer_is_passed_over(echo_node: ClusterNode, tmp_path: Path) -> None:
+    with (
+        full_node() as (listener, _),
+        front_of(tmp_path, listener.getsockname()[1], echo_node.port) as front,
+    ):
+        for _ in range(3):  # the first one waits
+            with WsClient(front.address) as client:
+                assert client.ask(1, b"hello") == (1, b"hello")
 
 
 def test_a_request_that_is_no_handshake_is_no_session(fake_node: FakeNode, tmp_path: Path) -> None:

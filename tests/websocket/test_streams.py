@@ -147,18 +147,19 @@ def test_a_client_that_closes_and_stays_is_ended(fake_node: FakeNode, tmp_path: 
         assert read_to_end(fake_node.accept()) == packet
 
 
-def test_a_client_that_goes_leaves_the_node_time_to_take_what_it_sent(
-    tmp_path: Path,
-) -> None:
+def test_a_client_that_goes_leaves_the_node_time_to_take_what_it_sent(tmp_path: Path) -> None:
     with FakeNode(4_096) as fake_node, front_of(tmp_path, fake_node.port) as front:
         packets = make_packet(3, b"x" * 996) * 100
         with WsClient(front.address) as client:
             node = fake_node.accept()
+            before = front.descriptors
             client.send(packets)
             assert client.close().code == 1000
-        # It has gone, and nothing was read yet. What is still sent to it is in nobody's way.
+        wait_until(lambda: front.descriptors < before, what="the client's end")
+        # Nothing was read yet. What is still sent to the client is in nobody's way.
         node.sendall(make_packet(1, b"too late") * 10)
         assert read_to_end(node) == packets
+        wait_until(lambda: front.descriptors == before - 2, what="the end of the connection")
 
 
 def test_a_client_that_does_not_read_makes_the_node_wait(
