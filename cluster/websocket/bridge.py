@@ -7,6 +7,7 @@ does not read has its client wait, as on TCP. The event loop's thread only.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple
 
@@ -17,10 +18,10 @@ from cluster.iocp import NetAddress, PacketFraming
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog
 
-__all__ = ["READ_BYTES", "WRITE_LIMITS", "Bridge", "BridgeLogs", "peer_of"]
+__all__ = ["WRITE_LIMITS", "Bridge", "BridgeLogs", "peer_of"]
 
-READ_BYTES = 65_536
-"""What one read from a node takes; twice as much may wait for the next one."""
+_READ_BYTES = 65_536
+"""What one read from a node takes."""
 
 WRITE_LIMITS: Final = 131_072, 65_536
 """With more than the first waiting for a client, sends wait until it is the second at most."""
@@ -62,37 +63,39 @@ class Bridge:
 
     __slots__ = (
         "_client",
+        "_connection",
         "_framing",
         "_is_client_gone",
         "_is_held",
+        "_is_reset",
         "_logs",
+        "_loop",
         "_node",
-        "_reader",
         "_settings",
         "_transport",
         "_was_held",
-        "_writer",
     )
 
     def __init__(
         self,
         node: NetAddress,
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        connection: socket.socket,
         settings: FrontSettings,
         logs: BridgeLogs,
     ) -> None:
-        """Carry bytes over the `streams` of a connection to `node`, once there is a client."""
+        """Carry bytes over a `connection` to `node`, once there is a client."""
+        self._loop = asyncio.get_running_loop()
         self._node = node
-        self._reader, self._writer = streams
+        self._connection = connection
         self._settings = settings
         self._logs = logs
         self._framing = PacketFraming()
         self._is_held = self._was_held = False
-        self._is_client_gone = False
+        self._is_client_gone = self._is_reset = False
 
     def abandon(self) -> None:
-        """End the connection to the node at once."""
-        self._writer.transport.abort()
+        """End the connection to the node; there has been no client."""
+        self._connection.close()
 
     async def run(self, client: ServerConnection) -> None:
         """Carry packets until both sides have ended; nothing is open afterwards."""
@@ -110,15 +113,16 @@ class Bridge:
         finally:
             to_node.cancel()
             to_client.cancel()
-            self.abandon()
             self._transport.abort()
+            # The loop is to forget the connection's number before another one may have it.
             await asyncio.gather(to_node, to_client, return_exceptions=True)
+            self._connection.close()
 
     # -- what goes on ------------------------------------------------------------------------------
 
     async def _carry_to_node(self) -> _End:
         """Carry messages until the client breaks the rules; return how it is to be closed."""
-        client, writer = self._client, self._writer
+        client, send = self._client, self._loop.sock_sendall
         while True:
             try:
                 message = await client.recv()
@@ -128,9 +132,11 @@ class Bridge:
                 return _End(_UNSUPPORTED, "packets come in binary messages")
             self._is_held = self._was_held = True
             try:
-                writer.write(message)
-                await writer.drain()
-            except OSError:
+                await send(self._connection, message)
+            except OSError as error:
+                # Behind the node's own end, which is there to be read, it is a broken pipe. All
+                # else is told once: the other way would read an end as if it were the node's.
+                self._is_reset = not isinstance(error, BrokenPipeError)
                 raise _NodeGoneError from None
             self._is_held = False
 
@@ -143,9 +149,10 @@ class Bridge:
         rest = b""
         while True:
             try:
-                data = await self._reader.read(READ_BYTES)
+                data = await self._loop.sock_recv(self._connection, _READ_BYTES)
             except OSError:
-                return _End(_INTERNAL_ERROR, "the node has reset the connection")
+                self._is_reset = True
+                break
             if not data:
                 break
             if self._is_client_gone:
@@ -163,6 +170,8 @@ class Bridge:
                 )
                 return _End(_INTERNAL_ERROR, "the node sent what is no packet")
             rest = data[num_bytes:]
+        if self._is_reset:
+            return _End(_INTERNAL_ERROR, "the node has reset the connection")
         if rest and not self._is_client_gone:
             return _End(_INTERNAL_ERROR, "the node ended within a packet")
         return _End(_NORMAL, "")
@@ -252,7 +261,7 @@ class Bridge:
             await asyncio.wait({to_client})
             return
         try:
-            self._writer.write_eof()
+            self._connection.shutdown(socket.SHUT_WR)
         except OSError:
             return  # the node has gone
         if end is not None:

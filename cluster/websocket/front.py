@@ -1,7 +1,6 @@
 """Accepts WebSocket clients until it is told to stop."""
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -21,9 +20,10 @@ from websockets.protocol import State
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
-from cluster.websocket.bridge import READ_BYTES, WRITE_LIMITS, Bridge, BridgeLogs, peer_of
+from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog, LimitedRecords
+from cluster.websocket.node_connection import connect_node
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.proxy_header import make_proxy_header
 
@@ -52,9 +52,6 @@ _STOP_TIMEOUT_S = 5.0
 
 _FRAMES_MAX: Final = 4
 """Messages, or parts of them, that may wait for a node besides the one that is being passed on."""
-
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A node whose machine is gone is noticed, also while nobody sends anything."""
 
 
 def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) -> int:
@@ -109,7 +106,7 @@ class _Front:
         is_over = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(is_over.set))
-        if hasattr(signal, "SIGHUP"):
+        if context is not None and hasattr(signal, "SIGHUP"):
             signal.signal(
                 signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._read_again, context)
             )
@@ -136,8 +133,9 @@ class _Front:
         await self._stop(server)
 
     async def _stop(self, server: Server) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is bounded, and there is no loop at its end
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            if hasattr(signal, name):  # the end is bounded, and behind it there is no loop
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         server.close()  # each client with 1001
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -150,9 +148,7 @@ class _Front:
         refused = self._refused.count + self._strangers.count + self._no_node.count
         logger.info("stopped: %d clients were served, %d refused", self._served, refused)
 
-    def _read_again(self, context: ssl.SSLContext | None) -> None:
-        if context is None:
-            return
+    def _read_again(self, context: ssl.SSLContext) -> None:
         try:
             _load_certificate(context, self._settings)
         except ConfigError as error:
@@ -229,7 +225,7 @@ class _Front:
 
     async def _connect(self, connection: ServerConnection) -> Bridge | None:
         loop = asyncio.get_running_loop()
-        source, header = self._settings.source, b""
+        header = b""
         if self._settings.proxy_protocol:
             header = make_proxy_header(
                 NetAddress.from_sockaddr(connection.remote_address),
@@ -239,21 +235,13 @@ class _Front:
         for node in self._nodes.take(loop.time()):
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    reader, writer = await asyncio.open_connection(
-                        node.host,
-                        node.port,
-                        limit=READ_BYTES,
-                        local_addr=None if source is None else (source, 0),
-                    )
+                    to_node = await connect_node(node, self._settings.source, header)
             except OSError as error:  # TimeoutError as well, which has no text
                 self._nodes.refused(node, loop.time())
                 reason = f"{node}: {_reason(error)}"
                 continue
             self._nodes.took(node)
-            _keep_alive(writer.get_extra_info("socket"))
-            if header:
-                writer.write(header)
-            return Bridge(node, (reader, writer), self._settings, self._bridge_logs)
+            return Bridge(node, to_node, self._settings, self._bridge_logs)
         self._no_node.warn("%s is refused: no node takes it (%s)", peer_of(connection), reason)
         return None
 
@@ -269,9 +257,11 @@ class _Front:
 
     def _refuse_full(self, connection: ServerConnection) -> None:
         self._refused.warn(
-            "%s is refused: there are %d connections, as many as --connections-max",
+            "%s is refused: there are %d clients and %d connections that are none yet, as many as "
+            "--connections-max allows",
             peer_of(connection),
             self._taken,
+            len(self._accepted) - self._taken,
         )
 
 
@@ -380,12 +370,3 @@ def _reason(error: OSError) -> str:
     if error.errno is not None and error.errno in errno.errorcode:
         return os.strerror(error.errno)
     return error.strerror or str(error) or "no answer"
-
-
-def _keep_alive(node: socket.socket) -> None:
-    node.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEP_ALIVE.items():
-        option = getattr(socket, name, None)  # not on every system
-        if option is not None:
-            with contextlib.suppress(OSError):
-                node.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -317,7 +317,7 @@ def test_the_image_can_do_what_the_page_says_of_etcd():
     page = (DEPLOY / "README.md").read_text("utf-8")
     assert "The image has the client library of etcd" in page
     (install,) = [s["value"] for s in instructions() if "pip install" in s["value"]]
-    assert "'/source[etcd]'" in install
+    assert "'/source[etcd,websocket]'" in install
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert any("etcd3gw" in each for each in extras["optional-dependencies"]["etcd"])
 

@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -87,9 +88,51 @@ def test_the_end_of_the_node_is_told_behind_what_it_sent(
             front.wait_for_line(f"the node 127.0.0.1:{fake_node.port} sent a size of 3, which no")
 
 
-def test_a_reset_by_the_node_is_told(fake_node: FakeNode, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the system what is on its way")
+def test_what_came_ahead_of_a_reset_reaches_a_slow_client_that_still_sends(
+    fake_node: FakeNode, tmp_path: Path
+) -> None:
+    packets = make_packet(7, b"x" * 996) * 100
+    with (
+        front_of(tmp_path, fake_node.port) as front,
+        WsClient(front.address, buffer_bytes=32_768) as client,
+    ):
+        node = fake_node.accept()
+        node.settimeout(1)
+        sent = received = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                sent += node.send(packets[sent % len(packets) :])
+        arrived = sent - _on_its_way(node)
+        node.close()
+        for _ in range(3):  # the first of which is answered by a reset
+            client.send_packet(1, b"hello")
+        with pytest.raises(ClosedError) as closed:
+            while True:
+                assert client.receive() == (7, b"x" * 996)
+                received += 1_000
+        assert received >= arrived - 1_000
+        assert closed.value.code == 1011
+
+
+def _on_its_way(connection: socket.socket) -> int:
+    """Return how many bytes the system has that the other side has not taken over."""
+    import fcntl  # neither is on every system
+    import termios
+
+    count: int
+    (count,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return count
+
+
+@pytest.mark.parametrize("is_sending", [False, True])
+def test_a_reset_by_the_node_is_told(fake_node: FakeNode, tmp_path: Path, is_sending: bool) -> None:
     with front_of(tmp_path, fake_node.port) as front, WsClient(front.address) as client:
-        reset(fake_node.accept())
+        node = fake_node.accept()
+        if is_sending:
+            client.send(bytes(200_000))
+            assert node.recv(1)
+        reset(node)
         closed = client.receive_close()
         assert (closed.code, closed.reason) == (1011, "the node has reset the connection")
 
@@ -236,7 +279,7 @@ def test_a_client_that_takes_nothing_is_ended(fake_node: FakeNode, tmp_path: Pat
 def test_a_client_that_answers_no_ping_is_ended_and_one_that_does_stays(
     fake_node: FakeNode, tmp_path: Path
 ) -> None:
-    more = ("--ping-interval", "0.2", "--ping-timeout", "1")
+    more = ("--ping-interval", "0.2", "--ping-timeout", "2")
     with (
         front_of(tmp_path, fake_node.port, more=more) as front,
         WsClient(front.address) as mute,
@@ -247,7 +290,7 @@ def test_a_client_that_answers_no_ping_is_ended_and_one_that_does_stays(
             answering = threading.Thread(target=client.receive_close)
             answering.start()
             assert read_to_end(node) == b""
-            front.wait_for_line(f"{mute.address} is ended: it has not answered a ping for 1 s")
+            front.wait_for_line(f"{mute.address} is ended: it has not answered a ping for 2 s")
             other.sendall(make_packet(1, b"still there"))
             other.close()
             answering.join()
