@@ -46,7 +46,7 @@ class LimitedRecords(logging.Filter):
             return False
         error = record.exc_info[1] if record.exc_info else None
         told = record.getMessage() + (f": {error!r}" if error is not None else "")
-        record.msg, record.args, record.exc_info = told, None, None
+        record.msg, record.args, record.exc_info = told.replace("\n", "; "), None, None
         if more:
             record.msg += f" ({more} more such)"
         return True

@@ -1,9 +1,12 @@
-"""The parts of a front that decide without sockets: turns of nodes, origins, the PROXY header."""
+"""The parts of a front that decide without sockets: turns of nodes, origins, headers, its log."""
+
+import logging
 
 import pytest
 
 from cluster.gateway.proxy_header import read_proxy_header
 from cluster.iocp import NetAddress
+from cluster.websocket.limited_log import LimitedRecords
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.origins import Origins, parse_origin
 from cluster.websocket.proxy_header import make_proxy_header
@@ -82,3 +85,17 @@ def test_what_is_written_is_what_a_gateway_reads(client: str, server: str, told:
     header = read_proxy_header(data + b"a packet")
     assert header is not None
     assert (header.num_bytes, header.address) == (len(data), NetAddress.parse(told))
+
+
+def test_what_a_library_logs_is_one_line_and_bounded() -> None:
+    records = LimitedRecords()
+
+    def record() -> logging.LogRecord:
+        error = ValueError("broken")
+        about = (ValueError, error, None)
+        return logging.LogRecord("library", logging.ERROR, "", 1, "failed\n%s", ("here",), about)
+
+    made = [record() for _ in range(20)]
+    passed = [each for each in made if records.filter(each)]
+    assert [each.getMessage() for each in passed] == ["failed; here: ValueError('broken')"] * 5
+    assert not any(each.exc_info for each in passed)
