@@ -6,10 +6,8 @@
 import asyncio
 import sys
 import threading
-from struct import Struct as Layout
 
-import msgspec
-
+from cluster.client import Client, connect
 from cluster.iocp import NetAddress
 from examples.chat.protocol import (
     JOIN,
@@ -25,36 +23,20 @@ from examples.chat.protocol import (
     Say,
 )
 
-HEADER = Layout("<HH")
-"""Every packet: its size with these four bytes, and its id."""
 
-
-async def receive(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Return id and payload of the next packet; raises EOFError at the end."""
-    size, packet_id = HEADER.unpack(await reader.readexactly(HEADER.size))
-    return packet_id, await reader.readexactly(size - HEADER.size)
-
-
-def send(writer: asyncio.StreamWriter, packet_id: int, message: msgspec.Struct) -> None:
-    """Send one packet."""
-    payload = msgspec.json.encode(message)
-    writer.write(HEADER.pack(HEADER.size + len(payload), packet_id) + payload)
-
-
-async def show(reader: asyncio.StreamReader) -> None:
+async def show(client: Client) -> None:
     """Print what comes until the connection ends."""
-    while True:
-        try:
-            packet_id, payload = await receive(reader)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            print("* the connection has ended", flush=True)
-            return
-        if packet_id == NOTICE:
-            print(f"* {msgspec.json.decode(payload, type=Notice).text}", flush=True)
-        elif packet_id == LINE:
-            line = msgspec.json.decode(payload, type=Line)
-            who = f"<{line.who}> " if line.who else "* "
-            print(f"[{line.room}] {who}{line.text}", flush=True)
+    try:
+        async for packet in client:
+            if packet.id == NOTICE:
+                print(f"* {packet.decode(Notice).text}", flush=True)
+            elif packet.id == LINE:
+                line = packet.decode(Line)
+                who = f"<{line.who}> " if line.who else "* "
+                print(f"[{line.room}] {who}{line.text}", flush=True)
+    except ConnectionError:
+        pass
+    print("* the connection has ended", flush=True)
 
 
 def read_input() -> "asyncio.Queue[str]":
@@ -72,9 +54,9 @@ def read_input() -> "asyncio.Queue[str]":
     return lines
 
 
-async def speak(name: str, writer: asyncio.StreamWriter) -> None:
+async def speak(name: str, client: Client) -> None:
     """Send what is typed until the end of the input."""
-    send(writer, LOGIN, Login(name))
+    await client.send(LOGIN, Login(name))
     lines = read_input()
     room = ""
     while line := await lines.get():
@@ -83,24 +65,22 @@ async def speak(name: str, writer: asyncio.StreamWriter) -> None:
             return
         if command == "/join":
             room = argument
-            send(writer, JOIN, Room(room))
+            await client.send(JOIN, Room(room))
         elif command == "/leave":
-            send(writer, LEAVE, Room(argument))
+            await client.send(LEAVE, Room(argument))
         elif line.strip():
-            send(writer, SAY, Say(room, line.strip()))
-        await writer.drain()
+            await client.send(SAY, Say(room, line.strip()))
 
 
 async def chat(name: str, server: NetAddress) -> None:
     """Connect, and run until either side has had enough."""
-    reader, writer = await asyncio.open_connection(server.host, server.port)
-    tasks = [asyncio.create_task(show(reader)), asyncio.create_task(speak(name, writer))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        writer.close()
+    async with connect(server.host, server.port, codec="json") as client:
+        tasks = [asyncio.create_task(show(client)), asyncio.create_task(speak(name, client))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def main() -> int:
