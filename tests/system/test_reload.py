@@ -197,21 +197,28 @@ def test_a_worker_that_is_killed_while_the_edit_is_broken_is_succeeded_by_the_ol
     assert node.drain() == 0
 
 
+def wait_for_version(node: ClusterNode, clients: list[PacketClient], version: str) -> None:
+    """Wait until all `clients` are answered by it, and nobody by another."""
+    wait_until(
+        lambda: versions(node, clients) == {version.encode()},
+        timeout_s=20,
+        what=f"all on {version}",
+    )
+
+
 @pytest.mark.long
 def test_of_two_edits_in_a_row_the_last_one_is_run(cluster_up: StartNode, application: Application):
     node = cluster_up(*RELOAD, cwd=application.directory)
     complete(node)
     with a_client_of_each_shard(node) as clients, under_load(node, 2):
-        for pause_s in (0.0, 0.4):
+        for first, last, pause_s in (("two", "six", 0.0), ("ten", "few", 0.4)):
             # Of one length, and mostly within a second: a compiled file would not tell them apart.
-            application.edit("two")
+            application.edit(first)
             time.sleep(pause_s)
-            application.edit("six")
-            wait_until(
-                lambda: versions(node, clients) == {b"six"}, timeout_s=20, what="the last edit"
-            )
+            application.edit(last)
+            wait_for_version(node, clients, last)
         node.wait_status(is_complete, "all workers and spares")
-        assert versions(node, clients) == {b"six"}
+        assert versions(node, clients) == {b"few"}
     assert restarts(node.status()) == [0, 0]
     assert node.drain() == 0
 
