@@ -279,6 +279,7 @@ def test_open_files_bound_connections_as_well(fake_node: FakeNode, tmp_path: Pat
             process.kill()
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_those_who_have_gone(echo_node: ClusterNode, tmp_path: Path) -> None:
     context = ("--handshake-timeout", "2")
     with front_of(tmp_path, echo_node.port, more=context) as front:
