@@ -183,14 +183,14 @@ class Refuse(_Message, frozen=True, kw_only=True):
 class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
-    A worker that is `stopping` or `settling` waits for its last batch to arrive; it is answered
-    at once. One that is `blocked` waits for room in its lane; `batches_waited` counts how often
-    one did in this life. `decode_errors` counts the packets and messages that did not decode,
-    `unhandled_packets` those that no handler took, `tells_full` the messages to other shards for
-    which there was no credit, `coroutines_waited` how often coroutines began to wait for their
-    turn, and `coroutines_full` how often as many waited as may. One that has taken nothing more for
-    that reason has heard the answers and the credit up to `heard_ahead` ahead of their turn; else
-    that is 0.
+    A worker that is `stopping` or `settling` waits for its last batch to arrive, or for the room
+    for it; it is answered at once. One that is `blocked` waits for room in its lane;
+    `batches_waited` counts how often one did in this life. `decode_errors` counts the packets and
+    messages that did not decode, `unhandled_packets` those that no handler took, `tells_full` the
+    messages to other shards for which there was no credit, `coroutines_waited` how often coroutines
+    began to wait for their turn, and `coroutines_full` how often as many waited as may. One that
+    has taken nothing more for that reason has heard the answers and the credit up to `heard_ahead`
+    ahead of their turn; else that is 0.
     """
 
     incarnation: int

@@ -30,7 +30,8 @@ SETTLE_ASK_S = 0.005
 """How often the gateway is asked whether it has the last batch, before a suspect runs."""
 
 FAREWELL_S = 0.5
-"""Longest wait, at the end, for the gateway to take what was published last."""
+"""Longest wait, at the end, for the gateway to take what was published last; and before that for
+room to publish it."""
 
 FAREWELL_ASK_S = 0.01
 """How often it is asked meanwhile; one that works has mostly taken it by the first answer."""
@@ -63,6 +64,9 @@ class Publisher:
         self._published = dispatcher.commit
         self.has_batch = False
         """Whether anything was handled since the loop had nothing to do."""
+        self.is_last = False
+        """Whether the worker ends, and with it what no successor puts out again: then there is a
+        bounded wait for room also when it was told to stop."""
         dispatcher.publish_bytes = PUBLISH_BYTES
 
     # -- batches -----------------------------------------------------------------------------------
@@ -129,6 +133,13 @@ class Publisher:
         try:
             while not contact.is_stopping:
                 contact.wait(ROOM_ASK_S)
+                self._backlog.take_in()
+                if self._lane.publish(commit, records):
+                    return
+            deadline = self._now() + FAREWELL_S
+            while self.is_last and self._now() < deadline:
+                contact.send_heartbeat("stopping")
+                contact.wait_for_message(FAREWELL_ASK_S)
                 self._backlog.take_in()
                 if self._lane.publish(commit, records):
                     return

@@ -8,6 +8,7 @@ each of these is done stands in a file of its own (`dispatcher`, `publisher`, `g
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -365,9 +366,13 @@ class Worker:
 
     def _end(self) -> None:
         self._timers.clear()
-        if self._rounds is not None:
-            self._publisher.publish()
-            self._cancel_coroutines()
+        self._publisher.is_last = True
+        with suppress(StoppedWithoutRoom):  # what is left is tried once more
+            if self._rounds is not None:
+                self._publisher.publish()
+            else:
+                self._publisher.publish_if_large()
+        self._cancel_coroutines()
         if self._app.stop_handler is not None:
             self._stop(self._app.stop_handler)
         self._app.decode_errors.log_unlogged(is_last=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
+from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Refuse, Stop
 from cluster.shared.records import RecordKind
@@ -13,7 +14,7 @@ from cluster.worker import App, Session
 from cluster.worker.gateway_contact import WorkerRefusedError
 from cluster.worker.worker import StartHandlerError
 from tests.record_reader import iter_records
-from tests.worker.bench import ALL, ECHO, STOP, Bench, Clock, MakeBench
+from tests.worker.bench import ALL, ECHO, STOP, Bench, MakeBench
 
 
 def run_to_the_end(bench: Bench) -> None:
@@ -107,8 +108,77 @@ def test_what_the_lane_refused_when_the_stop_came_is_tried_again_and_nothing_is_
     assert "no room" not in caplog.text
 
 
+@pytest.mark.parametrize("awaits", [False, True])
+def test_what_it_puts_out_waits_for_room_a_moment(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture, awaits: bool
+):
+    def prepare(app: App) -> None:
+        @app.on_stop
+        def stop() -> None:
+            app.broadcast(9, b"back soon")
+
+        if awaits:
+
+            @app.on_packet(3)
+            async def nothing(session: Session, payload: bytes) -> None:
+                pass
+
+    bench = make_bench(prepare=prepare)
+    publish = bench.lane.publish
+    refusals = 0
+
+    def refuse_at_the_end(commit: Commit, records: list[bytes]) -> bool:
+        nonlocal refusals
+        if records and refusals < 5:
+            refusals += 1
+            return False
+        return publish(commit, records)
+
+    bench.lane.publish = refuse_at_the_end
+    with caplog.at_level(logging.INFO):
+        run_to_the_end(bench)
+    assert refusals == 5
+    assert bench.output() == make_packet(ECHO, b"a")
+    assert bench.others() == [(RecordKind.BROADCAST, make_packet(9, b"back soon"))]
+    assert "no room" not in caplog.text
+
+
+def test_what_it_puts_out_is_bounded_beside_what_found_no_room(make_bench: MakeBench):
+    def prepare(app: App) -> None:
+        @app.on_stop
+        def stop() -> None:
+            for number in range(2):
+                app.broadcast(number, b"x" * 50_000)
+
+        @app.on_packet(3)
+        def much(session: Session, payload: bytes) -> None:
+            for _ in range(2):
+                session.send(3, b"x" * 50_000)
+
+    bench = make_bench(prepare=prepare, max_batch_bytes=120_000)
+    publish = bench.lane.publish
+    refusals = 0
+
+    def refuse_until_told_to_stop(commit: Commit, records: list[bytes]) -> bool:
+        nonlocal refusals
+        if records and refusals < 2:
+            refusals += 1
+            bench.worker.request_stop()
+            return False
+        return publish(commit, records)
+
+    bench.lane.publish = refuse_until_told_to_stop
+    bench.open_session()
+    bench.send((3, b""))
+    bench.tell(Stop(serial_received=ALL))
+    bench.worker.run()
+    bench.take()
+    assert len(bench.others()) == 2
+    assert max(len(batch.records) for batch in bench.applied) <= accepted_batch_bytes(120_000)
+
+
 def test_a_commit_that_the_lane_does_not_take_is_not_called_output(
-    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ):
     bench = make_bench()
     publish = bench.lane.publish
@@ -123,7 +193,7 @@ def test_a_commit_that_the_lane_does_not_take_is_not_called_output(
 
 
 def test_it_runs_also_when_the_lane_takes_nothing_any_more(
-    make_bench: MakeBench, clock: Clock, caplog: pytest.LogCaptureFixture
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ):
     calls: list[str] = []
 
