@@ -1,6 +1,7 @@
 """The asyncio client against a server whose every byte the test sends, and against a node."""
 
 import asyncio
+import errno
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -143,6 +144,94 @@ def test_sends_wait_for_a_server_that_does_not_read_and_fail_when_it_is_gone():
                     await client.send(1, b"x" * 60_000)
             with pytest.raises(ConnectionError, match="the connection has ended"):
                 await client.send(1)
+
+    asyncio.run(run())
+
+
+def test_nothing_is_sent_behind_an_end():
+    async def run() -> None:
+        async with connected(saying(make_packet(1, b"bye"))) as client:
+            assert [packet async for packet in client] == [Packet(1, b"bye")]
+            with pytest.raises(ConnectionError, match="the connection has ended"):
+                await client.send(1)
+        async with connected(say_nothing) as client:
+            client.end_sending()
+            client.end_sending()
+            with pytest.raises(RuntimeError, match="behind end_sending"):
+                await client.send(1)
+
+    asyncio.run(run())
+
+
+def test_whoever_leaves_does_not_wait_for_ever_for_a_server_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def leave(leaving: asyncio.Event, close_s: float) -> None:
+        monkeypatch.setattr("cluster.client.client.CLOSE_S", close_s)
+        may_go = asyncio.Event()
+
+        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await may_go.wait()
+            writer.transport.abort()
+
+        try:
+            async with connected(deaf) as client:
+                transport = client._writer.transport
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):
+                        while True:
+                            await client.send(1, b"x" * 60_000)
+                leaving.set()
+        finally:
+            assert transport.get_write_buffer_size() == 0  # the socket is not kept for it
+            may_go.set()
+
+    async def run() -> None:
+        await leave(asyncio.Event(), 0.1)
+        leaving = asyncio.Event()
+        task = asyncio.create_task(leave(leaving, 1_000.0))
+        await leaving.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+def test_whatever_breaks_a_connection_is_a_connection_error():
+    async def run() -> None:
+        async with connected(say_nothing) as client:
+            client._reader.set_exception(TimeoutError(errno.ETIMEDOUT, "TCP has given up"))
+            with pytest.raises(ConnectionError, match="the connection has broken"):
+                await client.receive()
+            with pytest.raises(ConnectionError, match="the connection has broken"):
+                await client.send(1)
+
+    asyncio.run(run())
+
+
+def test_two_tasks_that_receive_do_not_take_a_packet_apart():
+    async def run() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            packet = make_packet(1, b"x" * 10)
+            writer.write(packet[:4])
+            await reader.readexactly(4)
+            writer.write(packet[4:] + packet)
+            await reader.read()
+
+        async with connected(serve) as client:
+            first = asyncio.create_task(client.receive())
+            while client._header is None:
+                await asyncio.sleep(0)
+            await client.send(1)
+            while not client._reader._buffer:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+            # The first one is woken for the rest of its packet, and has not run yet.
+            with pytest.raises(RuntimeError, match="another task receives"):
+                await client.receive()
+            assert await first == Packet(1, b"x" * 10)
+            assert await client.receive() == Packet(1, b"x" * 10)
 
     asyncio.run(run())
 
