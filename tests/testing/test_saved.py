@@ -127,6 +127,68 @@ def test_the_steps_of_a_coroutine_count_one_by_one_and_again():
         assert client.received == [Packet(SLOW, b"3")]
 
 
+def test_the_last_step_of_a_coroutine_counts_once():
+    app = App()
+    ends: list[int] = []
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(1)
+        ends.append(len(ends))
+        app.save("sum", b"%d" % (int(app.saved.get("sum", b"0")) + int(payload)))
+        session.send(SLOW, app.saved["sum"])
+
+    with TestNode(app) as node:
+        client = node.connect()
+        client.send(SLOW, b"7")
+        node.kill_worker()
+        node.kill_worker(at_commit=True)
+        node.advance(3)
+        assert len(ends) > 1
+        assert client.received == [Packet(SLOW, b"7")]
+
+
+def test_what_is_told_and_forgotten_in_one_step_moves_once_however_much_it_is():
+    app = App()
+    count = 30_000  # more than may be on its way at one time
+    deaths = [9_000, 20_000]
+    moved = 0
+
+    @app.on_message
+    def scored(score: Score, sender: ShardId) -> None:
+        app.save("total", b"%d" % (int(app.saved.get("total", b"0")) + score.points))
+
+    @app.on_packet(ADD)
+    def fill(session: Session, payload: bytes) -> None:
+        for number in range(count):
+            app.save(f"player {number}", b"%d" % number)
+
+    @app.on_packet(SLOW)
+    async def move(session: Session, payload: bytes) -> None:
+        nonlocal moved
+        for player in list(app.saved):
+            await app.tell(1, Score(int(app.saved[player])))
+            app.forget(player)
+            moved += 1
+            if deaths and moved == deaths[0]:
+                del deaths[0]
+                node.kill_worker(0)
+
+    @app.on_packet(READ)
+    def read(session: Session, payload: bytes) -> None:
+        session.send(READ, b"%d %b" % (len(app.saved), app.saved.get("total", b"")))
+
+    with TestNode(app, workers=2) as node:
+        first, second = node.connect(), node.connect()
+        first.send(ADD)
+        first.send(SLOW)
+        first.send(READ)
+        second.send(READ)
+        assert not deaths
+        assert first.received == [Packet(READ, b"0 ")]
+        assert second.received == [Packet(READ, b"1 %d" % (count * (count - 1) // 2))]
+
+
 def test_shards_save_each_their_own():
     app = App()
 
