@@ -5,7 +5,8 @@ come. Silence for the whole timeout is a death. So is an end that stays behind w
 and makes no progress for as long: a message lost at the tail shows in no other way.
 
 Who looks may have been asleep itself, because the whole machine stood still, and the peer with it.
-So of a time longer than the timeout in which nobody looked, only half the timeout counts.
+So of a time in which nobody looked, at most half the timeout counts. Whoever has one of these looks
+more often than that.
 """
 
 __all__ = ["Liveness", "beat_interval_s"]
@@ -46,8 +47,8 @@ class Liveness:
     def _look(self, now: float) -> None:
         unseen_s = now - self._looked_at
         self._looked_at = now
-        if unseen_s > self.timeout_s:
-            asleep_s = unseen_s - self.timeout_s / 2
+        asleep_s = unseen_s - self.timeout_s / 2
+        if asleep_s > 0.0:
             self._heard_at += asleep_s
             if self._behind_since is not None:
                 self._behind_since += asleep_s

@@ -8,6 +8,7 @@ import logging
 import zmq
 
 from cluster.shared.endpoints import FIND_INTERVAL_S, choose_endpoints
+from cluster.shared.liveness import Liveness, beat_interval_s
 from cluster.shared.messages import ControlMessage, GatewayReady, SupervisorHello
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.child import Child, launch_gateway
@@ -26,8 +27,8 @@ READY_WITHIN_S = 30.0
 waits for its predecessor's lock takes 3 s more."""
 
 LOOK_AGAIN_S = 0.2
-"""After this pause a gateway counts as silent. A supervisor that was itself asleep finds in it
-what the gateway has said meanwhile."""
+"""After this pause a gateway counts as silent. A supervisor that was itself asleep, too short for
+`Liveness` to see it, finds in it what the gateway has said meanwhile."""
 
 
 class GatewayKeeper:
@@ -42,7 +43,8 @@ class GatewayKeeper:
         self._endpoints = choose_endpoints(run_directory)
         self._silence_max_s = silence_max_s
         self._heard_at = 0.0
-        self._silent_due: float | None = None
+        self._liveness: Liveness | None = None
+        self._look_due: float | None = None
         self._looks_silent = False
         self._own_pid = own_pid
         self.candidates_max = 0
@@ -82,8 +84,7 @@ class GatewayKeeper:
         self.restart_due = None
         self._hello_due = now
         self._heard_at = now
-        self._silent_due = now + max(READY_WITHIN_S, self._silence_max_s)
-        self._looks_silent = False
+        self._look_out(now, max(READY_WITHIN_S, self._silence_max_s))
         return self.link
 
     def became_ready(self, ready: GatewayReady, now: float) -> bool:
@@ -92,15 +93,16 @@ class GatewayKeeper:
             return False
         self.ready = self.last_ready = ready
         self._hello_due = None
-        self.heard(now)
+        self._heard_at = now
+        self._look_out(now, self._silence_max_s)
         self.policy.life_ready(now)
         return True
 
     def heard(self, now: float) -> None:
         """The gateway has said something."""
         self._heard_at = now
-        if self.ready is not None and self._silent_due is not None:
-            self._silent_due = now + self._silence_max_s
+        if self.ready is not None and self._liveness is not None:
+            self._liveness.heard(now, (), is_behind=False)
             self._looks_silent = False
 
     def has_been_silent(self, now: float) -> bool:
@@ -109,22 +111,27 @@ class GatewayKeeper:
 
     def may_be_silent(self) -> None:
         """The gateway has said its last words, and has its own time to leave."""
-        self._silent_due = None
+        self._liveness = self._look_due = None
 
     def kill_if_silent(self, now: float) -> None:
         """Kill a gateway that hangs; it is found dead later."""
-        if self.child is None or self._silent_due is None or now < self._silent_due:
+        if self.child is None or self._liveness is None or self._look_due is None:
+            return
+        if self._liveness.verdict(now) is None:
+            self._looks_silent = False
+            self._look_due = now + beat_interval_s(self._silence_max_s)
             return
         if not self._looks_silent:
             self._looks_silent = True
-            self._silent_due = now + LOOK_AGAIN_S
+            self._look_due = now + LOOK_AGAIN_S
+        if now < self._look_due:
             return
         logger.error(
             "the gateway (pid %d) has shown no sign of life for %.1f s; killed",
             self.child.pid,
             now - self._heard_at,
         )
-        self._silent_due = None
+        self.may_be_silent()
         self.child.kill()
 
     def ended(self, now: float) -> Restart | GiveUp:
@@ -171,7 +178,7 @@ class GatewayKeeper:
 
     def next_due(self) -> float | None:
         """Return when there is something to do for the gateway, or None."""
-        dues = (self._hello_due, self.restart_due, self._silent_due)
+        dues = (self._hello_due, self.restart_due, self._look_due)
         return min((due for due in dues if due is not None), default=None)
 
     def close(self) -> None:
@@ -183,4 +190,10 @@ class GatewayKeeper:
     def _forget_life(self) -> None:
         if self.link is not None:
             self.link.close()
-        self.child = self.link = self.ready = self._hello_due = self._silent_due = None
+        self.may_be_silent()
+        self.child = self.link = self.ready = self._hello_due = None
+
+    def _look_out(self, now: float, timeout_s: float) -> None:
+        self._liveness = Liveness(timeout_s, now)
+        self._look_due = now + beat_interval_s(self._silence_max_s)
+        self._looks_silent = False

@@ -351,8 +351,7 @@ def test_a_worker_that_hangs_counts_and_has_not_worked_since_its_last_sign(ward:
     for death in range(1, 4):
         _, _, note = ward.live()
         note.words[CALL] = 1 << INDEX_BITS
-        ward.now += TIMEOUT_S
-        ward.workers.beat()
+        ward.beat_for(TIMEOUT_S)
         assert ward.workers.life(0) is None
         report = ward.reports[-1]
         assert (report.state, report.silent_s) == ("stuck", TIMEOUT_S)

@@ -109,8 +109,7 @@ def test_each_shard_is_for_one_kind_of_worker(site: Site):
 def test_the_supervisor_hears_nothing_of_workers_elsewhere(site: Site):
     site.live_there(b"one")
     site.workers.tell(0)
-    site.now += TIMEOUT_S
-    site.workers.beat()
+    site.beat_for(TIMEOUT_S)
     assert site.count("workers_fenced") == 1
     site.live_there(b"two")
     site.lose(b"two")
@@ -136,11 +135,9 @@ def test_a_worker_whose_connection_stands_keeps_its_shard_until_it_is_silent(sit
     assert isinstance(refused, Refuse)
     assert refused.is_temporary
     assert f"process {LIVING_PID} of berlin at 10.0.0.2, whose connection stands" in refused.reason
-    site.now += TIMEOUT_S - 1
+    site.beat_for(TIMEOUT_S - 1)
     site.workers.heartbeat(b"one", site.beat_of(0))
-    site.workers.beat()
-    site.now += TIMEOUT_S - 1
-    site.workers.beat()
+    site.beat_for(TIMEOUT_S - 1)
     assert site.workers.life(0) is not None
     site.now += 1
     site.workers.beat()
