@@ -32,7 +32,8 @@ class StoreSession(requests.Session):
         self.mount("https://", adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a request; Timeout when the answer takes too long as a whole."""
+        """Send a request; Timeout when the answer takes too long as a whole, RequestException when
+        there is no thread to see to that."""
         is_over = False
 
         def cut() -> None:
@@ -43,17 +44,25 @@ class StoreSession(requests.Session):
 
         timer = Timer(self._timeout_s, cut)
         timer.daemon = True
-        timer.start()
         try:
-            return super().send(request, **kwargs)
+            timer.start()
+        except RuntimeError as error:  # the system may have one again soon
+            raise requests.RequestException(str(error)) from None
+        try:
+            response = super().send(request, **kwargs)
         except (requests.RequestException, OSError) as error:
             if is_over and not isinstance(error, requests.Timeout):
-                raise requests.Timeout(
-                    f"the answer has not come as a whole within {self._timeout_s:g} s"
-                ) from None
+                raise self._too_late() from None
             raise
         finally:
             timer.cancel()
+        if is_over:  # a head, or a body of no told length, that was cut looks like a whole one
+            response.close()
+            raise self._too_late()
+        return response
+
+    def _too_late(self) -> requests.Timeout:
+        return requests.Timeout(f"the answer has not come as a whole within {self._timeout_s:g} s")
 
 
 def _pools_told_of(connections: "WeakSet[HTTPConnection]") -> dict[str, type[HTTPConnectionPool]]:

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from cluster.gateway.membership import store_thread
 from cluster.gateway.membership.etcd_store import EtcdStore, StoreError
+from cluster.gateway.membership.store_thread import StoreWatch
+from cluster.iocp import IocpCore
+from tests.support import wait_until
 
 pytest.importorskip("etcd3gw")
 
@@ -96,14 +100,14 @@ def drip_body(server: Server) -> Answer:
 def test_an_answer_that_drips_ends_in_time_and_the_next_request_is_answered(
     server: Server, dripping: Callable[[Server], Answer]
 ) -> None:
-    store = EtcdStore([server.url], "test", 0.3)
+    store = EtcdStore([server.url], "test", 1.0)
     whole, server.answer = server.answer, dripping(server)
-    with pytest.raises(StoreError, match=r"has not come as a whole within 0\.3 s"):
+    with pytest.raises(StoreError, match=r"has not come as a whole within 1 s"):
         store.read()
     server.answer = whole
     assert store.read() == []
     server.answer = dripping(server)
-    with pytest.raises(StoreError, match=r"has not come as a whole within 0\.3 s"):
+    with pytest.raises(StoreError, match=r"has not come as a whole within 1 s"):
         store.read()  # on a connection that has been used
     store.close()
 
@@ -111,11 +115,47 @@ def test_an_answer_that_drips_ends_in_time_and_the_next_request_is_answered(
 def test_another_server_is_asked_for_one_that_drips(server: Server) -> None:
     slow = Server(lambda connection: slow.drip(connection, HEAD + BODY))
     try:
-        store = EtcdStore([slow.url, server.url], "test", 0.3)
+        store = EtcdStore([slow.url, server.url], "test", 1.0)
         assert store.read() == []
         store.close()
     finally:
         slow.close()
+
+
+def test_a_moment_without_threads_is_a_failed_request_and_the_watch_goes_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_start = threading.Event()
+    was_refused = threading.Event()
+    start = threading.Timer.start
+
+    def start_if_there_is_one(timer: threading.Timer) -> None:
+        if not may_start.is_set():
+            was_refused.set()
+            raise RuntimeError("can't start new thread")
+        start(timer)
+
+    monkeypatch.setattr(threading.Timer, "start", start_if_there_is_one)
+    monkeypatch.setattr(store_thread, "WATCH_PAUSE_S", 0.05)
+    server.answer = lambda connection: connection.sendall(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b'1c\r\n{"result":{"created":true}}\n\r\n'
+    )
+    store = EtcdStore([server.url], "test", 5.0)
+    with pytest.raises(StoreError, match="can't start new thread"):
+        store.read()
+    core = IocpCore()
+    told: list[bool] = []
+    watch = StoreWatch(EtcdStore([server.url], "test", 5.0), core, lambda: told.append(True))
+    try:
+        was_refused.clear()
+        assert was_refused.wait(10)
+        may_start.set()
+        wait_until(lambda: (core.dispatch(0.05), told)[1], what="a watch")
+    finally:
+        watch.close(10)
+        store.close()
+        core.close()
 
 
 def test_a_silent_server_is_told_of_as_before(server: Server) -> None:
