@@ -19,8 +19,11 @@ SAMPLE_EVERY_S = 0.01
 """Samples of a shard begin this far apart at least."""
 
 RECENT_S = 60.0
+"""What is told as recent: samples that were committed no longer ago."""
+
 RECENT_MAX = 1_024
-"""What is told as recent: samples no older than this, and the last of them."""
+RECENT_EVERY_S = RECENT_S / RECENT_MAX
+"""The median is of so many of these, so far apart at least; the worst is of all, by seconds."""
 
 
 class CommitTimes:
@@ -32,7 +35,9 @@ class CommitTimes:
         "_counts",
         "_next_at",
         "_recent",
+        "_recent_from",
         "_sum_s",
+        "_worst",
         "position",
     )
 
@@ -43,6 +48,10 @@ class CommitTimes:
         self._appended_bytes = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
         """When samples were committed, and how long each took."""
+        self._recent_from = 0.0
+        """When the next one goes there."""
+        self._worst: deque[tuple[float, float]] = deque(maxlen=int(RECENT_S) + 1)
+        """Of each second, when its last sample was committed, and how long the worst took."""
         self._counts = [0] * (len(COMMIT_BOUNDS_S) + 1)
         self._sum_s = 0.0
 
@@ -61,7 +70,13 @@ class CommitTimes:
         """The sample is committed."""
         took_s = now - self._begun_at
         self.position = 0
-        self._recent.append((now, took_s))
+        if now >= self._recent_from:
+            self._recent.append((now, took_s))
+            self._recent_from = now + RECENT_EVERY_S
+        before_s = 0.0
+        if self._worst and int(self._worst[-1][0]) == int(now):
+            before_s = self._worst.pop()[1]
+        self._worst.append((now, max(took_s, before_s)))
         self._counts[bisect_left(COMMIT_BOUNDS_S, took_s)] += 1
         self._sum_s += took_s
 
@@ -69,11 +84,13 @@ class CommitTimes:
         """Return what samples say. The one on its way is among the recent ones, as long as it has
         lasted."""
         recent = [took_s for at, took_s in self._recent if at > now - RECENT_S]
+        worst = [took_s for at, took_s in self._worst if at > now - RECENT_S]
         if self.position:
             recent.append(now - self._begun_at)
+            worst.append(now - self._begun_at)
         return CommitWaits(
-            median_s=round(median(recent), 6) if recent else None,
-            worst_s=round(max(recent), 6) if recent else None,
+            median_s=round(median(recent or worst), 6) if worst else None,
+            worst_s=round(max(worst), 6) if worst else None,
             counts=list(self._counts),
             sum_s=round(self._sum_s, 6),
         )

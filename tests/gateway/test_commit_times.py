@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from cluster.gateway.commit_times import RECENT_MAX, CommitTimes
+from cluster.gateway.commit_times import RECENT_MAX, RECENT_S, CommitTimes
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
@@ -85,12 +85,31 @@ def test_what_is_told_as_recent_is_of_the_last_minute():
     assert (told.median_s, told.worst_s, told.sum_s) == (None, None, 0.75)
 
 
+def test_the_last_minute_is_told_of_also_where_it_is_full_of_samples():
+    timed = Timed()
+    for number in range(1, 55 * 64):
+        at = number / 64
+        took = 0.009 if number == 64 else 0.004 if at < 35 else 0.001
+        timed.flush(at)
+        timed.commit(number + 1, at + took)
+    told = timed.told(55.0)
+    assert (told.median_s, told.worst_s) == (0.004, 0.009)
+    told = timed.told(65.0)
+    assert (told.median_s, told.worst_s) == (0.004, 0.004)
+    assert sum(told.counts) == 55 * 64 - 1
+    for now in range(65, 116):
+        told = timed.told(now - 0.99)
+        assert (told.median_s is None) == (told.worst_s is None)
+    assert timed.told(116.0).worst_s is None
+
+
 def test_samples_do_not_pile_up():
     timed = Timed()
     for number in range(1, RECENT_MAX + 100):
-        timed.flush(number * 0.01)
-        timed.commit(number + 1, number * 0.01)
+        timed.flush(number * 0.1)
+        timed.commit(number + 1, number * 0.1)
     assert len(timed.times._recent) == RECENT_MAX
+    assert len(timed.times._worst) <= RECENT_S + 1
 
 
 def test_each_lies_between_its_bounds():
