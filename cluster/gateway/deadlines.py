@@ -35,20 +35,24 @@ _LOOKS_MAX, _ENDS_MAX = 64, 4
 0.2 ms of looks, and 0.1 ms for each end."""
 
 _LATE_S = 0.25
-"""A turn that comes so much too late finds a gateway that stood still. It waits for one more batch
-of completions, so that what clients sent meanwhile is read first."""
+"""A turn that comes so much too late finds a gateway that stood still. It waits for further batches
+of completions, until one is empty, so that what clients sent meanwhile is read first."""
+
+_CATCH_UP_MAX_S = 1.0
+"""Where none is, it waits so long: a gateway has read of a hundred thousand clients by then."""
 
 
 class Deadlines:
     """The deadlines of all sessions of a gateway. For the dispatching thread."""
 
     __slots__ = (
+        "_caught_up_at",
         "_core",
         "_ended",
         "_first_s",
-        "_has_waited",
         "_planned",
         "_timer",
+        "_waits_since",
         "_wheel",
         "auth_timeout_s",
         "idle_timeout_s",
@@ -70,7 +74,10 @@ class Deadlines:
         """Sessions that this turn has ended."""
         self._timer: Timer | None = None
         self._planned = 0.0
-        self._has_waited = False
+        self._waits_since: float | None = None
+        """Since when it waits for what clients sent while the gateway stood still."""
+        self._caught_up_at = 0.0
+        """What was due by then has waited for that."""
 
     @property
     def session_count(self) -> int:
@@ -148,16 +155,26 @@ class Deadlines:
     def _turn(self) -> None:
         self._timer = None
         now = self._core.now()
-        if now - self._planned > _LATE_S and not self._has_waited:
-            self._has_waited = True
+        if self._has_to_catch_up(now):
             self._plan(now)
             return
-        self._has_waited = False
         self._ended = 0
         self._wheel.advance(now, self._look, _LOOKS_MAX, lambda: self._ended >= _ENDS_MAX)
         due = self._wheel.next_due()
         if due is not None:
             self._plan(due)
+
+    def _has_to_catch_up(self, now: float) -> bool:
+        since = self._waits_since
+        if since is None:
+            if now - self._planned <= _LATE_S or self._planned <= self._caught_up_at:
+                return False
+            self._waits_since = now
+            return True
+        if self._core.batch_size and now - since < _CATCH_UP_MAX_S:
+            return True
+        self._waits_since, self._caught_up_at = None, now
+        return False
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless the wheel is in order, and turns while it is not empty."""

@@ -89,6 +89,7 @@ class IocpCore:
         "_undelivered",
         "_wait_guard",
         "batch_now",
+        "batch_size",
         "dispatching_thread",
         "driver",
     )
@@ -112,6 +113,8 @@ class IocpCore:
         self.batch_now = driver.now()
         """The clock when the batch that is dispatched now, or was last, had been taken: one reading
         for all that it brings. Kept by a core of one thread only."""
+        self.batch_size = 0
+        """How many completions that batch has. Kept by a core of one thread only."""
         self._timers = Timers()
         self._undelivered: deque[Completion] = deque()
         self.dispatching_thread = 0
@@ -191,6 +194,7 @@ class IocpCore:
         if undelivered:
             completions = [*undelivered, *completions]
             undelivered.clear()
+        self.batch_size = len(completions)
         if completions:
             batch = iter(completions)
             try:

@@ -203,12 +203,13 @@ def test_of_many_whose_time_is_up_at_once_a_few_are_ended_in_each_turn(timed_gat
     assert ended_causes(world) == {"packet_timeout": 20}
 
 
+@pytest.mark.parametrize("count", [200, 1_500])  # of which one batch is not all
 def test_what_came_while_the_gateway_stood_still_is_read_before_anybody_is_ended(
-    timed_gateway: MakeGateway,
+    timed_gateway: MakeGateway, count: int
 ):
-    world = timed_gateway(limits=limits(idle_timeout_s=1), max_sessions=1_000)
+    world = timed_gateway(limits=limits(idle_timeout_s=1), max_sessions=2_000)
     world.echoing = [world.start_worker()]
-    peers = [world.connect() for _ in range(200)]
+    peers = [world.connect() for _ in range(count)]
     for peer in reversed(peers):  # whose time is up first is read last
         peer.send(PACKET)
     clock = world.core.driver.network.clock  # type: ignore[attr-defined]  # a MemoryDriver
