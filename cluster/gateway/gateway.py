@@ -286,6 +286,7 @@ class Gateway(IocpObject):
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
         self._drain_requested = True
+        self.has_used_up_ids = False  # whoever asks wants it to end, also in the midst of that
         if self._drain_event.owner is None:
             self._drain_event.owner = self
             self._core.post(self._drain_event)
@@ -297,8 +298,8 @@ class Gateway(IocpObject):
                 "the session ids of epoch %d are nearly used up: it ends, and the next one begins",
                 self._epoch,
             )
-            self.has_used_up_ids = True
             self.request_drain()
+            self.has_used_up_ids = True
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Only wakes the loop, which looks at the drain after each batch."""

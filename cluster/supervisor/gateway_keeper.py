@@ -46,6 +46,7 @@ class GatewayKeeper:
         self._liveness: Liveness | None = None
         self._look_due: float | None = None
         self._looks_silent = False
+        self._waited_for_since: float | None = None
         self._own_pid = own_pid
         self.candidates_max = 0
         """Processes that a gateway, at its start, is told to let wait beside its spares."""
@@ -56,6 +57,8 @@ class GatewayKeeper:
         self.link: GatewayLink | None = None
         self.ready: GatewayReady | None = None
         """What this life told when it was ready; None before."""
+        self.ready_at = 0.0
+        """When it told that."""
         self.last_ready: GatewayReady | None = None
         """What the latest life that was ready told."""
         self.restart_due: float | None = None
@@ -82,7 +85,7 @@ class GatewayKeeper:
         self.link = link
         self._connect(self.link)
         self.restart_due = None
-        self._hello_due = now
+        self._hello_due = self._waited_for_since = now
         self._heard_at = now
         self._look_out(now, max(READY_WITHIN_S, self._silence_max_s))
         return self.link
@@ -92,6 +95,7 @@ class GatewayKeeper:
         if ready.pid != self.pid or self.ready is not None:
             return False
         self.ready = self.last_ready = ready
+        self.ready_at = now
         self._hello_due = None
         self._heard_at = now
         self._look_out(now, self._silence_max_s)
@@ -108,6 +112,13 @@ class GatewayKeeper:
     def has_been_silent(self, now: float) -> bool:
         """Whether the gateway has said nothing for so long that a worker may call it lost."""
         return now - self._heard_at >= self._silence_max_s / 2
+
+    def is_slow_to_start(self, now: float, after_s: float) -> bool:
+        """Whether a process is not ready after that time; True once for each."""
+        if self._waited_for_since is None or now < self._waited_for_since + after_s:
+            return False
+        self._waited_for_since = None
+        return self.child is not None and self.ready is None
 
     def may_be_silent(self) -> None:
         """The gateway has said its last words, and has its own time to leave."""

@@ -176,20 +176,25 @@ class Node:
         """Log, once for each life, who takes long to get ready. Slow imports are legal."""
         now = time.monotonic()
         after_s = self._config.workers.slow_start_s
+        if self.gateway.ready is None:  # which all others wait for
+            if self.gateway.is_slow_to_start(now, after_s):
+                logger.warning(
+                    "the gateway (pid %s) is not ready after %g s", self.gateway.pid, after_s
+                )
+            return
+        if now < self.gateway.ready_at + after_s:
+            return
         for place in self._places:
             child = place.child
             if not place.is_slow_to_start(now, after_s) or child is None:
                 continue
-            if self.gateway.ready is None:
-                reason = "there is no gateway that is ready"
-            else:
-                app = self._config.node.app
-                reason = (
-                    f"the import of {app!r}, or its on_start, takes long, or never ends; the "
-                    "process writes a traceback that says where it is"
-                    if app
-                    else "it has not come to ask the gateway for a shard"
-                )
+            app = self._config.node.app
+            reason = (
+                f"the import of {app!r}, or its on_start, takes long, or never ends; the "
+                "process writes a traceback that says where it is"
+                if app
+                else "it has not come to ask the gateway for a shard"
+            )
             logger.warning(
                 "%s (pid %s) is not ready after %g s; %s",
                 child.role,

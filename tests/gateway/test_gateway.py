@@ -364,6 +364,19 @@ def test_a_life_with_few_session_ids_left_drains_for_the_next_one_to_begin(runni
     assert gateway.has_used_up_ids
 
 
+def test_a_life_that_drains_for_its_ids_and_is_asked_to_end_is_followed_by_none(running: Running):
+    address = running.address()
+    gateway = running.gateway
+    assert gateway is not None
+    gateway._drain_timeout_s = 1.0  # nobody commits what is opened here
+    gateway._serving.table._ids._counter = 0xFFFF_FFFF - RESERVED - 1
+    with socket.create_connection(address, timeout=10):
+        wait_until(lambda: gateway.has_used_up_ids, what="the drain")
+        gateway.request_drain()
+        running.wait_end()
+    assert not gateway.has_used_up_ids
+
+
 def test_lives_that_were_given_the_same_epoch_give_no_session_the_same_id(tmp_path: Path):
     ids = [_id_of_a_session(Running(tmp_path / f"run-{life}", CONFIG)) for life in range(2)]
     assert ids[0] != ids[1]

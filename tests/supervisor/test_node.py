@@ -216,3 +216,32 @@ def test_a_run_directory_that_cannot_be_looked_into_is_told_and_ends_no_node(
             assert told.startswith("no process can be started until this is mended: ")
         finally:
             node.close()
+
+
+def test_who_waits_for_a_gateway_is_not_slow_before_that_is_ready(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    class Clock:
+        now = 1_000.0
+
+    monkeypatch.setattr(node_module.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(gateway_keeper, "launch_gateway", lambda run_directory: fake_child())
+
+    def told_at(now: float) -> list[str]:
+        Clock.now = now
+        caplog.clear()
+        node.tell_slow_starts()
+        return [message.partition(" (pid ")[0] for message in caplog.messages]
+
+    after_s = Config().workers.slow_start_s
+    node.gateway.start(1_000.0)
+    for shard in node.shards:
+        shard.started(fake_child(role=f"worker {shard.index}"), 1_000.0)
+    assert told_at(1_000.0 + after_s - 0.1) == []
+    assert told_at(1_000.0 + after_s) == ["the gateway"]
+    assert told_at(1_020.0) == []  # once
+    assert node.gateway.pid is not None
+    assert node.gateway.became_ready(ready(node.gateway.pid), 1_020.0)
+    assert told_at(1_020.0 + after_s - 0.1) == []
+    assert told_at(1_020.0 + after_s) == ["worker 0", "worker 1"]
+    assert "it has not come to ask the gateway for a shard" in caplog.text

@@ -179,15 +179,11 @@ def test_a_worker_that_takes_long_to_start_is_told_of_once(
 ):
     monkeypatch.setattr(config_module, "SLOW_START_MAX_S", 0.1)
     config = msgspec.structs.replace(CONFIG, node=NodeConfig(listen="[::1]:0", app="slow:app"))
-    ends_later = ("-c", "import time; time.sleep(2.5)\n" + ENDS_THE_NODE[1])
+    ends_later = ("-c", "import time; time.sleep(4)\n" + ENDS_THE_NODE[1])
     assert supervise_fakes("never has workers", ends_later, config=config) == 1
-    [told] = [line for line in caplog.messages if "is not ready" in line]
-    assert told.startswith("worker 0 (pid ")
-    assert "is not ready after 0.1 s; " in told
-    assert (
-        "'slow:app', or its on_start, takes long, or never ends" in told
-        or "no gateway that is ready" in told
-    )
+    [told] = [line for line in caplog.messages if line.startswith("worker 0 (pid ")]
+    assert "is not ready after 0.1 s; the import of 'slow:app', or its on_start, takes long" in told
+    assert len([line for line in caplog.messages if line.startswith("the gateway (pid ")]) <= 1
 
 
 def test_a_worker_that_always_ends_is_given_up_and_named(
