@@ -224,7 +224,7 @@ def test_who_waits_for_a_gateway_is_not_slow_before_that_is_ready(
     class Clock:
         now = 1_000.0
 
-    monkeypatch.setattr(node_module.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr("cluster.supervisor.node.time.monotonic", lambda: Clock.now)
     monkeypatch.setattr(gateway_keeper, "launch_gateway", lambda run_directory: fake_child())
 
     def told_at(now: float) -> list[str]:
