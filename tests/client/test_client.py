@@ -34,8 +34,11 @@ async def connected(serve: Serve) -> AsyncIterator[Client]:
 
     server = await asyncio.start_server(run, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, asyncio.timeout(20), connect("127.0.0.1", port) as client:
-        yield client
+    try:
+        async with asyncio.timeout(20), connect("127.0.0.1", port) as client:
+            yield client
+    finally:
+        server.close()  # without waiting for `serve`, which may wait for the test
 
 
 async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
