@@ -4,7 +4,6 @@ import math
 import threading
 from collections.abc import Callable
 from functools import partial
-from operator import methodcaller
 from typing import Any, cast
 
 import msgspec
@@ -128,7 +127,7 @@ def test_methods_and_callable_objects_can_be_handlers():
     assert app.packet_handlers[1] is game
 
 
-@pytest.mark.parametrize("handler", [methodcaller("disconnect"), partial(max, 1), {}.update])
+@pytest.mark.parametrize("handler", [max, partial(max, 1), {}.update])
 def test_what_is_made_in_c_and_does_not_say_what_it_takes_can_be_a_handler(handler: Any):
     app = App()
     app.on_packet(1)(handler)
