@@ -35,8 +35,7 @@ class SavedState:
                 f"a blob of {len(blob)} bytes; under one name a shard saves at most "
                 f"{SAVE_BYTES_MAX}. Save it in parts, each under a name of its own"
             )
-        text = name.decode()
-        before = self._blobs.get(text)
+        before = self._blobs.get(name.decode())
         num_bytes = self._num_bytes + saved_bytes(name, blob) - saved_bytes(name, before)
         if num_bytes > self._max_bytes:
             raise ValueError(
@@ -45,26 +44,25 @@ class SavedState:
             )
         self._outbox.add(KEEP, 0, pack_keep(name, blob))
         self._outbox.replaced.append(before)
-        self._set(text, blob)
+        self._set(name, blob)
 
     def forget(self, name: bytes) -> None:
         """Have nothing under `name` any more. Raises what `App.forget` raises."""
-        text = name.decode()
-        before = self._blobs.get(text)
+        before = self._blobs.get(name.decode())
         if before is not None:
             self._outbox.add(FORGET, 0, name)
             self._outbox.replaced.append(before)
-            self._set(text, None)
+            self._set(name, None)
 
     def take_back(self, kind: int, payload: bytes, replaced: bytes | None) -> None:
         """The call that put out this record raised: what it `replaced` is there again."""
         name = read_keep(payload)[0] if kind == KEEP else check_forget(payload)
-        self._set(name.decode(), replaced)
+        self._set(name, replaced)
 
-    def _set(self, name: str, blob: bytes | None) -> None:
-        data = name.encode()
-        self._num_bytes += saved_bytes(data, blob) - saved_bytes(data, self._blobs.get(name))
+    def _set(self, name: bytes, blob: bytes | None) -> None:
+        text = name.decode()
+        self._num_bytes += saved_bytes(name, blob) - saved_bytes(name, self._blobs.get(text))
         if blob is None:
-            self._blobs.pop(name, None)
+            self._blobs.pop(text, None)
         else:
-            self._blobs[name] = blob
+            self._blobs[text] = blob
