@@ -119,3 +119,20 @@ def test_one_node_s_shards_begin_with_nothing_when_it_begins_anew(
             assert client.ask(COUNT_STARTS, b"") == (COUNT_STARTS, b"1")
             assert client.ask(TICKET, b"") == (TICKET, b"1")
         node.close()
+
+
+def test_a_version_that_reload_starts_goes_on_with_what_the_one_before_saved(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    file = tmp_path / "app" / "the_app.py"
+    file.parent.mkdir()
+    source = (ROOT / "tests" / "applications" / "tickets.py").read_text()
+    file.write_text(source)
+    node = cluster_up("--app", "the_app:app", "--workers", "1", "--reload", cwd=file.parent)
+    with PacketClient(node.port) as client:
+        assert client.ask(TICKET, b"") == (TICKET, b"1")
+        new = file.with_suffix(".new")
+        new.write_text(source.replace("+ 1)", "+ 10)"))
+        new.replace(file)
+        node.wait_status(lambda status: status["counters"].get("reloads") == 1, "the new version")
+        assert client.ask(TICKET, b"") == (TICKET, b"11")
