@@ -579,7 +579,9 @@ def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
 def main() -> None:
     """Run the command line and exit."""
     from cluster.shared.standard_streams import keep_exit_code, open_closed_streams
+    from cluster.shared.tracebacks import tell_tracebacks
 
     open_closed_streams()
     keep_exit_code()
+    tell_tracebacks()
     app(prog_name="cluster")

@@ -11,6 +11,7 @@ from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import keep_exit_code, tell
+from cluster.shared.tracebacks import tell_tracebacks
 
 
 def main() -> int:
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--parent-pid", type=int)
     arguments = parser.parse_args()
     keep_exit_code()
+    tell_tracebacks()
     if arguments.parent_pid is not None:
         die_with_parent(arguments.parent_pid)
     configure_logging("gateway")

@@ -10,6 +10,7 @@ from cluster.shared.logs import configure_logging, name_node
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import keep_exit_code, tell
+from cluster.shared.tracebacks import tell_tracebacks
 from cluster.supervisor.supervisor import supervise
 
 
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--reload-dir", type=Path, action="append", default=[])
     arguments = parser.parse_args()
     keep_exit_code()
+    tell_tracebacks()
     die_with_parent(arguments.parent_pid)
     directory = RunDirectory(arguments.run_dir)
     try:

@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
-from cluster.shared.process import spawn
+from cluster.shared.process import is_stopped, spawn
 from cluster.shared.run_directory import RunDirectory
+from cluster.shared.tracebacks import ASK_SIGNAL, TELL_WITHIN_S
 
 __all__ = ["Child", "launch_gateway", "launch_spare", "launch_worker"]
 
@@ -29,6 +31,8 @@ class Child:
         """What it calls itself; a spare that is given a shard gets another role."""
         self.version = 0
         """Which version of the application it imports, see `Versions`."""
+        self.kill_due: float | None = None
+        """When it is killed, if it is: it was asked before where it hangs."""
         self._process = process
 
     @property
@@ -50,7 +54,26 @@ class Child:
 
     def kill(self) -> None:
         """End the child at once; it is still to be reaped."""
+        self.kill_due = None
         self._process.kill()
+
+    def kill_once_told(self) -> None:
+        """Have the child write where it hangs, and end it a moment later, by `kill_if_due`.
+
+        At once if it cannot write, because it is stopped or this system has no way to ask.
+        """
+        if self.kill_due is not None:
+            return
+        if ASK_SIGNAL is None or is_stopped(self.pid):
+            self.kill()
+            return
+        self._process.send_signal(ASK_SIGNAL)
+        self.kill_due = time.monotonic() + TELL_WITHIN_S
+
+    def kill_if_due(self, now: float) -> None:
+        """End the child if its time to tell where it hangs is over."""
+        if self.kill_due is not None and now >= self.kill_due:
+            self.kill()
 
     def kill_and_reap(self) -> None:
         """End the child at once and wait until it is gone."""

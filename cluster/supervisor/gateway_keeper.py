@@ -138,12 +138,13 @@ class GatewayKeeper:
         if now < self._look_due:
             return
         logger.error(
-            "the gateway (pid %d) has shown no sign of life for %.1f s; killed",
+            "the gateway (pid %d) has shown no sign of life for %.1f s; "
+            "killed once it has told where",
             self.child.pid,
             now - self._heard_at,
         )
         self.may_be_silent()
-        self.child.kill()
+        self.child.kill_once_told()
 
     def ended(self, now: float) -> Restart | GiveUp:
         """The process is dead and reaped; return what follows, which is noted as well."""

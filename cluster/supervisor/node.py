@@ -87,6 +87,7 @@ class Node:
         places: list[Shard | Spare] = [*self.shards, *self.spares.fillable]
         dues = [self.gateway.next_due(), *(place.restart_due for place in places)]
         dues += [shard.end_due for shard in self.shards]
+        dues += [child.kill_due for child in self.children]
         return min((due for due in dues if due is not None), default=None)
 
     # -- starting ----------------------------------------------------------------------------------
@@ -229,8 +230,10 @@ class Node:
         self.gateway.tell(EndWorker(shard=shard.index, pid=child.pid))
 
     def kill_overdue(self) -> None:
-        """Kill the workers that have not ended when they were asked to."""
+        """Kill the workers that have not ended when they were asked to, and whoever hangs."""
         now = time.monotonic()
+        for process in self.children:
+            process.kill_if_due(now)
         for shard in self.shards:
             child = shard.child
             if child is not None and shard.kill_if_overdue(now):

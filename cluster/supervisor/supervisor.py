@@ -28,6 +28,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import tell
+from cluster.supervisor.child import Child
 from cluster.supervisor.console import print_ready_line, say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_DRAINED, Course, Phase
 from cluster.supervisor.deaths import Deaths
@@ -233,9 +234,8 @@ class Supervisor:
             return  # which the loop finds by itself
         if report.state == "stuck":
             shard.policy.life_stuck(now - report.silent_s)
-            logger.error("%s (pid %d) is stuck; killed", worker.role, worker.pid)
+            self._kill_stuck(worker)
             shard.state = "stuck"
-            worker.kill()
         else:
             shard.policy.life_ready(now)
             shard.state = "draining" if self._course.phase is Phase.DRAINING else "ready"
@@ -249,8 +249,7 @@ class Supervisor:
             for child in self._node.children:
                 # Also one that was given a shard at the same moment.
                 if child.pid == report.pid:
-                    logger.error("%s (pid %d) is stuck; killed", child.role, child.pid)
-                    child.kill()
+                    self._kill_stuck(child)
             return
         for spare in self._node.spares:
             if spare.child is not None and spare.pid == report.pid:
@@ -259,6 +258,10 @@ class Supervisor:
                     self._reload.spare_is_ready(spare.child)
                 self._node.report_spares()
                 self._check_ready()
+
+    def _kill_stuck(self, worker: Child) -> None:
+        logger.error("%s (pid %d) is stuck; killed once it has told where", worker.role, worker.pid)
+        worker.kill_once_told()
 
     def _check_ready(self) -> None:
         ready = self._node.gateway.ready

@@ -11,6 +11,7 @@ from cluster.shared.logs import configure_logging
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.standard_streams import keep_exit_code
+from cluster.shared.tracebacks import tell_tracebacks
 from cluster.worker.process import run_worker
 
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--parent-pid", type=int)
     arguments = parser.parse_args()
     keep_exit_code()
+    tell_tracebacks()
     if arguments.parent_pid is not None:
         die_with_parent(arguments.parent_pid)
     is_spare = arguments.shard is None

@@ -84,8 +84,12 @@ class LocalPlace:
 
     hint = ""
 
-    def __init__(self, directory: RunDirectory, config: Config) -> None:
+    def __init__(
+        self, directory: RunDirectory, config: Config, *, is_supervised: bool = False
+    ) -> None:
+        """Work for the gateway of `directory`; `is_supervised`: with the supervisor of that."""
         self._directory = directory
+        self._is_supervised = is_supervised
         self.where = str(directory.path)
         self.timeout_s = config.workers.worker_timeout_s
 
@@ -121,8 +125,9 @@ class LocalPlace:
             return None
 
     def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
-        # Who hangs is killed when the whole time is up, and is to say before that where.
-        return WatchedLink(control, lane_fd, 0.8 * grant.worker_timeout_s, is_ended=False)
+        if not self._is_supervised:
+            return WatchedLink(control, lane_fd, grant.worker_timeout_s)
+        return ZmqGatewayLink(control, lane_fd)  # the supervisor asks who hangs where, and kills it
 
     def ended(self) -> None:
         """Do nothing: the note is the gateway's."""

@@ -78,7 +78,8 @@ def run_worker(
         config = wait_for_config(directory)
         name_node(config)
         keep_to("workers.cpus", config.workers.cpus)  # before the application starts threads
-        return LocalPlace(directory, config), _load(config.node.app, config.workers)
+        place = LocalPlace(directory, config, is_supervised=is_supervised)
+        return place, _load(config.node.app, config.workers)
 
     role = _role(shard, spare_number)
     return _run(shard, begin, lambda error: _tell_failure(directory, role, error, is_supervised))

@@ -179,7 +179,7 @@ class RemotePlace:
 
     def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
         self._stop_watching()  # nobody would take the events from now on
-        return WatchedLink(control, lane_fd, grant.worker_timeout_s, is_ended=True)
+        return WatchedLink(control, lane_fd, grant.worker_timeout_s)
 
     def ended(self) -> None:
         self._notes.end()

@@ -1,9 +1,9 @@
-"""A link that tells where its worker hangs: a traceback on stderr when there is no sign of life.
+"""A link that ends its worker when that hangs, where no supervisor would.
 
 A thread of the interpreter's own waits for the next heartbeat. It needs no lock that a handler
-could hold, so it can tell of any handler but one that has stopped the whole process. It reads
-frames without that lock, too: a process that was stopped as a whole, and goes on at just that
-moment, may crash over it, which is an end as well.
+could hold, so it ends any worker but one that is stopped as a whole; on the way it writes a
+traceback. It reads frames without that lock, too: a process that was stopped, and goes on at just
+that moment, may crash over it, which is an end as well.
 """
 
 import contextlib
@@ -20,16 +20,12 @@ _STDERR_FD = 2
 
 
 class WatchedLink(ZmqGatewayLink):
-    """The link of a worker that must send something every `timeout_s` seconds."""
+    """The link of a worker that must send something every `timeout_s` seconds, or end with 1."""
 
-    def __init__(
-        self, control: "zmq.Socket[bytes]", lane_fd: int, timeout_s: float, *, is_ended: bool
-    ) -> None:
-        """Write a traceback once nothing was sent for `timeout_s`; `is_ended`: and end the process,
-        where nobody else would."""
+    def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int, timeout_s: float) -> None:
+        """Write a traceback and end the process once nothing was sent for `timeout_s`."""
         super().__init__(control, lane_fd)
         self._timeout_s = timeout_s
-        self._is_ended = is_ended
         self._arm()
 
     def send(self, message: ControlMessage) -> None:
@@ -43,4 +39,4 @@ class WatchedLink(ZmqGatewayLink):
     def _arm(self) -> None:
         # Each time it is a new thread, which a machine may be out of for a moment.
         with contextlib.suppress(RuntimeError):
-            faulthandler.dump_traceback_later(self._timeout_s, exit=self._is_ended, file=_STDERR_FD)
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=_STDERR_FD)

@@ -15,6 +15,7 @@ import pytest
 from cluster.shared.process import (
     die_with_parent,
     is_same_process,
+    is_stopped,
     lock_file,
     portable,
     process_identity,
@@ -303,3 +304,15 @@ def test_a_directory_can_be_synced(tmp_path: Path) -> None:
 
 def test_the_tag_of_a_user_can_be_part_of_a_file_name() -> None:
     assert user_tag().replace("-", "").replace("_", "").isalnum()
+
+
+@posix_only
+def test_a_process_that_is_stopped_is_known(sleeper: subprocess.Popen[bytes]) -> None:
+    assert not is_stopped(sleeper.pid)
+    sleeper.send_signal(signal.SIGSTOP)
+    wait_until(lambda: is_stopped(sleeper.pid), what="the stop")
+    sleeper.send_signal(signal.SIGCONT)
+    wait_until(lambda: not is_stopped(sleeper.pid), what="the way back")
+    sleeper.kill()
+    sleeper.wait()
+    assert not is_stopped(sleeper.pid)

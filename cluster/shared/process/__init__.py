@@ -7,6 +7,8 @@ because pids are used again: a process is its pid and the time of its creation.
 import sys
 from typing import NamedTuple
 
+from cluster.shared.process.portable import is_stopped
+
 if sys.platform == "win32":
     from cluster.shared.process.windows import (
         SOCKET_PATH_BYTES_MAX,
@@ -60,6 +62,7 @@ __all__ = [
     "is_owned_by_user",
     "is_private",
     "is_same_process",
+    "is_stopped",
     "keep_directory",
     "keep_to_cpus",
     "lock_file",

@@ -22,6 +22,16 @@ def create_time(pid: int) -> float:
     return created
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether the process `pid` is stopped, as by SIGSTOP. False while that is unknown."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except (psutil.Error, OSError):
+        return False
+
+
 def usable_cpus() -> frozenset[int]:
     """Return the CPUs that this process may choose from; none where the system lets nobody choose.
 
