@@ -49,17 +49,30 @@ class _Window:
         self.position = 0
         """Where the last of them is."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on its way, and no worker will hear any more of what was."""
+        return self.told + self.pending == self.returned and not self.in_lane
+
 
 class TellWindows:
-    """The windows of one shard, one for each node that it has told something."""
+    """The windows of one shard, one for each node that it has told something.
 
-    __slots__ = ("_heard", "_windows", "window_bytes")
+    One is forgotten when a worker begins and nothing of it is left: only then do both sides begin
+    anew. What a call costs does not depend on how many there are.
+    """
+
+    __slots__ = ("_heard", "_held", "_in_hand", "_windows", "window_bytes")
 
     def __init__(self, window_bytes: int) -> None:
         """Let each be of `window_bytes`, and as much again for answers."""
         self.window_bytes = window_bytes
         self._heard = 0
         self._windows: dict[int, _Window] = {}
+        self._in_hand: list[_Window] = []
+        """Those that the batch in hand has told something."""
+        self._held: dict[int, _Window] = {}
+        """By node, those with something to offer that wait until the worker has heard the last."""
 
     # -- the batch in hand -------------------------------------------------------------------------
 
@@ -74,18 +87,22 @@ class TellWindows:
             raise LaneViolation(
                 f"{on_the_way} bytes of messages on their way to node {node}; {bytes_max} may be"
             )
+        if not window.pending:
+            self._in_hand.append(window)
         window.pending += cost
 
     def abandon(self) -> None:
         """The batch in hand will not be committed."""
-        for window in self._windows.values():
+        for window in self._in_hand:
             window.pending = 0
+        self._in_hand.clear()
 
     def commit(self) -> None:
         """The batch in hand is committed."""
-        for window in self._windows.values():
+        for window in self._in_hand:
             window.told += window.pending
             window.pending = 0
+        self._in_hand.clear()
 
     # -- what comes back ---------------------------------------------------------------------------
 
@@ -94,7 +111,7 @@ class TellWindows:
         window = self._windows[node]
         window.returned += cost
         assert window.returned <= window.told
-        return self._offer(window)
+        return self._offer(node, window)
 
     def offered(self, node: int, position: int) -> None:
         """What was offered last is in the lane, at `position`."""
@@ -105,17 +122,20 @@ class TellWindows:
         window = self._windows[node]
         window.in_lane -= 1
         window.committed = total
-        return self._offer(window)
+        return self._offer(node, window)
 
     def heard(self, position: int) -> list[tuple[int, int]]:
         """The worker has heard all up to `position`; return the nodes and sums to offer now."""
         self._heard = position
-        sums = ((node, self._offer(window)) for node, window in self._windows.items())
+        held, self._held = self._held, {}
+        sums = [(node, self._offer(node, window)) for node, window in held.items()]
         return [(node, total) for node, total in sums if total is not None]
 
-    def _offer(self, window: _Window) -> int | None:
-        due = window.returned - window.offered >= credit_step(self.window_bytes)
-        if not due or (window.in_lane and window.position > self._heard):
+    def _offer(self, node: int, window: _Window) -> int | None:
+        if window.returned - window.offered < credit_step(self.window_bytes):
+            return None
+        if window.in_lane and window.position > self._heard:
+            self._held[node] = window
             return None
         if window.in_lane == CREDITS_MAX:
             return None
@@ -127,7 +147,10 @@ class TellWindows:
     # -- the successor and the status --------------------------------------------------------------
 
     def replay(self) -> list[TellState]:
-        """Return what a successor has to know, as of the commit."""
+        """Return what a successor has to know, as of the commit; what it has not is forgotten."""
+        for node in [node for node, window in self._windows.items() if window.is_empty]:
+            del self._windows[node]
+            self._held.pop(node, None)
         return [
             TellState(node=node, told=window.told, returned=window.committed)
             for node, window in self._windows.items()

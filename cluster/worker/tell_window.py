@@ -12,6 +12,8 @@ from cluster.shared.tell_records import Purpose, window_for
 if TYPE_CHECKING:
     from asyncio import Future
 
+    _Queue = deque[tuple[Future[None], int, Purpose]]
+
 __all__ = ["TellWindow"]
 
 
@@ -27,10 +29,8 @@ class TellWindow:
         self.returned = returned
         self._reserved = 0
         """For those who have waited and go on in their next step."""
-        self._queues: dict[bool, deque[tuple[Future[None], int, Purpose]]] = {
-            False: deque(),
-            True: deque(),
-        }
+        self._queues: dict[bool, _Queue] = {}
+        """Of messages and of answers, made when somebody waits: most windows never need them."""
 
     @property
     def on_the_way_bytes(self) -> int:
@@ -39,7 +39,7 @@ class TellWindow:
 
     def has_credit(self, cost: int, purpose: Purpose) -> bool:
         """Whether something that counts `cost` may be told now."""
-        return not self._queues[purpose.is_answer] and self._has_room(cost, purpose)
+        return not self._queues.get(purpose.is_answer) and self._has_room(cost, purpose)
 
     def _has_room(self, cost: int, purpose: Purpose) -> bool:
         on_the_way = self.told - self.returned + self._reserved + cost
@@ -65,6 +65,8 @@ class TellWindow:
         # Not at the top: a worker without coroutines starts faster without it.
         from asyncio import CancelledError, get_running_loop
 
+        if not self._queues:
+            self._queues = {False: deque(), True: deque()}
         queue = self._queues[purpose.is_answer]
         waiter = (get_running_loop().create_future(), cost, purpose)
         queue.append(waiter)

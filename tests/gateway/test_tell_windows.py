@@ -1,6 +1,7 @@
 """What one shard has on its way to each node: sums that no worker can overstep."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,47 @@ def test_credit_that_was_heard_and_is_never_committed_is_bounded(monkeypatch: py
     assert windows.give_back(2, 300) is None
     assert windows.credit_committed(2, 300) == 1_200
     windows.check_invariants()
+
+
+def test_nodes_of_which_nothing_is_left_are_forgotten_when_a_worker_begins():
+    windows = TellWindows(1_000)
+    for node in (2, 3, 4):
+        tell(windows, 900, node=node)
+    for node in (2, 3):
+        assert windows.give_back(node, 900) == 900
+    assert windows.credit_committed(2, 900) is None
+    in_lane, on_the_way = (TellState(node=node, told=900, returned=0) for node in (3, 4))
+    assert windows.replay() == [in_lane, on_the_way]
+    # The next worker counts from nothing, as the window does.
+    tell(windows, 1_000)
+    assert windows.give_back(2, 300) == 300
+    assert windows.credit_committed(3, 900) is None
+    assert windows.replay() == [on_the_way, TellState(node=2, told=1_000, returned=0)]
+
+
+class NeverAllAtOnce(dict[int, Any]):
+    """Windows of which nobody may go through all."""
+
+    def values(self) -> Any:
+        raise AssertionError("all windows were gone through")
+
+    items = __iter__ = values
+
+
+def test_what_is_done_for_one_node_takes_no_longer_however_many_there_were():
+    windows = TellWindows(1_000)
+    windows._windows = NeverAllAtOnce()
+    windows.add(2, 500, Purpose.TELL)
+    windows.abandon()
+    for _ in range(2):
+        windows.add(2, 500, Purpose.TELL)
+    windows.commit()
+    assert windows.give_back(2, 300) == 300
+    windows.offered(2, 7)
+    assert windows.give_back(2, 300) is None
+    assert windows.heard(6) == []
+    assert windows.heard(7) == [(2, 600)]
+    assert windows.credit_committed(2, 300) is None
 
 
 @pytest.mark.parametrize("seed", range(10))

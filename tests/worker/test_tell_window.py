@@ -1,6 +1,7 @@
 """Credit as a worker has it: who waits is served in order, and nobody overtakes."""
 
 import asyncio
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -28,6 +29,16 @@ def test_to_hear_the_same_or_an_older_sum_again_changes_nothing():
     for returned in (600, 600, 300):
         window.hear(returned)
         assert window.on_the_way_bytes == 400
+
+
+def test_a_window_in_which_nobody_waits_takes_little():
+    """A worker has one for each node that it has ever told something."""
+    tracemalloc.start()
+    try:
+        windows = [TellWindow(1_000) for _ in range(1_000)]
+        assert tracemalloc.get_traced_memory()[0] < 400 * len(windows)
+    finally:
+        tracemalloc.stop()
 
 
 def test_who_waits_is_served_in_order_and_nobody_overtakes():
