@@ -5,6 +5,7 @@ rest; one that maps an IPv4 address counts as that. No I/O, no clock.
 """
 
 import ipaddress
+from collections import OrderedDict
 
 from cluster.gateway.rate_limit import RateLimit
 
@@ -40,7 +41,8 @@ class Admission:
         self._all = in_all
         self._all_full_at = 0.0
         self._connected: dict[str, int] = {}
-        self._full_at: dict[str, float] = {}
+        self._full_at: OrderedDict[str, float] = OrderedDict()  # a dict looks long for its first
+        """By address, when its bucket is full again, in the order of the last connection."""
 
     def refusal(self, host: str, now: float) -> str | None:
         """Count a new connection from `host`; or return, and count nothing, the limit it is past.
@@ -79,8 +81,8 @@ class Admission:
 
     def _remember(self, key: str, full_at: float, now: float) -> None:
         full = self._full_at
-        full.pop(key, None)  # the order is that of the last connection
         full[key] = full_at
+        full.move_to_end(key)
         # Two for each one that comes: those whose bucket is full again go before the table grows.
         for _ in range(2):
             oldest = next(iter(full))

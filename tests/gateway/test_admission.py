@@ -1,5 +1,7 @@
 """Who may connect: by number of connections, by rate of an address, by rate of all."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,24 @@ def test_no_more_addresses_are_remembered_than_a_maximum(monkeypatch: pytest.Mon
     for number in range(100):
         assert gate.refusal(f"10.0.1.{number}", 0.0) is None
         assert gate.address_count <= 10
+
+
+def test_to_forget_takes_no_longer_however_many_were_forgotten():
+    gate = Admission(by_address=RateLimit(1, 5))
+    count = 60_000
+    remembering_s = _admit(gate, [f"a{number}" for number in range(count)], 0.0) / count
+    count //= 3  # two others are forgotten with each
+    forgetting_s = _admit(gate, [f"b{number}" for number in range(count)], 60.0) / count
+    assert gate.address_count == 2 * count
+    assert forgetting_s < 8 * remembering_s
+
+
+def _admit(gate: Admission, hosts: list[str], now: float) -> float:
+    """Admit all; return the time of this thread that it took."""
+    began_at = time.thread_time()
+    for host in hosts:
+        assert gate.refusal(host, now) is None
+    return time.thread_time() - began_at
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, "::1"]), st.booleans()), max_size=60))
