@@ -6,6 +6,7 @@ room, in the order of arrival. On a commit everything that depended on it goes o
 sessions at EOF, held packets.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,8 @@ class Shard:
         self.is_draining = False
         """Set for good when the gateway drains: no session is read any more."""
         self._counters = counters
-        self._held: dict[GatewaySession, None] = {}  # in order of arrival
+        # In order of arrival; a dict looks the longer for its first the more were before it.
+        self._held: OrderedDict[GatewaySession, None] = OrderedDict()
         self.to_reconsider: list[GatewaySession] = []
         """Sessions of which something that held them up is over, for `resume_sessions`."""
         self._waiting: dict[GatewaySession, None] = {}

@@ -1,7 +1,12 @@
 """Full lanes and slow clients hold up whom they must and nobody else, and nothing is lost."""
 
+import time
+from typing import cast
+
 import pytest
 
+from cluster.gateway.session import GatewaySession
+from cluster.gateway.shard import Shard
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
 from cluster.shared.lane import Commit
@@ -99,6 +104,26 @@ def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGatewa
     assert orders == ids
     for session_id in ids:
         assert received(worker, session_id) == numbered(ONE_RECV)
+
+
+def test_who_is_first_of_those_that_are_held_is_known_at_once_however_many_there_were(
+    gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+):
+    class Held:
+        held_packets: tuple[bytes, int] | None = b"", 0
+
+    def take_s(count: int) -> float:
+        shard._held.update({cast("GatewaySession", Held()): None for _ in range(count)})
+        began_at = time.thread_time()
+        shard._take_held()
+        assert shard.held_count == 0
+        return (time.thread_time() - began_at) / count
+
+    monkeypatch.setattr(Shard, "append_packets", lambda *_: None)
+    shard = gateway().shards[0]
+    of_few_s = take_s(1_000)
+    assert take_s(40_000) < 5 * of_few_s
+    shard.to_reconsider.clear()
 
 
 def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGateway):
