@@ -27,6 +27,11 @@ class LaneHubs:
         """Batches of incarnations that have no lane (any more)."""
         return self._local.dropped_batches + self._remote.dropped_batches
 
+    @property
+    def lanes_refused(self) -> int:
+        """Processes that came for a lane and were sent away, as too many did at once."""
+        return self._local.lanes_refused + self._remote.lanes_refused
+
     def descriptors(self) -> Sequence[int]:
         return tuple(self._hub_of)
 

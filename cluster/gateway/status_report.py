@@ -119,6 +119,7 @@ class StatusReport:
         counts["packets_received"] = sum(shard.log.packets_appended for shard in shards)
         counts["bytes_received"] = sum(shard.log.packet_bytes_appended for shard in shards)
         counts["dropped_batches"] = self._hub.dropped_batches
+        counts["lanes_refused"] = self._hub.lanes_refused
         if self._door is not None:
             counts["control_refused"] += self._door.control.refused
             counts["dropped_batches"] += self._door.hub.dropped_batches

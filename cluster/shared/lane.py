@@ -221,6 +221,11 @@ class LaneHub(Protocol):
         """Batches of incarnations that have no lane (any more)."""
         ...
 
+    @property
+    def lanes_refused(self) -> int:
+        """Processes that came for a lane and were sent away, as too many did at once."""
+        ...
+
     is_edge_triggered: bool
     """Whether a flush may swallow the announcement of what has come: then wait only after `pump`
     has returned False, with nothing flushed in between."""

@@ -16,6 +16,7 @@ class LocalHub:
     endpoint = ""
     dropped_batches = 0
     """Each lane counts its own."""
+    lanes_refused = 0
 
     def __init__(self) -> None:
         self.lanes: list[LocalGatewayLane] = []

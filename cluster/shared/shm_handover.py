@@ -40,6 +40,8 @@ class Handover:
         self._poller = select.epoll()
         self._pending: dict[int, socket.socket] = {}
         self._paused_until = 0.0
+        self.refused = 0
+        """Peers that were sent away before they had said a name, to make room or for want of it."""
         try:
             self._listener.bind(path)
             self._listener.listen(_PENDING_MAX)
@@ -93,10 +95,12 @@ class Handover:
             peer.setblocking(False)
             while len(self._pending) >= _PENDING_MAX:
                 self._pending.pop(next(iter(self._pending))).close()
+                self.refused += 1
             try:
                 self._poller.register(peer, select.EPOLLIN)
             except OSError:  # no memory to wait for it; another process of the worker comes
                 peer.close()
+                self.refused += 1
                 continue
             self._pending[peer.fileno()] = peer
 

@@ -48,6 +48,11 @@ class ShmLaneHub:
         """
         return sum(lane.dropped_batches for lane in self._lanes)
 
+    @property
+    def lanes_refused(self) -> int:
+        """Processes that were sent away before they had said which lane is theirs."""
+        return self._handover.refused
+
     def descriptors(self) -> Sequence[int]:
         """Return what to wait on: the hub's own doorbell, and workers that come for their lanes."""
         if self._own_bell is None:

@@ -66,6 +66,8 @@ class ZmqLaneHub:
         self._lanes: dict[bytes, ZmqGatewayLane] = {}
         self.dropped_batches = 0
         """Messages of incarnations that do not have a lane (any more), or of several frames."""
+        self.lanes_refused = 0
+        """Nobody has to come for one."""
 
     def descriptors(self) -> Sequence[int]:
         """Return ZeroMQ's descriptor, which is edge-triggered."""

@@ -58,6 +58,7 @@ class LocalHub:
     kind = "local"
     endpoint = ""
     dropped_batches = 0
+    lanes_refused = 0
 
     def __init__(self, lanes: list[LocalGatewayLane], *, is_watched: bool = True) -> None:
         self._lanes = lanes

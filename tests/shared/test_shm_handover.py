@@ -1,5 +1,6 @@
 """The handover: descriptors for who knows the name, and nobody holds it up."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -17,6 +18,7 @@ if sys.platform != "linux" or choose_lane("auto") != "shm":
     pytest.skip("there is no lane in shared memory here", allow_module_level=True)
 
 from cluster.shared.shm_handover import Handover, HandoverRefusedError, receive_descriptors
+from cluster.shared.shm_hub import ShmLaneHub
 from tests.shared.shm_ends import attending, open_descriptors
 
 
@@ -96,6 +98,7 @@ def test_who_speaks_when_the_handover_is_full_is_answered(path: str):
     late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     late.connect(path)
     peers[0].send(b"oldest")
+    assert handover.refused == 0
     handover.serve()
     _, descriptors, _, _ = socket.recv_fds(peers[0], 1, 2)
     assert len(descriptors) == 2
@@ -104,6 +107,15 @@ def test_who_speaks_when_the_handover_is_full_is_answered(path: str):
     for peer in (*peers, late):
         peer.close()
     handover.close()
+
+
+def test_who_makes_room_for_others_is_counted(hub: ShmLaneHub):
+    with contextlib.ExitStack() as peers:
+        for _ in range(64 + 3):
+            peer = peers.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            peer.connect(hub.endpoint)
+            hub.clear(hub.descriptors()[1])
+        assert hub.lanes_refused == 3
 
 
 def test_who_cannot_be_waited_for_is_refused_and_the_next_one_is_not(path: str):
@@ -123,6 +135,7 @@ def test_who_cannot_be_waited_for_is_refused_and_the_next_one_is_not(path: str):
         handover.serve()
         handover._poller = poller
         wait_until(lambda: _has_ended(peer), what="the end of the connection")
+        assert handover.refused == 1
     with attending(handover.serve):
         [fd] = receive_descriptors(path, b"name", 1, 10.0)
     os.close(fd)
