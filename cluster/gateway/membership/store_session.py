@@ -18,31 +18,53 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 __all__ = ["StoreSession"]
 
 
+class _Deadline:
+    """The time of the request in hand. `cut` is called by the second thread."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.connections: WeakSet[HTTPConnection] = WeakSet()
+        """All that there are."""
+
+    def cut(self) -> None:
+        """The time is up: have whoever waits for an answer come to its end."""
+        self.is_over = True
+        for connection in list(self.connections):
+            _cut(connection.sock)
+
+    def check(self) -> None:
+        """Raise OSError if the time was up before there was a connection to cut."""
+        if self.is_over:
+            raise OSError("connected too late")
+
+
 class StoreSession(requests.Session):
-    """Not for two threads at a time. Raises as `requests.Session` does."""
+    """Not for two threads at a time. Raises as `requests.Session` does.
+
+    The servers are called themselves, whatever the environment says of proxies.
+    """
 
     def __init__(self, timeout_s: float) -> None:
-        """Let every answer come within `timeout_s` seconds; of one that is streamed its head."""
+        """Let every answer come within `timeout_s` seconds; of one that is streamed its head.
+
+        A connection that is being made is not cut. It has as long for each address of a name, and
+        for TLS, and what it takes to resolve the name; then it is too late.
+        """
         super().__init__()
         self._timeout_s = timeout_s
-        self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._deadline = _Deadline()
         adapter = HTTPAdapter()
-        adapter.poolmanager.pool_classes_by_scheme = _pools_told_of(self._connections)
+        adapter.poolmanager.pool_classes_by_scheme = _pools_within(self._deadline)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a request; Timeout when the answer takes too long as a whole, RequestException when
         there is no thread to see to that."""
-        is_over = False
-
-        def cut() -> None:
-            nonlocal is_over
-            is_over = True
-            for connection in list(self._connections):
-                _cut(connection.sock)
-
-        timer = Timer(self._timeout_s, cut)
+        kwargs["proxies"] = {}
+        deadline = self._deadline
+        deadline.is_over = False
+        timer = Timer(self._timeout_s, deadline.cut)
         timer.daemon = True
         try:
             timer.start()
@@ -51,12 +73,14 @@ class StoreSession(requests.Session):
         try:
             response = super().send(request, **kwargs)
         except (requests.RequestException, OSError) as error:
-            if is_over and not isinstance(error, requests.Timeout):
+            if deadline.is_over and not isinstance(error, requests.Timeout):
                 raise self._too_late() from None
             raise
         finally:
             timer.cancel()
-        if is_over:  # a head, or a body of no told length, that was cut looks like a whole one
+            timer.join()  # it may be at work, and is not to cut the next request
+        # A head, or a body of no told length, that was cut looks like a whole one.
+        if deadline.is_over:
             response.close()
             raise self._too_late()
         return response
@@ -65,18 +89,20 @@ class StoreSession(requests.Session):
         return requests.Timeout(f"the answer has not come as a whole within {self._timeout_s:g} s")
 
 
-def _pools_told_of(connections: "WeakSet[HTTPConnection]") -> dict[str, type[HTTPConnectionPool]]:
-    """Return pools by scheme, which tell `connections` of what they make."""
+def _pools_within(deadline: _Deadline) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pools by scheme, which tell `deadline` of what they make."""
 
     class Http(HTTPConnection):
         def connect(self) -> None:
-            connections.add(self)
+            deadline.connections.add(self)
             super().connect()
+            deadline.check()
 
     class Https(HTTPSConnection):
         def connect(self) -> None:
-            connections.add(self)
+            deadline.connections.add(self)
             super().connect()
+            deadline.check()
 
     class HttpPool(HTTPConnectionPool):
         ConnectionCls = Http

@@ -3,11 +3,13 @@
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from cluster.gateway.membership import store_thread
+from cluster.gateway.membership import store_session, store_thread
 from cluster.gateway.membership.etcd_store import EtcdStore, StoreError
 from cluster.gateway.membership.store_thread import StoreWatch
 from cluster.iocp import IocpCore
@@ -38,6 +40,9 @@ class Server:
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
+        self.serve: Answer = self._answer_all
+        self.served = 0
+        """Connections that have ended."""
         self.connections: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.is_closed = threading.Event()
@@ -58,10 +63,14 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            while _take_request(connection):
-                self.answer(connection)
+            self.serve(connection)
         except OSError:
             pass
+        self.served += 1
+
+    def _answer_all(self, connection: socket.socket) -> None:
+        while _take_request(connection):
+            self.answer(connection)
 
     def drip(self, connection: socket.socket, data: bytes) -> None:
         """Send a byte each 50 ms: for longer than an answer may take."""
@@ -109,6 +118,59 @@ def test_an_answer_that_drips_ends_in_time_and_the_next_request_is_answered(
     server.answer = dripping(server)
     with pytest.raises(StoreError, match=r"has not come as a whole within 1 s"):
         store.read()  # on a connection that has been used
+    store.close()
+
+
+def test_a_handshake_of_tls_that_drips_ends_in_time(server: Server) -> None:
+    def drip_record(connection: socket.socket) -> None:
+        assert connection.recv(65_536)
+        server.drip(connection, b"\x16\x03\x03\x40\x00" + bytes(400))
+
+    server.serve = drip_record
+    store = EtcdStore([server.url.replace("http:", "https:")], "test", 1.0)
+    began_at = time.monotonic()
+    with pytest.raises(StoreError, match=r"timed out|as a whole"):
+        store.read()
+    assert time.monotonic() - began_at < 10
+    store.close()
+
+
+def test_who_is_connected_too_late_is_not_asked(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, is_over = socket.getaddrinfo, threading.Event()
+
+    def resolve_late(*arguments: Any) -> Any:
+        assert is_over.wait(30)
+        return resolve(*arguments)
+
+    class Timer(threading.Timer):
+        def run(self) -> None:
+            super().run()
+            is_over.set()
+
+    asked: list[socket.socket] = []
+    server.answer = asked.append
+    monkeypatch.setattr(store_session, "Timer", Timer)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_late)
+    store = EtcdStore([server.url], "test", 0.5)
+    with pytest.raises(StoreError, match=r"has not come as a whole within 0\.5 s"):
+        store.read()
+    wait_until(lambda: server.served == 1, what="the end of the connection")
+    assert not asked
+    store.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "all"])
+def test_proxies_of_the_environment_are_not_for_the_store(
+    server: Server, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    store = EtcdStore([server.url], "test", 5.0)
+    assert store.read() == []
     store.close()
 
 
