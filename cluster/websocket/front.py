@@ -21,6 +21,7 @@ from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
+from cluster.websocket.door import Door
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog, LimitedRecords
 from cluster.websocket.node_connection import connect_node
@@ -34,7 +35,7 @@ logger = logging.getLogger("cluster.websocket")
 _BACKLOG = 1_024
 
 _HANDSHAKES_MAX = 512
-"""Connections that have not become clients yet, beside `connections_max`."""
+"""Connections that have not become clients yet, TLS or not, beside `connections_max`."""
 
 _OWN_DESCRIPTORS = 64
 
@@ -82,6 +83,10 @@ class _Front:
         self._settings = settings
         self._connections_max = connections_max
         self._nodes = NodeTurns(settings.nodes)
+        self._entered = 0
+        """How many connections are open, from before their TLS handshake."""
+        self._unmade: dict[int, NetAddress] = {}
+        """By descriptor, those that the event loop has not told of: in their TLS handshake."""
         self._accepted: set[ServerConnection] = set()
         self._opened: dict[ServerConnection, Bridge] = {}
         """Connections to nodes whose clients are at the end of their handshake."""
@@ -91,6 +96,7 @@ class _Front:
         self._refused = LimitedLog(logger)
         self._strangers = LimitedLog(logger)
         self._no_node = LimitedLog(logger)
+        self._no_tls = LimitedLog(logger)
         self._flooding = LimitedLog(logger)
         self._failed = LimitedLog(logger)
         self._bridge_logs = BridgeLogs(logger)
@@ -103,6 +109,7 @@ class _Front:
     ) -> None:
         """Accept clients from `listener` until a signal says that it is over."""
         loop = asyncio.get_running_loop()
+        bound = NetAddress.from_sockaddr(listener.getsockname())
         is_over = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(is_over.set))
@@ -112,7 +119,7 @@ class _Front:
             )
         server = await serve(
             self._carry,
-            sock=listener,
+            sock=Door(listener, self),
             backlog=_BACKLOG,
             ssl=context,
             compression=None,
@@ -127,7 +134,6 @@ class _Front:
             write_limit=WRITE_LIMITS,
             create_connection=_connections_of(self),
         )
-        bound = NetAddress.from_sockaddr(listener.getsockname())
         announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
         await is_over.wait()
         await self._stop(server)
@@ -145,7 +151,9 @@ class _Front:
                 logger.warning("%d connections are cut off", len(self._accepted))
             for connection in self._accepted:
                 connection.transport.abort()
-        refused = self._refused.count + self._strangers.count + self._no_node.count
+        refused = sum(
+            log.count for log in (self._refused, self._strangers, self._no_node, self._no_tls)
+        )
         logger.info("stopped: %d clients were served, %d refused", self._served, refused)
 
     def _read_again(self, context: ssl.SSLContext) -> None:
@@ -156,13 +164,40 @@ class _Front:
         else:
             logger.info("the certificate was read again")
 
+    # -- connections that come (`DoorKeeper`) ------------------------------------------------------
+
+    def admits(self, peer: NetAddress) -> bool:
+        """Whether there is room for one more, be it in its TLS handshake."""
+        if self._entered < self._connections_max + _HANDSHAKES_MAX:
+            return True
+        self._refuse_full(peer, self._entered)
+        return False
+
+    def entered(self, fd: int, peer: NetAddress) -> None:
+        """A connection is open; `accepted` or `left` is next."""
+        self._entered += 1
+        self._unmade[fd] = peer
+
+    def left(self, fd: int) -> None:
+        """A connection is about to be closed, at whatever point of its life."""
+        self._entered -= 1
+        peer = self._unmade.pop(fd, None)
+        if peer is not None:
+            self._no_tls.warn(
+                "%s is ended: it has completed no TLS handshake (--handshake-timeout is %g s)",
+                peer,
+                self._settings.handshake_timeout_s,
+            )
+
     # -- the life of a connection ------------------------------------------------------------------
 
     def accepted(self, connection: ServerConnection) -> None:
-        """A connection has come; it is ended at once if there are too many."""
+        """A connection has come, and completed its TLS handshake; it may be one too many still,
+        where no `Door` has counted it."""
+        self._unmade.pop(connection.transport.get_extra_info("socket").fileno(), None)
         self._accepted.add(connection)
         if len(self._accepted) > self._connections_max + _HANDSHAKES_MAX:
-            self._refuse_full(connection)
+            self._refuse_full(peer_of(connection), len(self._accepted))
             connection.transport.abort()
 
     def lost(self, connection: ServerConnection) -> None:
@@ -205,7 +240,7 @@ class _Front:
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return None
         if self._taken >= self._connections_max:
-            self._refuse_full(connection)
+            self._refuse_full(peer_of(connection), max(self._entered, len(self._accepted)))
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Full.\n")
         self._taken += 1
         bridge = None
@@ -255,13 +290,14 @@ class _Front:
         finally:
             self._taken -= 1
 
-    def _refuse_full(self, connection: ServerConnection) -> None:
+    def _refuse_full(self, peer: NetAddress | str, count: int) -> None:
+        """Tell that `peer` is one too many, with `count` connections in all."""
         self._refused.warn(
             "%s is refused: there are %d clients and %d connections that are none yet, as many as "
             "--connections-max allows",
-            peer_of(connection),
+            peer,
             self._taken,
-            len(self._accepted) - self._taken,
+            count - self._taken,
         )
 
 

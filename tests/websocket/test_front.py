@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -248,7 +248,7 @@ def test_connections_that_say_nothing_are_ended(echo_node: ClusterNode, tmp_path
                     )
                     for _ in range(600)
                 ]
-                front.wait_for_line("there are 0 clients and 514 connections that are none yet")
+                front.wait_for_line("there are 0 clients and 513 connections that are none yet")
                 for connection in mute:
                     try:
                         assert connection.recv(1) == b""
@@ -256,6 +256,30 @@ def test_connections_that_say_nothing_are_ended(echo_node: ClusterNode, tmp_path
                         pass
         with WsClient(front.address) as client:
             assert client.ask(1, b"hello") == (1, b"hello")
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_handshakes_of_tls_are_bounded_and_ended(fake_node: FakeNode, tmp_path: Path) -> None:
+    both = self_signed(tmp_path)
+    more = ("--certificate", str(both), "--handshake-timeout", "3", "--connections-max", "1")
+    count = 700
+    with front_of(tmp_path, fake_node.port, more=more) as front, ExitStack() as stack:
+        mute = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=20))
+            for _ in range(count)
+        ]
+        front.wait_for_line("there are 0 clients and 513 connections that are none yet")
+        assert front.descriptors < count
+        for connection in mute:
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        front.wait_for_line("it has completed no TLS handshake .--handshake-timeout is 3 s")
+        context = ssl.create_default_context(cafile=str(both))
+        with WsClient(f"wss://localhost:{front.port}/", context=context) as client:
+            client.send(make_packet(1, b"hello"))
+            assert fake_node.accept().recv(100) == make_packet(1, b"hello")
+        assert front.stop() == 0
+        front.wait_for_line(f"stopped: 1 clients were served, {count} refused")
 
 
 def test_open_files_bound_connections_as_well(fake_node: FakeNode, tmp_path: Path) -> None:
