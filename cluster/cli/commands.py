@@ -442,6 +442,10 @@ def websocket(
             help="End a client that takes nothing of what waits for it for so long.",
         ),
     ] = 30.0,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there."),
+    ] = None,
 ) -> int:
     """Let browsers connect to nodes, by WebSocket: bytes of packets in binary messages.
 
@@ -467,6 +471,7 @@ def websocket(
         ping_timeout_s=ping_timeout,
         handshake_timeout_s=handshake_timeout,
         stall_timeout_s=stall_timeout,
+        metrics=metrics,
     )
     try:
         from cluster.websocket.front import serve_websocket
@@ -477,7 +482,15 @@ def websocket(
             "websocket: needs the library websockets, 14.1 or newer; run: pip install "
             "'iocp-cluster[websocket]'"
         ) from None
-    return serve_websocket(settings, typer.echo)
+    try:
+        return serve_websocket(settings, typer.echo)
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise ConfigError(
+            "--metrics: needs the library prometheus-client; run: pip install "
+            "'iocp-cluster[metrics]'"
+        ) from None
 
 
 @app.command(short_help="List packets that killed workers and were set aside.")

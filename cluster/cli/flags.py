@@ -107,6 +107,7 @@ def websocket_settings(
     ping_timeout_s: float,
     handshake_timeout_s: float,
     stall_timeout_s: float,
+    metrics: str | None,
 ) -> "FrontSettings":
     """Return what the flags of `cluster websocket` come to."""
     from cluster.iocp import NetAddress
@@ -145,6 +146,9 @@ def websocket_settings(
         ping_timeout_s=ping_timeout_s,
         handshake_timeout_s=handshake_timeout_s,
         stall_timeout_s=stall_timeout_s,
+        metrics=(
+            None if metrics is None else NetAddress(*parsed("--metrics", metrics, parse_listen))
+        ),
     )
 
 

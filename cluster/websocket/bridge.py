@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from cluster.iocp import NetAddress, PacketFraming
+from cluster.websocket.front_counters import FrontCounters
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog
 
@@ -62,8 +63,10 @@ class Bridge:
     """A connection to a node that was opened for one client."""
 
     __slots__ = (
+        "_cause",
         "_client",
         "_connection",
+        "_counters",
         "_framing",
         "_is_client_gone",
         "_is_held",
@@ -81,6 +84,7 @@ class Bridge:
         node: NetAddress,
         connection: socket.socket,
         settings: FrontSettings,
+        counters: FrontCounters,
         logs: BridgeLogs,
     ) -> None:
         """Carry bytes over a `connection` to `node`, once there is a client."""
@@ -88,17 +92,23 @@ class Bridge:
         self._node = node
         self._connection = connection
         self._settings = settings
+        self._counters = counters
         self._logs = logs
         self._framing = PacketFraming()
         self._is_held = self._was_held = False
         self._is_client_gone = self._is_reset = False
+        self._cause = "client"
+        """One of `ENDS`."""
 
     def abandon(self) -> None:
         """End the connection to the node; there has been no client."""
         self._connection.close()
 
-    async def run(self, client: ServerConnection) -> None:
-        """Carry packets until both sides have ended; nothing is open afterwards."""
+    async def run(self, client: ServerConnection) -> str:
+        """Carry packets until both sides have ended; nothing is open afterwards.
+
+        Returns why: one of `ENDS`.
+        """
         self._client, self._transport = client, client.transport
         to_node = asyncio.create_task(self._carry_to_node())
         to_client = asyncio.create_task(self._carry_to_client())
@@ -117,18 +127,20 @@ class Bridge:
             # The loop is to forget the connection's number before another one may have it.
             await asyncio.gather(to_node, to_client, return_exceptions=True)
             self._connection.close()
+        return self._cause
 
     # -- what goes on ------------------------------------------------------------------------------
 
     async def _carry_to_node(self) -> _End:
         """Carry messages until the client breaks the rules; return how it is to be closed."""
-        client, send = self._client, self._loop.sock_sendall
+        client, send, counters = self._client, self._loop.sock_sendall, self._counters
         while True:
             try:
                 message = await client.recv()
             except ConnectionClosed:
                 raise _ClientGoneError from None
             if isinstance(message, str):
+                self._cause = "text_message"
                 return _End(_UNSUPPORTED, "packets come in binary messages")
             self._is_held = self._was_held = True
             try:
@@ -139,6 +151,8 @@ class Bridge:
                 self._is_reset = not isinstance(error, BrokenPipeError)
                 raise _NodeGoneError from None
             self._is_held = False
+            counters.messages_to_nodes += 1
+            counters.bytes_to_nodes += len(message)
 
     async def _carry_to_client(self) -> _End:
         """Carry packets until the node has ended; return how the client is to be closed.
@@ -168,13 +182,22 @@ class Bridge:
                     self._node,
                     bad_size,
                 )
+                self._ended_by("node_stream")
                 return _End(_INTERNAL_ERROR, "the node sent what is no packet")
             rest = data[num_bytes:]
         if self._is_reset:
+            self._ended_by("node_reset")
             return _End(_INTERNAL_ERROR, "the node has reset the connection")
         if rest and not self._is_client_gone:
+            self._ended_by("node_stream")
             return _End(_INTERNAL_ERROR, "the node ended within a packet")
+        self._ended_by("node")
         return _End(_NORMAL, "")
+
+    def _ended_by(self, cause: str) -> None:
+        """The node is what ends the client, unless that one has gone already."""
+        if not self._is_client_gone:
+            self._cause = cause
 
     async def _send(self, message: bytes) -> None:
         try:
@@ -184,6 +207,9 @@ class Bridge:
                 await self._while_taken(self._client.send(message))
         except ConnectionClosed:
             self._is_client_gone = True
+        if not self._is_client_gone:
+            self._counters.messages_to_clients += 1
+            self._counters.bytes_to_clients += len(message)
 
     def _takes_now(self, num_bytes: int) -> bool:
         """Return whether so many bytes can be sent without waiting for the client."""
@@ -207,6 +233,7 @@ class Bridge:
                         self._settings.stall_timeout_s,
                     )
                     self._is_client_gone = True
+                    self._cause = "stalled"
                     self._transport.abort()
                     return
                 waiting = left
@@ -243,6 +270,7 @@ class Bridge:
                     peer_of(self._client),
                     self._settings.ping_timeout_s,
                 )
+                self._cause = "unanswered"
                 self._transport.abort()
                 return
 

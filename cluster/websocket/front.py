@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +23,7 @@ from cluster.shared.config import ConfigError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.door import Door
+from cluster.websocket.front_counters import REFUSALS, FrontCounters
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog, LimitedRecords
 from cluster.websocket.node_connection import connect_node
@@ -60,7 +62,8 @@ def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) ->
 
     `announce` is given the line that says where, once it listens. SIGHUP has the certificate read
     again, for connections that come from then on. Raises ConfigError for a certificate that cannot
-    be used, for addresses that cannot be bound, and for too few open files. Main thread only.
+    be used, for addresses that cannot be bound, and for too few open files; ModuleNotFoundError for
+    `metrics` without the library. Main thread only.
     """
     context = None if settings.certificate is None else _make_context(settings)
     _check_source(settings)
@@ -70,17 +73,36 @@ def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) ->
         library = logging.getLogger(name)
         library.setLevel(logging.WARNING)
         library.addFilter(LimitedRecords())
-    with listener:
-        front = _Front(settings, connections_max)
-        asyncio.run(front.serve(listener, context, announce))
+    counters = FrontCounters(settings.nodes)
+    with listener, _metrics(settings, counters, announce) as announce_metrics:
+        front = _Front(settings, connections_max, counters)
+
+        def announce_both(line: str) -> None:
+            announce(line)
+            announce_metrics()
+
+        asyncio.run(front.serve(listener, context, announce_both))
     return 0
+
+
+def _metrics(
+    settings: FrontSettings, counters: FrontCounters, announce: Callable[[str], None]
+) -> AbstractContextManager[Callable[[], None]]:
+    if settings.metrics is None:
+        return nullcontext(lambda: None)
+    from cluster.websocket.front_metrics import metrics_served
+
+    return metrics_served(counters, settings.metrics, announce)
 
 
 class _Front:
     """Every client there is, from its first byte. The event loop's thread only."""
 
-    def __init__(self, settings: FrontSettings, connections_max: int) -> None:
+    def __init__(
+        self, settings: FrontSettings, connections_max: int, counters: FrontCounters
+    ) -> None:
         self._settings = settings
+        self._counters = counters
         self._connections_max = connections_max
         self._nodes = NodeTurns(settings.nodes)
         self._entered = 0
@@ -92,7 +114,8 @@ class _Front:
         """Connections to nodes whose clients are at the end of their handshake."""
         self._taken = 0
         """How many of `connections_max` there are, with those that are being opened."""
-        self._served = 0
+        self._fates: dict[ServerConnection, str] = {}
+        """Why connections are refused; of clients nothing, or why they are cut off."""
         self._refused = LimitedLog(logger)
         self._strangers = LimitedLog(logger)
         self._no_node = LimitedLog(logger)
@@ -151,10 +174,9 @@ class _Front:
                 logger.warning("%d connections are cut off", len(self._accepted))
             for connection in self._accepted:
                 connection.transport.abort()
-        refused = sum(
-            log.count for log in (self._refused, self._strangers, self._no_node, self._no_tls)
-        )
-        logger.info("stopped: %d clients were served, %d refused", self._served, refused)
+        counters = self._counters
+        refused = sum(counters.refused.values())
+        logger.info("stopped: %d clients were served, %d refused", counters.clients, refused)
 
     def _read_again(self, context: ssl.SSLContext) -> None:
         try:
@@ -171,18 +193,22 @@ class _Front:
         if self._entered < self._connections_max + _HANDSHAKES_MAX:
             return True
         self._refuse_full(peer, self._entered)
+        self._counters.refused["full"] += 1
         return False
 
     def entered(self, fd: int, peer: NetAddress) -> None:
         """A connection is open; `accepted` or `left` is next."""
         self._entered += 1
         self._unmade[fd] = peer
+        self._count_connections()
 
     def left(self, fd: int) -> None:
         """A connection is about to be closed, at whatever point of its life."""
         self._entered -= 1
+        self._count_connections()
         peer = self._unmade.pop(fd, None)
         if peer is not None:
+            self._counters.refused["tls"] += 1
             self._no_tls.warn(
                 "%s is ended: it has completed no TLS handshake (--handshake-timeout is %g s)",
                 peer,
@@ -196,13 +222,20 @@ class _Front:
         where no `Door` has counted it."""
         self._unmade.pop(connection.transport.get_extra_info("socket").fileno(), None)
         self._accepted.add(connection)
+        self._count_connections()
         if len(self._accepted) > self._connections_max + _HANDSHAKES_MAX:
             self._refuse_full(peer_of(connection), len(self._accepted))
+            self._fates[connection] = "full"
             connection.transport.abort()
 
     def lost(self, connection: ServerConnection) -> None:
         """A connection has gone, at whatever point of its life."""
         self._accepted.discard(connection)
+        self._count_connections()
+        fate = self._fates.get(connection)
+        if fate in (None, *REFUSALS):
+            self._fates.pop(connection, None)
+            self._counters.refused[fate or "handshake"] += 1
         bridge = self._opened.pop(connection, None)
         if bridge is not None:
             bridge.abandon()
@@ -211,14 +244,21 @@ class _Front:
     def flooded(self, connection: ServerConnection) -> None:
         """A client sends pings, and takes no answers; it is ended."""
         self._flooding.warn("%s is ended: it takes no answers to its pings", peer_of(connection))
+        if connection in self._fates:
+            self._fates[connection] = "flooded"
         connection.transport.abort()
+
+    def _count_connections(self) -> None:
+        self._counters.connections = max(self._entered, len(self._accepted))
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         """Refuse a request before anything is done for it; None: it may go on."""
         if request.path.partition("?")[0] != self._settings.path:
+            self._fates[connection] = "request"
             return connection.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
         origins, hosts = request.headers.get_all("Origin"), request.headers.get_all("Host")
         if len(origins) > 1 or len(hosts) > 1:
+            self._fates[connection] = "request"
             return connection.respond(HTTPStatus.BAD_REQUEST, "One Origin and one Host.\n")
         origin = origins[0] if origins else None
         if not self._settings.origins.admit(origin, hosts[0] if hosts else None):
@@ -227,6 +267,7 @@ class _Front:
                 peer_of(connection),
                 origin,
             )
+            self._fates[connection] = "origin"
             return connection.respond(HTTPStatus.FORBIDDEN, "Not for pages of this origin.\n")
         return None
 
@@ -238,15 +279,18 @@ class _Front:
         None: the handshake is completed.
         """
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._fates.setdefault(connection, "request")
             return None
         if self._taken >= self._connections_max:
-            self._refuse_full(peer_of(connection), max(self._entered, len(self._accepted)))
+            self._refuse_full(peer_of(connection), self._counters.connections)
+            self._fates[connection] = "full"
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Full.\n")
         self._taken += 1
         bridge = None
         try:
             bridge = await self._connect(connection)
             if bridge is None:
+                self._fates[connection] = "node"
                 return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "No node is there.\n")
             if connection.state is not State.CONNECTING:  # it was lost meanwhile
                 bridge.abandon()
@@ -273,22 +317,26 @@ class _Front:
                     to_node = await connect_node(node, self._settings.source, header)
             except OSError as error:  # TimeoutError as well, which has no text
                 self._nodes.refused(node, loop.time())
+                self._counters.unreachable[node] += 1
                 reason = f"{node}: {_reason(error)}"
                 continue
             self._nodes.took(node)
-            return Bridge(node, to_node, self._settings, self._bridge_logs)
+            return Bridge(node, to_node, self._settings, self._counters, self._bridge_logs)
         self._no_node.warn("%s is refused: no node takes it (%s)", peer_of(connection), reason)
         return None
 
     async def _carry(self, connection: ServerConnection) -> None:
         bridge = self._opened.pop(connection)
-        self._served += 1
+        self._fates[connection] = ""
+        self._counters.clients += 1
+        cause = "failed"
         try:
-            await bridge.run(connection)
+            cause = await bridge.run(connection)
         except Exception:
             self._failed.warn("%s is ended by an error", peer_of(connection), has_traceback=True)
         finally:
             self._taken -= 1
+            self._counters.ended[self._fates.pop(connection, "") or cause] += 1
 
     def _refuse_full(self, peer: NetAddress | str, count: int) -> None:
         """Tell that `peer` is one too many, with `count` connections in all."""

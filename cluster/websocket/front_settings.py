@@ -34,3 +34,5 @@ class FrontSettings:
     """For the whole handshake, with the connection to a node, and for that of TLS."""
     stall_timeout_s: float
     """A client that takes nothing of what waits for it for so long is ended."""
+    metrics: NetAddress | None = None
+    """Where metrics are served, if anywhere."""

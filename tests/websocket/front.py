@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ class Front:
         self.process = process
         self.address = address
         self._stderr = stderr
+        self._metrics: str | None = None
 
     @property
     def port(self) -> int:
@@ -49,6 +51,17 @@ class Front:
         wait_until(
             lambda: re.search(pattern, self.stderr), what=f"{pattern!r} in the log of the front"
         )
+
+    def read_metrics(self) -> dict[str, float]:
+        """Return what `--metrics` has to tell, by name and labels as they are written."""
+        if self._metrics is None:
+            assert self.process.stdout is not None
+            word, self._metrics = self.process.stdout.readline().split()
+            assert word == "metrics"
+        with urllib.request.urlopen(self._metrics, timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        told = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in told}
 
     def stop(self) -> int:
         """End it in order and return the exit code."""
