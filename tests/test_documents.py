@@ -83,8 +83,6 @@ NOT_OF_SESSIONS = {
     Cause.REFUSED,
     Cause.CANCELLED,
     Cause.NODE_LOST,
-    # Nobody is left to be told.
-    Cause.GATEWAY_LOST,
     # Of a mistake in a subclass of the library's sessions.
     Cause.BAD_CONSUME,
 }

@@ -74,8 +74,5 @@ class Cause(StrEnum):
     DRAIN = "drain"
     """The node is shutting down in order."""
 
-    GATEWAY_LOST = "gateway_lost"
-    """The gateway that held the session died. Nobody is told it: its workers end with it."""
-
     NODE_LOST = "node_lost"
     """The other node of a link is gone. Of links only, never of a client's session."""
