@@ -2,8 +2,8 @@
 
 A sample is the last record that one flush of the lane shows the worker. Its time runs from the
 moment at which the gateway took it from the system until it is committed, in whichever life of the
-worker. While one sample is on its way there is no other; so the time of a packet costs nothing
-unless it is one.
+worker. Samples begin also while others wait, so that a stall has as many as the time in which
+something came into it; the time of a packet costs nothing unless it is one.
 """
 
 from bisect import bisect_left
@@ -18,6 +18,9 @@ __all__ = ["CommitTimes"]
 SAMPLE_EVERY_S = 0.01
 """Samples of a shard begin this far apart at least."""
 
+SAMPLES_MAX = 1_024
+"""So many are on their way at most: behind those of a stall of ten seconds none begins."""
+
 RECENT_S = 60.0
 """What is told as recent: samples that were committed no longer ago."""
 
@@ -31,11 +34,11 @@ class CommitTimes:
 
     __slots__ = (
         "_appended_bytes",
-        "_begun_at",
         "_counts",
         "_next_at",
         "_recent",
         "_recent_from",
+        "_samples",
         "_sum_s",
         "_worst",
         "position",
@@ -43,13 +46,15 @@ class CommitTimes:
 
     def __init__(self) -> None:
         self.position = 0
-        """The record that is the sample, until it is committed; 0 while there is none."""
-        self._begun_at = self._next_at = 0.0
+        """The record that is the oldest sample on its way; 0 while there is none."""
+        self._samples: deque[tuple[int, float]] = deque()
+        """Those on their way, with when each was taken from the system."""
+        self._next_at = 0.0
         self._appended_bytes = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
         """When samples were committed, and how long each took."""
         self._recent_from = 0.0
-        """When the next one goes there."""
+        """The next one that begins then goes there."""
         self._worst: deque[tuple[float, float]] = deque(maxlen=int(RECENT_S) + 1)
         """Of each second, when its last sample was committed, and how long the worst took."""
         self._counts = [0] * (len(COMMIT_BOUNDS_S) + 1)
@@ -61,18 +66,24 @@ class CommitTimes:
         if appended_bytes == self._appended_bytes:
             return
         self._appended_bytes = appended_bytes
-        if not self.position and arrived_at >= self._next_at and not log.is_committed:
-            self.position = log.position
-            self._begun_at = arrived_at
-            self._next_at = arrived_at + SAMPLE_EVERY_S
+        if arrived_at < self._next_at or log.is_committed or len(self._samples) >= SAMPLES_MAX:
+            return
+        self._samples.append((log.position, arrived_at))
+        self.position = self._samples[0][0]
+        self._next_at = arrived_at + SAMPLE_EVERY_S
 
-    def committed(self, now: float) -> None:
-        """The sample is committed."""
-        took_s = now - self._begun_at
-        self.position = 0
-        if now >= self._recent_from:
+    def committed(self, position: int, now: float) -> None:
+        """All before `position` is committed, with a sample or several."""
+        samples = self._samples
+        while samples and samples[0][0] < position:
+            self._count(samples.popleft()[1], now)
+        self.position = samples[0][0] if samples else 0
+
+    def _count(self, begun_at: float, now: float) -> None:
+        took_s = now - begun_at
+        if begun_at >= self._recent_from:
             self._recent.append((now, took_s))
-            self._recent_from = now + RECENT_EVERY_S
+            self._recent_from = begun_at + RECENT_EVERY_S
         before_s = 0.0
         if self._worst and int(self._worst[-1][0]) == int(now):
             before_s = self._worst.pop()[1]
@@ -81,13 +92,16 @@ class CommitTimes:
         self._sum_s += took_s
 
     def told(self, now: float) -> CommitWaits:
-        """Return what samples say. The one on its way is among the recent ones, as long as it has
-        lasted."""
+        """Return what samples say. Those on their way are among the recent ones, as long as they
+        have lasted."""
         recent = [took_s for at, took_s in self._recent if at > now - RECENT_S]
         worst = [took_s for at, took_s in self._worst if at > now - RECENT_S]
-        if self.position:
-            recent.append(now - self._begun_at)
-            worst.append(now - self._begun_at)
+        recent_from = self._recent_from
+        for _, begun_at in self._samples:
+            if begun_at >= recent_from:
+                recent.append(now - begun_at)
+                recent_from = begun_at + RECENT_EVERY_S
+            worst.append(now - begun_at)
         return CommitWaits(
             median_s=round(median(recent or worst), 6) if worst else None,
             worst_s=round(max(worst), 6) if worst else None,

@@ -177,7 +177,7 @@ class LaneRunner(IocpObject):
                 shard.committed(lane.apply(batch))
                 times = shard.commit_times
                 if times.position and times.position < shard.log.committed.position:
-                    times.committed(self._core.now())
+                    times.committed(shard.log.committed.position, self._core.now())
                 self._on_commit(shard)
                 has_more = lane.has_received
                 if not has_more or num_bytes >= BYTES_PER_TURN:

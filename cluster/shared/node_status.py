@@ -91,10 +91,10 @@ class CommitWaits(msgspec.Struct, frozen=True, kw_only=True):
 
     By samples, at most 100 a second of each shard, from the moment at which the gateway has taken
     them from the system; what is held because the lane is full, from when it is in. `median_s` and
-    `worst_s` are of the last minute, None without any; the sample that is on its way counts with
-    what it has waited. `counts` says, since the start of the gateway, how many took at most each of
-    `COMMIT_BOUNDS_S` and longer than the one before, and how many longer than all; `sum_s` is the
-    sum of all.
+    `worst_s` are of the last minute, None without any; samples that are on their way count with
+    what they have waited. `counts` says, since the start of the gateway, how many took at most each
+    of `COMMIT_BOUNDS_S` and longer than the one before, and how many longer than all; `sum_s` is
+    the sum of all.
     """
 
     median_s: float | None

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from cluster.gateway.commit_times import RECENT_MAX, RECENT_S, CommitTimes
+from cluster.gateway.commit_times import RECENT_MAX, RECENT_S, SAMPLES_MAX, CommitTimes
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
@@ -28,7 +28,7 @@ class Timed:
     def commit(self, position: int, at: float) -> None:
         self.log.commit(Commit(position, 0))
         if self.times.position and self.times.position < position:
-            self.times.committed(at)
+            self.times.committed(position, at)
 
     def told(self, now: float) -> CommitWaits:
         waits = self.times.told(now)
@@ -52,6 +52,37 @@ def test_a_sample_runs_from_its_flush_to_the_commit_that_covers_it():
     told = timed.told(3.0)
     assert (told.median_s, told.worst_s, told.sum_s) == (2.0, 2.0, 2.0)
     assert told.counts[COMMIT_BOUNDS_S.index(2.0)] == 1 == sum(told.counts)
+
+
+def test_a_stall_has_as_many_samples_as_the_time_in_which_packets_come_into_it():
+    timed = Timed()
+    for number in range(1, 65):  # a second in which each takes 1 ms
+        timed.flush(number / 64)
+        timed.commit(number + 1, number / 64 + 0.001)
+    for number in range(1, 257):  # and one in which a packet comes each 4 ms, and waits
+        timed.flush(1.0 + number / 256)
+    told = timed.told(2.0)
+    assert (sum(told.counts), told.worst_s) == (64, 0.988281)
+    timed.commit(65 + 256, 2.0)
+    told = timed.told(2.0)
+    assert (sum(told.counts), told.worst_s) == (64 + 85, 0.988281)
+    assert sum(told.counts[COMMIT_BOUNDS_S.index(0.5) + 1 :]) == 42
+    assert told.median_s is not None
+    assert 0.001 <= told.median_s < 0.1  # half of the time there was no stall
+
+
+def test_samples_of_a_long_stall_are_bounded():
+    timed = Timed()
+    count = 2 * SAMPLES_MAX
+    for number in range(count):
+        timed.flush(number / 64)
+    timed.commit(SAMPLES_MAX // 2 + 1, 100.0)
+    assert sum(timed.told(100.0).counts) == SAMPLES_MAX // 2
+    timed.commit(count + 1, 101.0)
+    assert sum(timed.told(101.0).counts) == SAMPLES_MAX
+    timed.flush(102.0)
+    timed.commit(count + 2, 102.5)
+    assert sum(timed.told(103.0).counts) == SAMPLES_MAX + 1
 
 
 def test_what_is_flushed_again_is_not_new():
@@ -148,5 +179,31 @@ def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included()
         assert 0.75 <= told.worst_s < 0.8
         assert sum(told.counts) == 2
         assert 0.754 <= told.sum_s < 0.8
+    finally:
+        world.close()
+
+
+def test_in_a_gateway_packets_that_come_into_a_stall_are_samples_of_their_own():
+    clock = ManualClock()
+    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
+    try:
+        worker = world.start_worker()
+        peer = world.connect()
+        world.wait_for(worker, OPENED)
+        worker.commit()
+        world.settle()
+        before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+        for _ in range(10):
+            clock.advance(0.25)
+            world.turn()
+            peer.send(make_packet(1, b"x"))
+            world.settle()
+        worker.echo()
+        world.settle()
+        told = world.shards[0].commit_times.told(clock.now())
+        assert sum(told.counts) - before == 10
+        assert told.sum_s >= 0.25 * sum(range(10))
+        assert told.worst_s is not None
+        assert told.worst_s >= 0.25 * 9
     finally:
         world.close()
