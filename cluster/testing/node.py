@@ -91,7 +91,8 @@ class TestNode:
         checked and mean nothing here: there are no spares, and no worker is ever stuck or blamed.
         Raises ConfigError for a key or value that is not allowed. What a handler raises is raised
         again by the call that made it run, unless `raise_errors` is False: then it is dealt with as
-        in production, and kept in `errors`.
+        in production, and kept in `errors`. So with a message that a shard tells and that no
+        handler takes, or that does not decode, which in production is dropped and logged.
         """
         if not isinstance(app, App):
             raise TypeError(f"TestNode takes a cluster.worker.App, not {app!r}")
@@ -102,7 +103,8 @@ class TestNode:
         self._raise_errors = raise_errors
         self._decode_errors_before = app.decode_errors.count
         self.errors: list[BaseException] = []
-        """What functions of the application have raised, and was not raised again."""
+        """What functions of the application have raised, and why messages of shards were dropped,
+        where that was not raised again."""
         self._clock = ManualClock(START_S)
         self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
         self._counters = Counters()

@@ -64,6 +64,15 @@ class Runtime(Protocol):
         """What is saved for the shard."""
         ...
 
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """The sessions that the application knows, by id."""
+        ...
+
+    def now(self) -> float:
+        """Return the time by the clock that timers go by."""
+        ...
+
     def broadcast(self, packet: bytes) -> None:
         """Send one packet to every session of the node."""
         ...
@@ -257,6 +266,26 @@ class App(Handlers):
     def nodes(self) -> tuple[int, ...]:
         """The ids of all nodes of the cluster, this one too; RuntimeError as for `shard`."""
         return self._tells("nodes").nodes
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """The sessions of this shard by their ids, as they are at each moment. Only to look.
+
+        A session is among them from its `on_connected` or `on_resumed` on, at the latest, until its
+        `on_disconnected`, in which it is no more. One that was ended and has not had that yet is:
+        `Session.is_open` tells. RuntimeError as for `shard`.
+        """
+        return self._running("sessions").sessions
+
+    @property
+    def now(self) -> float:
+        """Seconds, by the clock that timers go by: it never goes back, and says no time of day.
+
+        All workers of one machine read the same one, until it is started anew, so a worker may save
+        a moment for its successor. In `cluster.testing` it is the clock that the test turns.
+        RuntimeError as for `shard`.
+        """
+        return self._running("now").now()
 
     def owns(self, key: "Key") -> bool:
         """Whether this shard owns `key`: whether `tell_key` of it comes here. As of this handler.

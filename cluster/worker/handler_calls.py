@@ -75,8 +75,8 @@ class HandlerCalls:
         self.errors = HandlerErrors()
         """Logs what they raise."""
         self.on_error: Callable[[BaseException], None] | None = None
-        """Hears of each error that a function of the application raised, behind what is done about
-        it."""
+        """Hears of each error that a function of the application raised, and of each message of a
+        shard that was dropped for want of a handler that takes it, behind what is done about it."""
         self.unhandled_packets = 0
         self.take_back_tell: Callable[[bytes], None] = lambda payload: None
         """Hears of a message for another shard that was not told after all."""
@@ -168,6 +168,10 @@ class HandlerCalls:
             self.errors.of_session(session, what, error, has_ended=has_ended)
             if not has_ended:
                 session.disconnect(Cause.HANDLER_ERROR)
+        self.heard(error)
+
+    def heard(self, error: BaseException) -> None:
+        """Have `on_error`, if there is one, hear of what has been dealt with."""
         if self.on_error is not None:
             self.on_error(error)
 

@@ -74,6 +74,8 @@ class MessageCalls:
             decoded = handler.decode(body)
         except Exception as error:
             self._app.decode_errors.add_message(str(message.sender), len(message.content), error)
+            if message.purpose is Purpose.TELL:  # else the shard that has asked hears of it
+                self._calls.heard(error)
             return self._fail(message, f"{type(error).__name__}: {error}")
         arguments = decoded, message.sender
         return self._run(handler.function, handler.awaits, arguments, message, mark, kind, payload)
@@ -103,6 +105,7 @@ class MessageCalls:
             self._app.decode_errors.add_message(
                 f"this shard for {tell.receiver!r}", len(tell.content), error
             )
+            self._calls.heard(error)
             return None
         arguments = decoded, tell.receiver
         awaits = is_coroutine_function(handler)

@@ -20,7 +20,8 @@ __all__ = ["AskFailed", "Questions", "Undelivered", "decode_answer"]
 
 
 class Undelivered(Exception):
-    """Nobody knows what became of a question: the node that was asked is gone or began anew."""
+    """Nobody answers a question: the node that was asked has no such shard; or it is gone or began
+    anew, and may have handled it or not."""
 
 
 class AskFailed(Exception):
@@ -83,7 +84,9 @@ class Questions:
         """The life of the node that was asked has ended."""
         answer = self._waiting(number)
         if answer is not None:
-            answer.set_exception(Undelivered(f"node {node} is gone"))
+            answer.set_exception(
+                Undelivered(f"node {node} has begun another life, has left, or has no such shard")
+            )
 
     def _waiting(self, number: int) -> "Future[tuple[Purpose, bytes]] | None":
         answer = self._answers.get(number)

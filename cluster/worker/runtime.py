@@ -4,7 +4,8 @@ Whatever is sent here goes into the outbox at its place among what sessions send
 output of the handler call that sends it, committed or taken back with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cluster.shared.group_records import pack_publish
@@ -13,6 +14,7 @@ from cluster.shared.user_records import pack_send_to
 from cluster.worker.app_timers import AppTimers, TimerHandle
 from cluster.worker.outbox import Outbox
 from cluster.worker.saved_state import SavedState
+from cluster.worker.session import Session
 from cluster.worker.tells import Tells
 
 __all__ = ["WorkerRuntime"]
@@ -27,6 +29,7 @@ class WorkerRuntime:
         max_packet_bytes: int,
         tells: Tells,
         saved_state: SavedState,
+        sessions: Mapping[int, Session],
         timers: AppTimers,
         now: Callable[[], float],
         wake: Callable[[], None],
@@ -35,12 +38,15 @@ class WorkerRuntime:
         self._outbox = outbox
         self._max_packet_bytes = max_packet_bytes
         self._timers = timers
-        self._now = now
+        self.now = now
+        """The clock, in seconds."""
         self._wake = wake
         self.tells = tells
         """What goes to other shards."""
         self.saved_state = saved_state
         """What is saved for the shard."""
+        self.sessions = MappingProxyType(sessions)
+        """Those that the application knows, by id, as they are at each moment."""
 
     def broadcast(self, packet: bytes) -> None:
         """Send one packet to every session of the node (`App.broadcast`)."""
@@ -66,7 +72,7 @@ class WorkerRuntime:
         self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> TimerHandle:
         """Call a function when `seconds` have passed (`App.call_later`)."""
-        return self._timers.call_at(self._now() + seconds, function, *args)
+        return self._timers.call_at(self.now() + seconds, function, *args)
 
     def wake(self) -> None:
         """Make the loop look at what was posted; any thread."""

@@ -75,9 +75,10 @@ class Worker:
 
         What is in hand is told in `note`, if there is one. `now` is a clock in seconds that never
         goes back; without one it is the system's. `on_error` hears of what a function of the
-        application raised, behind what is done about it. `pass_time` turns a clock that is turned
-        by hand, by so many seconds at most, where the worker itself has to wait for a coroutine; it
-        returns how long is to be waited by a clock that goes.
+        application raised, and why a message of a shard was dropped, behind what is done about it.
+        `pass_time` turns a clock that is turned by hand, by so many seconds at most, where the
+        worker itself has to wait for a coroutine; it returns how long is to be waited by a clock
+        that goes.
         """
         self._app = app
         self._posted = app.posted
@@ -122,7 +123,14 @@ class Worker:
         self._timers = AppTimers()
         self._planned = PlannedCalls(app, self._timers, dispatcher, self._publisher, note, now)
         self.runtime = WorkerRuntime(
-            outbox, grant.max_packet_bytes, tells, saved_state, self._timers, now, link.wake
+            outbox,
+            grant.max_packet_bytes,
+            tells,
+            saved_state,
+            dispatcher.sessions,
+            self._timers,
+            now,
+            link.wake,
         )
         """What the application uses of this worker."""
 

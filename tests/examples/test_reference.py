@@ -111,3 +111,16 @@ def test_what_is_measured_is_taken(module: ModuleType):
         client = node.connect()
         client.send(7, b"21.5")
         assert client.receive().payload == b"taken"
+
+
+@pytest.mark.parametrize("module", ["Messages between shards"], indirect=True)
+def test_sessions_of_several_shards_meet_in_one_room(module: ModuleType):
+    with TestNode(module.app, workers=2) as node:
+        clients = [node.connect() for _ in range(4)]
+        for client in clients:
+            client.send(7)
+        rooms = [client.receive().payload for client in clients]
+        assert rooms[0] == rooms[1] != rooms[2] == rooms[3]
+        assert [session.groups for session in node.sessions] == [
+            frozenset([room.decode()]) for room in rooms
+        ]

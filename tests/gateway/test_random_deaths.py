@@ -9,7 +9,7 @@ own dispatcher and outbox. Everything that happens follows from the seed in the 
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -218,6 +218,13 @@ class MortalWorker:
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self._outbox.add(PUBLISH, left_out, pack_publish(name, packet))
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        raise AssertionError("nobody here looks for sessions")
+
+    def now(self) -> float:
+        raise AssertionError("nobody here asks for the time")
 
     def wake(self) -> None:
         pass

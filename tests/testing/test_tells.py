@@ -449,3 +449,60 @@ def test_messages_have_no_way_around_a_shard_that_is_not_there(chat: Chat):
         client = node.connect()
         client.send(FAIL, b"")
         assert client.receive().payload == b"tried"
+
+
+def test_a_message_that_no_handler_takes_is_told_to_the_test():
+    app = App()
+    app.on_packet(TELL)(lambda session, payload: app.tell(1, Note(7)))
+    with TestNode(app, workers=2) as node:
+        client = node.connect()
+        with pytest.raises(LookupError, match="no handler takes messages of type 'Note'"):
+            client.send(TELL, b"")
+    with TestNode(app, workers=2, raise_errors=False) as node:
+        client = node.connect()
+        client.send(TELL, b"")
+        assert [str(error) for error in node.errors] == ["no handler takes messages of type 'Note'"]
+        assert client.is_connected
+        assert node.counters["decode_errors"] == 1
+
+
+class Found(msgspec.Struct):
+    """A session has what it waited for."""
+
+    session: int
+
+
+def test_a_session_is_found_by_its_id_where_it_is_also_by_a_successor():
+    app = App()
+    was_there: list[bool] = []
+
+    def ask(session: Session, payload: bytes) -> None:
+        app.tell_key(b"queue", Note(session.id))
+
+    @app.on_message
+    def asked(note: Note, sender: ShardId) -> None:
+        app.tell(sender, Found(note.number))
+
+    @app.on_message
+    def found(message: Found, sender: ShardId) -> None:
+        app.sessions[message.session].send(9, b"%d" % len(app.sessions))
+
+    @app.on_disconnected
+    def gone(session: Session, cause: str) -> None:
+        was_there.append(session.id in app.sessions)
+
+    app.on_packet(ASK)(ask)
+    with TestNode(app, workers=2) as node:
+        clients = [node.connect() for _ in range(4)]
+        for turn in range(2):
+            for client in clients:
+                client.send(ASK, b"")
+                assert client.receive().payload == b"2"
+            if turn == 0:
+                node.kill_worker(0)
+                node.kill_worker(1)
+        for client in clients[:2]:
+            client.close()
+        clients[2].send(ASK, b"")
+        assert clients[2].receive().payload == b"1"
+    assert was_there == [False] * 4

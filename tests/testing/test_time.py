@@ -140,3 +140,27 @@ def test_a_long_time_with_nothing_to_do_passes_at_once():
 def test_only_what_can_pass_passes(seconds: float):
     with TestNode(App()) as node, pytest.raises(ValueError, match="give 0 or more"):
         node.advance(seconds)
+
+
+def test_an_application_reads_the_clock_that_the_test_turns():
+    app = App()
+    due: list[float] = []
+
+    @app.on_packet(1)
+    def mute(session: Session, payload: bytes) -> None:
+        due.append(app.now + 60)
+
+    @app.on_packet(2)
+    def say(session: Session, payload: bytes) -> None:
+        session.send(2, b"heard" if app.now >= due[0] else b"muted")
+
+    with TestNode(app) as node:
+        client = node.connect()
+        client.send(1)
+        node.advance(59.5)
+        assert app.now == node.now
+        client.send(2)
+        assert client.receive().payload == b"muted"
+        node.advance(0.5)
+        client.send(2)
+        assert client.receive().payload == b"heard"

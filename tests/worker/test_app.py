@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -216,6 +216,13 @@ class Runtime:
     @property
     def saved_state(self) -> SavedState:
         raise AssertionError("nobody here saves anything for the shard")
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        raise AssertionError("nobody here looks for sessions")
+
+    def now(self) -> float:
+        raise AssertionError("nobody here asks for the time")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.published.append((name, packet, left_out))

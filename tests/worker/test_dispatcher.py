@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -76,6 +76,13 @@ class Bench:
     @property
     def saved_state(self) -> SavedState:
         raise AssertionError("nobody here saves anything for the shard")
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        raise AssertionError("nobody here looks for sessions")
+
+    def now(self) -> float:
+        raise AssertionError("nobody here asks for the time")
 
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.outbox.add(PUBLISH, left_out, pack_publish(name, packet))

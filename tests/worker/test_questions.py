@@ -65,7 +65,7 @@ def test_who_fails_says_why():
 
 def test_a_node_that_is_gone_answers_nothing():
     questions = Questions(1)
-    with pytest.raises(Undelivered, match="node 7 is gone"):
+    with pytest.raises(Undelivered, match="node 7 has begun another life, has left, or has no"):
         ask(questions, lambda number: questions.undelivered(number, 7))
 
 
