@@ -697,7 +697,8 @@ def test_python_m_cluster_is_the_command_line():
         (("up", "--listen", "127.0.0.1:0"), "a supervisor", 64),
         (("up", "--listen", "127.0.0.1:0", "--nodes", "3"), "cluster up --nodes", 96),
         (("worker", "--shard", "0"), "a worker", 48),
-        (("status",), "a look at the status", 24),
+        (("status",), "a question to the gateway", 24),
+        (("reload",), "a question to the gateway", 24),
     ],
 )
 def test_a_limit_of_open_files_that_zeromq_would_abort_at_is_told(

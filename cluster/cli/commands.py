@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.cli.errors import EXIT_NOTHING_RUNS, EXIT_WRONG, Commands, told_in_one_line
+from cluster.cli.errors import (
+    EXIT_NOT_RELOADED,
+    EXIT_NOTHING_RUNS,
+    EXIT_WRONG,
+    Commands,
+    told_in_one_line,
+)
 from cluster.cli.flags import (
     check_local_worker,
     config_flags,
@@ -289,6 +295,38 @@ def status(
         from cluster.cli.status_table import print_table
 
         print_table(node)
+    return 0
+
+
+@app.command("reload", short_help="Have the workers run the application as it is now.")
+@told_in_one_line
+def reload_application(
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", metavar="S", min=0.1, max=86_400.0, help="How long to wait."),
+    ] = 60.0,
+) -> int:
+    """Replace the workers of the node in DIR by such as import the application as it is now.
+
+    One after the other, while clients stay connected; returns when all run it. Exit code 1, with
+    the reason, if it does not start, in which case the workers go on with what they run, or if
+    that is not known within S seconds; 4 if no node runs there.
+    """
+    from cluster.shared.run_directory import RunDirectory
+    from cluster.supervisor.reload_request import request_reload
+
+    run_directory = RunDirectory(find_run_directory(config, run_dir))
+    reason = request_reload(run_directory, timeout)
+    if reason is None:
+        from cluster.cli.folder_hints import nothing_runs_line
+
+        typer.echo(nothing_runs_line(run_directory), err=True)
+        return EXIT_NOTHING_RUNS
+    if reason:
+        typer.echo(f"cluster: not reloaded: {reason}", err=True)
+        return EXIT_NOT_RELOADED
     return 0
 
 

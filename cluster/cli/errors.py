@@ -8,9 +8,10 @@ from typing import Any, ParamSpec, cast
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["EXIT_NOTHING_RUNS", "EXIT_WRONG", "Commands", "told_in_one_line"]
+__all__ = ["EXIT_NOTHING_RUNS", "EXIT_NOT_RELOADED", "EXIT_WRONG", "Commands", "told_in_one_line"]
 
 EXIT_ABORTED = 1
+EXIT_NOT_RELOADED = 1
 EXIT_WRONG = 2
 EXIT_NOTHING_RUNS = 4
 

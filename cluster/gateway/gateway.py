@@ -39,6 +39,7 @@ from cluster.shared.messages import (
     EndWorker,
     GatewayReady,
     Hello,
+    Reload,
     Reloaded,
     SpareAlive,
     SpareGone,
@@ -342,8 +343,11 @@ class Gateway(IocpObject):
                 self._workers.gone(index, pid, was_replaced)
             case EndWorker(shard=index, pid=pid):
                 self._workers.ask_to_end(index, pid)
+            case Reload():
+                self._supervisor.reload(identity)
             case Reloaded(succeeded=succeeded):
                 self._counters.add("reloads" if succeeded else "reloads_failed")
+                self._supervisor.reloaded(message)
             case SpareGone(pid=pid):
                 self._spares.gone(pid)
             case Assign(shard=index, pid=pid):

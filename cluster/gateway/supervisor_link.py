@@ -8,6 +8,8 @@ from cluster.shared.messages import (
     Drained,
     GatewayAlive,
     GatewayReady,
+    Reload,
+    Reloaded,
     ShardReport,
     SpareReport,
     WorkerReport,
@@ -16,17 +18,23 @@ from cluster.shared.node_status import InHand, WorkerState, WorkerStatus
 
 __all__ = ["SupervisorLink"]
 
+_ASKERS_MAX = 1_000
+"""Who may wait for the end of a reload: far more than there is reason to."""
+
 
 class SupervisorLink:
     """The one peer of the control plane that launches the others."""
 
-    __slots__ = ("_identity", "_ready", "_reports", "_send")
+    __slots__ = ("_asked", "_askers", "_identity", "_ready", "_reports", "_send")
 
     def __init__(self, send: Callable[[bytes, ControlMessage], bool], shard_count: int) -> None:
         self._send = send
         self._identity: bytes | None = None
         self._ready: GatewayReady | None = None
         self._reports: list[WorkerReport | None] = [None] * shard_count
+        self._asked = 0
+        self._askers: dict[bytes, int] = {}
+        """Who waits for the end of a reload, and the number of its request."""
 
     def hello(self, identity: bytes) -> None:
         """A supervisor is there; the last one to say so is told everything from now on."""
@@ -50,6 +58,26 @@ class SupervisorLink:
     def drained(self) -> None:
         """Tell that the drain is through."""
         self._tell(Drained())
+
+    def reload(self, identity: bytes) -> None:
+        """Pass on that somebody asks for a reload, who is told how it ends."""
+        if self._identity is None:
+            reason = "no `cluster up` runs this node: whoever starts its workers replaces them"
+            self._send(identity, Reloaded(succeeded=False, reason=reason))
+        elif len(self._askers) >= _ASKERS_MAX:
+            reason = f"{_ASKERS_MAX} others wait for one already"
+            self._send(identity, Reloaded(succeeded=False, reason=reason))
+        else:
+            self._asked += 1
+            self._askers[identity] = self._asked
+            self._tell(Reload(number=self._asked))
+
+    def reloaded(self, outcome: Reloaded) -> None:
+        """A reload has ended: those who had asked for it are told."""
+        for identity, number in list(self._askers.items()):
+            if number <= outcome.number:
+                del self._askers[identity]
+                self._send(identity, outcome)
 
     def worker_report(self, report: WorkerReport) -> None:
         """Note what the supervisor knows of a shard's process."""

@@ -39,6 +39,7 @@ __all__ = [
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
+    "Reload",
     "Reloaded",
     "ShardReport",
     "SpareAlive",
@@ -320,10 +321,25 @@ class Assign(_Message, frozen=True, kw_only=True):
     pid: int
 
 
+class Reload(_Message, frozen=True, kw_only=True):
+    """Anyone → gateway → supervisor: have every worker run the application as it is now.
+
+    The gateway gives it a `number`, from 1; whoever asks gets `Reloaded`.
+    """
+
+    number: int = 0
+
+
 class Reloaded(_Message, frozen=True, kw_only=True):
-    """Supervisor → gateway: every worker runs the application as it is now, or none can."""
+    """Supervisor → gateway → whoever asked: every worker runs the application as it is now, or does
+    not, for that `reason`.
+
+    What was asked for by a `Reload` with `number` or a lower one is answered by that.
+    """
 
     succeeded: bool
+    reason: str = ""
+    number: int = 0
 
 
 class Drain(_Message, frozen=True, kw_only=True):
@@ -371,6 +387,7 @@ ControlMessage = (
     | WorkerGone
     | SpareGone
     | Assign
+    | Reload
     | Reloaded
     | Drain
     | Drained

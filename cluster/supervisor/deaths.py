@@ -41,7 +41,7 @@ class Deaths:
     For the supervisor's main thread. Times are seconds of any steady clock.
     """
 
-    def __init__(self, node: Node, course: Course, reload: Reload | None) -> None:
+    def __init__(self, node: Node, course: Course, reload: Reload) -> None:
         """Decide for `node`, which is on `course`; `reload` knows versions of its application."""
         self._node = node
         self._course = course
@@ -93,7 +93,7 @@ class Deaths:
     ) -> None:
         """The death counts."""
         decision = shard.ended(now)
-        if is_version_at_fault and self._reload is not None:
+        if is_version_at_fault:
             if self._course.phase is Phase.STARTING:
                 decision = self._reload.try_later(shard, worker)
             else:
@@ -144,7 +144,7 @@ class Deaths:
         is_starting = course.phase is not Phase.DRAINING and not spare.is_ready
         if is_starting and self._is_version_at_fault(child, exit_code, failure):
             spare.ended(now)
-            if course.phase is Phase.STARTING and self._reload is not None:
+            if course.phase is Phase.STARTING:
                 self._reload.try_later(spare, child)
             logger.warning("%s (pid %d): %s", child.role, child.pid, child.describe_exit())
             return
@@ -204,8 +204,6 @@ class Deaths:
         self, child: Child, exit_code: int, failure: StartFailure | None
     ) -> bool:
         """Whether a process that was never ready ended because of what its files say."""
-        if self._reload is None:
-            return False
         if self._course.phase is Phase.STARTING:
             return exit_code == CANNOT_START and self._reload.may_be_mended(child, failure)
         return self._reload.is_at_fault(child, exit_code, failure)

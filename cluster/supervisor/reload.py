@@ -1,4 +1,5 @@
-"""`cluster up --reload`: has the workers of a node run what the application's files say now.
+"""`cluster reload`, `cluster up --reload`: has the workers of a node run what the application's
+files say now.
 
 Joins what decides (`Versions`, `next_steps`) to the node and the watch of its files. Nothing of it
 counts as a death: a worker that is replaced was asked to end, and one that cannot start is tried
@@ -44,9 +45,13 @@ class Reload:
     """The versions of a node's application. For the supervisor's main thread."""
 
     def __init__(
-        self, node: Node, watch: FileWatch, end_within_s: float, write: Callable[[str], None]
+        self,
+        node: Node,
+        watch: FileWatch | None,
+        end_within_s: float,
+        write: Callable[[str], None],
     ) -> None:
-        """Reload `node` when `watch`, which stays the caller's, has news.
+        """Reload `node` when somebody asks, and when `watch`, which stays the caller's, has news.
 
         A worker gets `end_within_s` seconds to end in good order, then it is killed;
         `write` tells a person. The gateways of the node that start from now on let candidates wait.
@@ -59,18 +64,32 @@ class Reload:
         self._is_under_way = False
         self._began_at = 0.0
         self._told_vacant = False
+        self._is_asked = False
+        self._number = 0
         node.gateway.candidates_max = CANDIDATES_MAX
-        node.python_options = PYTHON_OPTIONS
+        if watch is not None:
+            node.python_options = PYTHON_OPTIONS
 
     # -- what has happened -------------------------------------------------------------------------
 
+    def ask(self, request: messages.Reload) -> None:
+        """Somebody asks for a reload, whatever has changed."""
+        self._is_asked = True
+        self._number = request.number
+
+    def refuse(self, request: messages.Reload, reason: str) -> None:
+        """Tell who asks for a reload that there is none now."""
+        outcome = messages.Reloaded(succeeded=False, reason=reason, number=request.number)
+        self._node.gateway.tell(outcome)
+
     def take_changes(self) -> bool:
-        """Make a version of what has changed; False if nothing has."""
-        changed = self.watch.take()
-        if not changed:
+        """Make a version of what has changed, or is asked for; False if nothing is."""
+        changed = [] if self.watch is None else self.watch.take()
+        if not changed and not self._is_asked:
             return False
+        self._is_asked = False
         version = self._node.version = self.versions.changed()
-        logger.info("reload: version %d: %s", version, _names(changed))
+        logger.info("reload: version %d: %s", version, _names(changed) if changed else "asked for")
         self._is_under_way = True
         self._began_at = time.monotonic()
         self._told_vacant = False
@@ -94,6 +113,8 @@ class Reload:
         It is if the application raised; what else keeps a worker from starting is no matter of its
         files. The first time that is told, with what the process left to say in `failure`.
         """
+        if self.watch is None:
+            return False
         if child.version != self.versions.latest:
             return True
         if failure is None or not failure.traceback or self.versions.verdict is Verdict.SERVES:
@@ -112,11 +133,13 @@ class Reload:
             exit_code == LOST_GATEWAY and gateway.has_been_silent(time.monotonic())
         ):
             return False
-        if child.version != self.versions.latest or self.versions.verdict is Verdict.SERVES:
+        latest = self.versions.latest
+        if latest == 0 or child.version != latest or self.versions.verdict is Verdict.SERVES:
             return False
         if self.versions.failed(child.version):
-            self._tell(child, failure, "what runs goes on, and the next change is tried")
-            gateway.tell(messages.Reloaded(succeeded=False))
+            follows = "and the next change is tried" if self.watch else "until another is asked for"
+            reason = self._tell(child, failure, f"what runs goes on, {follows}")
+            gateway.tell(messages.Reloaded(succeeded=False, reason=reason, number=self._number))
         return True
 
     def try_again(self, shard: Shard, decision: Restart | GiveUp) -> Restart:
@@ -148,10 +171,11 @@ class Reload:
         self._write(
             f"cluster: reload: worker {shard.index} has no process, and none of an earlier version "
             f"waits: its clients wait for a version that starts; trying again in {delay_s:g} s, "
-            "and at each change\n"
+            f"and at each {'change' if self.watch else 'reload'}\n"
         )
 
-    def _tell(self, child: Child, failure: StartFailure | None, what_follows: str) -> None:
+    def _tell(self, child: Child, failure: StartFailure | None, what_follows: str) -> str:
+        """Tell why a version does not start; return that in short."""
         if failure is not None:
             reason = failure.summary
             self._write(failure.traceback)
@@ -160,11 +184,14 @@ class Reload:
         self._write(
             f"cluster: reload: version {child.version} does not start: {reason}; {what_follows}\n"
         )
+        return reason
 
     # -- what follows ------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Do what is to be done now, in a node that was ready and whose gateway is."""
+        if not self.versions.latest:
+            return
         node, spares = self._node, self._node.spares
         now = time.monotonic()
         for step in next_steps(self.versions, node.shards, spares.lasting, spares.candidates):
@@ -191,7 +218,7 @@ class Reload:
             self.versions.latest,
             now - self._began_at,
         )
-        self._node.gateway.tell(messages.Reloaded(succeeded=True))
+        self._node.gateway.tell(messages.Reloaded(succeeded=True, number=self._number))
 
 
 def _is_earlier(spare: Spare, latest: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import zmq
 
+from cluster.shared import messages
 from cluster.shared.config import Config
 from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.endpoints import choose_endpoints
@@ -60,7 +61,8 @@ def supervise(
 ) -> int:
     """Run a node until it is drained or cannot go on; return the exit code of the process.
 
-    With `reload_directories` its workers are replaced when Python files there change.
+    Its workers are replaced when somebody asks for that, and when Python files in
+    `reload_directories` change, if there are any.
 
     0 after a drain, and when the end was asked for before there was a gateway; also when the time
     to drain was up and the gateway cut off what was left, which it logs with the number of
@@ -81,11 +83,11 @@ def supervise(
         stack.callback(_tidy, run_directory)
         node = Node(config, run_directory, lock)
         stack.callback(node.close)
-        reload = None
+        watch = None
         if reload_directories:
             watch = FileWatch(reload_directories)
             stack.callback(watch.close)
-            reload = Reload(node, watch, drain_timeout_s, tell)
+        reload = Reload(node, watch, drain_timeout_s, tell)
         return Supervisor(node, signals, drain_timeout_s, reload).run()
 
 
@@ -97,7 +99,7 @@ class Supervisor:
         node: Node,
         signals: SignalWatch,
         drain_timeout_s: float,
-        reload: Reload | None = None,
+        reload: Reload,
     ) -> None:
         """Prepare to run `node`, which stays the caller's to close, and to `reload` it."""
         self._node = node
@@ -116,7 +118,7 @@ class Supervisor:
         node, course = self._node, self._course
         node.write_record()  # in place of what an earlier supervisor may have left
         node.start()
-        if self._reload is not None:
+        if self._reload.watch is not None:
             self._reload.watch.start()
         while course.exit_code is None:
             node.write_record()
@@ -127,8 +129,7 @@ class Supervisor:
             node.look_after_run_directory()
             self._check_exits()
             self._deaths.check_give_ups(time.monotonic())
-            if self._reload is not None:
-                self._check_files(self._reload)
+            self._check_versions()
             node.gateway.kill_if_silent(time.monotonic())
             node.kill_overdue()
             if time.monotonic() >= course.drain_due:
@@ -148,7 +149,7 @@ class Supervisor:
         poller.register(self._signals.fileno(), zmq.POLLIN)
         if self._node.gateway.link is not None:
             poller.register(self._node.gateway.link.socket, zmq.POLLIN)
-        if self._reload is not None:
+        if self._reload.watch is not None:
             poller.register(self._reload.watch.fileno(), zmq.POLLIN)
         # Rounded up, or the loop would spin through the last millisecond.
         poller.poll(int(timeout_s * 1_000) + 1)
@@ -184,11 +185,12 @@ class Supervisor:
             if worker is not None and (exit_code := worker.exit_code()) is not None:
                 self._deaths.worker_ended(shard, worker, exit_code, time.monotonic())
 
-    def _check_files(self, reload: Reload) -> None:
+    def _check_versions(self) -> None:
+        reload, watch = self._reload, self._reload.watch
         if reload.take_changes():
             self._deaths.forgive(time.monotonic())
-        if self._course.phase is Phase.STARTING:
-            failure = reload.watch.failure
+        if self._course.phase is Phase.STARTING and watch is not None:
+            failure = watch.failure
             if failure is not None:
                 say(f"--reload: the files cannot be watched ({failure}): pass other --reload-dir")
                 self._course.finish(EXIT_CANNOT_START)
@@ -210,6 +212,8 @@ class Supervisor:
                 self._shard_reported(shard, message)
             case SpareReport():
                 self._spare_reported(message)
+            case messages.Reload():
+                self._reload_asked(message)
             case GatewayAlive():
                 return
             case Drained():
@@ -239,8 +243,7 @@ class Supervisor:
         else:
             shard.policy.life_ready(now)
             shard.state = "draining" if self._course.phase is Phase.DRAINING else "ready"
-            if self._reload is not None:
-                self._reload.worker_is_ready(worker)
+            self._reload.worker_is_ready(worker)
         self._node.report(shard)
         self._check_ready()
 
@@ -254,8 +257,7 @@ class Supervisor:
         for spare in self._node.spares:
             if spare.child is not None and spare.pid == report.pid:
                 spare.became_ready(time.monotonic())
-                if self._reload is not None:
-                    self._reload.spare_is_ready(spare.child)
+                self._reload.spare_is_ready(spare.child)
                 self._node.report_spares()
                 self._check_ready()
 
@@ -263,9 +265,17 @@ class Supervisor:
         logger.error("%s (pid %d) is stuck; killed once it has told where", worker.role, worker.pid)
         worker.kill_once_told()
 
+    def _reload_asked(self, request: messages.Reload) -> None:
+        if self._course.phase is Phase.SERVING:
+            self._reload.ask(request)
+        else:
+            is_starting = self._course.phase is Phase.STARTING
+            reason = "the node is not ready yet" if is_starting else "the node is about to end"
+            self._reload.refuse(request, reason)
+
     def _check_ready(self) -> None:
         ready = self._node.gateway.ready
-        is_watching = self._reload is None or self._reload.watch.is_watching
+        is_watching = self._reload.watch is None or self._reload.watch.is_watching
         is_ready = is_watching and self._node.is_ready
         if self._course.phase is Phase.STARTING and ready is not None and is_ready:
             self._course.became_ready()

@@ -104,24 +104,30 @@ def unit(path: Path = UNIT) -> configparser.RawConfigParser:
     return parser
 
 
-def command_of(path: Path, values: Mapping[str, str]) -> list[str]:
-    """Return the command of a unit, with what systemd puts in for specifiers and variables."""
-    text = unit(path)["Service"]["ExecStart"]
+def command_of(path: Path, values: Mapping[str, str], what: str = "ExecStart") -> list[str]:
+    """Return a command of a unit, with what systemd puts in for specifiers and variables."""
+    text = unit(path)["Service"][what]
     for name, value in values.items():
         text = text.replace(name, value)
     assert not re.search(r"[%$]", text), text
     return shlex.split(text)
 
 
-def test_the_command_of_the_unit_runs_a_node(tmp_path: Path):
+def test_the_commands_of_the_unit_run_a_node_and_reload_its_workers(tmp_path: Path):
     service = unit()["Service"]
     specifiers = {"%E": str(tmp_path / "etc"), "%t": str(tmp_path / "run"), "%i": "one"}
     (tmp_path / "etc" / "iocp-cluster").mkdir(parents=True)
     (tmp_path / "run" / service["RuntimeDirectory"].removesuffix("/%i")).mkdir(parents=True)
     config = tmp_path / "etc" / "iocp-cluster" / "one.toml"
     config.write_text('[node]\nid = 4\nlisten = "127.0.0.1:0"\n' + SMALL)
-    with running(tmp_path, command_of(UNIT, specifiers)) as node:
+    with (
+        environment(tmp_path) as env,
+        running(tmp_path, command_of(UNIT, specifiers)) as node,
+    ):
         assert node.node == 4
+        node.check_echo()
+        reload = command_of(UNIT, specifiers, "ExecReload")
+        subprocess.run(reload, env=env, cwd=tmp_path, timeout=60, check=True)
         node.check_echo()
 
 

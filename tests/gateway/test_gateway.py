@@ -28,6 +28,7 @@ from cluster.shared.messages import (
     Grant,
     Hello,
     Refuse,
+    Reload,
     Reloaded,
     ShardReport,
     SpareAlive,
@@ -421,7 +422,11 @@ def test_a_supervisor_replaces_a_worker_by_a_candidate_and_counts_reloads(runnin
     supervisor.send(WorkerGone(shard=0, pid=1 << 30, was_replaced=True))
     supervisor.send(Assign(shard=0, pid=pid))
     assert isinstance(candidates[0].receive(), Grant)
+    asker = running.peer()
+    asker.send(Reload())
+    assert supervisor.receive() == Reload(number=1)
     for succeeded in (False, True, True):
-        supervisor.send(Reloaded(succeeded=succeeded))
+        supervisor.send(Reloaded(succeeded=succeeded, number=int(succeeded)))
+    assert asker.receive() == Reloaded(succeeded=True, number=1)
     counters = supervisor.status().counters
     assert (counters["reloads"], counters["reloads_failed"]) == (2, 1)

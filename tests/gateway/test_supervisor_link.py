@@ -2,6 +2,7 @@
 
 import pytest
 
+from cluster.gateway import supervisor_link
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.liveness import Liveness
@@ -10,6 +11,8 @@ from cluster.shared.messages import (
     Drained,
     GatewayAlive,
     GatewayReady,
+    Reload,
+    Reloaded,
     ShardReport,
     WorkerReport,
 )
@@ -66,6 +69,41 @@ def test_the_last_supervisor_that_said_hello_is_told():
     told.link.beat()
     told.link.drained()
     assert told.sent == [(b"new", REPORT), (b"new", GatewayAlive()), (b"new", Drained())]
+
+
+def test_who_asked_for_a_reload_is_told_how_that_one_ended_and_once():
+    told = Told()
+    told.link.hello(b"supervisor")
+    for asker in (b"ann", b"bob"):
+        told.link.reload(asker)
+    first, second = Reload(number=1), Reload(number=2)
+    assert told.sent == [(b"supervisor", first), (b"supervisor", second)]
+    told.sent.clear()
+    failed, done = (
+        Reloaded(succeeded=False, reason="no", number=1),
+        Reloaded(succeeded=True, number=2),
+    )
+    told.link.reloaded(failed)
+    assert told.sent == [(b"ann", failed)]
+    told.link.reloaded(done)
+    told.link.reloaded(done)
+    assert told.sent == [(b"ann", failed), (b"bob", done)]
+
+
+def test_a_reload_without_a_supervisor_and_one_too_many_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(supervisor_link, "_ASKERS_MAX", 1)
+    told = Told()
+    told.link.reload(b"ann")
+    told.link.hello(b"supervisor")
+    told.link.reload(b"bob")
+    told.link.reload(b"eve")
+    (ann, refused), (_, asked), (eve, crowded) = told.sent
+    assert (ann, asked, eve) == (b"ann", Reload(number=1), b"eve")
+    assert isinstance(refused, Reloaded)
+    assert "no `cluster up` runs this node" in refused.reason
+    assert crowded == Reloaded(succeeded=False, reason="1 others wait for one already")
 
 
 @pytest.mark.parametrize(

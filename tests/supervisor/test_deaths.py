@@ -20,6 +20,7 @@ from cluster.supervisor.course import (
 )
 from cluster.supervisor.deaths import STOP_NEWS_S, TRY_AGAIN_S, VERDICT_WAIT_S, Deaths
 from cluster.supervisor.node import Node
+from cluster.supervisor.reload import Reload
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, FAILURES_MAX
 from tests.supervisor.fake_child import fake_child, process_of
 
@@ -36,7 +37,9 @@ class Bench:
         workers = WorkersConfig(count=1, spares=1, worker_timeout_s=WORKER_TIMEOUT_S)
         self.node = Node(Config(node=NodeConfig(listen="127.0.0.1:0"), workers=workers), directory)
         self.course = Course()
-        self.deaths = Deaths(self.node, self.course, None)
+        self.deaths = Deaths(
+            self.node, self.course, Reload(self.node, None, 1.0, lambda text: None)
+        )
         (self.shard,) = self.node.shards
         (self.spare,) = self.node.spares
 

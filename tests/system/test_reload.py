@@ -1,8 +1,10 @@
-"""`cluster up --reload`: files are edited while clients are served, with real processes."""
+"""`cluster up --reload` and `cluster reload`: files are edited while clients are served, with real
+processes."""
 
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +15,13 @@ from typing import Any
 import pytest
 
 from tests.support import wait_until
-from tests.system.cluster_node import ClusterNode
+from tests.system.cluster_node import (
+    EXIT_TIMEOUT_S,
+    ClusterNode,
+    cluster_command,
+    cluster_environment,
+    run_cluster,
+)
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 from tests.system.test_spares import (
@@ -406,3 +414,86 @@ def test_an_application_that_is_not_there_is_no_matter_of_its_files(
     assert node.wait_exit() == 2
     assert app.split(":")[0] in node.told_reason()
     assert node.processes() == []
+
+
+def asked_to_reload(node: ClusterNode, *arguments: str) -> tuple[int, str]:
+    """Run `cluster reload`, and return its exit code and what it says."""
+    done = run_cluster("reload", "--run-dir", str(node.run_dir), *arguments)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_node_that_watches_nothing_runs_an_edit_when_it_is_asked_to(
+    cluster_up: StartNode, application: Application, lane: str
+):
+    node = cluster_up("--app", "the_app:app", "--lane", lane, cwd=application.directory)
+    before = complete(node)
+    with a_client_of_each_shard(node) as clients, under_load(node, 6) as load:
+        application.edit("the second one")
+        assert versions(node, clients) == {b"one"}
+        assert asked_to_reload(node) == (0, "")
+        assert versions(node, clients) == {b"the second one"}
+        all_answered(load)
+    after = reloaded(node, 1)
+    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+    assert not {*pids(before), *spare_pids(before)} & {*pids(after), *spare_pids(after)}
+    assert restarts(after) == [0, 0]
+    assert "dead_letters" not in after["counters"]
+    assert node.drain() == 0
+
+
+def test_whoever_asks_for_a_version_that_does_not_start_is_told_why_and_nothing_changes(
+    cluster_up: StartNode, application: Application
+):
+    node = cluster_up("--app", "the_app:app", cwd=application.directory)
+    before = complete(node)
+    with a_client_of_each_shard(node) as clients, under_load(node, 2):
+        application.write(DOES_NOT_IMPORT)
+        reason = f"NameError: name 'Apx' is not defined ({application.path}, line 3)"
+        assert asked_to_reload(node) == (1, f"cluster: not reloaded: {reason}\n")
+        assert lives(reloaded(node, 0, 1)) == lives(before)
+        assert node.stderr.count("Traceback") == 1
+        assert f"does not start: {reason}; what runs goes on, until another is asked for\n" in (
+            node.stderr
+        )
+        os.kill(pids(before)[0], signal.SIGKILL)
+        assert versions(node, clients) == {b"one"}
+        application.edit("one that raises", DOES_NOT_START)
+        code, said = asked_to_reload(node)
+        assert (code, "no database here" in said) == (1, True)
+        application.edit("the last one")
+        assert asked_to_reload(node) == (0, "")
+        assert versions(node, clients) == {b"the last one"}
+    assert node.drain() == 0
+
+
+def test_who_asks_for_a_reload_does_not_wait_for_ever(
+    cluster_up: StartNode, application: Application, tmp_path: Path
+):
+    node = cluster_up("--app", "the_app:app", cwd=application.directory)
+    before = complete(node)
+    gate = tmp_path / "gate"
+    waits = f"\nimport pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists():\n"
+    application.edit("the second one", waits + "    time.sleep(0.01)\n")
+    code, said = asked_to_reload(node, "--timeout", "0.3")
+    assert (code, said) == (
+        1,
+        "cluster: not reloaded: no outcome within 0.3 s; it goes on, and is counted in "
+        "`cluster status`\n",
+    )
+    asker = subprocess.Popen(
+        cluster_command("reload", "--run-dir", str(node.run_dir)),
+        stderr=subprocess.PIPE,
+        env=cluster_environment(),
+        text=True,
+    )
+    with asker:
+        begun(node, 2)
+        os.kill(before["gateway"]["pid"], signal.SIGKILL)
+        said = asker.communicate(timeout=EXIT_TIMEOUT_S)[1]
+    assert asker.returncode == 1
+    assert said.startswith("cluster: not reloaded: the gateway has ended meanwhile: ")
+    gate.touch()
+    complete(node)
+    assert node.drain() == 0
+    assert asked_to_reload(node) == (4, f"cluster: nothing runs in {node.run_dir}\n")
