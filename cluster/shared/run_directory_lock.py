@@ -36,8 +36,10 @@ class RunDirectoryHeld(RunDirectoryError):
         """Name the run directory `path` and the holder, None for one that cannot be seen."""
         who = f"pid {pid}" if pid is not None else "a process that is not visible from here"
         stop = f"stop pid {pid}" if pid is not None else "stop that process"
+        holder = "`cluster up --nodes`" if role == "nodes" else role
         super().__init__(
-            f"run directory {path} is in use: its {role} is {who}: pass another --run-dir or {stop}"
+            f"run directory {path} is in use: its {holder} is {who}: "
+            f"pass another --run-dir or {stop}"
         )
         self.path = path
         self.role = role

@@ -752,3 +752,8 @@ def test_a_socket_that_cannot_be_removed_is_told(
         assert "control.sock cannot be removed (Operation" in message_of(
             directory.remove_stale_sockets
         )
+
+
+def test_who_runs_several_nodes_is_named_by_its_command(tmp_path: Path):
+    held = str(RunDirectoryHeld(tmp_path, "nodes", 17))
+    assert f"{tmp_path} is in use: its `cluster up --nodes` is pid 17: pass another" in held
