@@ -12,6 +12,7 @@ from cluster.shared.note import SEVERAL, HandlerCall
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    DRAIN,
     JOINED,
     KEYS,
     MESSAGE,
@@ -38,6 +39,7 @@ _KINDS = {
     MESSAGE: "message",
     UNDELIVERED: "undelivered",
     KEYS: "keys",
+    DRAIN: "drain",
 }
 
 
@@ -46,7 +48,7 @@ class Delivery(NamedTuple):
 
     kind: str
     """packet, opened, closed, bound, joined, send_blocked, send_ready, message, undelivered, keys,
-    resumed"""
+    drain, resumed"""
     session: GatewaySession | TellOwner
     packet_id: int | None = None
     """None if it is not of a packet, as the sequence is."""

@@ -2,7 +2,10 @@
 
 from enum import Enum
 
-__all__ = ["DrainPhase", "next_drain_phase"]
+__all__ = ["DrainPhase", "leaving_s", "next_drain_phase"]
+
+FINISH_S = 2.0
+"""What is left of the time for a drain when sessions are ended that the application has kept."""
 
 
 class DrainPhase(Enum):
@@ -10,6 +13,8 @@ class DrainPhase(Enum):
 
     SERVING = "serving"
     """No drain was asked for."""
+    LEAVING = "leaving"
+    """Nobody is accepted; applications that keep sessions let them go."""
     FINISHING = "finishing"
     """Nothing is accepted or read; workers finish what was received."""
     CLOSING = "closing"
@@ -19,20 +24,34 @@ class DrainPhase(Enum):
 
 
 def next_drain_phase(
-    phase: DrainPhase, *, is_committed: bool, session_count: int, is_told: bool, is_late: bool
+    phase: DrainPhase,
+    *,
+    kept_count: int,
+    is_committed: bool,
+    session_count: int,
+    is_told: bool,
+    is_late: bool,
 ) -> DrainPhase:
     """Return the phase that follows.
 
-    `is_committed`: the workers have done all that they were given. `session_count`: sessions
-    that are not closed yet. `is_told`: other nodes, as far as they can be reached, have all that
-    was for them. `is_late`: the time for the drain is up; what is not done by then stays undone.
+    `kept_count`: sessions that applications may keep for now. `is_committed`: the workers have done
+    all that they were given. `session_count`: sessions that are not closed yet. `is_told`: other
+    nodes, as far as they can be reached, have all that was for them. `is_late`: the time for the
+    drain is up; what is not done by then stays undone.
     """
     if phase is DrainPhase.SERVING:
         return phase
     if is_late:
         return DrainPhase.DRAINED
+    if phase is DrainPhase.LEAVING and kept_count == 0:
+        return DrainPhase.FINISHING
     if phase is DrainPhase.FINISHING and is_committed:
         return DrainPhase.CLOSING
     if phase is DrainPhase.CLOSING and session_count == 0 and is_committed and is_told:
         return DrainPhase.DRAINED
     return phase
+
+
+def leaving_s(timeout_s: float) -> float:
+    """Return for how long applications may keep sessions in a drain of `timeout_s`."""
+    return timeout_s - min(FINISH_S, timeout_s / 4)

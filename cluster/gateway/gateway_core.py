@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.intake import Intake
 from cluster.gateway.lane_hubs import LaneHubs
@@ -72,7 +72,7 @@ class GatewayCore:
         self._hub = hub
         self._remote_hub = remote_hub
         self._counters = counters
-        self._drain_deadline = 0.0
+        self._drain_deadline = self._leave_deadline = 0.0
         self.phase = DrainPhase.SERVING
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
         self.table = SessionTable(
@@ -242,7 +242,9 @@ class GatewayCore:
             self._begin_drain(timeout_s)
         while (phase := self._next_phase()) is not self.phase:
             self.phase = phase
-            if phase is DrainPhase.CLOSING:
+            if phase is DrainPhase.FINISHING:
+                self._read_no_more()
+            elif phase is DrainPhase.CLOSING:
                 for session in list(self.table.sessions.values()):
                     session.disconnect(Cause.DRAIN)
         return self.phase is DrainPhase.DRAINED
@@ -250,22 +252,40 @@ class GatewayCore:
     def _next_phase(self) -> DrainPhase:
         return next_drain_phase(
             self.phase,
+            kept_count=self._kept_count(),
             is_committed=all(shard.is_idle for shard in self.shards),
             session_count=len(self.table.sessions),
             is_told=self.traffic.is_told,
             is_late=self._core.now() >= self._drain_deadline,
         )
 
+    def _kept_count(self) -> int:
+        """How many sessions are their application's to let go."""
+        if self.phase is not DrainPhase.LEAVING or self._core.now() >= self._leave_deadline:
+            return 0
+        counts = self.table.counts
+        return sum(counts[shard.index] for shard in self.shards if shard.drain.keeps_sessions)
+
     def _begin_drain(self, timeout_s: float) -> None:
         logger.info("draining, at most %g s", timeout_s)
-        self.phase = DrainPhase.FINISHING
-        self._drain_deadline = self._core.now() + timeout_s
-        self._core.call_later(timeout_s, lambda: None)  # to notice the deadline
+        self.phase = DrainPhase.LEAVING
+        now = self._core.now()
+        self._drain_deadline = now + timeout_s
+        self._leave_deadline = now + leaving_s(timeout_s)
+        for deadline in (self._leave_deadline, self._drain_deadline):
+            self._core.call_later(deadline - now, lambda: None)  # to notice it
         self.service.stop_accepting()
-        for shard in self.shards:
-            shard.is_draining = True
-        for session in self.table.sessions.values():
-            session.pause_recv()
         if self.table.limits.proxies:
             for connection in self.service.sessions - {*self.table.sessions.values()}:
                 connection.abort(Cause.DRAIN)  # it awaits its header
+        for shard in self.shards:
+            if shard.drain.begin(self._leave_deadline):
+                shard.needs_flush = True
+        self.lanes.flush()
+
+    def _read_no_more(self) -> None:
+        for shard in self.shards:
+            shard.is_draining = True
+            shard.drain.end()
+        for session in self.table.sessions.values():
+            session.pause_recv()

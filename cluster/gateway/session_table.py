@@ -77,6 +77,11 @@ class SessionTable:
         """Whether there is no shard whose lane has room."""
         return all(shard.lane.is_full for shard in self._shards)
 
+    @property
+    def counts(self) -> Sequence[int]:
+        """How many sessions each shard has."""
+        return self._routing.counts
+
     def admits(self, address: NetAddress | None) -> bool:
         """Whether the limits let a new connection from `address` in; it is counted if they do."""
         if self.limits.admits(address):

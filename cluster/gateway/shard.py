@@ -16,6 +16,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.joined_answers import JoinedAnswers
 from cluster.gateway.replay import Replay
+from cluster.gateway.shard_drain import ShardDrain
 from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
@@ -26,6 +27,7 @@ from cluster.shared.lane import Freed, GatewayLane
 from cluster.shared.records import (
     BOUND,
     CLOSED,
+    DRAIN,
     JOINED,
     KEYS,
     OF_SHARDS,
@@ -58,6 +60,7 @@ class Shard:
         "arrived_records",
         "arrived_sessions",
         "commit_times",
+        "drain",
         "framing",
         "has_room",
         "index",
@@ -105,7 +108,7 @@ class Shard:
         self.commit_times = CommitTimes()
         """How long what the lane is given waits for its commit."""
         self.is_draining = False
-        """Set for good when the gateway drains: no session is read any more."""
+        """Set for good when the sessions of a drain are ended: none is read any more."""
         self._counters = counters
         # In order of arrival; a dict looks the longer for its first the more were before it.
         self._held: OrderedDict[GatewaySession, None] = OrderedDict()
@@ -125,6 +128,8 @@ class Shard:
         """What it tells other shards, and is told by them."""
         self.keys = ShardKeys(ShardId(node, index), lane)
         """What it is told of who owns keys."""
+        self.drain = ShardDrain(ShardId(node, index), lane, now)
+        """What it is told of a drain."""
 
     @property
     def held_count(self) -> int:
@@ -291,8 +296,11 @@ class Shard:
         """Nothing of `session` waits for its acceptance any more."""
         self._waiting.pop(session, None)
 
-    def learn(self, public_ids: frozenset[int]) -> None:
-        """The worker that has the shard from now on declares these packet ids as public."""
+    def learn(self, public_ids: frozenset[int], keeps_sessions: bool) -> None:
+        """The worker that has the shard from now on declares these packet ids as public, and
+        whether it lets sessions go by itself when the node drains."""
+        if self.drain.learn(keeps_sessions):
+            self.needs_flush = True
         if public_ids != self.public_ids:
             self.public_ids = public_ids
             for session in list(self._waiting):
@@ -339,6 +347,8 @@ class Shard:
     def _tell_freed(self, kind: int, owner: TellOwner | None, record: bytes) -> None:
         if kind == KEYS:
             self.keys.freed(record)
+        elif kind == DRAIN:
+            self.drain.freed()
         else:
             self.tells.freed(kind, owner, record)
         self.needs_flush = True  # it may have led to a record about credit, or keys

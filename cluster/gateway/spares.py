@@ -142,6 +142,7 @@ class Spares:
             pid=spare.pid,
             create_time=spare.create_time,
             public_ids=spare.public_ids,
+            keeps_sessions=spare.keeps_sessions,
         )
         self._grant(control_identity, hello)
 

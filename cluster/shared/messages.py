@@ -96,7 +96,8 @@ PublicIds = Annotated[list[Annotated[int, Meta(ge=0, le=0xFFFF)]], Meta(max_leng
 class Hello(_Message, frozen=True, kw_only=True):
     """Worker → gateway: a process with its application imported asks for a shard.
 
-    `public_ids` are the packets that get through before a session is accepted. `past` is what
+    `public_ids` are the packets that get through before a session is accepted. An application that
+    `keeps_sessions` lets them go by itself when the node drains. `past` is what
     notes on that machine tell of earlier lives, where the gateway cannot read them.
     """
 
@@ -104,6 +105,7 @@ class Hello(_Message, frozen=True, kw_only=True):
     pid: int
     create_time: float
     public_ids: PublicIds = []
+    keeps_sessions: bool = False
     past: Annotated[list[PastCall], Meta(max_length=PAST_CALLS_MAX)] = []
 
 
@@ -116,6 +118,7 @@ class SpareHello(_Message, frozen=True, kw_only=True):
     pid: int
     create_time: float
     public_ids: PublicIds = []
+    keeps_sessions: bool = False
 
 
 class SpareAlive(_Message, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ __all__ = [
     "DEFERRED",
     "DISCONNECT",
     "DONE",
+    "DRAIN",
     "FINISHED",
     "FORGET",
     "JOIN",
@@ -100,6 +101,8 @@ class RecordKind(IntEnum):
     """Inbound: the linked nodes know of a join of the session (`group_records`)."""
     KEYS = 11
     """Inbound: which nodes own keys from here on (`key_records`); of no session."""
+    DRAIN = 12
+    """Inbound: the application is to let its sessions go (`drain_records`); of no session."""
     SEND = 16
     """Outbound: complete packets for one session."""
     BROADCAST = 17
@@ -150,6 +153,7 @@ CREDIT = int(RecordKind.CREDIT)
 UNDELIVERED = int(RecordKind.UNDELIVERED)
 JOINED = int(RecordKind.JOINED)
 KEYS = int(RecordKind.KEYS)
+DRAIN = int(RecordKind.DRAIN)
 SEND = int(RecordKind.SEND)
 BROADCAST = int(RecordKind.BROADCAST)
 DISCONNECT = int(RecordKind.DISCONNECT)
@@ -168,8 +172,9 @@ KICK_USER = int(RecordKind.KICK_USER)
 KEEP = int(RecordKind.KEEP)
 FORGET = int(RecordKind.FORGET)
 
-OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED, KEYS})
-"""Inbound kinds that concern no session, but what shards tell each other, and who owns keys."""
+OF_SHARDS = frozenset({MESSAGE, CREDIT, UNDELIVERED, KEYS, DRAIN})
+"""Inbound kinds that concern no session, but what shards tell each other, who owns keys, and that
+the node is about to end."""
 
 SAVE_BYTES_MAX = 65_536
 """The largest payload of a `save` record: the gateway keeps one for each session. So the largest

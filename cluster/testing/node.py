@@ -125,6 +125,7 @@ class TestNode:
         self._waits_until = math.inf
         """When, by a clock that goes, it has waited too long for what nothing here brings."""
         self._is_started = False
+        self._is_draining = False
         self._is_closed = False
 
     def __enter__(self) -> "TestNode":
@@ -156,9 +157,12 @@ class TestNode:
     def connect(self) -> TestClient:
         """Return a new client; `on_connected` has run on return.
 
-        While there is no room for it (`gateway.max_sessions`) it is connected and waits.
+        While there is no room for it (`gateway.max_sessions`) it is connected and waits. Raises
+        ConnectionRefusedError behind `drain`.
         """
         self._check_open()
+        if self._is_draining:
+            raise ConnectionRefusedError("the node drains, and accepts nobody")
         service = ClientService(
             self._gateway.service.listener.local_address, self._core, None, 1, _CLIENT_SETTINGS
         )
@@ -283,6 +287,16 @@ class TestNode:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    def drain(self) -> None:
+        """Begin to drain, as a node does at SIGTERM: nobody new is accepted, and sessions end.
+
+        Those of an application with `on_drain` end when it lets them go, or as `advance` lets the
+        time for that pass. What is left then is done at the end of the block.
+        """
+        self._check_open()
+        self._is_draining = True
+        self.settle()
+
     def close(self) -> None:
         """Drain and stop, as at the end of a `with` block. Idempotent."""
         if self._is_closed:
@@ -348,6 +362,8 @@ class TestNode:
     def _turn_gateway(self) -> bool:
         count = self._gateway.turn(0)
         self._gateway.service.resume_accepting()
+        if self._is_draining:
+            self._gateway.advance_drain(self._config.supervisor.drain_timeout_s)
         return count > 0
 
     def _is_anything_due(self) -> bool:

@@ -19,6 +19,7 @@ from cluster.shared.records import (
     BOUND,
     CLOSED,
     CREDIT,
+    DRAIN,
     JOINED,
     KEYS,
     OF_SHARDS,
@@ -57,7 +58,7 @@ PACKETS_RECORD = Struct("<IHHQQ2xH")
 MANY = 1 << INDEX_BITS
 """More packets than a record has."""
 
-HEARD_AHEAD = OF_SHARDS - {KEYS}
+HEARD_AHEAD = OF_SHARDS - {KEYS, DRAIN}
 """Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
 
 

@@ -38,6 +38,7 @@ JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
 MessageHandler = Callable[[Any, ShardId], Any]
 KeysHandler = Callable[[tuple[int, ...]], Any]
+DrainHandler = Callable[[float], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _PlainHandler = TypeVar("_PlainHandler", bound=Callable[[], Any])
@@ -46,6 +47,7 @@ _DisconnectedHandler = TypeVar("_DisconnectedHandler", bound=DisconnectedHandler
 _JoinedHandler = TypeVar("_JoinedHandler", bound=JoinedHandler)
 _BoundHandler = TypeVar("_BoundHandler", bound=BoundHandler)
 _KeysHandler = TypeVar("_KeysHandler", bound=KeysHandler)
+_DrainHandler = TypeVar("_DrainHandler", bound=DrainHandler)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
@@ -83,6 +85,7 @@ class Handlers:
         self.messages = MessageHandlers(codec)
         """Those of messages that shards tell each other."""
         self.keys_handler: KeysHandler | None = None
+        self.drain_handler: DrainHandler | None = None
         self.repeated: list[Repeated] = []
         """What `every` was given."""
         self.send_blocked_handler: SessionHandler | None = None
@@ -332,6 +335,19 @@ class Handlers:
         comes again after a worker's death without its commit.
         """
         self.keys_handler = self._only("on_keys", handler, "owners")
+        return handler
+
+    def on_drain(self, handler: _DrainHandler) -> _DrainHandler:
+        """Call `f(seconds)` when the node drains: sessions are this application's to let go.
+
+        With it a drain ends no session until all of them have ended, or `seconds` have passed,
+        which is most of `supervisor.drain_timeout_s`; new ones are not accepted. Until then all
+        goes on: packets, timers, messages. So `disconnect` whom nothing keeps, and the others when
+        they are done. Then come the ends of those that are left, with the cause `drain`. It is
+        called again in each worker that takes the shard over meanwhile, behind `on_resumed`. A call
+        that raises is logged and taken back.
+        """
+        self.drain_handler = self._only("on_drain", handler, "seconds")
         return handler
 
     def _only(self, what: str, handler: _Handler, *parameters: str) -> _Handler:

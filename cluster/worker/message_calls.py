@@ -9,8 +9,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cluster.shared.drain_records import read_drain
 from cluster.shared.key_records import read_keys
-from cluster.shared.records import KEYS, UNDELIVERED
+from cluster.shared.records import DRAIN, KEYS, UNDELIVERED
 from cluster.shared.tell_records import (
     REASON_BYTES_MAX,
     Message,
@@ -31,6 +32,9 @@ __all__ = ["MessageCalls"]
 logger = logging.getLogger("cluster.worker")
 
 CANCELLED = "its handler was cancelled"
+
+_UNANSWERED = frozenset({UNDELIVERED, KEYS, DRAIN})
+"""Kinds that nobody waits for an answer to."""
 
 
 class MessageCalls:
@@ -53,6 +57,8 @@ class MessageCalls:
             return "the handler of undelivered messages"
         if kind == KEYS:
             return "the handler of changes of keys"
+        if kind == DRAIN:
+            return "the handler of drains"
         message = read_message(payload)
         return f"the handler of a message of {message.sender}"
 
@@ -65,6 +71,8 @@ class MessageCalls:
             return self._undelivered(payload, mark)
         if kind == KEYS:
             return self._keys(payload, mark)
+        if kind == DRAIN:
+            return self._drain(payload, mark)
         message = read_message(payload)
         try:
             name, body = read_content(message.content)
@@ -83,13 +91,13 @@ class MessageCalls:
     def set_aside(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
         """Skip a call in which workers died; returns as `call` does."""
         logger.error("%s is set aside: workers died of it", self.what(kind, payload))
-        if kind in (UNDELIVERED, KEYS):
+        if kind in _UNANSWERED:
             return None
         return self._fail(read_message(payload), "it is set aside: workers died of it")
 
     def cancelled(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a call that was cancelled and could not do so itself; returns as `call` does."""
-        if kind in (UNDELIVERED, KEYS):
+        if kind in _UNANSWERED:
             return None
         return self._fail(read_message(payload), CANCELLED)
 
@@ -118,6 +126,13 @@ class MessageCalls:
         owners = read_keys(payload).owners
         awaits = is_coroutine_function(handler)
         return self._run(handler, awaits, (owners,), None, mark, KEYS, payload)
+
+    def _drain(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
+        handler = self._app.drain_handler
+        if handler is None:
+            return None
+        awaits = is_coroutine_function(handler)
+        return self._run(handler, awaits, (read_drain(payload),), None, mark, DRAIN, payload)
 
     def _run(
         self,

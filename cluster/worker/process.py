@@ -256,8 +256,6 @@ def _ask(
     place: Place, control: "zmq.Socket[bytes]", shard: int | None, app: App
 ) -> Grant | Refuse | None:
     if shard is None:
-        return wait_for_shard(control, place.timeout_s, app.public_ids)
+        return wait_for_shard(control, place.timeout_s, app)
     past = place.past_calls()
-    return ask_for_shard(
-        control, shard, place.timeout_s, place.where, app.public_ids, past, place.check
-    )
+    return ask_for_shard(control, shard, place.timeout_s, place.where, app, past, place.check)

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -27,6 +27,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.process import process_identity
 from cluster.shared.takeover import PastCall
+from cluster.worker.app import App
 from cluster.worker.gateway_contact import GatewayLostError
 
 __all__ = ["QUIET_WAIT_S", "ask_for_shard", "wait_for_shard"]
@@ -44,23 +45,24 @@ def ask_for_shard(
     shard: int,
     timeout_s: float,
     where: str,
-    public_ids: Iterable[int] = (),
+    app: App,
     past: Sequence[PastCall] = (),
     check: Callable[[], None] | None = None,
 ) -> Grant | Refuse | None:
     """Ask for `shard` and wait for the answer; None when the gateway says stop.
 
-    `public_ids` are the packets that the application declares as public, `past` is what earlier
-    lives had in hand. The gateway may not be there yet: raises GatewayLostError after `timeout_s`
-    seconds without a word from it. `where` it is waited for is logged before that. `check` is
-    called a few times a second meanwhile, and may end the waiting by an error.
+    The gateway goes by what `app` declares; `past` is what earlier lives had in hand. The gateway
+    may not be there yet: raises GatewayLostError after `timeout_s` seconds without a word from it.
+    `where` it is waited for is logged before that. `check` is called a few times a second
+    meanwhile, and may end the waiting by an error.
     """
     pid, create_time = process_identity(os.getpid())
     hello = Hello(
         shard=shard,
         pid=pid,
         create_time=create_time,
-        public_ids=sorted(public_ids),
+        public_ids=sorted(app.public_ids),
+        keeps_sessions=app.drain_handler is not None,
         past=list(past),
     )
     control.send(encode_message(hello))
@@ -78,16 +80,21 @@ def ask_for_shard(
 
 
 def wait_for_shard(
-    control: "zmq.Socket[bytes]", timeout_s: float, public_ids: Iterable[int] = ()
+    control: "zmq.Socket[bytes]", timeout_s: float, app: App
 ) -> Grant | Refuse | None:
     """Wait until a shard falls vacant that is given to this process; None when told to stop.
 
-    `public_ids` are the packets that the application declares as public.
-    Raises GatewayLostError when the gateway has said nothing for `timeout_s` seconds.
+    The gateway goes by what `app` declares. Raises GatewayLostError when the gateway has said
+    nothing for `timeout_s` seconds.
     """
     set_imports_aside()
     pid, create_time = process_identity(os.getpid())
-    hello = SpareHello(pid=pid, create_time=create_time, public_ids=sorted(public_ids))
+    hello = SpareHello(
+        pid=pid,
+        create_time=create_time,
+        public_ids=sorted(app.public_ids),
+        keeps_sessions=app.drain_handler is not None,
+    )
     control.send(encode_message(hello))
     return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
 

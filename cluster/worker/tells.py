@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.shared.key_records import KeyOwners, read_keys
 from cluster.shared.messages import Grant
-from cluster.shared.records import CREDIT, KEYS, TELL, UNDELIVERED
+from cluster.shared.records import CREDIT, DRAIN, KEYS, TELL, UNDELIVERED
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.takeover import TellState
 from cluster.shared.tell_records import (
@@ -277,6 +277,8 @@ class Tells:
         if kind == KEYS:
             self.keys = read_keys(payload)
             self.nodes = self.keys.nodes
+            return False
+        if kind == DRAIN:
             return False
         if kind == CREDIT:
             node, returned = read_credit(payload)

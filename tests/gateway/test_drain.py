@@ -4,31 +4,39 @@ import itertools
 
 import pytest
 
-from cluster.gateway.drain import DrainPhase, next_drain_phase
+from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
 
-SERVING, FINISHING = DrainPhase.SERVING, DrainPhase.FINISHING
+SERVING, LEAVING, FINISHING = DrainPhase.SERVING, DrainPhase.LEAVING, DrainPhase.FINISHING
 CLOSING, DRAINED = DrainPhase.CLOSING, DrainPhase.DRAINED
 
 
 @pytest.mark.parametrize(
-    ("phase", "is_committed", "session_count", "is_told", "follows"),
+    ("phase", "kept_count", "is_committed", "session_count", "is_told", "follows"),
     [
-        (FINISHING, False, 3, True, FINISHING),
-        (FINISHING, False, 0, True, FINISHING),
-        (FINISHING, True, 3, True, CLOSING),
-        (FINISHING, True, 0, False, CLOSING),
-        (CLOSING, False, 0, True, CLOSING),  # a worker has not heard of the last end yet
-        (CLOSING, True, 1, True, CLOSING),
-        (CLOSING, True, 0, False, CLOSING),  # another node has not had all that is for it
-        (CLOSING, True, 0, True, DRAINED),
-        (DRAINED, True, 0, True, DRAINED),
+        (LEAVING, 2, True, 3, True, LEAVING),  # two are the application's to let go
+        (LEAVING, 0, False, 3, True, FINISHING),
+        (FINISHING, 0, False, 3, True, FINISHING),
+        (FINISHING, 0, False, 0, True, FINISHING),
+        (FINISHING, 0, True, 3, True, CLOSING),
+        (FINISHING, 0, True, 0, False, CLOSING),
+        (CLOSING, 0, False, 0, True, CLOSING),  # a worker has not heard of the last end yet
+        (CLOSING, 0, True, 1, True, CLOSING),
+        (CLOSING, 0, True, 0, False, CLOSING),  # another node has not had all that is for it
+        (CLOSING, 0, True, 0, True, DRAINED),
+        (DRAINED, 0, True, 0, True, DRAINED),
     ],
 )
 def test_each_phase_ends_when_its_work_is_done(
-    phase: DrainPhase, is_committed: bool, session_count: int, is_told: bool, follows: DrainPhase
+    phase: DrainPhase,
+    kept_count: int,
+    is_committed: bool,
+    session_count: int,
+    is_told: bool,
+    follows: DrainPhase,
 ):
     found = next_drain_phase(
         phase,
+        kept_count=kept_count,
         is_committed=is_committed,
         session_count=session_count,
         is_told=is_told,
@@ -37,11 +45,12 @@ def test_each_phase_ends_when_its_work_is_done(
     assert found is follows
 
 
-@pytest.mark.parametrize("phase", [FINISHING, CLOSING, DRAINED])
+@pytest.mark.parametrize("phase", [LEAVING, FINISHING, CLOSING, DRAINED])
 def test_when_the_time_is_up_whatever_is_left_stays_undone(phase: DrainPhase):
     for is_committed, session_count in itertools.product((False, True), (0, 5)):
         found = next_drain_phase(
             phase,
+            kept_count=3,
             is_committed=is_committed,
             session_count=session_count,
             is_told=False,
@@ -56,9 +65,17 @@ def test_who_was_not_asked_to_drain_serves_on():
     ):
         found = next_drain_phase(
             SERVING,
+            kept_count=0,
             is_committed=is_committed,
             session_count=session_count,
             is_told=True,
             is_late=is_late,
         )
         assert found is SERVING
+
+
+def test_an_application_has_most_of_the_time():
+    assert leaving_s(10.0) == 8.0
+    assert leaving_s(60.0) == 58.0
+    assert leaving_s(2.0) == 1.5
+    assert leaving_s(0.0) == 0.0

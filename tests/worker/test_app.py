@@ -379,6 +379,7 @@ def test_a_decorator_of_the_import_registers_nothing_in_a_running_worker(name: s
         ("on_send_ready", print),
         ("on_undelivered", print),
         ("on_keys", print),
+        ("on_drain", print),
     ],
 )
 def test_nothing_is_registered_in_a_running_worker(name: str, given: Any):
@@ -517,6 +518,7 @@ def test_posting_is_bounded(monkeypatch: pytest.MonkeyPatch):
         (App.on_send_blocked, "session"),
         (App.on_send_ready, "session"),
         (App.on_keys, "owners"),
+        (App.on_drain, "seconds"),
         (App.on_undelivered, "message, receiver"),
     ],
 )

@@ -25,6 +25,7 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.process import process_identity
+from cluster.worker.app import App
 from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.spare import ask_for_shard, wait_for_shard
 
@@ -42,6 +43,11 @@ GRANT = Grant(
     max_packet_bytes=1,
     worker_timeout_s=1.0,
 )
+
+
+PUBLIC = App()
+for packet_id in (9, 2):
+    PUBLIC.on_packet(packet_id, public=True)(lambda session, payload: None)
 
 
 class Gateway:
@@ -96,21 +102,38 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
 
 
 def test_a_process_asks_for_its_shard_and_is_granted_it(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "DIR"))
+    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "DIR", App()))
     assert gateway.hear() == Hello(shard=3, pid=PID, create_time=SINCE)
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
 
 
 def test_what_is_public_is_told_with_the_hello(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "here", {9, 2}))
+    gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "here", PUBLIC))
     assert gateway.hear() == Hello(shard=3, pid=PID, create_time=SINCE, public_ids=[2, 9])
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
 
 
+@pytest.mark.parametrize("is_spare", [False, True])
+def test_whether_sessions_are_kept_in_a_drain_is_told_with_the_hello(
+    gateway: Gateway, is_spare: bool
+):
+    app = App()
+    app.on_drain(lambda seconds: None)
+    if is_spare:
+        gateway.run(lambda control: wait_for_shard(control, 10.0, app))
+    else:
+        gateway.run(lambda control: ask_for_shard(control, 3, 10.0, "DIR", app))
+    hello = gateway.hear()
+    assert isinstance(hello, Hello | SpareHello)
+    assert hello.keeps_sessions
+    gateway.say(GRANT)
+    assert gateway.outcome() == GRANT
+
+
 def test_a_spare_tells_what_is_public(gateway: Gateway):
-    gateway.run(lambda control: wait_for_shard(control, 10.0, {9, 2}))
+    gateway.run(lambda control: wait_for_shard(control, 10.0, PUBLIC))
     assert gateway.hear() == SpareHello(pid=PID, create_time=SINCE, public_ids=[2, 9])
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
@@ -123,14 +146,14 @@ def test_a_spare_tells_what_is_public(gateway: Gateway):
 def test_a_spare_waits_for_the_gateways_word(
     gateway: Gateway, answer: ControlMessage, result: object
 ):
-    gateway.run(lambda control: wait_for_shard(control, 10.0))
+    gateway.run(lambda control: wait_for_shard(control, 10.0, App()))
     assert gateway.hear() == SpareHello(pid=PID, create_time=SINCE)
     gateway.say(answer)
     assert gateway.outcome() == result
 
 
 def test_a_spare_answers_each_sign_of_life_and_stays_longer_than_the_timeout(gateway: Gateway):
-    gateway.run(lambda control: wait_for_shard(control, 2.0))
+    gateway.run(lambda control: wait_for_shard(control, 2.0, App()))
     assert isinstance(gateway.hear(), SpareHello)
     for _ in range(4):
         time.sleep(0.6)  # less than the timeout, all of them more
@@ -141,7 +164,7 @@ def test_a_spare_answers_each_sign_of_life_and_stays_longer_than_the_timeout(gat
 
 
 def test_a_spare_that_does_not_hear_its_gateway_any_more_ends(gateway: Gateway):
-    gateway.run(lambda control: wait_for_shard(control, 0.2))
+    gateway.run(lambda control: wait_for_shard(control, 0.2, App()))
     assert isinstance(gateway.hear(), SpareHello)
     gateway.say(GatewayAlive())
     assert gateway.hear() == SpareAlive()
@@ -155,13 +178,13 @@ def test_a_process_that_waits_for_a_gateway_says_so_once_and_where(
 ):
     monkeypatch.setattr("cluster.worker.spare.QUIET_WAIT_S", 0.05)
     with caplog.at_level(logging.INFO, "cluster.worker"):
-        gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR"))
+        gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR", App()))
         assert isinstance(gateway.outcome(), GatewayLostError)
     assert caplog.messages == ["shard 3: waiting for the answer of a gateway in DIR, at most 0.2 s"]
 
 
 def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR"))
+    gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR", App()))
     assert isinstance(gateway.hear(), Hello)
     gateway.say(GatewayAlive())
     assert isinstance(gateway.outcome(), GatewayLostError)
@@ -169,7 +192,7 @@ def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
 
 
 def test_who_asked_for_a_shard_waits_as_long_as_the_gateway_works(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 1.0, "DIR"))
+    gateway.run(lambda control: ask_for_shard(control, 3, 1.0, "DIR", App()))
     assert isinstance(gateway.hear(), Hello)
     for _ in range(3):
         time.sleep(0.5)
@@ -187,4 +210,4 @@ def test_what_was_said_while_a_spare_slept_counts(
     clock = SimpleNamespace(monotonic=lambda: next(times))
     monkeypatch.setattr("cluster.worker.spare.time", clock)
     gateway.say(GRANT)
-    assert wait_for_shard(gateway.control, 1.0) == GRANT
+    assert wait_for_shard(gateway.control, 1.0, App()) == GRANT

@@ -1,0 +1,59 @@
+"""What the worker of a shard is told of a drain, if its application lets sessions go by itself.
+
+It is a record in the shard's log, in its place, and again in that of each worker that takes the
+shard over while sessions are left. One such record of a lane is uncommitted at most.
+"""
+
+from collections.abc import Callable
+
+from cluster.gateway.shard_tells import TellOwner
+from cluster.shared.drain_records import pack_drain
+from cluster.shared.lane import GatewayLane
+from cluster.shared.records import DRAIN
+from cluster.shared.shard_ids import ShardId
+
+__all__ = ["ShardDrain"]
+
+
+class ShardDrain:
+    """The drain of one shard's sessions. For the dispatching thread."""
+
+    __slots__ = ("_in_lane", "_lane", "_name", "_now", "_until", "keeps_sessions")
+
+    def __init__(self, name: ShardId, lane: GatewayLane, now: Callable[[], float]) -> None:
+        """Tell by `lane`; `now` gives the core's time."""
+        self.keeps_sessions = False
+        """Whether the application lets its sessions go by itself, as the shard's worker, or the
+        last one that it had, has declared."""
+        self._name = name
+        self._lane = lane
+        self._now = now
+        self._until: float | None = None
+        self._in_lane = False
+
+    def begin(self, until: float) -> bool:
+        """Let the application have its sessions up to `until`; whether a record was appended."""
+        self._until = until
+        return self._tell()
+
+    def learn(self, keeps_sessions: bool) -> bool:
+        """A worker begins, which declares that; whether a record was appended."""
+        self.keeps_sessions = keeps_sessions
+        return self._tell()
+
+    def freed(self) -> None:
+        """A `drain` record is committed."""
+        self._in_lane = False
+
+    def end(self) -> None:
+        """Tell nobody any more: the sessions are ended."""
+        self._until = None
+
+    def _tell(self) -> bool:
+        if self._until is None or not self.keeps_sessions or self._in_lane:
+            return False
+        self._in_lane = True
+        left_s = max(0.0, self._until - self._now())
+        owner = TellOwner(self._name, self._name.node, 0)
+        self._lane.append(DRAIN, 0, pack_drain(left_s), 0, owner)
+        return True

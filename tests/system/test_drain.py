@@ -1,0 +1,137 @@
+"""A drain with real processes in which the application lets its sessions go by itself."""
+
+import json
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.applications.matches import ENDING, PLAY, TICK, TICKS
+from tests.support import wait_until
+from tests.system.cluster_node import ROOT, ClusterNode, run_cluster
+from tests.system.conftest import StartNode
+from tests.system.packet_client import PacketClient
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+def start(cluster_up: StartNode, tmp_path: Path, timeout_s: float, *arguments: str) -> ClusterNode:
+    config = tmp_path / "cluster.toml"
+    config.write_text(f"[supervisor]\ndrain_timeout_s = {timeout_s}\n")
+    app = ("--app", "tests.applications.matches:app", "--config", str(config))
+    return cluster_up(*app, *arguments, cwd=ROOT)
+
+
+def begin_match(client: PacketClient) -> None:
+    assert client.ask(PLAY, b"begin") == (PLAY, b"begin")
+
+
+def ticks_until_the_end(client: PacketClient) -> tuple[list[int], int]:
+    """Receive until the session ends; return the numbers of ticks, and how often a drain was
+    told."""
+    ticks: list[int] = []
+    tellings = 0
+    while True:
+        try:
+            packet_id, payload = client.receive()
+        except EOFError:
+            return ticks, tellings
+        if packet_id == TICK:
+            ticks.append(int(payload))
+        else:
+            assert packet_id == ENDING
+            tellings += 1
+
+
+@pytest.mark.parametrize("lane", ["shm", pytest.param("zmq", marks=pytest.mark.long)])
+def test_matches_come_to_their_end_in_a_drain_whoever_dies_meanwhile(
+    cluster_up: StartNode, tmp_path: Path, lane: str
+) -> None:
+    node = start(cluster_up, tmp_path, 60.0, "--workers", "2", "--lane", lane)
+    pids = node.worker_pids()
+    with ExitStack() as stack:
+        idler, *clients = (
+            stack.enter_context(PacketClient(node.port, timeout_s=30)) for _ in range(7)
+        )
+        for client in clients:
+            begin_match(client)
+        node.signal(signal.SIGTERM)
+        idler.receive_end()  # nothing keeps it
+        with pytest.raises(ConnectionRefusedError):
+            PacketClient(node.port)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for client in clients:
+            ticks, tellings = ticks_until_the_end(client)
+            assert ticks == list(range(1, TICKS + 1))
+            assert tellings in (1, 2)  # the successor is told as well, if there is time for it
+    assert node.wait_exit() == 0
+    assert "sessions cut off" not in node.stderr
+    assert node.processes() == []
+
+
+def test_matches_that_take_too_long_end_with_the_time_for_the_drain(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    node = start(cluster_up, tmp_path, 1.0)
+    with PacketClient(node.port) as client:
+        begin_match(client)
+        node.signal(signal.SIGTERM)
+        ticks, tellings = ticks_until_the_end(client)
+        assert ticks == list(range(1, len(ticks) + 1))
+        assert len(ticks) < TICKS
+        assert tellings == 1
+    assert node.wait_exit() == 0
+    assert "sessions cut off" not in node.stderr  # it was ended in good order
+
+
+DEADLY = """
+import os
+from cluster.worker import App
+app = App()
+@app.on_any
+def echo(session, packet_id, payload):
+    session.send(packet_id, payload)
+@app.on_drain
+def die(seconds):
+    os._exit(9)
+"""
+
+
+def test_a_handler_of_drains_that_kills_is_set_aside_and_the_node_ends_in_order(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 30\n[workers]\nmax_redeliveries = 2\n")
+    (tmp_path / "the_app.py").write_text(DEADLY)
+    arguments = ("--app", "the_app:app", "--workers", "1", "--config", str(config))
+    node = cluster_up(*arguments, cwd=tmp_path)
+    with PacketClient(node.port, timeout_s=30) as client:
+        assert client.ask(1, b"x") == (1, b"x")
+        node.signal(signal.SIGTERM)
+        node.wait_status(lambda seen: seen["counters"].get("dead_letters") == 1, "the letter")
+        assert client.ask(2, b"still here") == (2, b"still here")
+        assert "the handler of drains is set aside" in node.stderr
+        letters = run_cluster("dead-letters", "--run-dir", str(node.run_dir), "--json").stdout
+        assert json.loads(letters)["kind"] == "drain"
+    assert node.wait_exit() == 0
+
+
+def test_status_shows_the_sessions_that_a_drain_waits_for(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    node = start(cluster_up, tmp_path, 60.0)
+    with PacketClient(node.port) as client:
+        begin_match(client)
+        node.signal(signal.SIGTERM)
+        status = node.wait_status(
+            lambda seen: {worker["state"] for worker in seen["workers"]} == {"draining"},
+            "the drain",
+        )
+        assert status["gateway"]["sessions"] == 1
+        ticks_until_the_end(client)
+    wait_until(lambda: node.process.poll() is not None, what="the end")
+    assert node.wait_exit() == 0
