@@ -6,13 +6,15 @@ what is not taken at once is dropped, and how much that was is told as soon as a
 again.
 
 That asks for a write that does not wait on a descriptor that others share, which is there on Linux,
-for pipes and sockets. What else there is, such as a terminal or a file, is written to as ever.
+for pipes and sockets. What else there is, such as a terminal or a file, is written to as ever. Some
+filesystems (XFS, btrfs) know such a write for their files as well, and refuse nearly every line.
 """
 
 import errno
 import io
 import logging
 import os
+import stat
 import sys
 from typing import TextIO
 
@@ -46,7 +48,10 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         self._descriptor, self._rest, self._dropped = -1, b"", 0
         if sys.platform == "linux":
             try:
-                self._descriptor = self.stream.fileno()
+                descriptor = self.stream.fileno()
+                kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+                if kind in (stat.S_IFIFO, stat.S_IFSOCK):
+                    self._descriptor = descriptor
             except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
                 pass  # nothing that could be waited for, for example under test
 

@@ -1,5 +1,6 @@
 """The log goes to standard error, and nobody waits for whoever reads that."""
 
+import errno
 import logging
 import os
 import socket
@@ -101,6 +102,23 @@ def test_a_line_that_is_taken_in_part_comes_to_its_end_before_the_next(pair: tup
 
 
 def test_a_file_is_written_to_as_ever(tmp_path: Path):
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8") as stream:
+        logger = logger_to(StderrHandler(stream))
+        logger.warning("first")
+        logger.warning("second")
+    assert path.read_text() == "first\nsecond\n"
+
+
+def test_a_file_is_written_to_also_where_a_write_would_have_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on XFS and btrfs, which refuse a write that must not wait for nearly every line."""
+
+    def refuse(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "pwritev", refuse)
     path = tmp_path / "log"
     with path.open("w", encoding="utf-8") as stream:
         logger = logger_to(StderrHandler(stream))
