@@ -28,6 +28,7 @@ from cluster.shared.addresses import parse_listen
 from cluster.shared.config import Config, ConfigError
 from cluster.shared.descriptor_limit import check_descriptors
 from cluster.shared.messages import ProtocolError
+from cluster.shared.node_status import NodeStatus
 from cluster.shared.process import spawn
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.shard_ids import NODE_ID_MAX
@@ -148,6 +149,16 @@ def exit_code_of(codes: Sequence[int | None]) -> int:
     return next((code if code > 0 else 128 - code for code in failed if code), 0)
 
 
+def has_all_links(status: NodeStatus | None, count: int) -> bool:
+    """Whether a node has said by `status` that its links with `count` others stand.
+
+    What the supervisor knows, where the gateway did not answer in time, names no links.
+    """
+    if status is None or len(status.links) != count:
+        return False
+    return all(link.state == "linked" for link in status.links)
+
+
 @contextmanager
 def _private_ports(count: int) -> Iterator[list[int]]:
     """Keep `count` free ports of the loopback address for the nodes, which bind them again.
@@ -212,14 +223,12 @@ class _Member:
             for line in stdout:
                 self.ready_line = line.decode()
 
-    @property
-    def is_linked(self) -> bool:
-        """Whether all its links stand, as far as it says so now."""
+    def is_linked(self, count: int) -> bool:
+        """Whether its links with `count` others stand, as far as it says so now."""
         try:
-            status = read_status(self.run_directory, _STATUS_TIMEOUT_S)
+            return has_all_links(read_status(self.run_directory, _STATUS_TIMEOUT_S), count)
         except (RunDirectoryError, ProtocolError):
             return False
-        return status is not None and all(link.state == "linked" for link in status.links)
 
     def close(self) -> None:
         if self.exit_code is None:
@@ -260,7 +269,8 @@ class _Fleet:
             self._check_exits(is_ready)
             is_ending = self._end_deadline < float("inf")
             if not (is_ready or is_ending) and all(member.ready_line for member in self._members):
-                waiting = [member for member in self._members if not member.is_linked]
+                others = len(self._members) - 1
+                waiting = [member for member in self._members if not member.is_linked(others)]
                 if not waiting:
                     is_ready = True
                     for member in self._members:

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cluster.shared.config import (
@@ -13,7 +14,9 @@ from cluster.shared.config import (
     RemoteConfig,
     WorkersConfig,
 )
-from cluster.supervisor.fleet import exit_code_of, plan_nodes
+from cluster.shared.node_status import LinkState, LinkStatus
+from cluster.supervisor.fleet import exit_code_of, has_all_links, plan_nodes
+from cluster.supervisor.node_record import make_node_record
 
 
 def test_each_node_gets_an_id_an_address_and_a_folder_and_the_rest_is_the_same():
@@ -82,3 +85,27 @@ def test_what_leaves_no_room_is_told(config: Config, key: str):
 )
 def test_the_first_failure_is_the_exit_code(codes: list[int | None], expected: int):
     assert exit_code_of(codes) == expected
+
+
+def link(node: int, state: LinkState) -> LinkStatus:
+    return LinkStatus(
+        node=node,
+        address="127.0.0.1:1",
+        state=state,
+        waiting_records=0,
+        waiting_bytes=0,
+        failures=0,
+        reason="",
+    )
+
+
+def test_a_node_whose_gateway_does_not_answer_has_no_links_yet():
+    known = make_node_record(Config(), None, None, [], [])
+    assert not has_all_links(None, 1)
+    assert not has_all_links(known, 1)
+    assert has_all_links(known, 0)
+    standing = msgspec.structs.replace(known, links=[link(2, "linked")])
+    assert has_all_links(standing, 1)
+    assert not has_all_links(standing, 2)
+    called = msgspec.structs.replace(known, links=[link(2, "linked"), link(3, "awaited")])
+    assert not has_all_links(called, 2)
