@@ -123,10 +123,20 @@ class ClusterNode:
         return self
 
     def status(self) -> Any:
-        """Return what `cluster status --json` prints, parsed; without the cost of a process."""
+        """Return what `cluster status --json` prints, parsed; without the cost of a process.
+
+        Without counters where the gateway has not answered within two seconds.
+        """
         status = read_status(RunDirectory(self.run_dir))
         assert status is not None, f"nothing runs in {self.run_dir}"
         return json.loads(msgspec.json.encode(status))
+
+    def counters(self) -> dict[str, int]:
+        """Return the counters of the gateway, however long that takes to answer."""
+        counters: dict[str, int] = self.wait_status(
+            lambda status: status["counters"], "an answer of the gateway"
+        )["counters"]
+        return counters
 
     def status_command(self) -> Any:
         """Return the parsed output of `cluster status --json`."""
@@ -157,12 +167,20 @@ class ClusterNode:
         )
 
     def wait_status(self, predicate: Any, what: str, timeout_s: float = 20.0) -> Any:
-        """Return the first status for which `predicate` holds."""
+        """Return the first status for which `predicate` holds.
+
+        One for which it looks for a counter holds only if the gateway has answered.
+        """
         seen: list[Any] = []
 
         def holds() -> bool:
             seen[:] = [self.status()]
-            return bool(predicate(seen[0]))
+            try:
+                return bool(predicate(seen[0]))
+            except KeyError:
+                if seen[0]["counters"]:
+                    raise
+                return False
 
         try:
             wait_until(holds, timeout_s=timeout_s, interval_s=0.05, what=what)

@@ -12,12 +12,12 @@ class Outcome:
 
     def __init__(self, node: ClusterNode) -> None:
         self._node = node
-        self._before = Counter(node.status()["counters"])
+        self._before = Counter(node.counters())
 
     @property
     def counters(self) -> Counter[str]:
         """By how much each counter has grown by now."""
-        counters = Counter(self._node.status()["counters"])
+        counters = Counter(self._node.counters())
         counters.subtract(self._before)
         return counters
 

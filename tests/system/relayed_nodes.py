@@ -122,7 +122,7 @@ class RelayedNodes:
 
     def count(self, number: int, name: str) -> int:
         """Return a counter of a node."""
-        counters: dict[str, int] = self.nodes[number - 1].status()["counters"]
+        counters = self.nodes[number - 1].counters()
         return counters.get(name, 0)
 
 

@@ -74,6 +74,12 @@ async def kill(session, payload):
 async def hang(session, payload):
     await asyncio.sleep(0.01)
     time.sleep(60)
+
+@app.on_packet(5)
+async def until_there_is(session, payload):
+    while not os.path.exists(payload):
+        await asyncio.sleep(0.01)
+    session.send(5, payload)
 """
 
 
@@ -220,8 +226,9 @@ def test_a_stop_leaves_what_awaits_to_a_successor_and_a_drain_waits_for_it(
 ) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     node = cluster_up("--lane", lane, "--app", "waits:app", "--workers", "1", cwd=tmp_path)
+    go = tmp_path / "go"
     with PacketClient(node.port) as client:
-        client.send(1, b"0.7")
+        client.send(5, os.fsencode(go))
         client.send(2, b"behind it")
         with PacketClient(node.port) as other:
             assert other.ask(2, b"overtakes") == (2, b"overtakes")
@@ -229,14 +236,16 @@ def test_a_stop_leaves_what_awaits_to_a_successor_and_a_drain_waits_for_it(
         shown = node.status()["workers"][0]
         assert shown["in_hand"] is None
         awaiting = shown["awaiting"]
-        assert (awaiting["packet_id"], awaiting["sequence"]) == (1, 1)
+        assert (awaiting["packet_id"], awaiting["sequence"]) == (5, 1)
         assert awaiting["for_s"] > 0
         (worker,) = node.worker_pids()
         os.kill(worker, signal.SIGTERM)
         node.wait_restarts(1)
         # Its successor has it in hand now, and the drain waits for that.
         node.signal(signal.SIGTERM)
-        assert client.receive() == (1, b"0.7")
+        wait_until(lambda: "cluster.gateway: draining" in node.stderr, what="the drain")
+        go.touch()
+        assert client.receive() == (5, os.fsencode(go))
         assert client.receive() == (2, b"behind it")
         client.receive_end()
     assert node.wait_exit() == 0

@@ -152,6 +152,7 @@ def test_a_client_over_ipv6_is_served(cluster_up: StartNode) -> None:
 
 
 def test_two_hundred_clients_are_shared_out_and_served(play: ClusterNode) -> None:
+    play.wait_status(lambda status: status["gateway"]["sessions"] == 0, "an empty node")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(PacketClient(play.port)) for _ in range(200)]
         for index, client in enumerate(clients):
@@ -231,7 +232,7 @@ def test_a_handler_that_raises_ends_its_session_and_no_other(
     witness, client = guests[:2]
     workers = play.worker_pids()
     assert client.ask(playground.ANNOUNCE, b"") == (playground.ANNOUNCE, b"")
-    before = play.status()["counters"].get("closed_handler_error", 0)
+    before = play.counters().get("closed_handler_error", 0)
     client.send(playground.RAISE, b"")
     client.send(playground.ECHO, b"behind it")
     assert client.socket.recv(1) == b""  # what the call had sent is not sent
@@ -241,7 +242,7 @@ def test_a_handler_that_raises_ends_its_session_and_no_other(
     assert farewell.endswith(b" handler_error")
     assert witness.ask(playground.ECHO, b"on") == (playground.ECHO, b"on")
     assert play.worker_pids() == workers
-    assert play.status()["counters"]["closed_handler_error"] == before + 1
+    assert play.counters()["closed_handler_error"] == before + 1
     session = farewell.decode().partition(" ")[0]
     (line,) = [line for line in play.stderr.splitlines() if f"session {session} " in line]
     assert f"packet id {playground.RAISE} raised" in line

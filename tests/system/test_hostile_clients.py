@@ -233,15 +233,21 @@ def test_a_reader_that_never_reads_is_paused_and_then_cut_off(node: ClusterNode)
 
 def test_a_reader_that_never_reads_what_others_push_is_cut_off(node: ClusterNode) -> None:
     with everything_comes_back(node) as (neighbour, outcome):
-        overflows = node.status()["counters"].get("closed_send_overflow", 0)
+        overflows = node.counters().get("closed_send_overflow", 0)
         with _deaf(node.port), PacketClient(node.port) as talker:
             assert talker.receive()[0] == playground.GREETING
+            pushed = 0
 
             def is_cut_off() -> bool:
+                nonlocal pushed
                 talker.send(playground.PUSH, b"x" * 4_000)
                 for _ in range(64):
                     assert talker.receive() == (playground.TO_ALL, b"x" * 4_000)
-                counters = node.status()["counters"]
+                pushed += 64  # as much as the queue of the neighbour holds, who has to keep up
+                wait_until(
+                    lambda: neighbour.pushed >= pushed or neighbour.failure, what="the neighbour"
+                )
+                counters = node.counters()
                 return bool(counters.get("closed_send_overflow", 0) > overflows)
 
             wait_until(is_cut_off, interval_s=0, timeout_s=20, what="the overflow")

@@ -85,4 +85,4 @@ def test_nodes_whose_cable_is_pulled_or_carries_one_way_go_on_where_they_were(
         say(second, b"2, again")
         assert first.receive() == (TO_ALL, b"2, again")
     for node in nodes:
-        assert "links_violations" not in node.status()["counters"]
+        assert "links_violations" not in node.counters()

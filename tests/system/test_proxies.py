@@ -127,7 +127,7 @@ def test_haproxy_ends_tls_and_tells_addresses(node: ClusterNode, tmp_path: Path)
         with haproxy(config):
             wait_until(is_up, timeout_s=20, what="haproxy")
             speak_tls(port, certificate)
-    assert node.status()["counters"]["sessions_opened"] == 1, "HAProxy's checks are no sessions"
+    assert node.counters()["sessions_opened"] == 1, "HAProxy's checks are no sessions"
 
 
 def speak_tls(port: int, certificate: Path) -> None:

@@ -254,7 +254,7 @@ def test_what_hangs_remote_workers_is_set_aside_as_their_notes_tell(
             here.wait_serving(here.start_worker(app=app))
         second.receive_end()
         assert first.ask(2, b"still here") == (2, b"still here")
-        wait_until(lambda: node.status()["counters"].get("dead_letters") == 1, what="the letter")
+        wait_until(lambda: node.counters().get("dead_letters") == 1, what="the letter")
     os.kill(node.status()["gateway"]["pid"], signal.SIGKILL)
     assert here.workers[-1].wait_exit() == 1  # its service manager starts it again
     assert node.drain() == 0

@@ -93,7 +93,7 @@ def test_each_ticket_is_given_once_whenever_workers_die(cluster_up: StartNode, l
         numbers = [number for taker in takers for number in taker.finish()]
         assert sorted(numbers) == list(range(1, len(numbers) + 1))
         assert other.ask(COUNT_STARTS, b"") == (COUNT_STARTS, b"%d" % (KILLS + 1))
-    assert "lane_violations" not in node.status()["counters"]
+    assert "lane_violations" not in node.counters()
 
 
 def test_a_successor_is_given_as_much_as_may_be_saved(cluster_up: StartNode, lane: str) -> None:
@@ -101,7 +101,7 @@ def test_a_successor_is_given_as_much_as_may_be_saved(cluster_up: StartNode, lan
     with PacketClient(node.port, timeout_s=40) as client:
         digest = client.ask(FILL, b"250")[1]  # 16,250,000 bytes in one handler call
         assert client.ask(DIGEST, b"") == (DIGEST, digest)
-        assert node.status()["counters"]["saved_bytes"] > 16_250_000
+        assert node.counters()["saved_bytes"] > 16_250_000
         for restarts in range(2):
             kill_worker(node, restarts)
             assert client.ask(DIGEST, b"") == (DIGEST, digest)

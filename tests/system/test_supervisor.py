@@ -174,7 +174,7 @@ def test_sigterm_to_every_process_of_a_node_at_once_is_a_drain(cluster_up: Start
         assert client.ask(1, b"x") == (1, b"x")
         os.kill(worker, signal.SIGSTOP)
         client.send(2, b"y")
-        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        wait_until(lambda: node.counters()["packets_received"] == 2, what="the packet")
         for process in node.processes():
             process.terminate()
         os.kill(worker, signal.SIGCONT)
@@ -190,7 +190,7 @@ def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
     with PacketClient(node.port) as client:
         assert client.ask(1, b"here") == (1, b"here")
         client.send(1, b"die")  # now there is something that a drain would wait for
-        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        wait_until(lambda: node.counters()["packets_received"] == 2, what="the packet")
         node.signal(signal.SIGTERM)
         node.signal(signal.SIGINT)  # as a parent does that forwards what its group got, too
         wait_until(lambda: "draining" in node.stderr, what="the drain")
@@ -212,7 +212,7 @@ def test_a_drain_that_a_handler_holds_up_ends_when_its_time_is_up(
     node = cluster_up("--app", "the_app:app", "--config", str(config), cwd=apps)
     with PacketClient(node.port) as client:
         client.send(1, b"die")
-        wait_until(lambda: node.status()["counters"]["packets_received"] == 1, what="the packet")
+        wait_until(lambda: node.counters()["packets_received"] == 1, what="the packet")
         node.signal(signal.SIGTERM)
         client.receive_end()
         assert node.wait_exit(timeout_s=10) == 0
@@ -272,7 +272,7 @@ def test_a_worker_that_dies_in_a_drain_is_succeeded_within_it(cluster_up: StartN
         [worker] = node.worker_pids()
         os.kill(worker, signal.SIGSTOP)
         client.send(2, b"y")
-        wait_until(lambda: node.status()["counters"]["packets_received"] == 2, what="the packet")
+        wait_until(lambda: node.counters()["packets_received"] == 2, what="the packet")
         node.signal(signal.SIGTERM)
         wait_until(lambda: "cluster.gateway: draining" in node.stderr, what="the drain")
         os.kill(worker, signal.SIGKILL)

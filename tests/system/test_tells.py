@@ -72,4 +72,4 @@ def test_messages_outlive_workers_and_a_gateway_that_dies_has_them_reported(
             wait_linked(nodes)
             say(one, TELL, 2, 1_001)
             assert again.receive() == (TOLD, b"1001")
-        assert "lane_violations" not in nodes[0].status()["counters"]
+        assert "lane_violations" not in nodes[0].counters()

@@ -133,4 +133,4 @@ def test_who_is_logged_in_stays_so_while_workers_are_killed(
         holder.socket.close()
         node.wait_status(lambda status: status["gateway"]["sessions"] == 1, "the holder's end")
         assert log_in(rival, "ann") == "bound ann"
-    assert node.status()["counters"]["binds_rejected"] == 4
+    assert node.counters()["binds_rejected"] == 4

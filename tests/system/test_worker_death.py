@@ -189,7 +189,7 @@ def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
     finally:
         for client in clients:
             client.finish()
-    assert node.status()["counters"]["workers_fenced"] == 1
+    assert node.counters()["workers_fenced"] == 1
 
 
 def test_clients_that_come_while_nobody_serves_are_served_by_the_successor(
