@@ -97,7 +97,11 @@ KINDS: list[tuple[str, Callable[[socket.socket], None]]] = [
 @pytest.mark.skipif(not hasattr(psutil.Process, "num_fds"), reason="descriptors are counted")
 @pytest.mark.parametrize(
     "rounds",
-    [ROUNDS_FIRST + 2, pytest.param(1_000 // ATTEMPTS, marks=pytest.mark.long)],
+    [
+        ROUNDS_FIRST + 2,
+        # 12,000 connections, one after the other.
+        pytest.param(1_000 // ATTEMPTS, marks=[pytest.mark.long, pytest.mark.timeout(240)]),
+    ],
 )
 def test_strangers_of_every_kind_are_counted_get_nothing_and_leave_no_trace(
     cluster_up: StartNode, tmp_path: Path, rounds: int

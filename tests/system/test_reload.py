@@ -17,6 +17,7 @@ import pytest
 from tests.support import wait_until
 from tests.system.cluster_node import (
     EXIT_TIMEOUT_S,
+    READY_TIMEOUT_S,
     ClusterNode,
     cluster_command,
     cluster_environment,
@@ -102,9 +103,14 @@ def a_client_of_each_shard(node: ClusterNode) -> Iterator[list[PacketClient]]:
             client.socket.close()
 
 
+def wait_told(node: ClusterNode, what: str) -> None:
+    """Wait until the node has told it, which takes as long as a start may."""
+    wait_until(lambda: what in node.stderr, timeout_s=READY_TIMEOUT_S, what=repr(what))
+
+
 def begun(node: ClusterNode, version: int) -> None:
     """Wait until the node has seen an edit."""
-    wait_until(lambda: f"reload: version {version}: " in node.stderr, what="the reload")
+    wait_told(node, f"reload: version {version}: ")
 
 
 def reloads(status: Any) -> tuple[int, int]:
@@ -345,8 +351,7 @@ def test_a_gateway_killed_after_an_edit_is_succeeded_with_the_new_version(
         assert versions(node, clients) == {b"two"}
         application.edit("three")
         # Not by the counter: that of the version before may come behind that it serves.
-        told = "reload: all workers run version 2,"
-        wait_until(lambda: told in node.stderr, timeout_s=20, what="the reload of version 2")
+        wait_told(node, "reload: all workers run version 2,")
         assert not {*pids(complete(node))} & {*pids(after)}
         assert versions(node, clients) == {b"three"}
     assert node.drain() == 0
@@ -380,11 +385,11 @@ def test_a_first_version_that_does_not_start_waits_for_one_that_does(
     else:
         application.edit("one", DOES_NOT_START)
     node = cluster_up_unready(*RELOAD, cwd=application.directory)
-    wait_until(lambda: "version 0 does not start" in node.stderr, what="the mistake")
+    wait_told(node, "version 0 does not start")
     told = node.stderr
     assert node.process.poll() is None
     application.edit("two", DOES_NOT_START)
-    wait_until(lambda: "version 1 does not start" in node.stderr, what="the other mistake")
+    wait_told(node, "version 1 does not start")
     assert node.stdout == ""
     application.edit("three")
     node.wait_ready()
@@ -403,7 +408,7 @@ def test_a_node_whose_first_version_does_not_start_can_be_told_to_end(
 ):
     application.write(DOES_NOT_IMPORT)
     node = cluster_up_unready(*RELOAD, cwd=application.directory)
-    wait_until(lambda: "version 0 does not start" in node.stderr, what="the mistake")
+    wait_told(node, "version 0 does not start")
     assert node.drain() == 0
     assert node.stdout == ""
     assert node.processes() == []

@@ -389,7 +389,8 @@ def test_spares_end_with_a_killed_supervisor(cluster_up: StartNode, tmp_path: Pa
     assert len(complete(node, spares=2)["spares"]) == 2
     node.signal(signal.SIGKILL)
     node.wait_exit()
-    wait_until(lambda: node.processes() == [], timeout_s=2, what="the end of all processes")
+    # At once: by its silence they would miss it after `worker_timeout_s`, which is twice as long.
+    wait_until(lambda: node.processes() == [], timeout_s=5, what="the end of all processes")
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from cluster.shared.run_directory import RunDirectory
 from cluster.shared.stop_requests import SAME_REQUEST_S
 from cluster.supervisor.status import read_status
 from tests.support import wait_until
-from tests.system.cluster_node import run_cluster
+from tests.system.cluster_node import READY_TIMEOUT_S, run_cluster
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
@@ -159,7 +159,9 @@ def test_every_process_of_a_node_has_a_session_of_its_own(cluster_up: StartNode)
 def test_a_signal_before_the_node_is_ready_stops_it(cluster_up_unready: StartNode, tmp_path: Path):
     app = write_app(tmp_path / "apps", "import time\ntime.sleep(600)\n")
     node = cluster_up_unready("--app", "the_app:app", "--workers", "1", cwd=app)
-    wait_until(lambda: "listening at" in node.stderr, what="the gateway")
+    wait_until(
+        lambda: "listening at" in node.stderr, timeout_s=READY_TIMEOUT_S, what="the gateway"
+    )
     node.signal(signal.SIGTERM)
     assert node.wait_exit() == 0
     assert node.stdout == ""
@@ -228,7 +230,8 @@ def test_gateway_workers_and_spares_end_with_a_killed_supervisor(cluster_up: Sta
     pids = [child.pid for child in psutil.Process(node.pid).children()]
     assert len(pids) == 4
     node.signal(signal.SIGKILL)
-    wait_until(lambda: all(map(has_ended, pids)), timeout_s=2, what="the end of the children")
+    # At once: by its silence they would miss it after `worker_timeout_s`, which is twice as long.
+    wait_until(lambda: all(map(has_ended, pids)), timeout_s=5, what="the end of the children")
     node.wait_exit()
     assert run_cluster("status", "--run-dir", str(node.run_dir)).returncode == 4
 
