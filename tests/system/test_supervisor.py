@@ -91,7 +91,11 @@ def test_a_node_whose_standard_streams_are_closed_works(
         assert client.ask(1, b"hello") == (1, b"hello")
     if 1 not in closed:
         # It waits for the spare as well.
-        wait_until(lambda: node.stdout.startswith("ready node=1 "), what="the ready line")
+        wait_until(
+            lambda: node.stdout.startswith("ready node=1 "),
+            timeout_s=READY_TIMEOUT_S,
+            what="the ready line",
+        )
     if 2 not in closed:
         assert "listening at" in node.stderr
     assert node.drain() == 0
@@ -159,9 +163,7 @@ def test_every_process_of_a_node_has_a_session_of_its_own(cluster_up: StartNode)
 def test_a_signal_before_the_node_is_ready_stops_it(cluster_up_unready: StartNode, tmp_path: Path):
     app = write_app(tmp_path / "apps", "import time\ntime.sleep(600)\n")
     node = cluster_up_unready("--app", "the_app:app", "--workers", "1", cwd=app)
-    wait_until(
-        lambda: "listening at" in node.stderr, timeout_s=READY_TIMEOUT_S, what="the gateway"
-    )
+    wait_until(lambda: "listening at" in node.stderr, timeout_s=READY_TIMEOUT_S, what="the gateway")
     node.signal(signal.SIGTERM)
     assert node.wait_exit() == 0
     assert node.stdout == ""
