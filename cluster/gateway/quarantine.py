@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
-from cluster.gateway.delivery import Delivery, find_delivery
+from cluster.gateway.invocation import Invocation, find_invocation
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.poison import DeathCount
 from cluster.gateway.shard import Shard
@@ -131,22 +131,22 @@ class Quarantine:
         for note in past:
             if (note.nonce, note.incarnation) == (nonce, incarnation):
                 call = HandlerCall(note.position, note.index, note.session)
-                delivery = find_delivery(shard, call)
-                in_hand = None if delivery is None else (call, delivery, 0.0)
+                invocation = find_invocation(shard, call)
+                in_hand = None if invocation is None else (call, invocation, 0.0)
         self._died(shard, in_hand)
 
-    def _died(self, shard: Shard, in_hand: tuple[HandlerCall, Delivery, float] | None) -> bool:
+    def _died(self, shard: Shard, in_hand: tuple[HandlerCall, Invocation, float] | None) -> bool:
         call = None if in_hand is None else in_hand[0]
         is_poison = self._counts[shard.index].died(call)
         if in_hand is not None:
-            _, delivery, for_s = in_hand
+            _, invocation, for_s = in_hand
             if is_poison:
-                self._set_aside(shard, delivery)
+                self._set_aside(shard, invocation)
             else:
                 logger.warning(
                     "shard %d: its worker has ended with %s in hand%s",
                     shard.index,
-                    _described(delivery),
+                    _described(invocation),
                     f", for {for_s:.1f} s" if for_s else "",
                 )
         return is_poison
@@ -156,11 +156,11 @@ class Quarantine:
         in_hand = self._read(shard)
         if in_hand is None:
             return None
-        _, delivery, for_s = in_hand
+        _, invocation, for_s = in_hand
         return InHand(
-            session=delivery.session.id,
-            packet_id=delivery.packet_id,
-            sequence=delivery.sequence,
+            session=invocation.session.id,
+            packet_id=invocation.packet_id,
+            sequence=invocation.sequence,
             for_s=round(for_s, 3),
         )
 
@@ -171,20 +171,20 @@ class Quarantine:
                 self._files.remove(*note)
                 self._notes[index] = None
 
-    def _read(self, shard: Shard) -> tuple[HandlerCall, Delivery, float] | None:
+    def _read(self, shard: Shard) -> tuple[HandlerCall, Invocation, float] | None:
         note = self._notes[shard.index]
         noted = None if note is None else note[1].read()
         if noted is None:
             return None
-        delivery = find_delivery(shard, noted[0])
-        return None if delivery is None else (noted[0], delivery, noted[1])
+        invocation = find_invocation(shard, noted[0])
+        return None if invocation is None else (noted[0], invocation, noted[1])
 
-    def _set_aside(self, shard: Shard, delivery: Delivery) -> None:
-        session = delivery.session
+    def _set_aside(self, shard: Shard, invocation: Invocation) -> None:
+        session = invocation.session
         logger.error(
             "shard %d: %s is set aside: %d workers in a row died of it",
             shard.index,
-            _described(delivery),
+            _described(invocation),
             self._max_redeliveries,
         )
         self._counters.add("dead_letters")
@@ -196,23 +196,23 @@ class Quarantine:
                 shard=shard.index,
                 session=session.id,
                 address=session.address_text,
-                kind=delivery.kind,
-                packet_id=delivery.packet_id,
-                sequence=delivery.sequence,
-                payload=delivery.payload,
+                kind=invocation.kind,
+                packet_id=invocation.packet_id,
+                sequence=invocation.sequence,
+                payload=invocation.payload,
                 deaths=self._max_redeliveries,
             )
         )
-        if delivery.kind == "resumed" and not isinstance(session, TellOwner):
+        if invocation.kind == "resumed" and not isinstance(session, TellOwner):
             shard.succession.end_now(session.id)  # a successor takes it over as one that closes
             session.disconnect(Cause.POISON)
 
 
-def _described(delivery: Delivery) -> str:
+def _described(invocation: Invocation) -> str:
     """Return for the log what a handler call is about, and whose that is."""
-    session = delivery.session
-    what: str = delivery.kind
-    if delivery.packet_id is not None:
-        what = f"packet {delivery.sequence} (id {delivery.packet_id})"
+    session = invocation.session
+    what: str = invocation.kind
+    if invocation.packet_id is not None:
+        what = f"packet {invocation.sequence} (id {invocation.packet_id})"
     of = f" of session {session.id:#x}" if session.id else ""
     return f"{what}{of} ({session.address_text})"

@@ -11,9 +11,9 @@ from msgspec import UNSET
 
 from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
-from cluster.gateway.delivery import deferred_delivery
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.invocation import deferred_invocation
 from cluster.gateway.other_nodes import OtherNodes
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.door import RemoteDoor
@@ -100,12 +100,12 @@ class StatusReport:
         if oldest is None:
             return None
         call, since = oldest
-        delivery = deferred_delivery(call)
-        assert delivery is not None, "only what asks for a call is deferred"
+        invocation = deferred_invocation(call)
+        assert invocation is not None, "only what asks for a call is deferred"
         return InHand(
-            session=delivery.session.id,
-            packet_id=delivery.packet_id,
-            sequence=delivery.sequence,
+            session=invocation.session.id,
+            packet_id=invocation.packet_id,
+            sequence=invocation.sequence,
             for_s=round(self._now() - since, 3),
         )
 

@@ -5,7 +5,7 @@ Real sessions and lanes; the workers are scripted.
 
 import pytest
 
-from cluster.gateway.delivery import Delivery, find_delivery
+from cluster.gateway.invocation import Invocation, find_invocation
 from cluster.gateway.poison import DeathCount
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
@@ -336,14 +336,14 @@ def test_what_a_deferred_call_is_about_is_found_after_its_commit(memory_gateway:
     committed(world, Commit(3, 0))
     shard = world.shards[0]
     gateway_session = world.newest()
-    assert find_delivery(shard, HandlerCall(2, 1)) == Delivery(
+    assert find_invocation(shard, HandlerCall(2, 1)) == Invocation(
         "packet", gateway_session, 1, 2, b"1"
     )
-    assert find_delivery(shard, HandlerCall(1, 0)) == Delivery("opened", gateway_session)
-    assert find_delivery(shard, HandlerCall(2, 0)) is None  # done with the commit
+    assert find_invocation(shard, HandlerCall(1, 0)) == Invocation("opened", gateway_session)
+    assert find_invocation(shard, HandlerCall(2, 0)) is None  # done with the commit
     worker.publish(done(session, 2, 1))
     world.run_until(lambda: shard.succession.deferred.count == 1, "one done")
-    assert find_delivery(shard, HandlerCall(2, 1)) is None
+    assert find_invocation(shard, HandlerCall(2, 1)) is None
 
 
 def test_deaths_count_over_a_call_before_and_after_it_was_deferred():

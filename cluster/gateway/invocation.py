@@ -27,7 +27,7 @@ from cluster.shared.records import (
     UNDELIVERED,
 )
 
-__all__ = ["Delivery", "deferred_delivery", "find_delivery"]
+__all__ = ["Invocation", "deferred_invocation", "find_invocation"]
 
 _KINDS = {
     OPENED: "opened",
@@ -43,7 +43,7 @@ _KINDS = {
 }
 
 
-class Delivery(NamedTuple):
+class Invocation(NamedTuple):
     """What one handler call is, or was to be, called with."""
 
     kind: str
@@ -57,18 +57,18 @@ class Delivery(NamedTuple):
     """Of a packet or a message."""
 
 
-def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
+def find_invocation(shard: Shard, call: HandlerCall) -> Invocation | None:
     """Return what `call` is about, the first if it is several; None if it is done, or never was.
 
     `call` comes from a worker, which may be broken in any way.
     """
     if call.is_resumption:
         session = shard.succession.find(call.session)
-        return None if session is None else Delivery("resumed", session)
+        return None if session is None else Invocation("resumed", session)
     name = Commit(call.position, call.packet_index)
     deferred = shard.succession.deferred.find(name)
     if deferred is not None:
-        return deferred_delivery(deferred)
+        return deferred_invocation(deferred)
     if name < shard.log.committed:
         return None
     entry = shard.log.entry_at(call.position)
@@ -86,20 +86,20 @@ def find_delivery(shard: Shard, call: HandlerCall) -> Delivery | None:
     size, packet_id = HEADER.unpack_from(record, offset)
     first_sequence = SEQUENCE.unpack_from(record, RECORD_BYTES)[0]
     payload = record[offset + HEADER_BYTES : offset + size]
-    return Delivery("packet", session, packet_id, first_sequence + index, payload)
+    return Invocation("packet", session, packet_id, first_sequence + index, payload)
 
 
-def deferred_delivery(call: DeferredCall) -> Delivery | None:
+def deferred_invocation(call: DeferredCall) -> Invocation | None:
     """Return what a deferred call is about; None if its record asks for no call."""
     if call.kind != PACKETS:
         return _event(call.kind, call.session, call.payload)
     packet_id: int = HEADER.unpack_from(call.payload)[1]
     payload = call.payload[HEADER_BYTES:]
-    return Delivery("packet", call.session, packet_id, call.sequence, payload)
+    return Invocation("packet", call.session, packet_id, call.sequence, payload)
 
 
-def _event(kind: int, session: GatewaySession | TellOwner, payload: bytes) -> Delivery | None:
+def _event(kind: int, session: GatewaySession | TellOwner, payload: bytes) -> Invocation | None:
     name = _KINDS.get(kind)
     if name is None:
         return None
-    return Delivery(name, session, payload=payload if kind in OF_SHARDS else None)
+    return Invocation(name, session, payload=payload if kind in OF_SHARDS else None)
