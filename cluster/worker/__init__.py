@@ -7,7 +7,7 @@ from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult
 from cluster.worker.app import App
 from cluster.worker.app_timers import TimerHandle
-from cluster.worker.login import Binding
+from cluster.worker.binds import Binding
 from cluster.worker.outbox import OutputTooLarge
 from cluster.worker.packet_stream import Packets
 from cluster.worker.questions import AskFailed, Undelivered

@@ -34,10 +34,10 @@ from cluster.shared.records import (
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
+from cluster.worker.binds import resumed_binds
 from cluster.worker.deferral import Deferral, no_coroutines
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.handler_shape import refuse_coroutine
-from cluster.worker.login import resumed_login
 from cluster.worker.message_calls import MessageCalls
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
@@ -158,7 +158,7 @@ class Dispatcher:
         session = self._make_session(replayed.id, replayed.address)
         session.sequence = replayed.sequence
         session._saved = replayed.saved
-        session._login = resumed_login(replayed)
+        session._binds = resumed_binds(replayed)
         if replayed.groups:
             requests = replayed.group_requests or repeat(0)
             session._member_of = dict(zip(replayed.groups, requests, strict=False))
@@ -407,9 +407,9 @@ class Dispatcher:
     def hear(self, session_id: int, answer: bytes) -> bool:
         """Take the answer to a bind, for who awaits it too; whether the application is to hear."""
         session = self.sessions.get(session_id)
-        if session is None or session._login is None:
+        if session is None or session._binds is None:
             return False
-        counts = session._login.heard(read_bound(answer))
+        counts = session._binds.heard(read_bound(answer))
         return counts and session.is_open and self._app.bound_handler is not None
 
     def _from_shard(self, kind: int, payload: bytes) -> None:

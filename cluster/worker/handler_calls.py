@@ -113,9 +113,9 @@ class HandlerCalls:
                 return app.connected_handler(session)
             if kind == CLOSED and app.disconnected_handler is not None:
                 return app.disconnected_handler(session, payload.decode())
-            if kind == BOUND and app.bound_handler is not None and session._login is not None:
+            if kind == BOUND and app.bound_handler is not None and session._binds is not None:
                 bound = read_bound(payload)
-                if is_due and session._login.counts(bound):
+                if is_due and session._binds.counts(bound):
                     return app.bound_handler(session, bound.result)
             if kind == JOINED and app.joined_handler is not None and is_due:
                 name = session._heard_joined(payload)
@@ -198,7 +198,7 @@ class HandlerCalls:
                 session._take_back_join(payload)
             elif kind == LEAVE:
                 session._take_back_leave(payload, replaced)
-            elif session._login is not None and kind == BIND:
-                session._login.take_back_bind(read_bind(payload).request)
-            elif session._login is not None and kind == UNBIND:
-                session._login.take_back_unbind(replaced)
+            elif session._binds is not None and kind == BIND:
+                session._binds.take_back_bind(read_bind(payload).request)
+            elif session._binds is not None and kind == UNBIND:
+                session._binds.take_back_unbind(replaced)

@@ -25,7 +25,7 @@ from cluster.shared.records import (
     UNBIND,
 )
 from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
-from cluster.worker.login import Binding, Login
+from cluster.worker.binds import Binding, Binds
 from cluster.worker.outbox import Outbox, not_here
 from cluster.worker.packet_stream import Packets, join_packets, too_long
 
@@ -50,13 +50,13 @@ class Session:
 
     __slots__ = (
         "_batch",
+        "_binds",
         "_encode",
         "_end_is_known",
         "_has_ended",
         "_hears_joined",
         "_is_busy",
         "_join_request",
-        "_login",
         "_max_payload_bytes",
         "_member_of",
         "_outbox",
@@ -99,7 +99,7 @@ class Session:
         """
         self._saved: bytes | None = None
         self.state: Any = None
-        self._login: Login | None = None
+        self._binds: Binds | None = None
         """Who it is and what of that is not answered yet; the worker's own."""
         self._member_of: dict[str, int] | None = None
         """The groups that it is in, with the numbers of their joins; the worker's own."""
@@ -226,7 +226,7 @@ class Session:
         after `unbind`. It stays when another session takes the user over
         (`second_login="replace"`), so that `on_disconnected` knows whose session has ended.
         """
-        return None if self._login is None else self._login.user
+        return None if self._binds is None else self._binds.user
 
     def bind(self, user_id: str) -> Binding:
         """Ask for this session to be `user_id`, a str of 1 to 255 bytes of UTF-8.
@@ -242,16 +242,16 @@ class Session:
         session that has ended it does nothing, and is rejected.
         """
         user = encode_name(user_id, "user id")
-        login = self._login
-        if login is None:
-            login = self._login = Login()
-        request = login.request + 1
+        binds = self._binds
+        if binds is None:
+            binds = self._binds = Binds()
+        request = binds.request + 1
         if not self.is_open or self._end_is_known:
             binding = Binding(user_id, request)
             binding.resolve(BindResult.REJECTED)
             return binding
         self._outbox.add(BIND, self.id, pack_bind(self._second_login, request, user))
-        return login.bind(user_id, request)
+        return binds.bind(user_id, request)
 
     def unbind(self) -> None:
         """Be no user any more, and none that was asked for: what `bind` has not got yet is void.
@@ -259,11 +259,11 @@ class Session:
         `user` is None at once; for all others it counts with what this handler call commits.
         Raises OutputTooLarge like `send`. Nothing happens to a session that is nobody or has ended.
         """
-        login = self._login
-        if login is not None and self.is_open:
-            request = login.request + 1
+        binds = self._binds
+        if binds is not None and self.is_open:
+            request = binds.request + 1
             self._outbox.add(UNBIND, self.id, pack_unbind(request))
-            self._outbox.replaced.append(login.unbind(request))
+            self._outbox.replaced.append(binds.unbind(request))
 
     @property
     def groups(self) -> frozenset[str]:
@@ -367,8 +367,8 @@ class Session:
         """Its connection has ended, though `on_disconnected` has to wait: who awaits an answer to a
         bind, or asks for one from now on, would hold that up. Done by the worker."""
         self._end_is_known = True
-        if self._login is not None:
-            self._login.end()
+        if self._binds is not None:
+            self._binds.end()
 
     def _end(self) -> None:
         """Take nothing more: its `on_disconnected` has run. Done by the worker."""

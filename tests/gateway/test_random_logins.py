@@ -207,7 +207,7 @@ class Logins:
         for worker in self.workers:
             for session in worker.dispatcher.sessions.values():
                 known[session.id] = session.user
-                assert session._login is None or not session._login._bindings
+                assert session._binds is None or not session._binds._bindings
         assert known == {each.id: each.user for each in self.world.table.sessions.values()}
 
 

@@ -10,8 +10,8 @@ from cluster.shared.records import BIND, BOUND, DISCONNECT, UNBIND, make_record
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bind, Bound, SecondLogin, pack_bound, read_bind, read_unbind
 from cluster.worker import App, Binding, BindResult, OutputTooLarge, Session
+from cluster.worker.binds import Binds
 from cluster.worker.dispatcher import Dispatcher
-from cluster.worker.login import Login
 from cluster.worker.outbox import Outbox
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
@@ -285,29 +285,29 @@ async def _result(binding: Binding) -> BindResult:
 
 
 def test_who_awaits_gets_the_result_whenever_it_comes():
-    login = Login()
-    binding = login.bind("ann", 1)
+    binds = Binds()
+    binding = binds.bind("ann", 1)
 
     async def await_it() -> list[BindResult]:
         waiting = [asyncio.create_task(_result(binding)) for _ in range(2)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
-        assert login.heard(Bound(YES, 1, "ann"))
+        assert binds.heard(Bound(YES, 1, "ann"))
         return [*await asyncio.gather(*waiting), await binding]
 
     assert asyncio.run(await_it()) == [YES, YES, YES]
 
 
 def test_a_wait_that_was_cancelled_harms_nobody():
-    login = Login()
-    binding = login.bind("ann", 1)
+    binds = Binds()
+    binding = binds.bind("ann", 1)
 
     async def cancel_one() -> BindResult:
         kept, cancelled = [asyncio.create_task(_result(binding)) for _ in range(2)]
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.sleep(0)
-        login.heard(Bound(NO, 1, None))
+        binds.heard(Bound(NO, 1, None))
         assert cancelled.cancelled()
         return await kept
 
@@ -315,13 +315,13 @@ def test_a_wait_that_was_cancelled_harms_nobody():
 
 
 def test_who_awaits_an_ended_session_is_not_left_waiting():
-    login = Login()
-    binding = login.bind("ann", 1)
+    binds = Binds()
+    binding = binds.bind("ann", 1)
 
     async def end_it() -> BindResult:
         task = asyncio.create_task(_result(binding))
         await asyncio.sleep(0)
-        login.end()
+        binds.end()
         return await task
 
     assert asyncio.run(end_it()) is NO

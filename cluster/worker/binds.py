@@ -14,7 +14,7 @@ from cluster.shared.user_records import BindResult, Bound
 if TYPE_CHECKING:
     from asyncio import Future
 
-__all__ = ["Binding", "Login", "resumed_login"]
+__all__ = ["Binding", "Binds", "resumed_binds"]
 
 
 class Binding:
@@ -58,8 +58,8 @@ class Binding:
         return f"<Binding {self.user!r} {self.result or 'unanswered'}>"
 
 
-class Login:
-    """Who one session is. Sessions that never bind have none."""
+class Binds:
+    """Those of one session, and who it is by them. Sessions that never bind have none."""
 
     __slots__ = ("_bindings", "_heard", "request", "unbind_request", "user")
 
@@ -124,12 +124,12 @@ class Login:
             binding.resolve(BindResult.REJECTED)
 
 
-def resumed_login(replayed: ReplayedSession) -> Login | None:
+def resumed_binds(replayed: ReplayedSession) -> Binds | None:
     """Return who a session that is taken over is; None if it never was, nor asked to be, anyone."""
     if not replayed.bind_request:
         return None
-    login = Login()
-    login.user = replayed.user
-    login.request = replayed.bind_request
-    login.unbind_request = replayed.unbind_request
-    return login
+    binds = Binds()
+    binds.user = replayed.user
+    binds.request = replayed.bind_request
+    binds.unbind_request = replayed.unbind_request
+    return binds
