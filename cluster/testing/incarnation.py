@@ -63,7 +63,7 @@ class MortalLane:
 
 
 class LocalLink:
-    """`GatewayLink` inside the process: to wait is to let the gateway work.
+    """`ControlLink` inside the process: to wait is to let the gateway work.
 
     Signs of life are not exchanged: who does not return here holds the test up, and no timeout. But
     for what a worker that takes nothing more has heard ahead.

@@ -20,8 +20,8 @@ from cluster.shared.messages import (
     WorkerHeartbeat,
 )
 from cluster.worker.backlog import Backlog
+from cluster.worker.control_link import ControlLink
 from cluster.worker.decode_errors import DecodeErrors
-from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.tells import Tells
 
@@ -48,7 +48,7 @@ class GatewayContact:
         self,
         grant: Grant,
         lane: WorkerLane,
-        link: GatewayLink,
+        link: ControlLink,
         backlog: Backlog,
         decode_errors: DecodeErrors,
         calls: HandlerCalls,

@@ -15,8 +15,8 @@ from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter, open_note
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.takeover import PastCall
+from cluster.worker.control_link import ZmqControlLink
 from cluster.worker.gateway_contact import GatewayLostError
-from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.spare import QUIET_WAIT_S
 from cluster.worker.watched_link import WatchedLink
 
@@ -68,7 +68,7 @@ class Place(Protocol):
         """Return the note of the granted life; None, with a log line, if it cannot be had."""
         ...
 
-    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
+    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqControlLink:
         """Return the link for the loop of the granted life."""
         ...
 
@@ -124,10 +124,10 @@ class LocalPlace:
             logger.warning("what is in hand will not be seen: no note %s (%s)", grant.note, error)
             return None
 
-    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
+    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqControlLink:
         if not self._is_supervised:
             return WatchedLink(control, lane_fd, grant.worker_timeout_s)
-        return ZmqGatewayLink(control, lane_fd)  # the supervisor asks who hangs where, and kills it
+        return ZmqControlLink(control, lane_fd)  # the supervisor asks who hangs where, and kills it
 
     def ended(self) -> None:
         """Do nothing: the note is the gateway's."""

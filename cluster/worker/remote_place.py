@@ -23,8 +23,8 @@ from cluster.shared.note import NOTE_BYTES, NoteReader, NoteWriter, create_note,
 from cluster.shared.remote_endpoints import RemoteClient, lane_address
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
+from cluster.worker.control_link import ZmqControlLink
 from cluster.worker.gateway_contact import GatewayLostError
-from cluster.worker.gateway_link import ZmqGatewayLink
 from cluster.worker.place import KeyRefusedError
 from cluster.worker.watched_link import WatchedLink
 
@@ -177,7 +177,7 @@ class RemotePlace:
     def open_note(self, grant: Grant) -> NoteWriter | None:
         return self._notes.begin(grant.nonce, grant.incarnation)
 
-    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqGatewayLink:
+    def make_link(self, control: "zmq.Socket[bytes]", lane_fd: int, grant: Grant) -> ZmqControlLink:
         self._stop_watching()  # nobody would take the events from now on
         return WatchedLink(control, lane_fd, grant.worker_timeout_s)
 

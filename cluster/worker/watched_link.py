@@ -12,14 +12,14 @@ import faulthandler
 import zmq
 
 from cluster.shared.messages import ControlMessage
-from cluster.worker.gateway_link import ZmqGatewayLink
+from cluster.worker.control_link import ZmqControlLink
 
 __all__ = ["WatchedLink"]
 
 _STDERR_FD = 2
 
 
-class WatchedLink(ZmqGatewayLink):
+class WatchedLink(ZmqControlLink):
     """The link of a worker that must send something every `timeout_s` seconds, or end with 1."""
 
     def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int, timeout_s: float) -> None:

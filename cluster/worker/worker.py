@@ -21,8 +21,8 @@ from cluster.worker.app import App
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.backlog import Backlog
 from cluster.worker.careful_dispatcher import make_dispatcher
+from cluster.worker.control_link import ControlLink
 from cluster.worker.gateway_contact import GatewayContact
-from cluster.worker.gateway_link import GatewayLink
 from cluster.worker.outbox import Outbox
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.planned_calls import PlannedCalls
@@ -65,7 +65,7 @@ class Worker:
         app: App,
         grant: Grant,
         lane: WorkerLane,
-        link: GatewayLink,
+        link: ControlLink,
         note: NoteWriter | None = None,
         now: Callable[[], float] | None = None,
         on_error: Callable[[BaseException], None] | None = None,

@@ -23,7 +23,7 @@ from cluster.shared.note import NoteWriter
 from cluster.shared.records import OPENED, PACKETS, RecordKind
 from cluster.shared.takeover import DeferredRecord, ReplayedSession, Suspect
 from cluster.worker import App, Session
-from cluster.worker.gateway_link import ZmqGatewayLink
+from cluster.worker.control_link import ZmqControlLink
 from cluster.worker.worker import Worker
 from tests.record_reader import iter_records
 from tests.support import wait_until
@@ -111,7 +111,7 @@ class Bench:
             tell_window_bytes=tell_window_bytes,
         )
         self._control = control
-        self.link = ZmqGatewayLink(control, self.lane.fileno())
+        self.link = ZmqControlLink(control, self.lane.fileno())
         self.worker = Worker(self.app, grant, self.lane, self.link, note)
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None

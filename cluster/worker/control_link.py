@@ -14,10 +14,10 @@ import zmq
 from cluster.iocp.wake_pair import WakePair
 from cluster.shared.messages import ControlMessage, decode_message, encode_message
 
-__all__ = ["GatewayLink", "ZmqGatewayLink"]
+__all__ = ["ControlLink", "ZmqControlLink"]
 
 
-class GatewayLink(Protocol):
+class ControlLink(Protocol):
     """The worker's end of the control plane. For the loop's thread, but for `wake`."""
 
     def send(self, message: ControlMessage) -> None:
@@ -59,7 +59,7 @@ class GatewayLink(Protocol):
         ...
 
 
-class ZmqGatewayLink:
+class ZmqControlLink:
     """The link over a control socket, which stays the caller's."""
 
     def __init__(self, control: "zmq.Socket[bytes]", lane_fd: int) -> None:
