@@ -13,7 +13,7 @@ from typing import Protocol
 from cluster.gateway.counters import Counters
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.asks import Asks, LoginClock, PendingAsk
-from cluster.gateway.logins.records import ASK, TELL, LoginRecord, Telling
+from cluster.gateway.logins.records import ASK, TELL, LoginNews, LoginRecord
 from cluster.gateway.session import GatewaySession
 from cluster.shared.causes import Cause
 from cluster.shared.user_records import Bind, BindResult, SecondLogin
@@ -250,7 +250,7 @@ class LoginAsker:
 
         Each step sees the users and asks of that moment.
         """
-        yield LoginRecord(TELL, what=Telling.BEGIN)
+        yield LoginRecord(TELL, what=LoginNews.BEGIN)
         for user in self._users.names():
             session = self._users.find(user)
             is_told = session is not None and self._owners.owner(user) == owner
@@ -258,7 +258,7 @@ class LoginAsker:
         for ask in self._asks.of_owner(owner):
             if self._asks.find(ask.session) is ask:
                 yield _question(ask)
-        yield LoginRecord(TELL, what=Telling.END)
+        yield LoginRecord(TELL, what=LoginNews.END)
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless every ask is that of a session."""
@@ -271,8 +271,8 @@ def _question(ask: PendingAsk) -> LoginRecord:
 
 
 def _hold(user: str, session: GatewaySession) -> LoginRecord:
-    return LoginRecord(TELL, session.id, session.login_stamp, what=Telling.HOLD, user=user)
+    return LoginRecord(TELL, session.id, session.login_stamp, what=LoginNews.HOLD, user=user)
 
 
 def _free(user: str, session: int) -> LoginRecord:
-    return LoginRecord(TELL, session, what=Telling.FREE, user=user)
+    return LoginRecord(TELL, session, what=LoginNews.FREE, user=user)

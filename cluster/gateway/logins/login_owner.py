@@ -13,8 +13,8 @@ from cluster.gateway.logins.records import (
     CHECK,
     CHECKED,
     Login,
+    LoginNews,
     LoginRecord,
-    Telling,
 )
 from cluster.shared.user_records import SecondLogin
 
@@ -61,11 +61,11 @@ class LoginOwner:
             self._run(directory.ask(ask, now))
         elif record.kind == CHECKED:
             self._run(directory.checked(user, node, record.session, bool(record.what), now))
-        elif record.what == Telling.HOLD:
+        elif record.what == LoginNews.HOLD:
             self._run(directory.hold(user, login))
-        elif record.what == Telling.FREE:
+        elif record.what == LoginNews.FREE:
             self._run(directory.free(user, node, record.session, now))
-        elif record.what == Telling.BEGIN:
+        elif record.what == LoginNews.BEGIN:
             directory.begin(node)
         else:
             self._resuming.discard(node)

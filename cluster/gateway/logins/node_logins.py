@@ -22,8 +22,8 @@ from cluster.gateway.logins.records import (
     LOGIN_KINDS,
     TAKEN,
     TELL,
+    LoginNews,
     LoginRecord,
-    Telling,
     pack_login_record,
     read_login_record,
 )
@@ -240,7 +240,7 @@ class NodeLogins:
             self._tell_all(node)
             self._look_later()
         elif not self._tellings.is_telling(node):
-            self.tell(node, LoginRecord(TELL, what=Telling.END))
+            self.tell(node, LoginRecord(TELL, what=LoginNews.END))
 
     def lost(self, node: int) -> None:
         """Its answers are awaited for a while."""

@@ -21,8 +21,8 @@ __all__ = [
     "TAKEN",
     "TELL",
     "Login",
+    "LoginNews",
     "LoginRecord",
-    "Telling",
     "pack_login_record",
     "read_login_record",
 ]
@@ -32,7 +32,7 @@ ASK = 8
 ANSWER = 9
 """To who asked: `what` is 1 if it is from now on, since `stamp`."""
 TELL = 10
-"""To the owner: what is so (`Telling`), without a question."""
+"""To the owner: what is so (`LoginNews`), without a question."""
 TAKEN = 11
 """To the holder: another session is `user`, since `stamp`; `session` is to be ended."""
 CHECK = 12
@@ -45,8 +45,8 @@ LOGIN_KINDS = (ASK, ANSWER, TELL, TAKEN, CHECK, CHECKED)
 _RECORD = Struct("<BBQQI")
 
 
-class Telling(IntEnum):
-    """What a node tells an owner."""
+class LoginNews(IntEnum):
+    """What a `TELL` tells an owner."""
 
     FREE = 0
     """`session` is `user` no more, and does not ask for it."""
@@ -88,8 +88,8 @@ def read_login_record(payload: bytes) -> LoginRecord:
     """Return what a record says; RecordError if it cannot be one."""
     if len(payload) >= _RECORD.size:
         kind, what, session, stamp, request = _RECORD.unpack_from(payload)
-        is_bare = kind == TELL and what in (Telling.BEGIN, Telling.END)
+        is_bare = kind == TELL and what in (LoginNews.BEGIN, LoginNews.END)
         user = "" if is_bare else decode_name(payload[_RECORD.size :])
-        if user is not None and what <= (Telling.END if kind == TELL else 1):
+        if user is not None and what <= (LoginNews.END if kind == TELL else 1):
             return LoginRecord(kind, session, stamp, request, what, user)
     raise RecordError(f"a record about logins that cannot be read: {payload[:300]!r}")

@@ -7,7 +7,7 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.login_asker import LoginAsker
-from cluster.gateway.logins.records import ANSWER, ASK, TAKEN, TELL, LoginRecord, Telling
+from cluster.gateway.logins.records import ANSWER, ASK, TAKEN, TELL, LoginNews, LoginRecord
 from cluster.gateway.users import UserTable
 from cluster.shared.user_records import Bind, BindResult, SecondLogin
 from tests.gateway.logins.world import LoginSession
@@ -87,11 +87,11 @@ class Bench:
         self.told.clear()
         return session
 
-    def heard(self) -> list[tuple[Telling, int, str]]:
+    def heard(self) -> list[tuple[LoginNews, int, str]]:
         """Take what owners were told."""
         told, self.told = self.told, []
         assert all(record.kind == TELL for record in told)
-        return [(Telling(record.what), record.session, record.user) for record in told]
+        return [(LoginNews(record.what), record.session, record.user) for record in told]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_what_finds_no_way_to_the_owner_is_decided_alone_and_told(bench: Bench):
     assert newer.results == [(YES, "ann")]
     assert older.cause == "replaced"
     assert newer.login_stamp > older.login_stamp
-    assert bench.heard() == [(Telling.HOLD, 2, "ann")]
+    assert bench.heard() == [(LoginNews.HOLD, 2, "ann")]
     assert bench.counters.snapshot()["binds_decided_alone"] == 1
 
 
@@ -152,7 +152,7 @@ def test_an_owner_has_its_time_to_answer(
         assert session.answers == []
     bench.asker.look(bench.now + after_s)
     assert session.results == [(YES, "ann")]
-    assert bench.heard() == [(Telling.HOLD, 1, "ann")]
+    assert bench.heard() == [(LoginNews.HOLD, 1, "ann")]
 
 
 def test_all_who_ask_for_a_user_are_decided_together_in_their_order(bench: Bench):
@@ -163,7 +163,7 @@ def test_all_who_ask_for_a_user_are_decided_together_in_their_order(bench: Bench
     assert first.results == [(YES, "ann")]
     assert second.results == [(NO, None)]
     assert bench.decided == ["ann"]
-    assert bench.heard()[0] == (Telling.HOLD, 1, "ann")
+    assert bench.heard()[0] == (LoginNews.HOLD, 1, "ann")
 
 
 def test_the_last_bind_that_waits_behind_an_ask_is_asked_next(bench: Bench):
@@ -175,7 +175,7 @@ def test_the_last_bind_that_waits_behind_an_ask_is_asked_next(bench: Bench):
     assert [question.user for question in bench.asked] == ["ann", "amy"]
     bench.answer(bench.asked[1])
     assert session.results == [(YES, "ann"), (YES, "amy")]
-    assert bench.heard() == [(Telling.FREE, 1, "ann")]
+    assert bench.heard() == [(LoginNews.FREE, 1, "ann")]
 
 
 def test_an_unbind_voids_what_is_asked_and_the_owner_hears_who_is_left(bench: Bench):
@@ -186,8 +186,8 @@ def test_an_unbind_voids_what_is_asked_and_the_owner_hears_who_is_left(bench: Be
     bench.asker.unbind(gone)
     assert gone.results == [(NO, None)]
     free, hold, again = bench.told
-    assert (free.what, free.session) == (Telling.FREE, 3)
-    assert (hold.what, hold.session) == (Telling.HOLD, holder.id)
+    assert (free.what, free.session) == (LoginNews.FREE, 3)
+    assert (hold.what, hold.session) == (LoginNews.HOLD, holder.id)
     assert (again.kind, again.session) == (ASK, 2)
 
 
@@ -196,7 +196,7 @@ def test_an_answer_for_a_session_that_is_gone_is_given_back(bench: Bench):
     bench.bind(session, "ann")
     session.is_present = False
     bench.answer(bench.asked[0])
-    assert bench.heard() == [(Telling.FREE, 1, "ann")]
+    assert bench.heard() == [(LoginNews.FREE, 1, "ann")]
     assert bench.users.find("ann") is None
     assert set(bench.decided) == {"ann"}
 
@@ -206,7 +206,7 @@ def test_the_end_of_a_connection_takes_its_ask_along(bench: Bench):
     bench.bind(session, "ann")
     session.is_present = False
     bench.users.forget(session)
-    assert bench.heard() == [(Telling.FREE, 1, "ann")]
+    assert bench.heard() == [(LoginNews.FREE, 1, "ann")]
     assert not bench.asker.is_waiting
 
 
@@ -214,7 +214,7 @@ def test_a_session_whose_user_is_taken_ends_and_says_so(bench: Bench):
     session = bench.bound(1, "ann")
     bench.asker.taken(LoginRecord(TAKEN, 1, session.login_stamp + 1, user="ann"))
     assert (session.cause, session.user) == ("replaced", None)
-    assert bench.heard() == [(Telling.FREE, 1, "ann")]
+    assert bench.heard() == [(LoginNews.FREE, 1, "ann")]
     bench.asker.taken(LoginRecord(TAKEN, 1, session.login_stamp + 2, user="ann"))
     assert bench.heard() == []
 
@@ -223,7 +223,7 @@ def test_a_session_that_logged_in_later_keeps_the_user(bench: Bench):
     session = bench.bound(1, "ann")
     bench.asker.taken(LoginRecord(TAKEN, 1, session.login_stamp - 1, user="ann"))
     assert session.is_present
-    assert bench.heard() == [(Telling.HOLD, 1, "ann")]
+    assert bench.heard() == [(LoginNews.HOLD, 1, "ann")]
 
 
 def test_an_owner_is_told_everything_of_its_own_users_and_asks(bench: Bench):
@@ -234,10 +234,10 @@ def test_an_owner_is_told_everything_of_its_own_users_and_asks(bench: Bench):
     bench.bind(fourth, "ben")
     told = [record for record in bench.asker.everything(OWNER) if record is not None]
     assert [(record.kind, record.what, record.user) for record in told] == [
-        (TELL, Telling.BEGIN, ""),
-        (TELL, Telling.HOLD, "ann"),
+        (TELL, LoginNews.BEGIN, ""),
+        (TELL, LoginNews.HOLD, "ann"),
         (ASK, REPLACE, "amy"),
-        (TELL, Telling.END, ""),
+        (TELL, LoginNews.END, ""),
     ]
 
 
@@ -246,4 +246,4 @@ def test_an_answer_in_the_midst_of_telling_everything_is_told_too(bench: Bench):
     bench.bind(session, "ann")
     bench.telling = True
     bench.answer(bench.asked[0])
-    assert bench.heard() == [(Telling.HOLD, 1, "ann")]
+    assert bench.heard() == [(LoginNews.HOLD, 1, "ann")]

@@ -9,8 +9,8 @@ from cluster.gateway.logins.records import (
     CHECKED,
     LOGIN_KINDS,
     TELL,
+    LoginNews,
     LoginRecord,
-    Telling,
     pack_login_record,
     read_login_record,
 )
@@ -27,8 +27,8 @@ def test_what_is_packed_is_read(kind: int, session: int, stamp: int, request: in
     assert read_login_record(payload) == record
 
 
-@pytest.mark.parametrize("what", [Telling.BEGIN, Telling.END])
-def test_a_telling_about_all_users_names_none(what: Telling):
+@pytest.mark.parametrize("what", [LoginNews.BEGIN, LoginNews.END])
+def test_a_telling_about_all_users_names_none(what: LoginNews):
     record = LoginRecord(TELL, what=what)
     assert read_login_record(pack_login_record(record)) == record
 
