@@ -27,7 +27,7 @@ from cluster.gateway.routing import make_routing
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
-from cluster.gateway.shard import Shard
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.tell_router import TellRouter
 from cluster.gateway.workers import Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
@@ -36,6 +36,7 @@ from cluster.shared.causes import Cause
 from cluster.shared.config import Config
 from cluster.shared.lane import LaneHub
 from cluster.shared.messages import ControlMessage, ShardReport
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import tell_window_bytes
 
 __all__ = ["GatewayCore"]
@@ -102,15 +103,13 @@ class GatewayCore:
         )
         self._appliers = [
             OutboundApplier(
-                shard.lane,
+                shard,
                 self.table.sessions,
                 self.users,
                 self.table.groups,
                 counters,
-                shard.succession,
                 broadcasts,
                 groups,
-                shard.tells,
             )
             for shard in self.shards
         ]
@@ -129,20 +128,23 @@ class GatewayCore:
         """What the core may deliver by, if the clients of this node are the only ones on it."""
 
     def _make_shard(self, index: int) -> Shard:
-        gateway, lane = self._config.gateway, self._config.lane
+        config = self._config
         hub = self._hub
-        if self._remote_hub is not None and index in self._config.remote.shards:
+        if self._remote_hub is not None and index in config.remote.shards:
             hub = self._remote_hub
         return Shard(
-            index,
-            hub.open_lane(lane.bytes, accepted_batch_bytes(lane.max_batch_bytes)),
+            ShardId(config.node.id, index),
+            hub.open_lane(config.lane.bytes, accepted_batch_bytes(config.lane.max_batch_bytes)),
             self._counters,
-            gateway.max_packet_bytes,
-            gateway.send_queue_bytes_max,
-            self._config.node.id,
-            tell_window_bytes(self._config.links.retained_bytes_max, self._config.workers.count),
+            ShardBounds(
+                max_packet_bytes=config.gateway.max_packet_bytes,
+                send_queue_bytes_max=config.gateway.send_queue_bytes_max,
+                tell_window_bytes=tell_window_bytes(
+                    config.links.retained_bytes_max, config.workers.count
+                ),
+                saved_bytes_max=config.workers.saved_bytes_max,
+            ),
             self._core.now,
-            self._config.workers.saved_bytes_max,
         )
 
     def _make_workers(

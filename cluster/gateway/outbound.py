@@ -17,12 +17,11 @@ from cluster.gateway.node_groups import NodeGroups
 from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound_steps import Step, check_records, read_steps
 from cluster.gateway.session import GatewaySession
-from cluster.gateway.shard_tells import ShardTells
-from cluster.gateway.succession import Succession
+from cluster.gateway.shard import Shard
 from cluster.gateway.user_requests import UserRequests
 from cluster.iocp.session_fan_out import send_now_each_its_own
 from cluster.shared.group_records import check_group, read_join, read_publish
-from cluster.shared.lane import GatewayLane, OutboundBatch
+from cluster.shared.lane import OutboundBatch
 from cluster.shared.records import (
     ACCEPT,
     BROADCAST,
@@ -69,31 +68,28 @@ class OutboundApplier:
 
     def __init__(
         self,
-        lane: GatewayLane,
+        shard: Shard,
         sessions: dict[int, GatewaySession],
         users: NodeUsers,
         groups: GroupTable[GatewaySession],
         counters: Counters,
-        succession: Succession,
         broadcasts: NodeBroadcasts,
         node_groups: NodeGroups,
-        tells: ShardTells,
     ) -> None:
-        """Work on `sessions`, which others change; the applier only looks them up.
+        """Apply what the worker of `shard` publishes to `sessions`, which are only looked up.
 
-        Which user each one is, by `users`, and its `groups`, change as the worker asks. What a
-        successor is to know goes to `succession`, what is for other nodes as well to `broadcasts`
-        and `node_groups`, messages for other shards to `tells`.
+        Which user each one is, by `users`, and its `groups`, change as the worker asks. What is
+        for other nodes as well goes to `broadcasts` and `node_groups`.
         """
-        self._tells = tells
+        self._tells = shard.tells
         self._broadcasts = broadcasts
         self._node_groups = node_groups
-        self._lane = lane
+        self._lane = shard.lane
         self._sessions = sessions
         self._groups = groups
         self._counters = counters
-        self._succession = succession
-        self._user_requests = UserRequests(sessions, users, succession)
+        self._succession = shard.succession
+        self._user_requests = UserRequests(sessions, users, shard.succession)
         self._fan_out = FanOut(counters)
         self._batch: OutboundBatch | None = None
         self._steps: Iterator[Step] = iter(())

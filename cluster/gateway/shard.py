@@ -8,7 +8,7 @@ sessions at EOF, held packets.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.gateway.bound_answers import BoundAnswers
 from cluster.gateway.commit_times import CommitTimes
@@ -44,7 +44,19 @@ from cluster.shared.user_records import read_bound
 if TYPE_CHECKING:
     from cluster.gateway.session import GatewaySession
 
-__all__ = ["Shard"]
+__all__ = ["Shard", "ShardBounds"]
+
+
+class ShardBounds(NamedTuple):
+    """What the sessions and the worker of a shard may have, in bytes."""
+
+    max_packet_bytes: int
+    send_queue_bytes_max: int
+    """Of one session."""
+    tell_window_bytes: int
+    """Of messages on their way to one node."""
+    saved_bytes_max: int
+    """Of what the shard saves for itself."""
 
 
 class Shard:
@@ -80,23 +92,20 @@ class Shard:
 
     def __init__(
         self,
-        index: int,
+        name: ShardId,
         lane: GatewayLane,
         counters: Counters,
-        max_packet_bytes: int,
-        send_queue_bytes_max: int,
-        node: int,
-        tell_window_bytes: int,
+        bounds: ShardBounds,
         now: Callable[[], float],
-        saved_bytes_max: int,
     ) -> None:
-        self.index = index
+        """Serve by `lane`, which stays the caller's. `now` is a clock in seconds."""
+        self.index = name.shard
         self._now = now
         self.lane = lane
         self.log = lane.log
-        self.max_packet_bytes = max_packet_bytes
-        self.framing = PacketFraming(max_packet_bytes)
-        self.slow_bytes = send_queue_bytes_max // 2
+        self.max_packet_bytes = bounds.max_packet_bytes
+        self.framing = PacketFraming(bounds.max_packet_bytes)
+        self.slow_bytes = bounds.send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
         self.needs_flush = False
         self.has_room = True
@@ -122,13 +131,13 @@ class Shard:
         self._heard_ahead = 0
         self.joined = JoinedAnswers()
         """What the worker is to hear of joins."""
-        self.succession = Succession(saved_bytes_max)
+        self.succession = Succession(bounds.saved_bytes_max)
         """What the shard's next worker will be told of its sessions."""
-        self.tells = ShardTells(ShardId(node, index), lane, counters, tell_window_bytes)
+        self.tells = ShardTells(name, lane, counters, bounds.tell_window_bytes)
         """What it tells other shards, and is told by them."""
-        self.keys = ShardKeys(ShardId(node, index), lane)
+        self.keys = ShardKeys(name, lane)
         """What it is told of who owns keys."""
-        self.drain = ShardDrain(ShardId(node, index), lane, now)
+        self.drain = ShardDrain(name, lane, now)
         """What it is told of a drain."""
 
     @property

@@ -6,11 +6,12 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards
-from cluster.gateway.shard import Shard
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.shared.lane import START
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import Hello
 from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 HERE = None
@@ -21,19 +22,10 @@ ELSEWHERE = RemotePeer("berlin", "10.0.0.2")
 def shards() -> list[Shard]:
     counters = Counters()
     lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(3)]
+    bounds = ShardBounds(65_535, 1 << 20, TELL_WINDOW_BYTES_MAX, SAVED_BYTES_MAX)
     return [
-        Shard(
-            i,
-            lane,
-            counters,
-            65_535,
-            1 << 20,
-            3,
-            TELL_WINDOW_BYTES_MAX,
-            lambda: 0.0,
-            SAVED_BYTES_MAX,
-        )
-        for i, lane in enumerate(lanes)
+        Shard(ShardId(3, index), lane, counters, bounds, lambda: 0.0)
+        for index, lane in enumerate(lanes)
     ]
 
 

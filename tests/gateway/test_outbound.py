@@ -19,8 +19,7 @@ from cluster.gateway.node_users import NodeUsers
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.outbound_steps import RECORDS_MAX
 from cluster.gateway.session import GatewaySession
-from cluster.gateway.shard_tells import ShardTells
-from cluster.gateway.succession import Succession
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.users import UserTable
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import MemoryDriver
@@ -40,6 +39,7 @@ from cluster.shared.records import (
     RecordError,
     make_record,
 )
+from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.shard_ids import ShardId
 
 
@@ -74,22 +74,22 @@ class Applying:
         self.worker = self.lane.open_worker()
         self.sessions = {number: RecordingSession(number) for number in range(1, session_count + 1)}
         self.counters = Counters()
-        self.succession = Succession()
+        bounds = ShardBounds(65_535, 1 << 20, 1 << 20, SAVED_BYTES_MAX)
+        core = IocpCore(driver=MemoryDriver())
+        shard = Shard(ShardId(1, 0), self.lane, self.counters, bounds, core.now)
+        self.succession = shard.succession
         sessions: Any = self.sessions
         groups: GroupTable[GatewaySession] = GroupTable()
-        core = IocpCore(driver=MemoryDriver())
         traffic = NodeTraffic(1, self.counters)
         fan_outs = NodeFanOuts(traffic, core, self.counters)
         self.applier = OutboundApplier(
-            self.lane,
+            shard,
             sessions,
             NodeUsers(traffic, core, sessions, UserTable(), self.counters, 10.0),
             groups,
             self.counters,
-            self.succession,
             NodeBroadcasts(traffic, fan_outs, sessions, self.counters),
             NodeGroups(traffic, fan_outs, core, groups, self.counters),
-            ShardTells(ShardId(1, 0), self.lane, self.counters, 1 << 20),
         )
 
     def start(self, *records: bytes) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants, NodeIdentity
-from cluster.gateway.shard import Shard
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.workers import Workers
 from cluster.shared.lane import START, Commit, LaneState
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
@@ -26,6 +26,7 @@ from cluster.shared.messages import (
 from cluster.shared.process import process_identity
 from cluster.shared.records import OPENED
 from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 TIMEOUT_S = 5.0
@@ -49,18 +50,9 @@ class Node:
         self.now = 100.0
         self.lanes = [LocalGatewayLane(1 << 20, 1 << 20) for _ in range(2)]
         self.counters = Counters()
+        bounds = ShardBounds(65_535, 1 << 20, TELL_WINDOW_BYTES_MAX, SAVED_BYTES_MAX)
         self.shards = [
-            Shard(
-                index,
-                lane,
-                self.counters,
-                65_535,
-                1 << 20,
-                3,
-                TELL_WINDOW_BYTES_MAX,
-                lambda: self.now,
-                SAVED_BYTES_MAX,
-            )
+            Shard(ShardId(3, index), lane, self.counters, bounds, lambda: self.now)
             for index, lane in enumerate(self.lanes)
         ]
         self.sent: list[tuple[bytes, ControlMessage]] = []

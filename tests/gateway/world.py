@@ -27,7 +27,7 @@ from cluster.gateway.service import GatewayService
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.session_ids import SessionIds
 from cluster.gateway.session_table import SessionTable
-from cluster.gateway.shard import Shard
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.tell_router import TellRouter
 from cluster.gateway.workers import Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
@@ -41,6 +41,7 @@ from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
 from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
 from cluster.shared.saved_records import SAVED_BYTES_MAX
+from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 from tests.contract.lane_records import InboundRecord, read_now
 from tests.iocp.peers import Peer
@@ -177,15 +178,13 @@ class GatewayWorld:
         self.hub = LocalHub(self.lanes, is_watched=not is_simulated)
         self.shards = [
             Shard(
-                index,
+                ShardId(node, index),
                 lane,
                 self.counters,
-                max_packet_bytes,
-                send_queue_bytes_max,
-                1,
-                TELL_WINDOW_BYTES_MAX,
+                ShardBounds(
+                    max_packet_bytes, send_queue_bytes_max, TELL_WINDOW_BYTES_MAX, saved_bytes_max
+                ),
                 self.core.now,
-                saved_bytes_max,
             )
             for index, lane in enumerate(self.lanes)
         ]
@@ -212,15 +211,13 @@ class GatewayWorld:
         )
         self.appliers = [
             OutboundApplier(
-                shard.lane,
+                shard,
                 self.table.sessions,
                 self.users,
                 self.table.groups,
                 self.counters,
-                shard.succession,
                 broadcasts,
                 self.node_groups,
-                shard.tells,
             )
             for shard in self.shards
         ]
