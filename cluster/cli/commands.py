@@ -23,9 +23,9 @@ from cluster.cli.flags import (
     check_local_worker,
     config_flags,
     find_run_directory,
+    parsed_flag,
     run_directory_of,
     watched_directories,
-    websocket_settings,
 )
 from cluster.cli.options import (
     AppOption,
@@ -39,6 +39,7 @@ from cluster.cli.options import (
     RunDirOption,
     WorkersOption,
 )
+from cluster.cli.websocket_command import websocket
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
@@ -223,10 +224,7 @@ def worker(
 
     if keys is None:
         raise ConfigError("--keys: missing: nobody connects to a gateway elsewhere without a key")
-    try:
-        address = parse_gateway(gateway)
-    except ValueError as error:
-        raise ConfigError(f"--gateway: {gateway!r}: expected {error}") from None
+    address = parsed_flag("--gateway", gateway, parse_gateway)
     directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
     return run_remote_worker(address, keys, shard, app, directory)
 
@@ -253,10 +251,7 @@ def keys(
     from cluster.shared.key_files import KeyFileError, check_worker_name, make_key_files
 
     for name in workers or []:
-        try:
-            check_worker_name(name)
-        except ValueError as error:
-            raise ConfigError(f"--worker: {name!r}: expected {error}") from None
+        parsed_flag("--worker", name, check_worker_name)
     try:
         made = make_key_files(directory, workers or [], replace=replace)
     except KeyFileError as error:
@@ -347,10 +342,7 @@ def metrics(
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("metrics")
-    try:
-        address = NetAddress(*parse_listen(listen))
-    except ValueError as error:
-        raise ConfigError(f"--listen: {listen!r}: expected {error}") from None
+    address = NetAddress(*parsed_flag("--listen", listen, parse_listen))
     try:
         from cluster.metrics.exporter import serve_metrics
     except ModuleNotFoundError as error:
@@ -362,173 +354,7 @@ def metrics(
     return serve_metrics(RunDirectory(find_run_directory(config, run_dir)), address, typer.echo)
 
 
-@app.command(short_help="Let browsers connect, by WebSocket.")
-@told_in_one_line
-def websocket(
-    node: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--node",
-            metavar="HOST:PORT",
-            help="Where clients of a node connect; by default 127.0.0.1:7777. May be repeated: "
-            "nodes take turns, and one that cannot be reached is passed over.",
-        ),
-    ] = None,
-    listen: Annotated[
-        str,
-        typer.Option(
-            "--listen",
-            metavar="HOST:PORT",
-            help="Where browsers connect. Port 0 takes a free one.",
-        ),
-    ] = "127.0.0.1:8080",
-    path: Annotated[
-        str, typer.Option("--path", metavar="PATH", help="The path of the address.")
-    ] = "/",
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--origin",
-            metavar="ORIGIN",
-            help="Admit pages of ORIGIN, for example https://example.com, and of no other that is "
-            "not named; may be repeated. By default those of the host that they connect to; * "
-            "admits all.",
-        ),
-    ] = None,
-    proxy_protocol: Annotated[
-        bool,
-        typer.Option(
-            "--proxy-protocol",
-            help="Tell nodes the clients' addresses; they need this machine in gateway.proxies.",
-        ),
-    ] = False,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source", metavar="ADDRESS", help="The address of this machine to call nodes from."
-        ),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            "--certificate", metavar="FILE", help="Speak TLS, with this chain; read on SIGHUP too."
-        ),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key", metavar="FILE", help="The key of the certificate, if it is not in its file."
-        ),
-    ] = None,
-    connections_max: Annotated[
-        int,
-        typer.Option(
-            "--connections-max",
-            metavar="N",
-            min=1,
-            max=1_000_000,
-            help="Clients at a time, capped by the limit of open files, of which each takes two.",
-        ),
-    ] = 8_000,
-    message_bytes_max: Annotated[
-        int,
-        typer.Option(
-            "--message-bytes-max",
-            metavar="BYTES",
-            min=4,
-            max=16_777_216,
-            help="The longest message of a client.",
-        ),
-    ] = 262_144,
-    ping_interval: Annotated[
-        float,
-        typer.Option(
-            "--ping-interval",
-            metavar="S",
-            min=0.0,
-            max=86_400.0,
-            help="Ask each client so often whether it is there; 0: never.",
-        ),
-    ] = 20.0,
-    ping_timeout: Annotated[
-        float,
-        typer.Option(
-            "--ping-timeout",
-            metavar="S",
-            min=0.1,
-            max=86_400.0,
-            help="End a client that has not answered after so long.",
-        ),
-    ] = 20.0,
-    handshake_timeout: Annotated[
-        float,
-        typer.Option(
-            "--handshake-timeout",
-            metavar="S",
-            min=0.1,
-            max=3_600.0,
-            help="End a connection that is no client after so long.",
-        ),
-    ] = 10.0,
-    stall_timeout: Annotated[
-        float,
-        typer.Option(
-            "--stall-timeout",
-            metavar="S",
-            min=0.1,
-            max=86_400.0,
-            help="End a client that takes nothing of what waits for it for so long.",
-        ),
-    ] = 30.0,
-    metrics: Annotated[
-        str | None,
-        typer.Option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there."),
-    ] = None,
-) -> int:
-    """Let browsers connect to nodes, by WebSocket: bytes of packets in binary messages.
-
-    For each client there is one connection to a node. What comes from there are whole packets, one
-    or more in each message.
-    """
-    from cluster.shared.config import ConfigError
-    from cluster.shared.logs import configure_logging
-
-    configure_logging("websocket")
-    settings = websocket_settings(
-        listen=listen,
-        nodes=node or [],
-        path=path,
-        origins=origin or [],
-        proxy_protocol=proxy_protocol,
-        source=source,
-        certificate=certificate,
-        key=key,
-        connections_max=connections_max,
-        message_bytes_max=message_bytes_max,
-        ping_interval_s=ping_interval,
-        ping_timeout_s=ping_timeout,
-        handshake_timeout_s=handshake_timeout,
-        stall_timeout_s=stall_timeout,
-        metrics=metrics,
-    )
-    try:
-        from cluster.websocket.front import serve_websocket
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "websockets":
-            raise
-        raise ConfigError(
-            "websocket: needs the library websockets, 14.1 or newer; run: pip install "
-            "'iocp-cluster[websocket]'"
-        ) from None
-    try:
-        return serve_websocket(settings, typer.echo)
-    except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
-            raise
-        raise ConfigError(
-            "--metrics: needs the library prometheus-client; run: pip install "
-            "'iocp-cluster[metrics]'"
-        ) from None
+app.command(short_help="Let browsers connect, by WebSocket.")(websocket)
 
 
 @app.command(short_help="List packets that killed workers and were set aside.")
@@ -606,12 +432,8 @@ def bots(
     from cluster.bots.run_bots import run_bots
     from cluster.iocp import NetAddress
     from cluster.shared.addresses import parse_connect
-    from cluster.shared.config import ConfigError
 
-    try:
-        address = NetAddress(*parse_connect(connect))
-    except ValueError as error:
-        raise ConfigError(f"--connect: {connect!r}: expected {error}") from None
+    address = NetAddress(*parsed_flag("--connect", connect, parse_connect))
     return run_bots(BotsSettings(address, sessions, depth, size, seconds), as_json=as_json)
 
 

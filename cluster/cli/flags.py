@@ -4,8 +4,6 @@ Whatever does not fit raises ConfigError. As in the commands, what not all of th
 inside the functions.
 """
 
-import ipaddress
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,15 +12,14 @@ from cluster.cli.options import Driver, Lane
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
-    from cluster.websocket.front_settings import FrontSettings
 
 __all__ = [
     "check_local_worker",
     "config_flags",
     "find_run_directory",
+    "parsed_flag",
     "run_directory_of",
     "watched_directories",
-    "websocket_settings",
 ]
 
 T = TypeVar("T")
@@ -91,91 +88,11 @@ def check_local_worker(run_dir: str | None, keys: Path | None, app: str | None) 
             )
 
 
-def websocket_settings(
-    *,
-    listen: str,
-    nodes: list[str],
-    path: str,
-    origins: list[str],
-    proxy_protocol: bool,
-    source: str | None,
-    certificate: Path | None,
-    key: Path | None,
-    connections_max: int,
-    message_bytes_max: int,
-    ping_interval_s: float,
-    ping_timeout_s: float,
-    handshake_timeout_s: float,
-    stall_timeout_s: float,
-    metrics: str | None,
-) -> "FrontSettings":
-    """Return what the flags of `cluster websocket` come to."""
-    from cluster.iocp import NetAddress
-    from cluster.shared.addresses import parse_connect, parse_listen
-    from cluster.shared.config import ConfigError
-    from cluster.websocket.front_settings import FrontSettings
-    from cluster.websocket.origins import Origins, parse_origin
-
-    def parsed(flag: str, text: str, parse: Callable[[str], T]) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise ConfigError(f"{flag}: {text!r}: expected {error}") from None
-
-    if key is not None and certificate is None:
-        raise ConfigError(f"--key: {str(key)!r}: pass --certificate as well, or leave it out")
-    addresses = [
-        NetAddress(*parsed("--node", node, parse_connect)) for node in nodes or ["127.0.0.1:7777"]
-    ]
-    if source is not None:
-        parsed("--source", source, _check_address)
-        for node in addresses:
-            _check_family(source, node.host)
-    return FrontSettings(
-        listen=NetAddress(*parsed("--listen", listen, parse_listen)),
-        nodes=tuple(dict.fromkeys(addresses)),
-        path=parsed("--path", path, _check_path),
-        origins=Origins(tuple(parsed("--origin", origin, parse_origin) for origin in origins)),
-        proxy_protocol=proxy_protocol,
-        source=source,
-        certificate=certificate,
-        key=key,
-        connections_max=connections_max,
-        message_bytes_max=message_bytes_max,
-        ping_interval_s=ping_interval_s,
-        ping_timeout_s=ping_timeout_s,
-        handshake_timeout_s=handshake_timeout_s,
-        stall_timeout_s=stall_timeout_s,
-        metrics=(
-            None if metrics is None else NetAddress(*parsed("--metrics", metrics, parse_listen))
-        ),
-    )
-
-
-def _check_path(text: str) -> str:
-    if not _PATH.fullmatch(text):
-        raise ValueError("a path as in an address, for example /game")
-    return text
-
-
-def _check_address(text: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        raise ValueError("a numeric address of this machine, for example 127.0.0.2") from None
-    return text
-
-
-def _check_family(source: str, host: str) -> None:
-    """Raise ConfigError for a numeric `host` that nobody calls from `source`."""
+def parsed_flag(flag: str, text: str, parse: Callable[[str], T]) -> T:
+    """Return what `parse` makes of the value of a flag; its ValueError says what was expected."""
     from cluster.shared.config import ConfigError
 
     try:
-        version = ipaddress.ip_address(host.partition("%")[0]).version
-    except ValueError:
-        return  # a name, which may have both kinds
-    if version != ipaddress.ip_address(source).version:
-        raise ConfigError(f"--source: {source!r}: --node {host} is not of its kind, IPv4 or IPv6")
-
-
-_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {text!r}: expected {error}") from None
