@@ -10,7 +10,6 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
@@ -19,7 +18,7 @@ from cluster.iocp.driver.queued import QueuedDriver, accepts_beside
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
 from cluster.iocp.driver.readiness_interest import Interest
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
-from cluster.iocp.driver.socket_sends import send_to_each
+from cluster.iocp.driver.socket_sends import SocketSends
 from cluster.iocp.errors import EventInFlightError, MisuseError, classify_os_error
 from cluster.iocp.iocp_event import (
     AcceptEvent,
@@ -52,7 +51,7 @@ _CONNECT_PENDING = frozenset(
 )
 
 
-class ReadinessDriver(QueuedDriver):
+class ReadinessDriver(SocketSends, QueuedDriver):
     """The driver of last resort, and a fast one. See `Driver` for the contract."""
 
     name = "readiness"
@@ -125,20 +124,6 @@ class ReadinessDriver(QueuedDriver):
             handle = watched[fd] = ReadinessHandle(self, None, fd)
         handle.recv = event
         self._interest.want_anew(handle, READABLE)
-
-    def send_now(self, handle: Handle, data: Buffer) -> int:
-        try:
-            return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            handle.broken = error.errno or 0  # type: ignore[attr-defined]
-            return 0
-        except AttributeError:  # the handle is closed
-            return 0
-
-    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
-        return send_to_each(handles, buffers)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner

@@ -1,37 +1,55 @@
-"""One send on each of many sockets, with as little as can be beside the system calls."""
+"""Sends that cannot wait, on the system's sockets: what drivers that use these have in common."""
 
 import socket
 from collections.abc import Iterable, Sequence
+from itertools import compress
+from typing import Any
 
-from cluster.iocp.driver.socket_handle import SocketHandle
+from cluster.iocp.driver.contract import Handle
 from cluster.iocp.iocp_event import Buffer
 
-__all__ = ["send_to_each"]
+__all__ = ["SocketSends"]
 
 _send = socket.socket.send
 
 
-def send_to_each(handles: Sequence[SocketHandle], buffers: Iterable[Buffer]) -> list[int]:
-    """Send to each of `handles` its one of `buffers`, once and without waiting.
+class SocketSends:
+    """The part of `Driver` that sends at once, for handles that are a `SocketHandle`.
 
-    Returns what was taken of each. 0 stands for nothing, for a handle that is closed, and for a
-    failure, which is kept as `broken`.
+    A failure is kept as the handle's `broken`.
     """
-    socks = [handle.sock for handle in handles]
-    if not all(socks):
-        pairs = [pair for pair in zip(handles, buffers, strict=False) if pair[0].sock is not None]
-        taken = iter(send_to_each([pair[0] for pair in pairs], [pair[1] for pair in pairs]))
-        return [0 if sock is None else next(taken) for sock in socks]
-    counts: list[int] = []
-    # The loop is that of `extend`, in C. A send that raises ends it, with all before it in
-    # `counts`, and the next round goes on behind it.
-    sends = map(_send, socks, buffers)  # type: ignore[arg-type]  # none of them is None
-    while len(counts) < len(socks):
+
+    __slots__ = ()
+
+    def send_now(self, handle: Handle, data: Buffer) -> int:
         try:
-            counts.extend(sends)
+            return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
         except BlockingIOError:
-            counts.append(0)
+            return 0
         except OSError as error:
-            handles[len(counts)].broken = error.errno or 0
-            counts.append(0)
-    return counts
+            handle.broken = error.errno or 0  # type: ignore[attr-defined]
+            return 0
+        except AttributeError:  # the handle is closed
+            return 0
+
+    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
+        socks: list[Any] = [handle.sock for handle in handles]  # type: ignore[attr-defined]
+        if not all(socks):
+            pairs = [*compress(zip(handles, buffers, strict=False), socks)]
+            taken = iter(
+                self.send_now_to_each([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+            )
+            return [0 if sock is None else next(taken) for sock in socks]
+        counts: list[int] = []
+        # The loop is that of `extend`, in C. A send that raises ends it, with all before it in
+        # `counts`, and the next round goes on behind it.
+        sends = map(_send, socks, buffers)
+        while len(counts) < len(socks):
+            try:
+                counts.extend(sends)
+            except BlockingIOError:
+                counts.append(0)
+            except OSError as error:
+                handles[len(counts)].broken = error.errno or 0  # type: ignore[attr-defined]
+                counts.append(0)
+        return counts

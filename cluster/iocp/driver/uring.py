@@ -12,14 +12,13 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
 from functools import partial
 from threading import get_ident
 
 from cluster.iocp.driver.contract import Completion, Handle
 from cluster.iocp.driver.outcomes import fail_with, let_go
 from cluster.iocp.driver.queued import QueuedDriver
-from cluster.iocp.driver.socket_sends import send_to_each
+from cluster.iocp.driver.socket_sends import SocketSends
 from cluster.iocp.driver.uring_accepts import Accepts
 from cluster.iocp.driver.uring_buffers import BUFFER_BYTES, ProvidedBuffers
 from cluster.iocp.driver.uring_handle import UringHandle
@@ -32,7 +31,6 @@ from cluster.iocp.driver.uring_watches import Watches
 from cluster.iocp.errors import DriverUnavailableError, EventInFlightError, MisuseError
 from cluster.iocp.iocp_event import (
     AcceptEvent,
-    Buffer,
     ConnectEvent,
     EventType,
     IocpEvent,
@@ -57,7 +55,7 @@ _DATA_AND_MORE = CQE_BUFFER | CQE_MORE
 _RECV, _SEND, _ACCEPT = EventType.RECV, EventType.SEND, EventType.ACCEPT
 
 
-class UringDriver(QueuedDriver):
+class UringDriver(SocketSends, QueuedDriver):
     """The driver for Linux. See `Driver` for the contract."""
 
     name = "io_uring"
@@ -129,20 +127,6 @@ class UringDriver(QueuedDriver):
             handle.recv = event  # type: ignore[union-attr]
         else:
             self.submit(event)
-
-    def send_now(self, handle: Handle, data: Buffer) -> int:
-        try:
-            return handle.sock.send(data)  # type: ignore[attr-defined, no-any-return]
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            handle.broken = error.errno or 0  # type: ignore[attr-defined]
-            return 0
-        except AttributeError:  # the handle is closed
-            return 0
-
-    def send_now_to_each(self, handles: Sequence[Handle], buffers: Iterable[Buffer]) -> list[int]:
-        return send_to_each(handles, buffers)  # type: ignore[arg-type]
 
     def _start(self, event: IocpEvent) -> None:
         owner = event.owner
