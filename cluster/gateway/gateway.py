@@ -9,13 +9,11 @@ import os
 import secrets
 from collections.abc import Callable
 
-import zmq
-
-from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.other_nodes import OtherNodes
@@ -29,8 +27,6 @@ from cluster.iocp import EventType, IocpCore, IocpEvent
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
 from cluster.shared.config import Config
-from cluster.shared.endpoints import choose_endpoints
-from cluster.shared.lane_choice import open_lane_hub
 from cluster.shared.liveness import beat_interval_s
 from cluster.shared.messages import (
     Assign,
@@ -107,17 +103,9 @@ class Gateway(IocpObject):
         because anybody had asked for that."""
         self._counters = Counters()
         # The first, because its address is the one that somebody else may have.
-        self._door = None if remote_keys is None else self._open_door(remote_keys)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        endpoints = choose_endpoints(directory)
-        (control_address, curve), lane_endpoint = endpoints.open()
-        socket_path = directory.lane_socket()
-        self._hub = open_lane_hub(
-            config.lane.kind, socket_path, self._context, lane_endpoint, core.driver.wake_descriptor
-        )
-        self._control = ControlPlane(
-            self._context, control_address, core, self._take_message, curve
-        )
+        self._remote_door = None if remote_keys is None else self._open_remote_door(remote_keys)
+        self._local_door = LocalDoor(config, directory, core, self._take_message)
+        self._control = self._local_door.control
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._quarantine = Quarantine(
             config.node.id,
@@ -134,15 +122,15 @@ class Gateway(IocpObject):
             epoch,
             life,
             core,
-            self._hub,
+            self._local_door.hub,
             self._send,
             self._supervisor.report,
             self._counters,
             self._quarantine,
-            None if self._door is None else self._door.hub,
+            None if self._remote_door is None else self._remote_door.hub,
         )
         core.deliver_by(self._serving.intake)
-        endpoints.publish(self._control.endpoint)
+        self._local_door.publish()
         self._workers = self._serving.workers
         self._others = OtherNodes(
             config, core, self._serving.traffic, self._counters, life, links_secret, membership
@@ -160,23 +148,21 @@ class Gateway(IocpObject):
         self._status = StatusReport(
             config.node.id,
             epoch,
-            core.driver.name,
+            core,
             self._counters,
             self._serving,
-            self._hub,
-            self._control,
-            self._door,
+            self._local_door,
+            self._remote_door,
             self._supervisor,
             self._quarantine,
             self._spares,
             self._others,
-            core.now,
         )
         self._serving.table.on_ids_running_out = self._end_epoch
         self._beat_interval_s = beat_interval_s(config.workers.worker_timeout_s)
         self._beat_timer: Timer | None = None
 
-    def _open_door(self, keys: RemoteKeys) -> RemoteDoor:
+    def _open_remote_door(self, keys: RemoteKeys) -> RemoteDoor:
         try:
             return RemoteDoor(
                 self._config,
@@ -191,14 +177,14 @@ class Gateway(IocpObject):
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
         """Send to a peer on whichever control plane it is; False when it takes nothing."""
-        if self._door is not None and RemoteControl.has(identity):
-            return self._door.control.send(identity, message)
+        if self._remote_door is not None and RemoteControl.has(identity):
+            return self._remote_door.control.send(identity, message)
         return self._control.send(identity, message)
 
     def _check_control(self) -> bool:
         """Look for messages whose announcement a send may have swallowed, if any was made."""
         has_looked = self._control.check()
-        if self._door is not None and self._door.control.check():
+        if self._remote_door is not None and self._remote_door.control.check():
             return True
         return has_looked
 
@@ -217,11 +203,12 @@ class Gateway(IocpObject):
             epoch=self._epoch,
             listen=str(service.listener.local_address),
             driver=self._core.driver.name,
-            lane=self._hub.kind,
+            lane=self._local_door.hub.kind,
         )
-        if self._door is not None:
+        if self._remote_door is not None:
             shards = ", ".join(map(str, sorted(self._config.remote.shards)))
-            logger.info("workers of shards %s connect at tcp://%s", shards, self._door.listen)
+            address = self._remote_door.listen
+            logger.info("workers of shards %s connect at tcp://%s", shards, address)
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
 
@@ -265,11 +252,9 @@ class Gateway(IocpObject):
         self._others.close()
         self._quarantine.close()
         self._serving.close_lanes()
-        self._hub.close()
-        if self._door is not None:
-            self._door.close(LAST_WORDS_MS)
-        self._control.close(LAST_WORDS_MS)
-        self._context.term()
+        if self._remote_door is not None:
+            self._remote_door.close(LAST_WORDS_MS)
+        self._local_door.close(LAST_WORDS_MS)
 
     def _beat(self) -> None:
         self._workers.beat()

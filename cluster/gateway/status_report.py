@@ -4,16 +4,15 @@ It only looks: nothing is kept here, and nothing is changed by being shown.
 """
 
 import os
-from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
 
-from cluster.gateway.control import ControlPlane
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.invocation import deferred_invocation
+from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.other_nodes import OtherNodes
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.door import RemoteDoor
@@ -21,7 +20,7 @@ from cluster.gateway.remote.remote_shards import remote_worker_status
 from cluster.gateway.shard import Shard
 from cluster.gateway.spares import Spares
 from cluster.gateway.supervisor_link import SupervisorLink
-from cluster.shared.lane import LaneHub
+from cluster.iocp import IocpCore
 from cluster.shared.node_status import GatewayStatus, InHand, NodeStatus, WorkerStatus
 
 __all__ = ["StatusReport"]
@@ -34,35 +33,28 @@ class StatusReport:
         self,
         node: int,
         epoch: int,
-        driver: str,
+        core: IocpCore,
         counters: Counters,
         serving: GatewayCore,
-        hub: LaneHub,
-        control: ControlPlane,
-        door: RemoteDoor | None,
+        local_door: LocalDoor,
+        remote_door: RemoteDoor | None,
         supervisor: SupervisorLink,
         quarantine: Quarantine,
         spares: Spares,
         others: OtherNodes,
-        now: Callable[[], float],
     ) -> None:
-        """Show life `epoch` of `node`. `hub` and `control` are those of this machine's workers.
-
-        `now` is the clock of the shards.
-        """
+        """Show life `epoch` of `node`."""
         self._node = node
         self._epoch = epoch
-        self._driver = driver
+        self._core = core
         self._counters = counters
         self._serving = serving
-        self._hub = hub
-        self._control = control
-        self._door = door
+        self._local_door = local_door
+        self._remote_door = remote_door
         self._supervisor = supervisor
         self._quarantine = quarantine
         self._spares = spares
         self._others = others
-        self._now = now
 
     def make(self) -> NodeStatus:
         """Return the state of the node."""
@@ -71,9 +63,9 @@ class StatusReport:
             epoch=self._epoch,
             gateway=GatewayStatus(
                 pid=os.getpid(),
-                driver=self._driver,
+                driver=self._core.driver.name,
                 sessions=len(self._serving.table.sessions),
-                remote_listen=UNSET if self._door is None else self._door.listen,
+                remote_listen=UNSET if self._remote_door is None else self._remote_door.listen,
             ),
             workers=[self._worker(shard) for shard in self._serving.shards],
             spares=self._spares.status(),
@@ -92,7 +84,7 @@ class StatusReport:
         else:
             in_hand = self._quarantine.in_hand(shard)
             status = self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
-        waits = shard.commit_times.told(self._now())
+        waits = shard.commit_times.told(self._core.now())
         return msgspec.structs.replace(status, awaiting=self._awaiting(shard), waits=waits)
 
     def _awaiting(self, shard: Shard) -> InHand | None:
@@ -106,7 +98,7 @@ class StatusReport:
             session=invocation.session.id,
             packet_id=invocation.packet_id,
             sequence=invocation.sequence,
-            for_s=round(self._now() - since, 3),
+            for_s=round(self._core.now() - since, 3),
         )
 
     def _count(self) -> dict[str, int]:
@@ -115,14 +107,15 @@ class StatusReport:
         listener = self._serving.service.listener
         counts["accept_errors"] = listener.accept_errors
         counts["connections_refused_full"] = listener.full_refusals
-        counts["control_refused"] = counts.get("control_refused", 0) + self._control.refused
         counts["packets_received"] = sum(shard.log.packets_appended for shard in shards)
         counts["bytes_received"] = sum(shard.log.packet_bytes_appended for shard in shards)
-        counts["dropped_batches"] = self._hub.dropped_batches
-        counts["lanes_refused"] = self._hub.lanes_refused
-        if self._door is not None:
-            counts["control_refused"] += self._door.control.refused
-            counts["dropped_batches"] += self._door.hub.dropped_batches
+        counts.setdefault("control_refused", 0)
+        counts["dropped_batches"] = 0
+        counts["lanes_refused"] = self._local_door.hub.lanes_refused
+        for door in (self._local_door, self._remote_door):
+            if door is not None:
+                counts["control_refused"] += door.control.refused
+                counts["dropped_batches"] += door.hub.dropped_batches
         counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
         counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
         counts["saved_bytes"] = sum(shard.succession.saves.num_bytes for shard in shards)
