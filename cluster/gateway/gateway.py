@@ -13,6 +13,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
@@ -94,7 +95,7 @@ class Gateway(IocpObject):
         self.handle = None
         self._config = config
         self._core = core
-        self._epoch = epoch
+        self._life = life = GatewayLife(config.node.id, epoch, secrets.randbits(64))
         self._drain_event = IocpEvent(EventType.POST)
         self._drain_timeout_s = config.supervisor.drain_timeout_s
         self._drain_requested = False
@@ -108,18 +109,15 @@ class Gateway(IocpObject):
         self._control = self._local_door.control
         self._supervisor = SupervisorLink(self._control.send, config.workers.count)
         self._quarantine = Quarantine(
-            config.node.id,
-            epoch,
+            life,
             config.workers.count,
             config.workers.max_redeliveries,
             NoteFiles(directory.path),
             DeadLetterFile(directory.path, self._counters),
             self._counters,
         )
-        life = secrets.randbits(64)
         self._serving = GatewayCore(
             config,
-            epoch,
             life,
             core,
             self._local_door.hub,
@@ -133,7 +131,13 @@ class Gateway(IocpObject):
         self._local_door.publish()
         self._workers = self._serving.workers
         self._others = OtherNodes(
-            config, core, self._serving.traffic, self._counters, life, links_secret, membership
+            config,
+            core,
+            self._serving.traffic,
+            self._counters,
+            life.nonce,
+            links_secret,
+            membership,
         )
         self._spares = Spares(
             config.workers.spares,
@@ -146,8 +150,7 @@ class Gateway(IocpObject):
             core.now,
         )
         self._status = StatusReport(
-            config.node.id,
-            epoch,
+            life,
             core,
             self._counters,
             self._serving,
@@ -199,8 +202,8 @@ class Gateway(IocpObject):
         self._beat()
         ready = GatewayReady(
             pid=os.getpid(),
-            node=self._config.node.id,
-            epoch=self._epoch,
+            node=self._life.node,
+            epoch=self._life.epoch,
             listen=str(service.listener.local_address),
             driver=self._core.driver.name,
             lane=self._local_door.hub.kind,
@@ -282,7 +285,7 @@ class Gateway(IocpObject):
         if not self._drain_requested:
             logger.warning(
                 "the session ids of epoch %d are nearly used up: it ends, and the next one begins",
-                self._epoch,
+                self._life.epoch,
             )
             self.request_drain()
             self.has_used_up_ids = True

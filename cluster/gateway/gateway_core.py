@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.intake import Intake
 from cluster.gateway.lane_hubs import LaneHubs
@@ -50,8 +51,7 @@ class GatewayCore:
     def __init__(
         self,
         config: Config,
-        epoch: int,
-        life: int,
+        life: GatewayLife,
         core: IocpCore,
         hub: LaneHub,
         send: Callable[[bytes, ControlMessage], bool],
@@ -62,13 +62,11 @@ class GatewayCore:
     ) -> None:
         """Make the lanes in `hub`; OSError when there is no memory for them.
 
-        Those of `remote.shards` are made in `remote_hub`, if there is one. `life` is a random
-        number of 64 bits that tells this life of the gateway from all others. Workers are answered
+        Those of `remote.shards` are made in `remote_hub`, if there is one. Workers are answered
         by `send`, the supervisor is told by `report`; `quarantine` as for `Workers`. `core` and
         both hubs stay the caller's.
         """
         self._config = config
-        self._epoch = epoch
         self._core = core
         self._hub = hub
         self._remote_hub = remote_hub
@@ -77,7 +75,7 @@ class GatewayCore:
         self.phase = DrainPhase.SERVING
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
         self.table = SessionTable(
-            SessionIds(config.node.id, epoch, first=life >> 32),
+            SessionIds(life.node, life.epoch, first=life.nonce >> 32),
             self.shards,
             make_routing(config.gateway.routing, config.workers.count),
             counters,
@@ -149,15 +147,13 @@ class GatewayCore:
 
     def _make_workers(
         self,
-        life: int,
+        life: GatewayLife,
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[ShardReport], None],
         quarantine: Quarantine | None,
     ) -> Workers:
         config = self._config
         identity = NodeIdentity(
-            config.node.id,
-            self._epoch,
             life,
             config.gateway.max_packet_bytes,
             config.lane.max_batch_bytes,

@@ -8,6 +8,7 @@ the lane no other one of this gateway has.
 import secrets
 from collections.abc import Sequence
 
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards
@@ -23,26 +24,20 @@ class NodeIdentity:
     """What every grant tells of this life of the gateway."""
 
     __slots__ = (
-        "epoch",
+        "life",
         "max_batch_bytes",
         "max_packet_bytes",
-        "node",
-        "nonce",
         "worker_timeout_s",
     )
 
     def __init__(
         self,
-        node: int,
-        epoch: int,
-        nonce: int,
+        life: GatewayLife,
         max_packet_bytes: int,
         max_batch_bytes: int,
         worker_timeout_s: float,
     ) -> None:
-        self.node = node
-        self.epoch = epoch
-        self.nonce = nonce
+        self.life = life
         self.max_packet_bytes = max_packet_bytes
         self.max_batch_bytes = max_batch_bytes
         self.worker_timeout_s = worker_timeout_s
@@ -100,7 +95,7 @@ class Grants:
     def next_incarnation(self, shard: Shard) -> tuple[int, bytes]:
         """Return the number of a new incarnation, and its name in the lane."""
         self._incarnation += 1
-        identity = f"{self.identity.epoch}.{shard.index}.{self._incarnation}".encode()
+        identity = f"{self.identity.life.epoch}.{shard.index}.{self._incarnation}".encode()
         if self.is_remote(shard.index):
             # Not to be guessed by a machine that is to have another shard.
             identity += b"." + secrets.token_hex(8).encode()
@@ -120,9 +115,9 @@ class Grants:
         is_remote = self.is_remote(shard.index)
         keys = shard.keys.replay()
         return Grant(
-            node=identity.node,
-            epoch=identity.epoch,
-            nonce=identity.nonce,
+            node=identity.life.node,
+            epoch=identity.life.epoch,
+            nonce=identity.life.nonce,
             shard=shard.index,
             incarnation=incarnation,
             lane=LaneOffer(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.invocation import Invocation, find_invocation
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.poison import DeathCount
@@ -39,11 +40,10 @@ class Quarantine:
         "_awaited",
         "_counters",
         "_counts",
-        "_epoch",
         "_files",
         "_letters",
+        "_life",
         "_max_redeliveries",
-        "_node",
         "_notes",
         "_remote_lives",
         "_wall_clock",
@@ -51,8 +51,7 @@ class Quarantine:
 
     def __init__(
         self,
-        node: int,
-        epoch: int,
+        life: GatewayLife,
         shard_count: int,
         max_redeliveries: int,
         files: NoteFiles,
@@ -61,8 +60,7 @@ class Quarantine:
         wall_clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Set aside what was in hand at `max_redeliveries` deaths in a row."""
-        self._node = node
-        self._epoch = epoch
+        self._life = life
         self._max_redeliveries = max_redeliveries
         self._files = files
         self._letters = letters
@@ -118,18 +116,18 @@ class Quarantine:
             return False
         return self._died(shard, in_hand)
 
-    def told(self, shard: Shard, nonce: int, past: Sequence[PastCall]) -> None:
+    def told(self, shard: Shard, past: Sequence[PastCall]) -> None:
         """A worker on another machine that is to have `shard` tells of the lives before it.
 
-        `nonce` is that of this gateway. If the last life is not among them, because it ended in
-        good order or was elsewhere, nobody knows what it had in hand, and nothing is blamed.
+        If the last life is not among them, because it ended in good order or was elsewhere,
+        nobody knows what it had in hand, and nothing is blamed.
         """
         incarnation, self._awaited[shard.index] = self._awaited[shard.index], None
         if incarnation is None:
             return
         in_hand = None
         for note in past:
-            if (note.nonce, note.incarnation) == (nonce, incarnation):
+            if (note.nonce, note.incarnation) == (self._life.nonce, incarnation):
                 call = HandlerCall(note.position, note.index, note.session)
                 invocation = find_invocation(shard, call)
                 in_hand = None if invocation is None else (call, invocation, 0.0)
@@ -191,8 +189,8 @@ class Quarantine:
         self._letters.append(
             DeadLetter(
                 time=self._wall_clock().isoformat(timespec="milliseconds"),
-                node=self._node,
-                epoch=self._epoch,
+                node=self._life.node,
+                epoch=self._life.epoch,
                 shard=shard.index,
                 session=session.id,
                 address=session.address_text,

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.invocation import deferred_invocation
 from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.other_nodes import OtherNodes
@@ -31,8 +32,7 @@ class StatusReport:
 
     def __init__(
         self,
-        node: int,
-        epoch: int,
+        life: GatewayLife,
         core: IocpCore,
         counters: Counters,
         serving: GatewayCore,
@@ -43,9 +43,7 @@ class StatusReport:
         spares: Spares,
         others: OtherNodes,
     ) -> None:
-        """Show life `epoch` of `node`."""
-        self._node = node
-        self._epoch = epoch
+        self._life = life
         self._core = core
         self._counters = counters
         self._serving = serving
@@ -59,8 +57,8 @@ class StatusReport:
     def make(self) -> NodeStatus:
         """Return the state of the node."""
         return NodeStatus(
-            node=self._node,
-            epoch=self._epoch,
+            node=self._life.node,
+            epoch=self._life.epoch,
             gateway=GatewayStatus(
                 pid=os.getpid(),
                 driver=self._core.driver.name,

@@ -138,8 +138,7 @@ class Workers:
         self._heirs[hello.shard] = None
         self.vacate(hello.shard)
         if peer is not None and self._quarantine is not None:
-            nonce = self._grants.identity.nonce
-            self._quarantine.told(self._shards[hello.shard], nonce, hello.past)
+            self._quarantine.told(self._shards[hello.shard], hello.past)
         heir = _Heir(control_identity, hello, peer, self._shards[hello.shard].begin_replay())
         self._heirs[hello.shard] = heir
         self._go_on_with(heir)

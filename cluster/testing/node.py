@@ -16,6 +16,7 @@ import msgspec
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import ClientService, IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
@@ -113,7 +114,13 @@ class TestNode:
             app, self._turn_gateway, self._clock.now, self._pass_time, self.errors.append
         )
         self._gateway = GatewayCore(
-            self._config, 1, 1, self._core, self._hub, self._lives.send, _ignore, self._counters
+            self._config,
+            GatewayLife(self._config.node.id, epoch=1, nonce=1),
+            self._core,
+            self._hub,
+            self._lives.send,
+            _ignore,
+            self._counters,
         )
         self._gateway.table.watcher = self
         self._core.deliver_by(self._gateway.intake)

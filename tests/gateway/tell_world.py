@@ -14,6 +14,7 @@ import msgspec
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.gateway_core import GatewayCore
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.links.handshake import LinkIdentity
 from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, NetAddress, Service
@@ -98,7 +99,7 @@ class Node:
         """Begin another life."""
         world, number = self.world, self.number
         self.epoch += 1
-        life = 1000 * number + self.epoch
+        life = GatewayLife(number, self.epoch, nonce=1000 * number + self.epoch)
         self.mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self.counters = Counters()
         config = make_config(
@@ -119,10 +120,10 @@ class Node:
         config = msgspec.structs.replace(config, workers=workers)
         self.hub = LocalHub()
         self.gateway = GatewayCore(
-            config, self.epoch, life, world.core, self.hub, self._send, _ignore, self.counters
+            config, life, world.core, self.hub, self._send, _ignore, self.counters
         )
         self.links = Links(
-            LinkIdentity(number, life, "game", SECRET),
+            LinkIdentity(number, life.nonce, "game", SECRET),
             world.addresses[number],
             world.addresses.items(),
             world.core,

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards
@@ -32,7 +33,7 @@ def shards() -> list[Shard]:
 @pytest.fixture
 def grants(shards: list[Shard]) -> Grants:
     """Grants of a node of whose shards 0 to 2 the last is for other machines."""
-    identity = NodeIdentity(3, 4, 5, 65_535, 1 << 20, 10.0)
+    identity = NodeIdentity(GatewayLife(3, 4, 5), 65_535, 1 << 20, 10.0)
     return Grants(identity, shards, "here", None, RemoteShards(frozenset({2}), "there"))
 
 

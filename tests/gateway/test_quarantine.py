@@ -22,7 +22,7 @@ from cluster.shared.records import BOUND, CLOSED, MESSAGE, OPENED
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.takeover import Suspect
-from tests.gateway.test_workers import DEAD_PID, TIMEOUT_S, Node
+from tests.gateway.test_workers import DEAD_PID, LIFE, TIMEOUT_S, Node
 
 OTHER_KIND = 99
 
@@ -51,8 +51,7 @@ class Ward(Node):
         self.directory = RunDirectory(path)
         self.directory.create()
         self.quarantine = Quarantine(
-            3,
-            4,
+            LIFE,
             2,
             max_redeliveries,
             NoteFiles(path),
@@ -61,7 +60,7 @@ class Ward(Node):
         )
         self.workers = Workers(
             Grants(
-                NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S),
+                NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S),
                 self.shards,
                 "ipc://lanes",
                 self.quarantine,

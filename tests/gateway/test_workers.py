@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.workers import Workers
@@ -30,6 +31,7 @@ from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
 
 TIMEOUT_S = 5.0
+LIFE = GatewayLife(node=3, epoch=4, nonce=5)
 DEAD_PID = 1 << 30
 LIVING_PID, LIVING_SINCE = process_identity(os.getpid())
 
@@ -62,7 +64,7 @@ class Node:
         self.drained = 0
         self.next: list[Callable[[], None]] = []
         self.workers = Workers(
-            Grants(NodeIdentity(3, 4, 5, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
+            Grants(NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
             self.shards,
             self.counters,
             self._send,

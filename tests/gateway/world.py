@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.intake import Intake
 from cluster.gateway.lanes import LaneRunner
@@ -226,7 +227,7 @@ class GatewayWorld:
         self.reports: list[ShardReport] = []
         self.workers = Workers(
             Grants(
-                NodeIdentity(node, 1, 99, max_packet_bytes, max_batch_bytes, 10.0),
+                NodeIdentity(GatewayLife(node, 1, 99), max_packet_bytes, max_batch_bytes, 10.0),
                 self.shards,
                 "local",
             ),

@@ -16,10 +16,10 @@ from cluster.shared.messages import Grant, Hello, Refuse, Stop
 from cluster.shared.node_status import RemoteWorker, WorkerStatus
 from cluster.shared.takeover import PastCall, Suspect
 from tests.gateway.test_quarantine import Ward
-from tests.gateway.test_workers import LIVING_PID, LIVING_SINCE, TIMEOUT_S
+from tests.gateway.test_workers import LIFE, LIVING_PID, LIVING_SINCE, TIMEOUT_S
 
 BERLIN = RemotePeer("berlin", "10.0.0.2")
-NONCE = 5
+NONCE = LIFE.nonce
 
 
 class Site(Ward):
@@ -28,14 +28,16 @@ class Site(Ward):
     def __init__(self, path: Path) -> None:
         super().__init__(path, max_redeliveries=2)
         self.quarantine = Quarantine(
-            *(3, 4, 2, 2),
+            LIFE,
+            2,
+            2,
             NoteFiles(path),
             DeadLetterFile(path, self.counters),
             self.counters,
         )
         self.workers = Workers(
             Grants(
-                NodeIdentity(3, 4, NONCE, 65_535, 1 << 20, TIMEOUT_S),
+                NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S),
                 self.shards,
                 "ipc://lanes",
                 self.quarantine,
