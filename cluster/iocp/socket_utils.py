@@ -1,4 +1,4 @@
-"""Sockets made ready for a driver: options, binding, listening (`SocketUtils` of the seeds).
+"""Sockets made ready for a driver: options, binding, listening.
 
 Every socket here is non-blocking. Reuse-address lets a server come back to its port while old
 connections are in TIME_WAIT; on Windows it would let a stranger share the port, so there the
