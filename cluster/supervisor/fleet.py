@@ -246,6 +246,9 @@ class _Fleet:
         self._reload_directories = reload_directories
         self._end_timeout_s = end_timeout_s
         self._members: list[_Member] = []
+        self._is_ready = False
+        self._told_at = time.monotonic()
+        """When it was last told which links do not stand."""
         self._end_deadline = float("inf")
 
     def start(self, node: int, run_directory: RunDirectory) -> None:
@@ -254,8 +257,6 @@ class _Fleet:
 
     def run(self) -> int:
         """Stay until every node has ended; return the exit code."""
-        is_ready = False
-        told_at = time.monotonic()
         while any(member.exit_code is None for member in self._members):
             select.select([self._signals.fileno()], [], [], _TURN_S)
             self._signals.clear()
@@ -266,34 +267,43 @@ class _Fleet:
                 break  # nobody asked for the end: one that could not start has the code
             if self._signals.stop_count:
                 self._end_all()
-            self._check_exits(is_ready)
-            is_ending = self._end_deadline < float("inf")
-            if not (is_ready or is_ending) and all(member.ready_line for member in self._members):
-                others = len(self._members) - 1
-                waiting = [member for member in self._members if not member.is_linked(others)]
-                if not waiting:
-                    is_ready = True
-                    for member in self._members:
-                        print_ready_line(member.ready_line.rstrip("\n"))
-                elif time.monotonic() - told_at > _TELL_UNLINKED_S:
-                    told_at = time.monotonic()
-                    names = ", ".join(str(member.node) for member in waiting)
-                    logger.warning("the links of these nodes do not stand yet: %s", names)
+            self._check_exits()
+            if not (self._is_ready or self._is_ending):
+                self._check_ready()
         return exit_code_of([member.exit_code for member in self._members])
 
-    def _check_exits(self, is_ready: bool) -> None:
+    @property
+    def _is_ending(self) -> bool:
+        return self._end_deadline < float("inf")
+
+    def _check_exits(self) -> None:
         for member in self._members:
-            if member.exit_code is None:
-                member.exit_code = member.child.exit_code()
-                if member.exit_code is None:
-                    continue
-                if self._end_deadline == float("inf"):
-                    logger.error("%s ended: %s", member.child.role, member.child.describe_exit())
-                    if not is_ready:
-                        self._end_all()
+            if member.exit_code is not None:
+                continue
+            member.exit_code = member.child.exit_code()
+            if member.exit_code is None or self._is_ending:
+                continue
+            logger.error("%s ended: %s", member.child.role, member.child.describe_exit())
+            if not self._is_ready:
+                self._end_all()
+
+    def _check_ready(self) -> None:
+        """Tell that all nodes are ready, once they are linked too; now and then which are not."""
+        if not all(member.ready_line for member in self._members):
+            return
+        others = len(self._members) - 1
+        waiting = [member for member in self._members if not member.is_linked(others)]
+        if not waiting:
+            self._is_ready = True
+            for member in self._members:
+                print_ready_line(member.ready_line.rstrip("\n"))
+        elif time.monotonic() - self._told_at > _TELL_UNLINKED_S:
+            self._told_at = time.monotonic()
+            names = ", ".join(str(member.node) for member in waiting)
+            logger.warning("the links of these nodes do not stand yet: %s", names)
 
     def _end_all(self) -> None:
-        if self._end_deadline == float("inf"):
+        if not self._is_ending:
             self._end_deadline = time.monotonic() + self._end_timeout_s
             for member in self._members:
                 if member.exit_code is None:
