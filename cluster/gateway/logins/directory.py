@@ -9,7 +9,7 @@ whose node cannot be reached keeps nobody out. No I/O, no clock.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cluster.gateway.logins.records import ANSWER, CHECK, TAKEN, Login, LoginRecord
+from cluster.gateway.logins.login_records import ANSWER, CHECK, TAKEN, Login, LoginRecord
 from cluster.shared.user_records import SecondLogin
 
 __all__ = ["Ask", "Command", "UserDirectory"]

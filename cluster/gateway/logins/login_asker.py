@@ -13,7 +13,7 @@ from typing import Protocol
 from cluster.gateway.counters import Counters
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.asks import Asks, LoginClock, PendingAsk
-from cluster.gateway.logins.records import ASK, TELL, LoginNews, LoginRecord
+from cluster.gateway.logins.login_records import ASK, TELL, LoginNews, LoginRecord
 from cluster.gateway.session import GatewaySession
 from cluster.shared.causes import Cause
 from cluster.shared.user_records import Bind, BindResult, SecondLogin

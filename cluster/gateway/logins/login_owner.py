@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from cluster.gateway.logins.directory import Ask, Command, UserDirectory
-from cluster.gateway.logins.records import (
+from cluster.gateway.logins.login_records import (
     ASK,
     CHECK,
     CHECKED,

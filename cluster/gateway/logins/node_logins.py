@@ -14,7 +14,7 @@ from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.login_asker import LoginAsker
 from cluster.gateway.logins.login_owner import LoginOwner
-from cluster.gateway.logins.records import (
+from cluster.gateway.logins.login_records import (
     ANSWER,
     ASK,
     CHECK,

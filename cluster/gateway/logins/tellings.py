@@ -6,7 +6,7 @@ room for records, and a session is to be ended once.
 
 from collections.abc import Callable, Iterator
 
-from cluster.gateway.logins.records import LoginRecord
+from cluster.gateway.logins.login_records import LoginRecord
 
 __all__ = ["TELL_SLICE", "Tellings"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.gateway.logins.directory import Ask, Command, UserDirectory
-from cluster.gateway.logins.records import ANSWER, CHECK, TAKEN, Login, LoginRecord
+from cluster.gateway.logins.login_records import ANSWER, CHECK, TAKEN, Login, LoginRecord
 from cluster.shared.user_records import SecondLogin
 
 REPLACE, REJECT = SecondLogin

@@ -7,7 +7,7 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.login_asker import LoginAsker
-from cluster.gateway.logins.records import ANSWER, ASK, TAKEN, TELL, LoginNews, LoginRecord
+from cluster.gateway.logins.login_records import ANSWER, ASK, TAKEN, TELL, LoginNews, LoginRecord
 from cluster.gateway.users import UserTable
 from cluster.shared.user_records import Bind, BindResult, SecondLogin
 from tests.gateway.logins.world import LoginSession

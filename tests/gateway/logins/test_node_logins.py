@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.gateway.logins.records import ASK, TELL, LoginRecord, pack_login_record
+from cluster.gateway.logins.login_records import ASK, TELL, LoginRecord, pack_login_record
 from cluster.shared.user_records import BindResult, SecondLogin
 from tests.gateway.links.world import TIMEOUT_S
 from tests.gateway.logins.world import LoginSession, LoginWorld

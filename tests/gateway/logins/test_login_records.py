@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.gateway.logins.records import (
+from cluster.gateway.logins.login_records import (
     ASK,
     CHECKED,
     LOGIN_KINDS,
