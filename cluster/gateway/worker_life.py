@@ -10,13 +10,10 @@ class WorkerLife:
     """Who has a shard's lane now."""
 
     __slots__ = (
-        "batches_waited",
         "committed_told",
         "control_identity",
-        "coroutines_full",
-        "coroutines_waited",
+        "counted",
         "create_time",
-        "decode_errors",
         "done_before",
         "first_position",
         "incarnation",
@@ -24,8 +21,6 @@ class WorkerLife:
         "liveness",
         "peer",
         "pid",
-        "tells_full",
-        "unhandled_packets",
     )
 
     def __init__(
@@ -49,13 +44,8 @@ class WorkerLife:
         self.create_time = create_time
         self.liveness = liveness
         self.is_ready = False
-        self.decode_errors = 0
-        self.tells_full = 0
-        self.unhandled_packets = 0
-        self.coroutines_full = 0
-        self.coroutines_waited = 0
-        self.batches_waited = 0
-        """As its last heartbeat told, all six."""
+        self.counted: dict[str, int] = {}
+        """What it counts and has told, by the name of the counter."""
         self.peer = peer
         """Who it is, on another machine; None for a process of this one."""
         self.committed_told = False

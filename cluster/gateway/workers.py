@@ -41,7 +41,6 @@ logger = logging.getLogger("cluster.gateway")
 SESSIONS_PER_TURN = 1_000
 """Those that a successor is told of before others get their turn: about 1 ms."""
 
-
 _COUNTED_BY_WORKERS = (
     "decode_errors",
     "tells_full",
@@ -50,6 +49,7 @@ _COUNTED_BY_WORKERS = (
     "coroutines_waited",
     "batches_waited",
 )
+"""Fields of `WorkerHeartbeat` that go up in one life, and counters over all lives."""
 
 
 class _Heir(NamedTuple):
@@ -347,10 +347,10 @@ class Workers:
         life.liveness.heard(self._now(), progress, behind)
         self._shards[shard_index].heard_ahead(heartbeat.heard_ahead)
         for name in _COUNTED_BY_WORKERS:
-            told = getattr(heartbeat, name)
-            if more := max(0, told - getattr(life, name)):
-                self._counters.add(name, more)
-                setattr(life, name, told)
+            told, told_before = getattr(heartbeat, name), life.counted.get(name, 0)
+            if told > told_before:
+                self._counters.add(name, told - told_before)
+                life.counted[name] = told
         if heartbeat.state in ("stopping", "settling"):
             self._send_heartbeat(self._shards[shard_index], life)
 
