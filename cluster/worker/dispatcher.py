@@ -18,8 +18,6 @@ from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, SEVERAL, HandlerCa
 from cluster.shared.records import (
     BOUND,
     CLOSED,
-    CREDIT,
-    DRAIN,
     JOINED,
     KEYS,
     OF_SHARDS,
@@ -38,6 +36,7 @@ from cluster.worker.binds import resumed_binds
 from cluster.worker.deferral import Deferral, no_coroutines
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.handler_shape import refuse_coroutine
+from cluster.worker.hearing_ahead import HearingAhead
 from cluster.worker.message_calls import MessageCalls
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
@@ -58,9 +57,6 @@ PACKETS_RECORD = Struct("<IHHQQ2xH")
 MANY = 1 << INDEX_BITS
 """More packets than a record has."""
 
-HEARD_AHEAD = OF_SHARDS - {KEYS, DRAIN}
-"""Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
-
 
 class Dispatcher:
     """Runs the handlers of one incarnation. For the loop's thread."""
@@ -68,8 +64,6 @@ class Dispatcher:
     __slots__ = (
         "_app",
         "_between_packets",
-        "_ends_heard",
-        "_heard_below",
         "_max_payload_bytes",
         "_messages",
         "_note",
@@ -80,7 +74,7 @@ class Dispatcher:
         "_tells",
         "calls",
         "deferral",
-        "heard_ahead",
+        "hearing_ahead",
         "now",
         "publish_at",
         "publish_bytes",
@@ -120,18 +114,13 @@ class Dispatcher:
         self.deferral = Deferral(
             self.calls, outbox, self.sessions, self._publish_soon, make_coroutines
         )
-        self.heard_ahead = 0
-        """The last answer to a bind, or credit, that was heard ahead of its turn."""
-        self._ends_heard: set[int] = set()
-        """Sessions that are to be opened yet, and whose end was heard ahead."""
-        self._heard_below = 0
-        """Chunks that begin at an earlier position were heard ahead as a whole."""
+        self.hearing_ahead = HearingAhead(self.sessions)
         self._tells: Tells | None = None
         self._messages: MessageCalls | None = None
 
     def connect_shards(self, tells: Tells) -> None:
         """Take what other shards tell this one, and give `tells` what is for itself."""
-        self._tells = tells
+        self._tells = self.hearing_ahead.tells = tells
         self._messages = MessageCalls(self._app, tells, self._outbox, self.calls)
         self.deferral.messages = self._messages
         self.calls.take_back_tell = tells.take_back
@@ -368,49 +357,17 @@ class Dispatcher:
         self._event(session_id, OPENED, address)
 
     def _bound(self, session_id: int, answer: bytes) -> None:
-        if self.hear(session_id, answer):
+        """Take the answer to a bind, for who awaits it too, and have the application hear of it."""
+        session = self.sessions.get(session_id)
+        if session is None or session._binds is None:
+            return
+        counts = session._binds.heard(read_bound(answer))
+        if counts and session.is_open and self._app.bound_handler is not None:
             self._event(session_id, BOUND, answer)
 
     def hear_ahead(self, chunk: InboundChunk) -> None:
-        """Take what coroutines may wait for, in `chunk`, before its turn: the answers to binds and
-        questions, credit, and the ends of sessions, which have no answers any more.
-
-        They are heard again then, which changes nothing. A chunk that was heard is not looked at
-        again: those that wait may be many.
-        """
-        offset, position = 0, chunk.first_position
-        if position < self._heard_below:
-            return
-        records = chunk.records
-        while offset < len(records):
-            length, kind, _, session_id = RECORD.unpack_from(records, offset)
-            if kind == BOUND and position >= self._position:
-                self.hear(session_id, bytes(records[offset + RECORD_BYTES : offset + length]))
-                self.heard_ahead = position
-            elif kind == CLOSED and position >= self._position:
-                self._hear_end(session_id)
-            elif kind in HEARD_AHEAD and position >= self._position and self._tells is not None:
-                self._tells.hear(kind, bytes(records[offset + RECORD_BYTES : offset + length]))
-                if kind == CREDIT:
-                    self.heard_ahead = position
-            offset += length
-            position += 1
-        self._heard_below = position
-
-    def _hear_end(self, session_id: int) -> None:
-        session = self.sessions.get(session_id)
-        if session is None:
-            self._ends_heard.add(session_id)
-        else:
-            session._hear_end()
-
-    def hear(self, session_id: int, answer: bytes) -> bool:
-        """Take the answer to a bind, for who awaits it too; whether the application is to hear."""
-        session = self.sessions.get(session_id)
-        if session is None or session._binds is None:
-            return False
-        counts = session._binds.heard(read_bound(answer))
-        return counts and session.is_open and self._app.bound_handler is not None
+        """Take what coroutines may wait for out of `chunk`, before its turn."""
+        self.hearing_ahead.hear(chunk, self._position)
 
     def _from_shard(self, kind: int, payload: bytes) -> None:
         """Take what another shard has for this one, or for its handlers."""
@@ -438,7 +395,7 @@ class Dispatcher:
         """Handle what is no packet, behind what the session still has in progress."""
         session = self.sessions.get(session_id)
         if session is None:
-            self._ends_heard.discard(session_id)
+            self.hearing_ahead.ends.discard(session_id)
             return
         if session._is_busy:
             if kind == CLOSED:
@@ -503,8 +460,9 @@ class Dispatcher:
         )
         session.redelivered = self.deferral.is_redelivering
         self.sessions[session_id] = session
-        if session_id in self._ends_heard:
-            self._ends_heard.remove(session_id)
+        ends_heard = self.hearing_ahead.ends
+        if session_id in ends_heard:
+            ends_heard.remove(session_id)
             session._hear_end()
         return session
 

@@ -366,7 +366,7 @@ class Worker:
             self._planned.run_timers()
             self._publisher.publish()
             # Here, whoever has taken it in: whatever waits, and hears the gateway, does so.
-            self._contact.heard_ahead(self._dispatcher.heard_ahead)
+            self._contact.heard_ahead(self._dispatcher.hearing_ahead.position)
             rounds.wait(self._planned.time_to_timers())
             self._backlog.take_in()
         self._backlog.cease_to_hear()

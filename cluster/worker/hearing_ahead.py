@@ -1,0 +1,83 @@
+"""What a worker hears of its lane while it takes nothing more from it.
+
+Coroutines may wait for what lies behind records that are not taken before one of them is done:
+answers to binds and questions, credit, and the ends of sessions, which have no answers any more.
+"""
+
+from collections.abc import Mapping
+
+from cluster.shared.lane import InboundChunk
+from cluster.shared.records import (
+    BOUND,
+    CLOSED,
+    CREDIT,
+    DRAIN,
+    KEYS,
+    OF_SHARDS,
+    RECORD,
+    RECORD_BYTES,
+)
+from cluster.shared.user_records import read_bound
+from cluster.worker.session import Session
+from cluster.worker.tells import Tells
+
+__all__ = ["HearingAhead"]
+
+_OF_SHARDS = OF_SHARDS - {KEYS, DRAIN}
+"""Records of no session that coroutines may wait for; who owns keys changes in its turn only."""
+
+
+class HearingAhead:
+    """That of one incarnation. For the loop's thread."""
+
+    __slots__ = ("_below", "_sessions", "ends", "position", "tells")
+
+    def __init__(self, sessions: Mapping[int, Session]) -> None:
+        """Tell `sessions`, which others change, and `tells`, once there are any."""
+        self._sessions = sessions
+        self.tells: Tells | None = None
+        self.position = 0
+        """Of the last answer to a bind, or credit, that was heard ahead of its turn."""
+        self.ends: set[int] = set()
+        """Sessions that are to be opened yet, and whose end was heard."""
+        self._below = 0
+        """Chunks that begin at an earlier position were heard as a whole."""
+
+    def hear(self, chunk: InboundChunk, next_position: int) -> None:
+        """Take out of `chunk` what coroutines may wait for; what is before `next_position` is done.
+
+        It is heard again in its turn, which changes nothing. A chunk that was heard is not looked
+        at again: those that wait may be many.
+        """
+        offset, position = 0, chunk.first_position
+        if position < self._below:
+            return
+        records = chunk.records
+        while offset < len(records):
+            length, kind, _, session_id = RECORD.unpack_from(records, offset)
+            start, end = offset + RECORD_BYTES, offset + length
+            if position >= next_position:
+                if kind == CLOSED:
+                    self._hear_end(session_id)
+                elif kind == BOUND:
+                    self._hear_answer(session_id, bytes(records[start:end]))
+                    self.position = position
+                elif kind in _OF_SHARDS and self.tells is not None:
+                    self.tells.hear(kind, bytes(records[start:end]))
+                    if kind == CREDIT:
+                        self.position = position
+            offset = end
+            position += 1
+        self._below = position
+
+    def _hear_answer(self, session_id: int, answer: bytes) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None and session._binds is not None:
+            session._binds.heard(read_bound(answer))
+
+    def _hear_end(self, session_id: int) -> None:
+        session = self._sessions.get(session_id)
+        if session is None:
+            self.ends.add(session_id)
+        else:
+            session._hear_end()
