@@ -65,7 +65,7 @@ def ask_for_shard(
         keeps_sessions=app.drain_handler is not None,
         past=list(past),
     )
-    control.send(encode_message(hello))
+    _say(control, encode_message(hello))
     began = time.monotonic()
     set_imports_aside()  # while the gateway answers
     quiet_s = min(QUIET_WAIT_S, timeout_s)
@@ -95,7 +95,7 @@ def wait_for_shard(
         public_ids=sorted(app.public_ids),
         keeps_sessions=app.drain_handler is not None,
     )
-    control.send(encode_message(hello))
+    _say(control, encode_message(hello))
     return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
 
 
@@ -122,9 +122,15 @@ def _wait_for_answer(
             return None
         if isinstance(message, GatewayAlive):
             liveness.heard(time.monotonic(), (), is_behind=False)
-            if sign_of_life is None:
-                continue
-            try:
-                control.send(sign_of_life, zmq.NOBLOCK)
-            except zmq.Again:
-                continue  # the gateway takes nothing; its silence decides
+            if sign_of_life is not None:
+                _say(control, sign_of_life)
+
+
+def _say(control: "zmq.Socket[bytes]", message: bytes) -> None:
+    """Send `message`, or drop it where nothing is taken: a gateway that has refused this side's key
+    already is not connected to again, and a send that waits would never end. Its silence decides.
+    """
+    try:
+        control.send(message, zmq.NOBLOCK)
+    except zmq.Again:
+        return

@@ -16,10 +16,11 @@ from cluster.shared.remote_endpoints import RemoteServer
 from cluster.shared.run_directory import RunDirectory, RunDirectoryHeld
 from cluster.shared.takeover import PAST_CALLS_MAX, PastCall
 from cluster.shared.zmq_sockets import open_control_socket
-from cluster.worker import remote_place
+from cluster.worker import App, remote_place
 from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.place import KeyRefusedError
 from cluster.worker.remote_place import PastNotes, RemotePlace
+from cluster.worker.spare import ask_for_shard
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,30 @@ def test_a_key_that_is_refused_ends_the_waiting(tmp_path: Path, gateway: NetAddr
         here.close()
         here.close()
         control.close(linger=0)
+
+
+def test_a_key_that_is_refused_before_the_first_word_ends_the_asking(
+    tmp_path: Path, gateway: NetAddress, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cluster.worker.spare.set_imports_aside", lambda: None)  # of this process
+    here = place(tmp_path, gateway)
+    endpoint = here.find_gateway()
+    with zmq.Context() as context, open_control_socket(context, zmq.DEALER, endpoint.curve) as made:
+        here.watch(made)
+        made.connect(endpoint.address)
+
+        def takes_nothing() -> bool:
+            try:
+                made.send(b"", zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            return False
+
+        wait_until(takes_nothing, what="the end of the connection")
+        made.setsockopt(zmq.SNDTIMEO, 1_000)  # else a send that waits for the gateway never ends
+        with pytest.raises(KeyRefusedError):
+            ask_for_shard(made, 3, 10.0, "there", App(), check=here.check)
+        here.close()
 
 
 def test_a_gateway_of_another_key_is_hinted_at(tmp_path: Path, gateway: NetAddress):
