@@ -117,7 +117,9 @@ class Client:
         except OSError:
             pass  # it has ended already in its own way, or does not within the time
         finally:
-            self._writer.transport.abort()
+            # asyncio raises from the `abort` of what was closed behind bytes that waited.
+            if self._writer.get_extra_info("socket").fileno() >= 0:
+                self._writer.transport.abort()
 
 
 def _broken(error: OSError) -> ConnectionError:

@@ -349,6 +349,10 @@ class _Front:
         )
 
 
+def _do_nothing() -> None:
+    pass
+
+
 def _connections_of(front: _Front) -> type[ServerConnection]:
     """Return a class of connections that tell `front` when they come and go."""
 
@@ -372,6 +376,9 @@ def _connections_of(front: _Front) -> type[ServerConnection]:
             super().connection_lost(exc)
             if self._end is not None:
                 self._end.cancel()
+            # The library and `Bridge` may abort it before they hear of this. asyncio raises from
+            # the `abort` of what was closed behind bytes that waited.
+            self.transport.abort = _do_nothing  # type: ignore[method-assign]
             front.lost(self)
 
     return Connection

@@ -14,6 +14,9 @@ from cluster.client import BadPacketError, Client, Packet, connect
 from cluster.iocp.packet_framing import make_packet
 from tests.system.cluster_node import ClusterNode
 
+MORE_THAN_FITS = bytes(50_000_000)
+"""Than the system takes for a connection that nobody reads from."""
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -180,10 +183,7 @@ def test_whoever_leaves_does_not_wait_for_ever_for_a_server_that_does_not_read(
         try:
             async with connected(deaf) as client:
                 transport = client._writer.transport
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        while True:
-                            await client.send(1, b"x" * 60_000)
+                client._writer.write(MORE_THAN_FITS)
                 leaving.set()
         finally:
             assert transport.get_write_buffer_size() == 0  # the socket is not kept for it
@@ -198,6 +198,27 @@ def test_whoever_leaves_does_not_wait_for_ever_for_a_server_that_does_not_read(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    asyncio.run(run())
+
+
+def test_whoever_leaves_waits_until_the_server_has_what_was_sent(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.client.client.CLOSE_S", 1_000.0)
+
+    async def run() -> None:
+        may_read = asyncio.Event()
+        received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await may_read.wait()
+            received.set_result(len(await reader.read()))
+            writer.transport.abort()
+
+        async with connected(slow) as client:
+            client._writer.write(MORE_THAN_FITS)
+            may_read.set()
+        await client.close()
+        assert await received == len(MORE_THAN_FITS)
 
     asyncio.run(run())
 

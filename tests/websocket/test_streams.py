@@ -237,9 +237,10 @@ def test_a_node_that_does_not_read_makes_the_client_wait(tmp_path: Path) -> None
     with (
         FakeNode(32_768) as fake_node,
         front_of(tmp_path, fake_node.port) as front,
-        WsClient(front.address, buffer_bytes=32_768, timeout_s=1) as client,
+        WsClient(front.address, buffer_bytes=32_768) as client,
     ):
         node = fake_node.accept()
+        client.socket.settimeout(1)
         count = 0
         client.protocol.send_binary(message)
         waiting = b"".join(client.protocol.data_to_send())
@@ -262,6 +263,27 @@ def test_a_node_that_does_not_read_makes_the_client_wait(tmp_path: Path) -> None
         received = read_to_end(node)
         assert (len(received), received) == (len(message) * (count + 1), message * (count + 1))
         sending.join()
+
+
+def test_a_client_that_ends_its_side_first_still_gets_what_waited_for_it(
+    fake_node: FakeNode, tmp_path: Path
+) -> None:
+    with (
+        front_of(tmp_path, fake_node.port) as front,
+        WsClient(front.address, buffer_bytes=32_768) as client,
+    ):
+        node = fake_node.accept()
+        node.settimeout(1)
+        with pytest.raises(TimeoutError):  # more than there is room for
+            node.sendall(make_packet(1, b"x" * 1_000) * 50_000)
+        before = front.descriptors
+        client.socket.shutdown(socket.SHUT_WR)
+        while client.socket.recv(100_000):
+            pass
+        node.settimeout(20)
+        assert read_to_end(node) == b""
+        wait_until(lambda: front.descriptors == before - 2, what="no descriptor of the two")
+        assert "ended by an error" not in front.stderr
 
 
 def test_a_client_that_takes_nothing_is_ended(fake_node: FakeNode, tmp_path: Path) -> None:

@@ -49,7 +49,6 @@ class WsClient:
         *,
         origin: str | None = None,
         context: ssl.SSLContext | None = None,
-        timeout_s: float = 20.0,
         buffer_bytes: int | None = None,
     ) -> None:
         """Connect to a front that said `address`; raises RefusedError."""
@@ -65,7 +64,7 @@ class WsClient:
             if buffer_bytes is not None:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-            self.socket.settimeout(timeout_s)
+            self.socket.settimeout(20)
             self.socket.connect((uri.host, uri.port))
             if context is not None:
                 self.socket = context.wrap_socket(self.socket, server_hostname=uri.host)
