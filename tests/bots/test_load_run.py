@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,9 +43,18 @@ def run_against(behaviour: Behaviour, **changes: float) -> BotsReport:
         return LoadRun(settings(address, **changes)).run()
 
 
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs of which nothing comes back, so that none of it can be late."""
     monkeypatch.setattr(load_run, "SETTLE_STALL_S", 0.3)
+
+
+@contextmanager
+def nobody() -> Iterator[NetAddress]:
+    """An address that nobody listens at, or is given meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield NetAddress.from_sockaddr(holder.getsockname())
 
 
 @pytest.mark.parametrize("payload_bytes", [0, 1, 11, 12, 60, 65_531])
@@ -73,7 +85,9 @@ def test_the_depth_is_kept_and_never_exceeded():
     assert report.is_clean
 
 
-def test_echoes_that_never_come_are_lost():
+def test_echoes_that_never_come_are_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(load_run, "SETTLE_STALL_S", 2.0)
+
     def forget_the_second(session: PacketSession, number: int, packet: bytes) -> None:
         if number != 1:
             session.send(packet)
@@ -83,6 +97,7 @@ def test_echoes_that_never_come_are_lost():
     assert not report.is_clean
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_mute_server_loses_everything_within_a_bounded_time():
     began = time.monotonic()
     report = run_against(lambda session, number, packet: None)
@@ -126,10 +141,10 @@ def test_progress_is_shown_phase_by_phase():
 
 
 def test_a_refused_connection_ends_the_run_at_once():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(BotsError, match=rf"nobody listens at 127\.0\.0\.1:{port} \(refused\)"):
-        LoadRun(settings(NetAddress("127.0.0.1", port))).run()
+    with nobody() as address:
+        said = re.escape(f"nobody listens at {address} (refused)")
+        with pytest.raises(BotsError, match=said):
+            LoadRun(settings(address)).run()
 
 
 def test_connecting_ends_when_nothing_connects_any_more(monkeypatch: pytest.MonkeyPatch):
@@ -170,6 +185,7 @@ def test_a_clean_run_is_code_0_and_one_line_of_json(capsys: pytest.CaptureFixtur
     assert output.err == ""
 
 
+@pytest.mark.usefixtures("no_patience")
 def test_a_run_with_losses_is_code_1_and_told_in_words(capsys: pytest.CaptureFixture[str]):
     with echo_server(lambda session, number, packet: None) as address:
         assert run_bots(settings(address), as_json=False) == 1
@@ -180,12 +196,11 @@ def test_a_run_with_losses_is_code_1_and_told_in_words(capsys: pytest.CaptureFix
 
 
 def test_a_run_without_a_server_is_code_1_and_one_line(capsys: pytest.CaptureFixture[str]):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert run_bots(settings(NetAddress("127.0.0.1", port)), as_json=True) == 1
+    with nobody() as address:
+        assert run_bots(settings(address), as_json=True) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith(f"cluster: nobody listens at 127.0.0.1:{port} (refused)")
+    assert output.err.startswith(f"cluster: nobody listens at {address} (refused)")
     assert output.err.count("\n") == 1
 
 

@@ -295,11 +295,13 @@ class Port:
 
     def _wait_briefly(self, event: IocpEvent) -> Outcome | None:
         quiet_at = time.monotonic() + QUIET_S
-        while time.monotonic() < quiet_at:
+        while True:
+            is_last = time.monotonic() >= quiet_at  # then there is a turn behind it still
             for outcome in self.turn(0.01):
                 if outcome.event is event:
                     return outcome
-        return None
+            if is_last:
+                return None
 
     def cancel_a_pending_send(self, owner: Owner) -> int:
         """Fill the connection and cancel the send that pends; return the bytes sent before."""

@@ -103,14 +103,14 @@ class LaneHarness(ABC):
         lane.revoke()
         return self.start_worker(lane)
 
-    def wait(self, predicate: Callable[[], T], what: str) -> T:
+    def wait(self, predicate: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
         """Pump until `predicate` returns something true; return that."""
 
         def pumped() -> T:
             self.pump()
             return predicate()
 
-        return wait_until(pumped, timeout_s=WAIT_S, interval_s=0.0005, what=what)
+        return wait_until(pumped, timeout_s=timeout_s, interval_s=0.0005, what=what)
 
     def publish(
         self, worker: WorkerLane, commit: Commit, *records: bytes, more: bool = False

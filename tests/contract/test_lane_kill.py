@@ -16,6 +16,8 @@ lanes = lane_fixture(*PROCESS_LANES)
 ROOT = Path(__file__).parents[2]
 LIVES = 8
 BATCHES_PER_LIFE_MAX = 400
+START_WAIT_S = 30.0
+"""For a process to start, and its first batch."""
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -53,14 +55,17 @@ def _spawn(lanes: LaneHarness, grant: Grant) -> "subprocess.Popen[bytes]":
 
 
 def _run(lanes: LaneHarness, lane: GatewayLane, gateway: Gateway, batch_count: int) -> None:
-    def has_applied() -> bool:
+    def has_applied_another() -> bool:
         for _ in range(20):
             gateway.append()
         lane.flush()
         _apply_what_came(gateway)
-        return lane.serial_applied >= batch_count
+        return lane.serial_applied > before
 
-    lanes.wait(has_applied, f"{batch_count} batches")
+    before = lane.serial_applied
+    lanes.wait(has_applied_another, "the first batch", START_WAIT_S)
+    while (before := lane.serial_applied) < batch_count:
+        lanes.wait(has_applied_another, f"a batch behind {before}")
 
 
 def _apply_what_came(gateway: Gateway) -> None:

@@ -21,6 +21,7 @@ from tests.contract.lane_records import (
     texts_of,
 )
 from tests.support import wait_until
+from tests.system.linked_nodes import free_ports
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def worker_message(incarnation: int, serial: int, payload: bytes = b"") -> bytes
 def test_a_worker_may_open_its_end_before_there_is_a_hub() -> None:
     with ExitStack() as resources:
         context = resources.enter_context(zmq.Context())
-        port = _free_port()
+        (port,) = resources.enter_context(free_ports(1))
         worker = ZmqWorkerLane(context, f"tcp://127.0.0.1:{port}", b"early", 1, 1, CAPACITY_BYTES)
         resources.callback(worker.close)
         for _ in range(3):
@@ -184,7 +185,8 @@ def test_a_connection_that_comes_about_between_refusal_and_wait_is_not_missed() 
     """Whoever asks the socket swallows the edge; the answer must not be lost with it."""
     with ExitStack() as resources:
         context = resources.enter_context(zmq.Context())
-        endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        (port,) = resources.enter_context(free_ports(1))
+        endpoint = f"tcp://127.0.0.1:{port}"
         worker = ZmqWorkerLane(context, endpoint, b"early", 1, 1, CAPACITY_BYTES)
         resources.callback(worker.close)
         assert not worker.publish(START, [])
@@ -359,11 +361,6 @@ class CuttableLink:
         thread.start()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 # -- full sockets ----------------------------------------------------------------------------------
 
 
@@ -425,11 +422,10 @@ def test_a_name_that_has_a_lane_cannot_get_another(lanes: ZmqHarness) -> None:
 
 
 def test_an_endpoint_that_is_taken_is_an_error(lanes: ZmqHarness) -> None:
-    endpoint = f"tcp://127.0.0.1:{_free_port()}"
-    hub = ZmqLaneHub(lanes.context, endpoint)
-    with pytest.raises(zmq.ZMQError):
-        ZmqLaneHub(lanes.context, endpoint)
-    hub.close()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        endpoint = f"tcp://127.0.0.1:{holder.getsockname()[1]}"
+        with pytest.raises(zmq.ZMQError):
+            ZmqLaneHub(lanes.context, endpoint)
 
 
 def test_closing_a_hub_is_idempotent_and_its_lanes_may_close_later(lanes: ZmqHarness) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.linked_nodes import free_ports
+
 ROOT = Path(__file__).parents[2]
 STOPPABLE = pytest.mark.skipif(os.name == "nt", reason="a signal ends a process at once there")
 
@@ -110,9 +112,8 @@ def test_a_client_that_runs_out_of_sockets_says_so_and_goes_on_with_the_others()
 
 
 def test_a_client_without_a_server_says_so_and_fails():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-    done = run_client(address, "--sessions", "2", "--packets", "1")
+    with free_ports(1) as (port,):
+        done = run_client(f"127.0.0.1:{port}", "--sessions", "2", "--packets", "1")
     assert done.returncode == 1
     assert done.stderr == "2 sessions cannot connect: refused\n"
     assert done.stdout == "2 sessions, 0 echoes, 0 differed, 2 lost\n"

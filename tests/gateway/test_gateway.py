@@ -3,8 +3,11 @@
 import math
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -45,11 +48,14 @@ from cluster.shared.messages import (
     encode_message,
 )
 from cluster.shared.node_status import NodeStatus, SpareStatus
-from cluster.shared.process import process_identity
+from cluster.shared.process import ProcessIdentity, process_identity
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.zmq_lane import ZmqWorkerLane
 from cluster.shared.zmq_sockets import open_control_socket
 from tests.support import wait_until
+
+PID, SINCE = process_identity(os.getpid())
+"""Of a worker that lives: a gateway looks whether the process of each does."""
 
 CONFIG = Config(
     node=NodeConfig(id=7, listen="127.0.0.1:0"),
@@ -125,7 +131,7 @@ class Running:
     def start_worker(self, shard: int = 0) -> Peer:
         """Return one who has the shard, with its end of the lane open."""
         worker = self.peer(is_worker=True)
-        worker.send(Hello(shard=shard, pid=1 << 30, create_time=1.0))
+        worker.send(Hello(shard=shard, pid=PID, create_time=SINCE))
         grant = worker.receive()
         assert isinstance(grant, Grant)
         self.open_lane(grant)
@@ -221,19 +227,19 @@ def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
     assert isinstance(supervisor.receive(), GatewayReady)
     supervisor.send(WorkerReport(shard=1, pid=5, state="starting", restarts=2))
     worker = running.peer()
-    worker.send(Hello(shard=1, pid=1 << 30, create_time=1.0))
+    worker.send(Hello(shard=1, pid=PID, create_time=SINCE))
     grant = worker.receive()
     assert isinstance(grant, Grant)
     running.open_lane(grant)
     report = supervisor.receive()
     assert report == ShardReport(
-        shard=1, pid=1 << 30, incarnation=grant.incarnation, state="ready", committed=False
+        shard=1, pid=PID, incarnation=grant.incarnation, state="ready", committed=False
     )
     late = running.peer()
     late.send(SupervisorHello(pid=1))
     assert isinstance(late.receive(), GatewayReady)
     assert late.receive() == report
-    late.send(WorkerGone(shard=1, pid=1 << 30))
+    late.send(WorkerGone(shard=1, pid=PID))
     assert running.peer().status().workers[1].restarts == 2
 
 
@@ -241,7 +247,7 @@ def test_a_spare_waits_is_given_a_shard_and_is_succeeded_by_another(running: Run
     supervisor = running.peer()
     supervisor.send(SupervisorHello(pid=1))
     assert isinstance(supervisor.receive(), GatewayReady)
-    pid, since = process_identity(os.getpid())
+    pid, since = PID, SINCE
     spare = running.peer(is_worker=True)
     spare.send(SpareHello(pid=pid, create_time=since))
     assert supervisor.receive() == SpareReport(pid=pid, state="ready")
@@ -405,22 +411,36 @@ def test_a_node_has_as_many_shards_as_configured(tmp_path: Path):
         running.close()
 
 
-def test_a_supervisor_replaces_a_worker_by_a_candidate_and_counts_reloads(running: Running):
+@pytest.fixture
+def living() -> Iterator[list[ProcessIdentity]]:
+    """As many processes as there may be spares with one candidate, alive until the test ends."""
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with ExitStack() as stack:
+        yield [
+            process_identity(
+                stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE)).pid
+            )
+            for _ in range(CONFIG.workers.spares + 1)
+        ]
+
+
+def test_a_supervisor_replaces_a_worker_by_a_candidate_and_counts_reloads(
+    running: Running, living: list[ProcessIdentity]
+):
     supervisor = running.peer()
     supervisor.send(SupervisorHello(pid=1, candidates_max=1))
     assert isinstance(supervisor.receive(), GatewayReady)
     worker = running.peer(is_worker=True)
-    worker.send(Hello(shard=0, pid=1 << 30, create_time=1.0))
+    worker.send(Hello(shard=0, pid=PID, create_time=SINCE))
     assert isinstance(worker.receive(), Grant)
-    candidates = [running.peer(is_worker=True) for _ in range(CONFIG.workers.spares + 1)]
-    pid, since = process_identity(os.getpid())
-    for number, candidate in enumerate(candidates):
-        candidate.send(SpareHello(pid=pid + number, create_time=since))
-        assert supervisor.receive() == SpareReport(pid=pid + number, state="ready")
-    supervisor.send(EndWorker(shard=0, pid=1 << 30))
+    candidates = [running.peer(is_worker=True) for _ in living]
+    for candidate, (pid, since) in zip(candidates, living, strict=True):
+        candidate.send(SpareHello(pid=pid, create_time=since))
+        assert supervisor.receive() == SpareReport(pid=pid, state="ready")
+    supervisor.send(EndWorker(shard=0, pid=PID))
     assert isinstance(worker.receive(), Stop)
-    supervisor.send(WorkerGone(shard=0, pid=1 << 30, was_replaced=True))
-    supervisor.send(Assign(shard=0, pid=pid))
+    supervisor.send(WorkerGone(shard=0, pid=PID, was_replaced=True))
+    supervisor.send(Assign(shard=0, pid=living[0].pid))
     assert isinstance(candidates[0].receive(), Grant)
     asker = running.peer()
     asker.send(Reload())

@@ -207,9 +207,11 @@ def test_of_many_whose_time_is_up_at_once_a_few_are_ended_in_each_turn(timed_gat
 def test_what_came_while_the_gateway_stood_still_is_read_before_anybody_is_ended(
     timed_gateway: MakeGateway, count: int
 ):
-    world = timed_gateway(limits=limits(idle_timeout_s=1), max_sessions=2_000)
+    world = timed_gateway(
+        limits=limits(idle_timeout_s=1), max_sessions=2_000, accepts_outstanding_max=64
+    )
     world.echoing = [world.start_worker()]
-    peers = [world.connect() for _ in range(count)]
+    peers = world.connect_all(count)
     for peer in reversed(peers):  # whose time is up first is read last
         peer.send(PACKET)
     clock = world.core.driver.network.clock  # type: ignore[attr-defined]  # a MemoryDriver

@@ -89,12 +89,12 @@ class Two:
 
 @pytest.fixture
 def two(gateway: MakeGateway) -> Two:
-    return Two(gateway(shard_count=2, close_timeout_s=0.2))
+    return Two(gateway(shard_count=2, close_timeout_s=60))
 
 
 @pytest.fixture
 def memory_two(memory_gateway: MakeGateway) -> Two:
-    return Two(memory_gateway(shard_count=2, close_timeout_s=0.2))
+    return Two(memory_gateway(shard_count=2, close_timeout_s=60))
 
 
 def test_a_bind_is_answered_in_the_log_of_its_shard(memory_two: Two):
@@ -139,6 +139,7 @@ def test_a_user_is_kicked_from_any_shard_behind_what_was_sent(two: Two):
     two.do(0, send_to("bob", last), kick_user("bob", go), send_to("bob", b"too late"))
     world.wait_ended(two.peers[1])
     assert two.peers[1].received == last + go
+    two.peers[1].close()
     world.wait_for(two.workers[1], CLOSED)
     assert two.workers[1].records[-1].payload == b"kicked"
     two.do(0, kick_user("bob", go))

@@ -320,6 +320,20 @@ class GatewayWorld:
         )
         return peer
 
+    def connect_all(self, count: int) -> list[Peer]:
+        """Return so many clients that are connected at once, and have their sessions."""
+        before = self.count("sessions_opened")
+        address = self.service.listener.local_address
+        peers = [Peer(self.core, address) for _ in range(count)]
+        self.run_until(
+            lambda: (
+                self.count("sessions_opened") == before + count
+                and all(peer.is_connected for peer in peers)
+            ),
+            "the clients' sessions",
+        )
+        return peers
+
     def newest(self) -> GatewaySession:
         """Return the session that was opened last."""
         return self.table.sessions[max(self.table.sessions)]

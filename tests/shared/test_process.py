@@ -218,7 +218,7 @@ def die_without_parent(setup: str) -> None:
         parent.kill()
         parent.wait(timeout=10)
         try:
-            wait_until(lambda: not is_same_process(*child), timeout_s=2, what="the child's end")
+            wait_until(lambda: not is_same_process(*child), what="the child's end")
         finally:
             if is_same_process(*child):
                 os.kill(child.pid, signal.SIGTERM)

@@ -308,7 +308,7 @@ def test_two_processes_exchange_every_message_whole_and_in_order(tmp_path: Path)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_writer_that_is_killed_leaves_whole_messages(tmp_path: Path, seed: int):
     with writing(tmp_path / "ring", 1 << 14, 0, seed) as (process, reader):
-        number = 0
+        number = wait_until(lambda: take(reader, 0), interval_s=0, what="the first messages")
         kill_at = random.Random(seed).uniform(0.02, 0.2) + time.monotonic()
         while time.monotonic() < kill_at:
             number = take(reader, number)

@@ -1,6 +1,7 @@
 """Who is admitted by a front, by which node, and what is left of those who go."""
 
 import os
+import selectors
 import shutil
 import signal
 import socket
@@ -237,25 +238,45 @@ def test_clients_are_bounded_and_those_that_go_make_room(
         assert second.ask(1, b"here") == (1, b"here")
 
 
-def test_connections_that_say_nothing_are_ended(echo_node: ClusterNode, tmp_path: Path) -> None:
-    more = ("--handshake-timeout", "0.5", "--connections-max", "1")
+def test_connections_that_say_nothing_are_bounded(echo_node: ClusterNode, tmp_path: Path) -> None:
+    more = ("--handshake-timeout", "60", "--connections-max", "1")
     with front_of(tmp_path, echo_node.port, more=more) as front:
-        for _ in range(2):
-            with ExitStack() as stack:
-                mute = [
-                    stack.enter_context(
-                        socket.create_connection(("127.0.0.1", front.port), timeout=20)
-                    )
-                    for _ in range(600)
-                ]
-                front.wait_for_line("there are 0 clients and 513 connections that are none yet")
-                for connection in mute:
-                    try:
-                        assert connection.recv(1) == b""
-                    except ConnectionResetError:
-                        pass
+        before = front.descriptors
+        with ExitStack() as stack:
+            mute = stack.enter_context(selectors.DefaultSelector())
+            for _ in range(600):
+                connection = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", front.port), timeout=20)
+                )
+                mute.register(connection, selectors.EVENT_READ)
+            front.wait_for_line("there are 0 clients and 513 connections that are none yet")
+            wait_until(lambda: len(mute.select(0)) >= 87, what="the end of those that are too many")
+            assert len(mute.select(0)) == 87
+            for key, _ in mute.select(0):
+                assert isinstance(key.fileobj, socket.socket)
+                assert was_ended(key.fileobj)
+        wait_until(lambda: front.descriptors == before, what="no descriptor of them")
         with WsClient(front.address) as client:
             assert client.ask(1, b"hello") == (1, b"hello")
+
+
+def test_connections_that_say_nothing_are_ended(echo_node: ClusterNode, tmp_path: Path) -> None:
+    more = ("--handshake-timeout", "0.5")
+    with front_of(tmp_path, echo_node.port, more=more) as front, ExitStack() as stack:
+        mute = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=20))
+            for _ in range(100)
+        ]
+        for connection in mute:
+            assert was_ended(connection)
+
+
+def was_ended(connection: socket.socket) -> bool:
+    """Wait for the next bytes; return whether there are none, since the other side has ended."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")

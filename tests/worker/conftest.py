@@ -22,6 +22,12 @@ def make_bench() -> Iterator[MakeBench]:
 
 
 @pytest.fixture
+def beats_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers beat as those do that are soon given up, which these never are."""
+    monkeypatch.setattr("cluster.worker.gateway_contact.beat_interval_s", lambda timeout_s: 0.05)
+
+
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("cluster.worker.worker.time", made)

@@ -42,12 +42,13 @@ def test_a_silent_gateway_is_lost(make_bench: MakeBench):
     assert "no heartbeat" in str(bench.error)
 
 
-def test_a_gateway_that_claims_to_have_sent_more_is_lost(make_bench: MakeBench):
+def test_a_gateway_that_claims_to_have_sent_more_is_lost(make_bench: MakeBench, clock: Clock):
     bench = make_bench(worker_timeout_s=1.0)
     bench.start()
 
     def is_over() -> bool:
         bench.tell(heartbeat(bench, serial_received=0, position_sent=5))
+        clock.now += 0.1  # so it is never silent for as long as that
         return bench.error is not None
 
     wait_until(is_over, interval_s=0.02, what="the end of the worker")

@@ -209,8 +209,9 @@ def test_what_was_put_out_in_one_batch_keeps_the_order_that_clients_see(
 # -- waiting for room ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("beats_often")
 def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_bench: MakeBench):
-    bench = make_bench(lane_bytes=4_096, worker_timeout_s=0.2)
+    bench = make_bench(lane_bytes=4_096)
     bench.open_session()
     contents = [(ECHO, b"%4d" % n * 100) for n in range(400)]
     for content in contents:
@@ -237,9 +238,10 @@ def test_a_worker_without_room_is_alive_and_goes_on_when_there_is_some(make_benc
     assert bench.error is None
 
 
+@pytest.mark.usefixtures("beats_often")
 def test_a_worker_without_room_takes_in_what_comes_and_tells_of_it(make_bench: MakeBench):
     """By what it tells, the gateway knows that nothing was lost on the way."""
-    bench = make_bench(lane_bytes=4_096, worker_timeout_s=0.2)
+    bench = make_bench(lane_bytes=4_096)
     bench.open_session()
     for _ in range(8):
         bench.send((ECHO, b"x" * 2_000))
@@ -338,10 +340,11 @@ def test_a_worker_that_is_told_to_stop_leaves_the_suspect_to_its_successor(make_
 def test_a_worker_that_waits_before_a_suspect_notices_that_the_gateway_is_lost(
     make_bench: MakeBench,
 ):
-    bench, has_asked = _with_a_suspect(make_bench, timeout_s=0.2)
-    wait_until(has_asked, what="the question for what was published")
+    bench, _ = _with_a_suspect(make_bench, timeout_s=0.2)
     wait_until(lambda: bench.error, what="the end of the worker")
     assert isinstance(bench.error, GatewayLostError)
+    assert {beat.state for beat in bench.heartbeats()} >= {"settling"}
+    bench.take()
     assert bench.output() == make_packet(ECHO, b"before")
 
 

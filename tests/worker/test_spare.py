@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +27,7 @@ from cluster.shared.process import process_identity
 from cluster.worker.app import App
 from cluster.worker.gateway_contact import GatewayLostError
 from cluster.worker.spare import ask_for_shard, wait_for_shard
+from tests.support import wait_until
 
 PID, SINCE = process_identity(os.getpid())
 GRANT = Grant(
@@ -91,6 +91,30 @@ class Gateway:
         self._context.term()
 
 
+class Clock:
+    """The clock of the process under test."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.looks = 0
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        return self.now
+
+    def is_looked_at(self) -> None:
+        """Wait until the process under test has seen what time it is."""
+        looks = self.looks
+        wait_until(lambda: self.looks > looks, what="a look at the clock")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("cluster.worker.spare.time", made)
+    return made
+
+
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     # The collector of this process is not a spare's to freeze.
@@ -152,22 +176,29 @@ def test_a_spare_waits_for_the_gateways_word(
     assert gateway.outcome() == result
 
 
-def test_a_spare_answers_each_sign_of_life_and_stays_longer_than_the_timeout(gateway: Gateway):
-    gateway.run(lambda control: wait_for_shard(control, 2.0, App()))
+def test_a_spare_answers_each_sign_of_life_and_stays_longer_than_the_timeout(
+    gateway: Gateway, clock: Clock
+):
+    gateway.run(lambda control: wait_for_shard(control, 0.2, App()))
     assert isinstance(gateway.hear(), SpareHello)
     for _ in range(4):
-        time.sleep(0.6)  # less than the timeout, all of them more
+        clock.now += 0.08  # less than the timeout, all of them more
+        clock.is_looked_at()
         gateway.say(GatewayAlive())
         assert gateway.hear() == SpareAlive()
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
 
 
-def test_a_spare_that_does_not_hear_its_gateway_any_more_ends(gateway: Gateway):
+def test_a_spare_that_does_not_hear_its_gateway_any_more_ends(gateway: Gateway, clock: Clock):
     gateway.run(lambda control: wait_for_shard(control, 0.2, App()))
     assert isinstance(gateway.hear(), SpareHello)
     gateway.say(GatewayAlive())
     assert gateway.hear() == SpareAlive()
+    for _ in range(3):
+        assert gateway.result is None
+        clock.now += 0.08
+        clock.is_looked_at()
     error = gateway.outcome()
     assert isinstance(error, GatewayLostError)
     assert "has not answered for 0.2 s" in str(error)
@@ -191,12 +222,14 @@ def test_a_sign_of_life_is_no_answer_to_who_asked_for_a_shard(gateway: Gateway):
     assert gateway.socket.poll(0) == 0
 
 
-def test_who_asked_for_a_shard_waits_as_long_as_the_gateway_works(gateway: Gateway):
-    gateway.run(lambda control: ask_for_shard(control, 3, 1.0, "DIR", App()))
+def test_who_asked_for_a_shard_waits_as_long_as_the_gateway_works(gateway: Gateway, clock: Clock):
+    gateway.run(lambda control: ask_for_shard(control, 3, 0.2, "DIR", App()))
     assert isinstance(gateway.hear(), Hello)
-    for _ in range(3):
-        time.sleep(0.5)
+    for _ in range(4):
+        clock.now += 0.08
+        clock.is_looked_at()
         gateway.say(GatewayAlive())
+        clock.is_looked_at()
     gateway.say(GRANT)
     assert gateway.outcome() == GRANT
     assert gateway.socket.poll(0) == 0

@@ -17,7 +17,10 @@ from tests.support import wait_until
 
 pytestmark = needs_etcd
 
-LEASE_S = 1
+LEASE_S = 60
+SHORT_LEASE_S = 1
+"""Of nodes whose lease is to end by itself."""
+
 LIVES = count(1)
 
 
@@ -149,25 +152,25 @@ def test_what_stands_in_the_list_under_no_node_s_id_is_no_member(
 
 
 def test_who_leaves_is_gone_at_once_and_its_id_begins_another_epoch(nodes: Nodes):
-    first, second = nodes.join("a", lease_s=60), nodes.join("b", lease_s=60)
+    first, second = nodes.join("a"), nodes.join("b")
     nodes.run(lambda: first.members == [1, 2], "the list")
     nodes.end(second)
     nodes.run(lambda: first.members == [1], "a list without it")  # the watch told of it
-    third = nodes.join("c", lease_s=60)
+    third = nodes.join("c")
     assert (third.membership.node, third.membership.epoch) == (2, 101)
 
 
 def test_who_crashes_is_gone_when_its_lease_ends_unless_its_next_life_comes_before(nodes: Nodes):
-    first, second = nodes.join("a", lease_s=60), nodes.join("b", lease_s=60)
+    first, second = nodes.join("a"), nodes.join("b")
     nodes.run(lambda: first.members == [1, 2], "the list")
     first.changes.clear()
     nodes.end(second, crash=True)
-    back = nodes.join("b", lease_s=60)  # of the same run directory
+    back = nodes.join("b")  # of the same run directory
     assert (back.membership.node, back.membership.epoch) == (2, 101)
     nodes.run(lambda: len(first.changes) > 0, "the other life")
     assert all(change == ([1, 2], True) for change in first.changes)  # it was never out of the list
     nodes.end(back, crash=True)
-    third = nodes.join("c")
+    third = nodes.join("c", lease_s=SHORT_LEASE_S)
     assert third.membership.node == 3
     nodes.end(third, crash=True)
     nodes.run(lambda: first.members == [1, 2], "a list without the third, whose lease has ended")
@@ -176,10 +179,10 @@ def test_who_crashes_is_gone_when_its_lease_ends_unless_its_next_life_comes_befo
 def test_a_lease_that_is_revoked_is_lost_and_the_node_comes_back_as_another_life(
     nodes: Nodes, etcd: EtcdServer
 ) -> None:
-    first, second = nodes.join("a", lease_s=60), nodes.join("b", lease_s=60)
+    first, second = nodes.join("a"), nodes.join("b")
     nodes.run(lambda: first.members == [1, 2], "the list")
     first.changes.clear()
-    EtcdStore([etcd.url], "game", 1.0).leave(first.membership._lease_id)
+    EtcdStore([etcd.url], "game", 10.0).leave(first.membership._lease_id)
     nodes.run(lambda: bool(first.lives), "the loss")
     assert first.changes == [([1, 2], False)]  # the last list stands
     nodes.run(lambda: first.membership.is_member, "another lease")
@@ -211,7 +214,7 @@ def test_a_store_that_is_down_for_less_than_the_lease_is_not_noticed(
 def test_a_store_that_is_down_for_longer_costs_the_lease_and_nobody_s_life(
     nodes: Nodes, etcd: EtcdServer
 ) -> None:
-    first = nodes.join("a")
+    first = nodes.join("a", lease_s=SHORT_LEASE_S)
     nodes.run(lambda: first.members == [1], "the list")
     etcd.kill()
     nodes.run(lambda: not first.membership.is_member, "the end of the lease, by the clock")
@@ -225,7 +228,7 @@ def test_a_store_that_is_down_for_longer_costs_the_lease_and_nobody_s_life(
 
 def test_an_id_that_another_node_has_taken_meanwhile_is_lost(nodes: Nodes, etcd: EtcdServer):
     first = nodes.join("a")
-    store = EtcdStore([etcd.url], "game", 1.0)
+    store = EtcdStore([etcd.url], "game", 10.0)
     store.leave(first.membership._lease_id)
     other = nodes.begin("b")  # the first is not turned meanwhile
     wait_until(lambda: other.core.dispatch(0.01) and other.membership.has_id, what="its id")
