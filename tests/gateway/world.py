@@ -394,10 +394,11 @@ class GatewayWorld:
         self.run_until(lambda: peer.ended, "the end of a connection")
 
     def pass_time(self, seconds: float) -> None:
-        """Let `seconds` of the core's clock pass, with turns all along."""
+        """Let `seconds` of the core's clock pass, with turns all along, and one behind them."""
         end = self.core.now() + seconds
         while (left := end - self.core.now()) > 0:
             self.turn(min(left, 0.05))
+        self.turn()
 
     def settle(self, turns: int = 5) -> None:
         """Turn until nothing is left to do at once: to show that something does not happen."""

@@ -198,6 +198,7 @@ class World:
             session.check_invariants()
 
     def pass_time(self, seconds: float) -> None:
-        """Dispatch until the core's clock has gone on by `seconds`."""
+        """Dispatch until the core's clock has gone on by `seconds`, and once behind that."""
         until = self.core.now() + seconds
         self.run_until(lambda: self.core.now() >= until, f"{seconds} s on the core's clock")
+        self.core.dispatch(0)

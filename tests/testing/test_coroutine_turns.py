@@ -161,6 +161,7 @@ def test_a_worker_full_of_what_never_ends_is_an_error_and_no_hang(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("cluster.testing.node.OUTSIDE_MAX_S", 0.05)
+    monkeypatch.setattr("cluster.testing.node.TURNS_MAX", 2_000)
     app = App(coroutines_max=1, coroutines_waiting_max=0)
 
     @app.on_packet(SLOW)
