@@ -59,7 +59,7 @@ class Deaths:
             WorkerGone(shard=shard.index, pid=worker.pid, was_replaced=was_replaced)
         )
         failure = self._node.start_failure(worker) if exit_code == CANNOT_START else None
-        is_version_at_fault = shard.state == "starting" and self._is_version_at_fault(
+        is_version_at_fault = not shard.was_ready and self._is_version_at_fault(
             worker, exit_code, failure
         )
         if (

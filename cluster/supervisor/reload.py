@@ -37,6 +37,10 @@ PYTHON_OPTIONS = ("-B",)
 """Compiled modules are known by the second and the size of their source: of two changes within a
 second that leave the size, the second would not be seen. So workers write none."""
 
+_END_START_WITHIN_S = 1.0
+"""Time for a worker that is asked to end before it has started: it has nothing in hand, and in an
+import it hears nothing."""
+
 _NAMES_MAX = 3
 """Changed files that are named in the log."""
 
@@ -64,8 +68,10 @@ class Reload:
         self._is_under_way = False
         self._began_at = 0.0
         self._told_vacant = False
-        self._is_asked = False
+        self._asked: int | None = None
+        """The last request that there is no version for yet."""
         self._number = 0
+        """The last request that the latest version answers."""
         node.gateway.candidates_max = CANDIDATES_MAX
         if watch is not None:
             node.python_options = PYTHON_OPTIONS
@@ -74,20 +80,31 @@ class Reload:
 
     def ask(self, request: messages.Reload) -> None:
         """Somebody asks for a reload, whatever has changed."""
-        self._is_asked = True
-        self._number = request.number
+        self._asked = request.number
 
     def refuse(self, request: messages.Reload, reason: str) -> None:
         """Tell who asks for a reload that there is none now."""
         outcome = messages.Reloaded(succeeded=False, reason=reason, number=request.number)
         self._node.gateway.tell(outcome)
 
+    def end(self, reason: str) -> None:
+        """Tell who waits for a reload that there is none, since the node is about to end."""
+        is_awaited = self._is_under_way and self.versions.verdict is not Verdict.FAILS
+        if is_awaited or self._asked is not None:
+            number = self._number if self._asked is None else self._asked
+            self._node.gateway.tell(
+                messages.Reloaded(succeeded=False, reason=reason, number=number)
+            )
+        self._is_under_way = False
+        self._asked = None
+
     def take_changes(self) -> bool:
         """Make a version of what has changed, or is asked for; False if nothing is."""
         changed = [] if self.watch is None else self.watch.take()
-        if not changed and not self._is_asked:
+        if not changed and self._asked is None:
             return False
-        self._is_asked = False
+        if self._asked is not None:
+            self._number, self._asked = self._asked, None
         version = self._node.version = self.versions.changed()
         logger.info("reload: version %d: %s", version, _names(changed) if changed else "asked for")
         self._is_under_way = True
@@ -201,7 +218,10 @@ class Reload:
                 case Retire(spare=spare):
                     spares.retire(spare)
                 case ReplaceWorker(shard=shard):
-                    node.end_worker(shard, now + self._end_within_s)
+                    within_s = self._end_within_s
+                    if shard.state == "starting":
+                        within_s = min(within_s, _END_START_WITHIN_S)
+                    node.end_worker(shard, now + within_s)
         # What would fill the place of a spare is not known to be of use.
         spares.holds = self.versions.verdict is not Verdict.SERVES
         self._check_done(now)

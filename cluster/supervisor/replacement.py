@@ -54,6 +54,7 @@ def next_steps(
     """
     needy = [shard for shard in shards if shard.child is None or shard.is_ending]
     stale = [shard for shard in shards if _is_stale(shard, versions)]
+    stale.sort(key=lambda shard: shard.state == "ready")  # who serves nobody has nothing to lose
     retired = [spare for spare in spares if spare.child and _is_of_no_use(spare, versions)]
     for candidate in candidates:
         is_latest = candidate.version in (None, versions.latest)
@@ -74,11 +75,13 @@ def next_steps(
 
 
 def _is_stale(shard: Shard, versions: Versions) -> bool:
-    """Whether a worker serves with an earlier version, and was not asked to end yet."""
+    """Whether a worker runs an earlier version, and was not asked to end yet.
+
+    Also one that has not started: a version that waits in `on_start` for ever has to be left."""
     return (
         shard.version is not None
         and shard.version < versions.latest
-        and shard.state == "ready"
+        and shard.state in ("ready", "starting")
         and not shard.is_ending
     )
 

@@ -20,6 +20,8 @@ class Shard:
         self.policy = RestartPolicy()
         self.child: Child | None = None
         self.state: WorkerState = "starting"
+        self.was_ready = False
+        """Whether the process, or the last one that there was, has taken up its work."""
         self.restarts = 0
         """Processes that were started after the first one."""
         self.restart_due: float | None = None
@@ -51,12 +53,18 @@ class Shard:
         self.child = child
         self._waited_for_since = now
         self.state = "starting"
+        self.was_ready = False
         self.restart_due = None
         if self._last_pid is not None and not self._was_replaced:
             self.restarts += 1
         self._was_replaced = False
         self._last_pid = child.pid
         self.policy.life_started()
+
+    def became_ready(self, now: float) -> None:
+        """The process has taken up its work; told once for each, or more often."""
+        self.was_ready = True
+        self.policy.life_ready(now)
 
     def is_slow_to_start(self, now: float, after_s: float) -> bool:
         """Whether the process is not ready after that time; True once for each."""

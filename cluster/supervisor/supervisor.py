@@ -241,7 +241,7 @@ class Supervisor:
             self._kill_stuck(worker)
             shard.state = "stuck"
         else:
-            shard.policy.life_ready(now)
+            shard.became_ready(now)
             shard.state = "draining" if self._course.phase is Phase.DRAINING else "ready"
             self._reload.worker_is_ready(worker)
         self._node.report(shard)
@@ -289,6 +289,7 @@ class Supervisor:
     def _begin_drain(self) -> None:
         self._course.begin_drain(time.monotonic() + self._drain_timeout_s + DRAIN_GRACE_S)
         self._node.spares.refill_no_more()
+        self._reload.end("the node is about to end")
         if self._node.gateway.ready is None:
             logger.info("asked to end while there is no gateway: stopping")
             self._course.finish(EXIT_DRAINED)

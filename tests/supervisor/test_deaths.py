@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.shared import messages
 from cluster.shared.config import Config, NodeConfig, WorkersConfig
 from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.run_directory import RunDirectory
@@ -22,6 +23,7 @@ from cluster.supervisor.deaths import STOP_NEWS_S, TRY_AGAIN_S, VERDICT_WAIT_S, 
 from cluster.supervisor.node import Node
 from cluster.supervisor.reload import Reload
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, FAILURES_MAX
+from cluster.supervisor.versions import Verdict
 from tests.supervisor.fake_child import fake_child, process_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the control plane is ipc here")
@@ -37,9 +39,8 @@ class Bench:
         workers = WorkersConfig(count=1, spares=1, worker_timeout_s=WORKER_TIMEOUT_S)
         self.node = Node(Config(node=NodeConfig(listen="127.0.0.1:0"), workers=workers), directory)
         self.course = Course()
-        self.deaths = Deaths(
-            self.node, self.course, Reload(self.node, None, 1.0, lambda text: None)
-        )
+        self.reload = Reload(self.node, None, 1.0, lambda text: None)
+        self.deaths = Deaths(self.node, self.course, self.reload)
         (self.shard,) = self.node.shards
         (self.spare,) = self.node.spares
 
@@ -194,6 +195,42 @@ def test_a_spare_that_always_ends_is_never_given_up_in_a_node_that_was_ready(ben
         bench.spare_ends(3, 1.0)
     assert bench.spare.restart_due == 1.0 + BACKOFF_MAX_S
     assert bench.course.exit_code is None
+
+
+def test_a_worker_of_a_new_version_that_hangs_before_it_is_ready_never_ends_the_node(
+    bench: Bench,
+):
+    bench.course.became_ready()
+    bench.reload.ask(messages.Reload(number=1))
+    assert bench.reload.take_changes()
+    for life in range(2 * FAILURES_MAX):
+        worker = fake_child(1, role="worker 0")
+        bench.shard.started(worker, life)
+        bench.shard.state = "stuck"
+        process_of(worker).returncode = -9
+        bench.deaths.worker_ended(bench.shard, worker, -9, life)
+        assert bench.reload.versions.verdict is Verdict.FAILS
+        assert bench.shard.restart_due is not None
+    bench.deaths.check_give_ups(1_000.0)
+    assert bench.course.exit_code is None
+
+
+def test_who_asks_while_a_version_fails_is_not_told_of_that_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[object] = []
+    monkeypatch.setattr(bench.node.gateway, "tell", told.append)
+    bench.course.became_ready()
+    bench.reload.ask(messages.Reload(number=1))
+    assert bench.reload.take_changes()
+    bench.reload.ask(messages.Reload(number=2))
+    child = fake_child(1, role="spare 1")
+    process_of(child).returncode = 3
+    assert bench.reload.is_at_fault(child, 3, None)
+    assert [message.number for message in told if isinstance(message, messages.Reloaded)] == [1]
+    assert bench.reload.take_changes()
+    bench.reload.end("over")
+    assert [message.number for message in told if isinstance(message, messages.Reloaded)] == [1, 2]
 
 
 def test_a_spare_that_was_retired_leaves_its_place_to_another(bench: Bench):

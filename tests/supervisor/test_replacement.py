@@ -110,11 +110,14 @@ def test_who_waits_is_kept_for_a_shard_that_has_nobody():
     assert next_steps(versions(1, Verdict.SERVES), shards, [waiting(1)], []) == []
 
 
-def test_a_worker_that_still_starts_is_replaced_when_it_is_ready():
-    shard = worker(0, 0, "starting")
-    assert next_steps(versions(1, Verdict.UNTRIED), [shard], [], []) == []
-    shard.state = "ready"
-    assert next_steps(versions(1, Verdict.UNTRIED), [shard], [], []) == [START]
+@pytest.mark.parametrize("verdict", [Verdict.IMPORTS, Verdict.SERVES])
+def test_a_worker_that_has_not_started_is_the_first_to_be_replaced(verdict: Verdict):
+    """It may never start, and serves nobody."""
+    serves, starts = worker(0, 0), worker(1, 1, "starting")
+    shards = [serves, starts]
+    assert next_steps(versions(2, Verdict.UNTRIED), [starts], [], []) == [START]
+    first = next_steps(versions(2, verdict), shards, [], [waiting(2)])[-1:]
+    assert first == [ReplaceWorker(starts)]
 
 
 def test_candidates_are_bounded():

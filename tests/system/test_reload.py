@@ -475,6 +475,72 @@ def test_whoever_asks_for_a_version_that_does_not_start_is_told_why_and_nothing_
     assert node.drain() == 0
 
 
+def test_a_version_whose_on_start_hangs_is_served_by_a_spare_of_the_one_before(
+    cluster_up: StartNode, application: Application
+):
+    hangs = "\nimport time\n@app.on_start\ndef hang():\n    time.sleep(3600)\n"
+    config = write_config(application.directory, "[workers]\ncount = 2\nworker_timeout_s = 1.0\n")
+    node = cluster_up("--app", "the_app:app", *config, cwd=application.directory)
+    before = complete(node)
+    with a_client_of_each_shard(node) as clients:
+        application.edit("two", hangs)
+        reason = "worker 0 ended with signal 9 (SIGKILL) before it was ready"
+        assert asked_to_reload(node) == (1, f"cluster: not reloaded: {reason}\n")
+        assert versions(node, clients) == {b"one"}
+        after = reloaded(node, 0, 1, spares=0)
+        assert pids(after) == [spare_pids(before)[0], pids(before)[1]]
+        application.edit("three")
+        assert asked_to_reload(node) == (0, "")
+        assert versions(node, clients) == {b"three"}
+    assert node.drain() == 0
+
+
+def test_a_version_whose_on_start_waits_for_ever_is_left_for_the_next_one(
+    cluster_up: StartNode, application: Application
+):
+    waits = "\nimport asyncio\n@app.on_start\nasync def wait():\n    await asyncio.Event().wait()\n"
+    node = cluster_up("--app", "the_app:app", cwd=application.directory)
+    before = complete(node)
+    with a_client_of_each_shard(node) as clients:
+        application.edit("two", waits)
+        assert asked_to_reload(node, "--timeout", "0.3")[0] == 1
+        status = node.wait_status(
+            lambda status: (
+                [worker["state"] for worker in status["workers"]] == ["starting", "ready"]
+            ),
+            "the first worker's successor",
+        )
+        assert pids(status)[1] == pids(before)[1]
+        application.edit("three")
+        assert asked_to_reload(node) == (0, "")
+        assert versions(node, clients) == {b"three"}
+    assert restarts(reloaded(node, 1)) == [0, 0]
+    assert node.drain() == 0
+
+
+def test_who_waits_for_a_reload_is_told_that_the_node_is_about_to_end(
+    cluster_up: StartNode, application: Application
+):
+    node = cluster_up("--app", "the_app:app", cwd=application.directory)
+    complete(node)
+    stays = "\n@app.on_drain\ndef stay(seconds):\n    pass\n"
+    application.edit("one that keeps its sessions", stays)
+    assert asked_to_reload(node) == (0, "")
+    with PacketClient(node.port) as client:
+        assert client.ask(*ASK) == (ASK[0], b"one that keeps its sessions")
+        application.edit("two", "\nimport time\ntime.sleep(3600)\n")
+        command = cluster_command("reload", "--run-dir", str(node.run_dir))
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, env=cluster_environment(), text=True
+        ) as asker:
+            begun(node, 2)
+            node.signal(signal.SIGTERM)
+            said = asker.communicate(timeout=EXIT_TIMEOUT_S)[1]
+        assert client.ask(*ASK) == (ASK[0], b"one that keeps its sessions")
+    assert (asker.returncode, said) == (1, "cluster: not reloaded: the node is about to end\n")
+    assert node.wait_exit() == 0
+
+
 def test_who_asks_for_a_reload_does_not_wait_for_ever(
     cluster_up: StartNode, application: Application, tmp_path: Path
 ):
