@@ -199,6 +199,13 @@ class Deferred:
                 counts[session.id] = counts.get(session.id, 0) + 1
         return counts
 
+    def renew(self, session: "TellOwner", payload: bytes) -> None:
+        """Give the call of `session` another payload, of the same length, for the successor."""
+        for name, call in self._calls.items():
+            if call.session is session:
+                assert len(payload) == len(call.payload)
+                self._calls[name] = call._replace(payload=payload)
+
     def replay(self) -> list[DeferredRecord]:
         """Return what a successor has to do, each session's calls in their order."""
         return [

@@ -137,7 +137,7 @@ class Shard:
         """What it tells other shards, and is told by them."""
         self.keys = ShardKeys(name, lane)
         """What it is told of who owns keys."""
-        self.drain = ShardDrain(name, lane, now)
+        self.drain = ShardDrain(name, lane, self.succession.deferred, now)
         """What it is told of a drain."""
 
     @property

@@ -101,12 +101,18 @@ def die(seconds):
 """
 
 
+DEADLY_LATER = DEADLY.replace("import os", "import asyncio, os").replace(
+    "def die(seconds):", "async def die(seconds):\n    await asyncio.sleep(0)"
+)
+
+
+@pytest.mark.parametrize("source", [DEADLY, DEADLY_LATER], ids=["at once", "in a coroutine"])
 def test_a_handler_of_drains_that_kills_is_set_aside_and_the_node_ends_in_order(
-    cluster_up: StartNode, tmp_path: Path
+    cluster_up: StartNode, tmp_path: Path, source: str
 ) -> None:
     config = tmp_path / "cluster.toml"
     config.write_text("[supervisor]\ndrain_timeout_s = 30\n[workers]\nmax_redeliveries = 2\n")
-    (tmp_path / "the_app.py").write_text(DEADLY)
+    (tmp_path / "the_app.py").write_text(source)
     arguments = ("--app", "the_app:app", "--workers", "1", "--config", str(config))
     node = cluster_up(*arguments, cwd=tmp_path)
     with PacketClient(node.port, timeout_s=30) as client:
@@ -118,6 +124,7 @@ def test_a_handler_of_drains_that_kills_is_set_aside_and_the_node_ends_in_order(
         letters = run_cluster("dead-letters", "--run-dir", str(node.run_dir), "--json").stdout
         assert json.loads(letters)["kind"] == "drain"
     assert node.wait_exit() == 0
+    assert node.stderr.count("is set aside: 2 workers") == 1
 
 
 def test_status_shows_the_sessions_that_a_drain_waits_for(
