@@ -27,6 +27,7 @@ def next_drain_phase(
     phase: DrainPhase,
     *,
     kept_count: int,
+    is_answered: bool,
     is_committed: bool,
     session_count: int,
     is_told: bool,
@@ -34,10 +35,11 @@ def next_drain_phase(
 ) -> DrainPhase:
     """Return the phase that follows.
 
-    `kept_count`: sessions that applications may keep for now. `is_committed`: the workers have done
-    all that they were given. `session_count`: sessions that are not closed yet. `is_told`: other
-    nodes, as far as they can be reached, have all that was for them. `is_late`: the time for the
-    drain is up; what is not done by then stays undone.
+    `kept_count`: sessions that applications may keep for now. `is_answered`: the workers have done
+    all that was received. `is_committed`: they have done all that they were given. `session_count`:
+    sessions that are not closed yet. `is_told`: other nodes, as far as they can be reached, have
+    all that was for them. `is_late`: the time for the drain is up; what is not done by then stays
+    undone.
     """
     if phase is DrainPhase.SERVING:
         return phase
@@ -45,7 +47,7 @@ def next_drain_phase(
         return DrainPhase.DRAINED
     if phase is DrainPhase.LEAVING and kept_count == 0:
         return DrainPhase.FINISHING
-    if phase is DrainPhase.FINISHING and is_committed:
+    if phase is DrainPhase.FINISHING and is_answered:
         return DrainPhase.CLOSING
     if phase is DrainPhase.CLOSING and session_count == 0 and is_committed and is_told:
         return DrainPhase.DRAINED

@@ -251,6 +251,7 @@ class GatewayCore:
         return next_drain_phase(
             self.phase,
             kept_count=self._kept_count(),
+            is_answered=all(shard.has_answered for shard in self.shards),
             is_committed=all(shard.is_idle for shard in self.shards),
             session_count=len(self.table.sessions),
             is_told=self.traffic.is_told,

@@ -147,9 +147,20 @@ class Shard:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the worker has done everything that was received, in coroutines too."""
-        is_done = self.lane.log.is_committed and not self.succession.deferred.count
-        return is_done and not self._held and not self.tells.waiting_count
+        """Whether the worker has done everything that it was given, in coroutines too."""
+        return self._is_done and not self.succession.deferred.count
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the worker has done everything that was received, in coroutines too.
+
+        Its call about the drain may go on: that may await the end of all sessions.
+        """
+        return self._is_done and self.succession.deferred.count == self.drain.is_deferred
+
+    @property
+    def _is_done(self) -> bool:
+        return self.lane.log.is_committed and not self._held and not self.tells.waiting_count
 
     # -- inbound ---------------------------------------------------------------------------------
 

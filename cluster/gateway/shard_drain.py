@@ -48,6 +48,11 @@ class ShardDrain:
         self._owner = TellOwner(name, name.node, 0)
         """That of the last record."""
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether the worker's call about it goes on in a coroutine."""
+        return self._owner.is_deferred
+
     def begin(self, until: float) -> bool:
         """Let the application have its sessions up to `until`; whether a record was appended."""
         self._until = until
@@ -70,7 +75,7 @@ class ShardDrain:
         if self._until is None or not self.keeps_sessions or self._in_lane:
             return False
         payload = pack_drain(max(0.0, self._until - self._now()))
-        if self._owner.is_deferred:
+        if self.is_deferred:
             self._deferred.renew(self._owner, payload)
             return False
         self._in_lane = True

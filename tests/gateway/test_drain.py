@@ -37,6 +37,7 @@ def test_each_phase_ends_when_its_work_is_done(
     found = next_drain_phase(
         phase,
         kept_count=kept_count,
+        is_answered=is_committed,
         is_committed=is_committed,
         session_count=session_count,
         is_told=is_told,
@@ -51,6 +52,7 @@ def test_when_the_time_is_up_whatever_is_left_stays_undone(phase: DrainPhase):
         found = next_drain_phase(
             phase,
             kept_count=3,
+            is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
             is_told=False,
@@ -66,6 +68,7 @@ def test_who_was_not_asked_to_drain_serves_on():
         found = next_drain_phase(
             SERVING,
             kept_count=0,
+            is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
             is_told=True,
@@ -79,3 +82,17 @@ def test_an_application_has_most_of_the_time():
     assert leaving_s(60.0) == 58.0
     assert leaving_s(2.0) == 1.5
     assert leaving_s(0.0) == 0.0
+
+
+def test_a_call_about_the_drain_that_goes_on_lets_sessions_be_ended_and_is_waited_for():
+    for phase, follows in ((FINISHING, CLOSING), (CLOSING, CLOSING)):
+        found = next_drain_phase(
+            phase,
+            kept_count=0,
+            is_answered=True,
+            is_committed=False,
+            session_count=0,
+            is_told=True,
+            is_late=False,
+        )
+        assert found is follows

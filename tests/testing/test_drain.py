@@ -188,6 +188,29 @@ def test_a_handler_of_drains_may_await(match: Match):
         assert client.cause == "slowly"
 
 
+def test_a_handler_of_drains_that_awaits_the_end_of_all_sessions_does_not_hold_it_up():
+    app = App()
+    causes: list[str] = []
+
+    @app.on_drain
+    async def let_go(seconds: float) -> None:
+        while app.sessions:
+            await asyncio.sleep(0.5)
+
+    @app.on_disconnected
+    def ended(session: Session, cause: str) -> None:
+        causes.append(cause)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        node.drain()
+        node.advance(7.9)
+        assert client.is_connected
+        node.advance(0.2)
+        assert client.cause == "drain"
+        assert causes == ["drain"]
+
+
 def test_without_a_handler_sessions_end_at_once():
     app = App()
     with TestNode(app) as node:
