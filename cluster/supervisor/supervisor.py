@@ -266,7 +266,10 @@ class Supervisor:
         worker.kill_once_told()
 
     def _reload_asked(self, request: messages.Reload) -> None:
-        if self._course.phase is Phase.SERVING:
+        if self._course.phase is Phase.SERVING and not self._node.shards:
+            reason = "all workers of this node are on other machines: they are started anew there"
+            self._reload.refuse(request, reason)
+        elif self._course.phase is Phase.SERVING:
             self._reload.ask(request)
         else:
             is_starting = self._course.phase is Phase.STARTING

@@ -235,6 +235,22 @@ def test_who_has_no_key_that_the_gateway_knows_is_told_and_gets_nothing(
     assert node.drain() == 0
 
 
+def test_a_reload_where_all_workers_are_elsewhere_is_refused(
+    tmp_path: Path, cluster_up: StartNode
+) -> None:
+    keys = tmp_path / "keys"
+    make_key_files(keys)
+    config = tmp_path / "remote.toml"
+    remote = f'listen = "127.0.0.1:0"\nkeys_dir = "{keys}"\nshards = [0]'
+    config.write_text(f"[workers]\ncount = 1\nspares = 0\n[remote]\n{remote}\n")
+    node = cluster_up("--config", str(config))
+    refused = run_cluster("reload", "--run-dir", str(node.run_dir))
+    assert refused.returncode == 1
+    assert "all workers of this node are on other machines" in refused.stderr
+    assert "reloads" not in node.status()["counters"]
+    assert node.drain() == 0
+
+
 @pytest.mark.long
 def test_what_hangs_remote_workers_is_set_aside_as_their_notes_tell(
     site: Callable[..., Site],
