@@ -33,12 +33,20 @@ class Door(socket.socket):
         """Take the place of `listener`, which is not to be used any more."""
         super().__init__(fileno=listener.detach())
         self._keeper = keeper
+        self._is_shut = False
+
+    def shut(self) -> None:
+        """Accept nobody any more; who has come waits until the door is closed."""
+        self._is_shut = True
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Return a connection and its address.
 
-        Raises ConnectionAbortedError, for which the event loop goes on, if it is one too many.
+        Raises ConnectionAbortedError, for which the event loop goes on, if it is one too many;
+        BlockingIOError, as if there were none, once it is shut.
         """
+        if self._is_shut:
+            raise BlockingIOError
         accepted, address = super().accept()
         peer = NetAddress.from_sockaddr(address)
         if not self._keeper.admits(peer):

@@ -140,9 +140,10 @@ class _Front:
             signal.signal(
                 signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._read_again, context)
             )
+        door = Door(listener, self)
         server = await serve(
             self._carry,
-            sock=Door(listener, self),
+            sock=door,
             backlog=_BACKLOG,
             ssl=context,
             compression=None,
@@ -159,12 +160,16 @@ class _Front:
         )
         announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
         await is_over.wait()
+        door.shut()
         await self._stop(server)
 
     async def _stop(self, server: Server) -> None:
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             if hasattr(signal, name):  # the end is bounded, and behind it there is no loop
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        # Those who came at the last moment become connections: Python 3.13 complains of each that
+        # is none yet when its server has closed.
+        await asyncio.sleep(0)
         server.close()  # each client with 1001
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):

@@ -36,7 +36,8 @@ hanging_handler()
     "keeps the interpreter's lock": """
 def hanging_handler():
     say_ready()
-    ctypes.PyDLL(None).sleep(60)
+    while True:  # a signal ends a sleep
+        ctypes.PyDLL(None).sleep(60)
 hanging_handler()
 """,
     "waits for another thread": """
