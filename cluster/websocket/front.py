@@ -294,13 +294,14 @@ class _Front:
         bridge = None
         try:
             bridge = await self._connect(connection)
+            if connection.state is not State.CONNECTING:  # it was lost meanwhile, and counted
+                if bridge is not None:
+                    bridge.abandon()
+                    bridge = None
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Too late.\n")
             if bridge is None:
                 self._fates[connection] = "node"
                 return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "No node is there.\n")
-            if connection.state is not State.CONNECTING:  # it was lost meanwhile
-                bridge.abandon()
-                bridge = None
-                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Too late.\n")
             self._opened[connection] = bridge
             return None
         finally:

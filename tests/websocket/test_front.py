@@ -156,6 +156,30 @@ def test_a_client_that_goes_while_it_is_connected_leaves_nothing(tmp_path: Path)
         wait_until(lambda: front.descriptors == before, what="no descriptor of the client")
 
 
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what a backlog has no room for")
+def test_clients_that_do_not_wait_for_a_node_that_does_not_answer_leave_nothing(
+    tmp_path: Path,
+) -> None:
+    with full_node() as (listener, _), front_of(tmp_path, listener.getsockname()[1]) as front:
+        process = psutil.Process(front.process.pid)
+        before = front.descriptors
+
+        def come_and_go(count: int) -> None:
+            with ExitStack() as stack:
+                for _ in range(count):
+                    client = socket.create_connection(("127.0.0.1", front.port))
+                    stack.enter_context(client).sendall(HANDSHAKE)
+                wait_until(lambda: front.descriptors == before + 2 * count, what="the connects")
+            wait_until(lambda: front.descriptors == before, what="no descriptor of the clients")
+
+        come_and_go(300)
+        memory = process.memory_info().rss
+        come_and_go(300)
+        come_and_go(300)
+        assert process.memory_info().rss - memory < 3_000_000
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="others refuse what a backlog has no room for")
 def test_a_node_that_does_not_answer_is_passed_over(echo_node: ClusterNode, tmp_path: Path) -> None:
     with (
