@@ -3,6 +3,10 @@
 It is told by signal handlers of the interpreter, in the thread that they stop, so a handler that
 never returns can be told of, and one that holds the interpreter's lock as well. A process that is
 stopped as a whole tells nothing.
+
+Whom one asks is to be ended. The interpreter's handler does not put `errno` back, so a call of C
+that failed at just that moment may look as if it had not; and it reads the frames of other threads
+while these run.
 """
 
 import faulthandler
