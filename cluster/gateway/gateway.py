@@ -333,8 +333,9 @@ class Gateway(IocpObject):
                 self._workers.ask_to_end(index, pid)
             case Reload():
                 self._supervisor.reload(identity)
-            case Reloaded(succeeded=succeeded):
-                self._counters.add("reloads" if succeeded else "reloads_failed")
+            case Reloaded():
+                if not message.is_refusal:
+                    self._counters.add("reloads" if message.succeeded else "reloads_failed")
                 self._supervisor.reloaded(message)
             case SpareGone(pid=pid):
                 self._spares.gone(pid)

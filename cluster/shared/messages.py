@@ -337,10 +337,12 @@ class Reloaded(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway → whoever asked: every worker runs the application as it is now, or does
     not, for that `reason`.
 
-    What was asked for by a `Reload` with `number` or a lower one is answered by that.
+    What was asked for by a `Reload` with `number` or a lower one is answered by that. A refusal is
+    the end of no reload: none has begun.
     """
 
     succeeded: bool
+    is_refusal: bool = False
     reason: str = ""
     number: int = 0
 

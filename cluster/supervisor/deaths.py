@@ -181,6 +181,7 @@ class Deaths:
             return
         course.is_drained = False  # if it has drained, nobody had asked for that here
         self._give_ups.clear()
+        self._reload.gateway_ended()
         decision = self._node.gateway.ended(now)
         _log_death(gateway, decision)
         if isinstance(decision, GiveUp):

@@ -84,8 +84,16 @@ class Reload:
 
     def refuse(self, request: messages.Reload, reason: str) -> None:
         """Tell who asks for a reload that there is none now."""
-        outcome = messages.Reloaded(succeeded=False, reason=reason, number=request.number)
-        self._node.gateway.tell(outcome)
+        self._node.gateway.tell(
+            messages.Reloaded(
+                succeeded=False, is_refusal=True, reason=reason, number=request.number
+            )
+        )
+
+    def gateway_ended(self) -> None:
+        """Nobody waits for a reload any more; the next gateway counts requests anew."""
+        self._asked = None
+        self._number = 0
 
     def end(self, reason: str) -> None:
         """Tell who waits for a reload that there is none, since the node is about to end."""

@@ -233,6 +233,23 @@ def test_who_asks_while_a_version_fails_is_not_told_of_that_one(
     assert [message.number for message in told if isinstance(message, messages.Reloaded)] == [1, 2]
 
 
+def test_who_asks_the_next_gateway_is_not_told_of_a_version_that_was_asked_for_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[object] = []
+    monkeypatch.setattr(bench.node.gateway, "tell", told.append)
+    bench.course.became_ready()
+    bench.reload.ask(messages.Reload(number=7))
+    assert bench.reload.take_changes()
+    bench.reload.ask(messages.Reload(number=8))
+    bench.gateway_ends(-9)
+    assert not bench.reload.take_changes()  # who had asked is told by the end of the gateway
+    child = fake_child(bench.reload.versions.latest, role="spare 1")
+    process_of(child).returncode = 3
+    assert bench.reload.is_at_fault(child, 3, None)
+    assert [message.number for message in told if isinstance(message, messages.Reloaded)] == [0]
+
+
 def test_a_spare_that_was_retired_leaves_its_place_to_another(bench: Bench):
     bench.course.became_ready()
     child = fake_child()
