@@ -6,7 +6,7 @@ Imports the client library of the store; see `EtcdStore`.
 """
 
 import socket
-from threading import Timer
+from threading import Lock, Timer
 from typing import Any
 from weakref import WeakSet
 
@@ -23,13 +23,20 @@ class _Deadline:
 
     def __init__(self) -> None:
         self.is_over = False
-        self.connections: WeakSet[HTTPConnection] = WeakSet()
-        """All that there are."""
+        self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._lock = Lock()  # a set that grows cannot be gone through
+
+    def connects(self, connection: HTTPConnection) -> None:
+        """`connection` is about to be made, and to be cut with the others."""
+        with self._lock:
+            self._connections.add(connection)
 
     def cut(self) -> None:
         """The time is up: have whoever waits for an answer come to its end."""
         self.is_over = True
-        for connection in list(self.connections):
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
             _cut(connection.sock)
 
     def check(self) -> None:
@@ -94,13 +101,13 @@ def _pools_within(deadline: _Deadline) -> dict[str, type[HTTPConnectionPool]]:
 
     class Http(HTTPConnection):
         def connect(self) -> None:
-            deadline.connections.add(self)
+            deadline.connects(self)
             super().connect()
             deadline.check()
 
     class Https(HTTPSConnection):
         def connect(self) -> None:
-            deadline.connections.add(self)
+            deadline.connects(self)
             super().connect()
             deadline.check()
 
