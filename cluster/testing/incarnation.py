@@ -141,7 +141,7 @@ class Incarnation:
             pid=process.pid,
             create_time=process.create_time,
             public_ids=sorted(app.public_ids),
-            keeps_sessions=app.drain_handler is not None,
+            keeps_sessions=app.keeps_sessions,
         )
         gateway.workers.hello(self.identity, hello)
         while not link.inbox:  # it is told of many sessions

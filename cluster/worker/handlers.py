@@ -350,6 +350,11 @@ class Handlers:
         self.drain_handler = self._only("on_drain", handler, "seconds")
         return handler
 
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether sessions are this application's to let go when the node drains: `on_drain`."""
+        return self.drain_handler is not None
+
     def _only(self, what: str, handler: _Handler, *parameters: str) -> _Handler:
         """Return `handler`, which is `_checked`, as the only one of `what`."""
         self._check_free(what)

@@ -62,7 +62,7 @@ def ask_for_shard(
         pid=pid,
         create_time=create_time,
         public_ids=sorted(app.public_ids),
-        keeps_sessions=app.drain_handler is not None,
+        keeps_sessions=app.keeps_sessions,
         past=list(past),
     )
     _say(control, encode_message(hello))
@@ -93,7 +93,7 @@ def wait_for_shard(
         pid=pid,
         create_time=create_time,
         public_ids=sorted(app.public_ids),
-        keeps_sessions=app.drain_handler is not None,
+        keeps_sessions=app.keeps_sessions,
     )
     _say(control, encode_message(hello))
     return _wait_for_answer(control, timeout_s, encode_message(SpareAlive()), time.monotonic())
