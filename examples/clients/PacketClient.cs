@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using System.Net.Security;
 using System.Net.Sockets;
 using System.Threading;
 using System.Threading.Tasks;
@@ -28,27 +29,34 @@ public sealed class PacketClient : IDisposable
     private const int HeaderBytes = 4;
 
     private readonly TcpClient connection;
-    private readonly NetworkStream stream;
+    private readonly Stream stream;
     private readonly SemaphoreSlim sending = new SemaphoreSlim(1, 1);
 
     // Room for a whole packet and for what comes with it; received[begin..end] is not parsed yet.
     private readonly byte[] received = new byte[2 * (ushort.MaxValue + 1)];
     private int begin, end;
 
-    private PacketClient(TcpClient connection)
+    private PacketClient(TcpClient connection, Stream stream)
     {
         this.connection = connection;
-        stream = connection.GetStream();
+        this.stream = stream;
     }
 
-    /// <summary>Connect. SocketException if there is nobody.</summary>
-    public static async Task<PacketClient> Connect(string host, int port)
+    /// <summary>Connect, with TLS where that ends in front of the server.</summary>
+    /// <exception cref="SocketException">Nobody listens there.</exception>
+    /// <exception cref="System.Security.Authentication.AuthenticationException">
+    /// The certificate is not one of this host that the system trusts.</exception>
+    public static async Task<PacketClient> Connect(string host, int port, bool useTls = false)
     {
         var connection = new TcpClient { NoDelay = true };
         try
         {
             await connection.ConnectAsync(host, port).ConfigureAwait(false);
-            return new PacketClient(connection);
+            if (!useTls)
+                return new PacketClient(connection, connection.GetStream());
+            var secured = new SslStream(connection.GetStream());
+            await secured.AuthenticateAsClientAsync(host).ConfigureAwait(false);
+            return new PacketClient(connection, secured);
         }
         catch
         {

@@ -2,15 +2,18 @@
 // instead: see ../chat/web/chat.js.
 import { once } from "node:events";
 import net from "node:net";
+import tls from "node:tls";
 
 const HEADER_BYTES = 4;
 const PAYLOAD_BYTES_MAX = 0xffff - HEADER_BYTES;
 
 export class PacketClient {
-  // Resolves once connected; rejects if there is nobody.
-  static async connect(host, port) {
-    const socket = net.connect({ host, port, noDelay: true });
-    await once(socket, "connect");
+  // Resolves once connected, with TLS where that ends in front of the server. Rejects if nobody is
+  // there, or for a certificate that is not trusted.
+  static async connect(host, port, { useTls = false } = {}) {
+    const socket = useTls ? tls.connect({ host, port, servername: host }) : net.connect({ host, port });
+    socket.setNoDelay(true);
+    await once(socket, useTls ? "secureConnect" : "connect");
     return new PacketClient(socket);
   }
 

@@ -1,11 +1,13 @@
 """The clients in other languages, against a node, where there is what runs them."""
 
+import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import create_server
 from threading import Thread
@@ -13,6 +15,7 @@ from threading import Thread
 import pytest
 
 from tests.system.cluster_node import ROOT, ClusterNode
+from tests.system.test_proxies import self_signed
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the nodes of these tests need signals"
@@ -32,7 +35,12 @@ static class Program
 {
     static int Main(string[] args)
     {
-        return Run(int.Parse(args[0]), int.Parse(args[1])).Result;
+        try { return Run(int.Parse(args[0]), int.Parse(args[1]), args.Length > 2).Result; }
+        catch (AggregateException error)
+        {
+            Console.WriteLine(error.InnerException.GetType().Name);
+            return 8;
+        }
     }
 
     static byte[] PayloadOf(int number, int count)
@@ -48,9 +56,9 @@ static class Program
             await client.Send((ushort)(60000 + number), PayloadOf(number, count));
     }
 
-    static async Task<int> Run(int port, int count)
+    static async Task<int> Run(int port, int count, bool useTls)
     {
-        using (var client = await PacketClient.Connect("127.0.0.1", port))
+        using (var client = await PacketClient.Connect("localhost", port, useTls))
         {
             var sending = SendAll(client, count);
             for (int number = 0; number < count; number++)
@@ -77,14 +85,18 @@ static class Program
 JAVASCRIPT = """
 import { PacketClient } from "./packet_client.mjs";
 
-const [port, count] = process.argv.slice(2).map(Number);
+const [port, count] = process.argv.slice(2, 4).map(Number);
 
 function payloadOf(number) {
   const payload = new Uint8Array(number === count - 1 ? 65531 : (number * 7919) % 3001);
   return payload.map((_, i) => number + i * 31);
 }
 
-const client = await PacketClient.connect("127.0.0.1", port);
+const options = { useTls: process.argv.length > 4 };
+const client = await PacketClient.connect("localhost", port, options).catch((error) => {
+  console.log(error.code);
+  process.exit(8);
+});
 for (let number = 0; number < count; number++) client.send(60000 + number, payloadOf(number));
 let number = 0;
 const told = () => {
@@ -139,9 +151,11 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
+def running(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a program to the end of the block at the latest."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             yield process
         finally:
@@ -186,6 +200,54 @@ def test_what_is_no_packet_is_told(program: list[str], sent: bytes, told: str):
             output = process.communicate(timeout=60)[0]
         server.join(10)
     assert (output, process.returncode) == ("all came back\n" + told, 0)
+
+
+@contextmanager
+def served_by_tls(certificate: Path) -> Iterator[int]:
+    """Send every client's bytes back, over TLS, to two clients at most; gives the port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+
+        def serve() -> None:
+            for _ in range(2):
+                # A client that does not trust the certificate breaks off.
+                with suppress(OSError), listener.accept()[0] as plain:
+                    plain.settimeout(60)
+                    with context.wrap_socket(plain, server_side=True) as connection:
+                        while data := connection.recv(65_536):
+                            connection.sendall(data)
+                        connection.unwrap()
+
+        server = Thread(target=serve)
+        server.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.close()
+            server.join(60)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_a_certificate_has_to_be_trusted(program: list[str], tmp_path: Path):
+    certificate = self_signed(tmp_path)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    trusting = {**environment, "NODE_EXTRA_CA_CERTS": str(tmp_path / "certificate")}
+    with served_by_tls(certificate) as port:
+        command = [*program, str(port), "40", "tls"]
+        refused = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert refused.returncode == 8
+        assert refused.stdout.strip() in ("AuthenticationException", "DEPTH_ZERO_SELF_SIGNED_CERT")
+        if program[0] == MONO:
+            trust = ["cert-sync", "--user", str(tmp_path / "certificate")]
+            subprocess.run(trust, env=environment, capture_output=True, timeout=60, check=True)
+        with running(command, trusting) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "all came back\n"
 
 
 CSHARP_FRAME = """
