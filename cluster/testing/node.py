@@ -88,8 +88,9 @@ class TestNode:
         """Make a node of `workers` shards.
 
         `sections` are those of cluster.toml, each a mapping: `limits={"idle_timeout_s": 60}`;
-        `workers` may be one as well, with 1 as the default of its `count`. Its other keys are
-        checked and mean nothing here: there are no spares, and no worker is ever stuck or blamed.
+        `workers` may be one as well, with 1 as the default of its `count`. Of its other keys only
+        `saved_bytes_max` has an effect here: there are no spares, and no worker is ever stuck or
+        blamed.
         Raises ConfigError for a key or value that is not allowed. What a handler raises is raised
         again by the call that made it run, unless `raise_errors` is False: then it is dealt with as
         in production, and kept in `errors`. So with a message that a shard tells and that no
