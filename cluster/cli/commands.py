@@ -50,7 +50,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     cls=Commands,
-    help="Holds many TCP sessions in one process and runs an application behind them in others.",
+    help="A TCP session server: one process holds the clients, others run your application.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -93,7 +93,7 @@ def up(
     nodes: Annotated[
         int,
         typer.Option(
-            "--nodes", metavar="N", min=1, help="Run N linked nodes here, 16 at most, to try it."
+            "--nodes", metavar="N", min=1, help="To try a cluster: run N linked nodes, 16 at most."
         ),
     ] = 1,
     shared_port: Annotated[
@@ -303,11 +303,11 @@ def reload_application(
         typer.Option("--timeout", metavar="S", min=0.1, max=86_400.0, help="How long to wait."),
     ] = 60.0,
 ) -> int:
-    """Replace the workers of the node in DIR by such as import the application as it is now.
+    """Have the workers of the node in DIR run the application as it is now.
 
-    One after the other, while clients stay connected; returns when all run it. Exit code 1, with
-    the reason, if it does not start, in which case the workers go on with what they run, or if
-    that is not known within S seconds; 4 if no node runs there.
+    New workers replace the old ones one after the other, while clients stay connected; the command
+    returns when all run it. Exit code 1, with the reason, if the new version does not start (the
+    old workers go on then), or if that is not known within S seconds; 4 if no node runs there.
     """
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.reload_request import request_reload
@@ -372,8 +372,7 @@ def dead_letters(
 ) -> int:
     """List packets and other calls of the node in DIR that killed workers, oldest first.
 
-    Exit code 2 if there are none in DIR itself, but in its folders, as `cluster up --nodes` makes
-    them.
+    Exit code 2 if only the folders of DIR have some, as `cluster up --nodes` makes them.
     """
     from cluster.cli.dead_letter_lines import dead_letter_line
     from cluster.shared.dead_letters import read_dead_letters

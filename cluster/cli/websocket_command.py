@@ -49,9 +49,8 @@ def websocket(
         typer.Option(
             "--origin",
             metavar="ORIGIN",
-            help="Admit pages of ORIGIN, for example https://example.com, and of no other that is "
-            "not named; may be repeated. By default those of the host that they connect to; * "
-            "admits all.",
+            help="Admit only pages of ORIGIN, for example https://example.com; may be repeated. By "
+            "default pages of the host that they connect to are admitted; * admits all.",
         ),
     ] = None,
     proxy_protocol: Annotated[
@@ -64,19 +63,21 @@ def websocket(
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", metavar="ADDRESS", help="The address of this machine to call nodes from."
+            "--source", metavar="ADDRESS", help="The address of this machine from which to connect."
         ),
     ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
-            "--certificate", metavar="FILE", help="Speak TLS, with this chain; read on SIGHUP too."
+            "--certificate",
+            metavar="FILE",
+            help="Speak TLS, with this chain; SIGHUP reads it again.",
         ),
     ] = None,
     key: Annotated[
         Path | None,
         typer.Option(
-            "--key", metavar="FILE", help="The key of the certificate, if it is not in its file."
+            "--key", metavar="FILE", help="The key of the certificate, if it is in another file."
         ),
     ] = None,
     connections_max: Annotated[
@@ -86,7 +87,7 @@ def websocket(
             metavar="N",
             min=1,
             max=1_000_000,
-            help="Clients at a time, capped by the limit of open files, of which each takes two.",
+            help="Clients at a time; each takes two open files, whose limit caps this.",
         ),
     ] = 8_000,
     message_bytes_max: Annotated[
@@ -106,7 +107,7 @@ def websocket(
             metavar="S",
             min=0.0,
             max=86_400.0,
-            help="Ask each client so often whether it is there; 0: never.",
+            help="Ping each client this often; 0: never.",
         ),
     ] = 20.0,
     ping_timeout: Annotated[
@@ -116,7 +117,7 @@ def websocket(
             metavar="S",
             min=0.1,
             max=86_400.0,
-            help="End a client that has not answered after so long.",
+            help="End a client that has not answered a ping after so long.",
         ),
     ] = 20.0,
     handshake_timeout: Annotated[
@@ -146,8 +147,7 @@ def websocket(
 ) -> int:
     """Let browsers connect to nodes, by WebSocket: bytes of packets in binary messages.
 
-    For each client there is one connection to a node. What comes from there are whole packets, one
-    or more in each message.
+    Each client has one connection to a node, and gets one or more whole packets in each message.
     """
     from cluster.iocp import NetAddress
     from cluster.shared.addresses import parse_listen

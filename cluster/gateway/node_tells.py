@@ -211,7 +211,7 @@ class NodeTells:
                 self._hear(node, peer, payload[0], list(_NUMBER.iter_unpack(payload[1:])))
         except (RecordError, StructError) as error:
             self._counters.add("messages_unreadable")
-            logger.error("node %d has told what nobody can read: %s", node, error)
+            logger.error("node %d has sent messages that cannot be read: %s", node, error)
 
     def _hear(self, node: int, peer: _Peer | None, kind: int, numbers: list[tuple[int]]) -> None:
         """Hear what became of what `node` was told under these numbers."""

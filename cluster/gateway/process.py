@@ -114,7 +114,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     except ListenError as error:
         return _refuse(str(error))
     except IdentityLostError as error:
-        logger.error("this node is not the one that it was any more, and ends: %s", error)
+        logger.error("this node has lost its id, and ends: %s", error)
         return EXIT_IDENTITY_LOST
     finally:
         gateway.close()

@@ -216,7 +216,7 @@ class Workers:
         if self._auth_timeout_s and not hello.public_ids:
             logger.warning(
                 "limits.auth_timeout_s is %g, and the application has no packet handler with "
-                "public=True: who is not accepted or bound in on_connected is ended after that",
+                "public=True: sessions that on_connected does not accept or bind end then",
                 self._auth_timeout_s,
             )
             self._auth_timeout_s = 0.0  # it has been said

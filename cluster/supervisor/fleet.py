@@ -300,7 +300,7 @@ class _Fleet:
         elif time.monotonic() - self._told_at > _TELL_UNLINKED_S:
             self._told_at = time.monotonic()
             names = ", ".join(str(member.node) for member in waiting)
-            logger.warning("the links of these nodes do not stand yet: %s", names)
+            logger.warning("the links of these nodes are not up yet: %s", names)
 
     def _end_all(self) -> None:
         if not self._is_ending:

@@ -139,7 +139,7 @@ class GatewayKeeper:
             return
         logger.error(
             "the gateway (pid %d) has shown no sign of life for %.1f s; "
-            "killed once it has told where",
+            "killed once it has logged where it hangs",
             self.child.pid,
             now - self._heard_at,
         )

@@ -262,7 +262,11 @@ class Supervisor:
                 self._check_ready()
 
     def _kill_stuck(self, worker: Child) -> None:
-        logger.error("%s (pid %d) is stuck; killed once it has told where", worker.role, worker.pid)
+        logger.error(
+            "%s (pid %d) is stuck; killed once it has logged where it hangs",
+            worker.role,
+            worker.pid,
+        )
         worker.kill_once_told()
 
     def _reload_asked(self, request: messages.Reload) -> None:

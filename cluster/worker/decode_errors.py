@@ -88,7 +88,7 @@ class DecodeErrors:
         unlogged = self._limit.take_refused(self._now(), is_last)
         if unlogged:
             logger.warning(
-                "%d more packets or messages did not decode; of these no line was logged each",
+                "%d more packets or messages did not decode, without a line in the log for each",
                 unlogged,
             )
 

@@ -67,7 +67,7 @@ class HandlerErrors:
             unlogged = limit.take_refused(now, is_last)
             if unlogged:
                 logger.error(
-                    "%d more calls %s raised; of these no traceback was logged each",
+                    "%d more calls %s raised, without a traceback in the log for each",
                     unlogged,
                     whose,
                 )

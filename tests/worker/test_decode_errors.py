@@ -26,8 +26,8 @@ def test_a_flood_is_counted_and_logged_in_so_many_lines(caplog: pytest.LogCaptur
     errors.log_unlogged()
     errors.log_unlogged()
     assert caplog.messages[LOG_LINES_MAX:] == [
-        f"{1_000 - LOG_LINES_MAX} more packets or messages did not decode; of these no line was "
-        "logged each"
+        f"{1_000 - LOG_LINES_MAX} more packets or messages did not decode, without a line in the "
+        "log for each"
     ]
     errors.add(session, 1, b"12345", msgspec.DecodeError("again"), CODEC)
     assert caplog.messages[-1].endswith("again")
