@@ -35,7 +35,6 @@ from cluster.iocp.service import (
     ClientService,
     ServerService,
     Service,
-    ServiceType,
     SessionFactory,
 )
 from cluster.iocp.session import Session
@@ -68,7 +67,6 @@ __all__ = [
     "SendEvent",
     "ServerService",
     "Service",
-    "ServiceType",
     "Session",
     "SessionFactory",
     "SessionSettings",

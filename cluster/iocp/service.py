@@ -8,7 +8,6 @@ the next client has come.
 
 import weakref
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -32,24 +31,14 @@ __all__ = [
     "ClientService",
     "ServerService",
     "Service",
-    "ServiceType",
     "SessionFactory",
 ]
 
 SessionFactory = Callable[[], "Session"]
 
 
-class ServiceType(IntEnum):
-    """Whether a service accepts or connects."""
-
-    SERVER = 0
-    CLIENT = 1
-
-
 class Service:
     """What server and client services share. For dispatching threads, where not said else."""
-
-    service_type: ServiceType
 
     def __init__(
         self,
@@ -197,8 +186,6 @@ def _new_session(factory: Callable[[], Any]) -> "Session":
 class ServerService(Service):
     """Listens on its address and has a session for each client that connects."""
 
-    service_type = ServiceType.SERVER
-
     def __init__(
         self,
         net_address: NetAddress,
@@ -297,8 +284,6 @@ class ServerService(Service):
 
 class ClientService(Service):
     """Connects `max_session_count` sessions to its address."""
-
-    service_type = ServiceType.CLIENT
 
     def __init__(
         self,

@@ -16,10 +16,9 @@ so that a timer costs O(log n) all told, and the heap stays within twice its liv
 class Timer:
     """A callback that is due once. `cancel` may be called at any time, and again."""
 
-    __slots__ = ("callback", "due")
+    __slots__ = ("callback",)
 
-    def __init__(self, due: float, callback: Callable[[], Any]) -> None:
-        self.due = due
+    def __init__(self, callback: Callable[[], Any]) -> None:
         self.callback: Callable[[], Any] | None = callback
 
     def cancel(self) -> None:
@@ -42,7 +41,7 @@ class Timers:
 
     def add(self, due: float, callback: Callable[[], Any]) -> Timer:
         """Call `callback` once, from `run_due`, when the clock has reached `due` (seconds)."""
-        timer = Timer(due, callback)
+        timer = Timer(callback)
         heapq.heappush(self._heap, (due, next(self._order), timer))
         if len(self._heap) >= self._sweep_at:
             self._drop_cancelled()

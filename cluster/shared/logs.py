@@ -20,7 +20,7 @@ _said = {"node": "", "role": ""}
 """What each line says of this process."""
 
 
-def configure_logging(role: str, level: int = logging.INFO) -> None:
+def configure_logging(role: str) -> None:
     """Send the logs of this process to stderr; called once, at its start.
 
     `role` is what the process is, for example `worker 1`. The processes of a node share one
@@ -30,7 +30,7 @@ def configure_logging(role: str, level: int = logging.INFO) -> None:
     change_role(role)
     root = logging.getLogger()
     root.handlers[:] = [_handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
 
 
 def change_role(role: str) -> None:

@@ -79,7 +79,6 @@ class ProtocolVersionError(ProtocolError):
             f"the peer speaks control protocol {theirs}, this process {PROTOCOL_VERSION}; "
             "run the same version of iocp-cluster everywhere in a node"
         )
-        self.theirs = theirs
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):

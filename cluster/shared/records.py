@@ -44,7 +44,6 @@ __all__ = [
     "SEND_READY",
     "SEND_TO",
     "SEQUENCE",
-    "SEQUENCE_BYTES",
     "TELL",
     "UNBIND",
     "UNDELIVERED",
@@ -60,7 +59,6 @@ RECORD_BYTES = RECORD.size
 
 SEQUENCE = Struct("<Q")
 """Sequence number of the first packet of a `packets` record, ahead of the packets themselves."""
-SEQUENCE_BYTES = SEQUENCE.size
 
 _PACKETS_RECORD = Struct("<IHHQQ")
 pack_packets = _PACKETS_RECORD.pack

@@ -35,7 +35,6 @@ class Handover:
         Raises OSError when the path cannot be had.
         """
         self._find = find
-        self._path = path
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._poller = select.epoll()
         self._pending: dict[int, socket.socket] = {}

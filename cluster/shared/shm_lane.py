@@ -26,7 +26,7 @@ from cluster.shared.ring import RingReader, RingViolation, RingWriter
 from cluster.shared.ring_messages import MessageReceiver, MessageSender
 from cluster.shared.shm_doorbell import Doorbell
 from cluster.shared.shm_handover import receive_descriptors
-from cluster.shared.shm_segment import Segment, ring_bytes_for
+from cluster.shared.shm_segment import Segment
 
 __all__ = ["ShmGatewayLane", "ShmWorkerLane"]
 
@@ -231,7 +231,7 @@ class ShmWorkerLane:
         self._gateway_bell = Doorbell(gateway_bell)
         self._bell = Doorbell(bell)
         try:
-            self._segment = Segment(segment_fd, ring_bytes_for(capacity_bytes))
+            self._segment = Segment(segment_fd, capacity_bytes)
         except BaseException:
             self._gateway_bell.close()
             self._bell.close()

@@ -23,13 +23,15 @@ RING_BYTES_MIN = 16_384
 class Segment:
     """A mapped segment: `inbound` and `outbound` are the buffers of two rings."""
 
-    __slots__ = ("_mapped", "fd", "inbound", "outbound", "ring_bytes")
+    __slots__ = ("_mapped", "fd", "inbound", "outbound")
 
-    def __init__(self, fd: int, ring_bytes: int) -> None:
-        """Map `fd`, which becomes the segment's own; raises OSError or ValueError."""
+    def __init__(self, fd: int, capacity_bytes: int) -> None:
+        """Map `fd`, of rings that hold `capacity_bytes` each, which becomes the segment's own.
+
+        Raises OSError or ValueError.
+        """
         self.fd = fd
-        self.ring_bytes = ring_bytes
-        size = RING_OVERHEAD_BYTES + ring_bytes
+        size = _buffer_bytes(capacity_bytes)
         try:
             self._mapped = mmap.mmap(fd, 2 * size)
         except BaseException:
@@ -42,16 +44,14 @@ class Segment:
     @classmethod
     def create(cls, capacity_bytes: int) -> "Segment":
         """Make a segment whose rings hold `capacity_bytes` each; OSError if there is no memory."""
-        ring_bytes = ring_bytes_for(capacity_bytes)
-        size = 2 * (RING_OVERHEAD_BYTES + ring_bytes)
         fd = os.memfd_create("iocp-cluster-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(fd, 0, size)
+            os.posix_fallocate(fd, 0, 2 * _buffer_bytes(capacity_bytes))
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, ring_bytes)
+        return cls(fd, capacity_bytes)
 
     def close(self) -> None:
         """Unmap and close. The rings on it have to be closed before. Idempotent."""
@@ -64,6 +64,5 @@ class Segment:
             self.fd = -1
 
 
-def ring_bytes_for(capacity_bytes: int) -> int:
-    """Return the size of the rings of a lane of `capacity_bytes`."""
-    return max(RING_BYTES_MIN, (capacity_bytes + 7) & ~7)
+def _buffer_bytes(capacity_bytes: int) -> int:
+    return RING_OVERHEAD_BYTES + max(RING_BYTES_MIN, (capacity_bytes + 7) & ~7)

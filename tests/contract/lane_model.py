@@ -8,7 +8,7 @@ import random
 from collections import deque
 
 from cluster.shared.lane import Commit, Freed, GatewayLane, OutboundBatch, WorkerLane
-from cluster.shared.records import OPENED, PACKETS, SEQUENCE, SEQUENCE_BYTES
+from cluster.shared.records import OPENED, PACKETS, SEQUENCE
 from tests.contract.lane_records import (
     append_packets,
     outbound_payloads,
@@ -39,7 +39,7 @@ class Worker:
         for record in read_now(self.lane):
             numbers = []
             if record.kind == PACKETS:
-                packets = record.payload[SEQUENCE_BYTES:]
+                packets = record.payload[SEQUENCE.size :]
                 numbers = [number for (number,) in SEQUENCE.iter_unpack(packets)]
                 assert len(numbers) == record.packet_count
             self._inbox.append((record.position, numbers))

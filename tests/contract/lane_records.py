@@ -6,7 +6,7 @@ Apart from the harness, because worker processes import it and are to start fast
 from typing import Any, NamedTuple
 
 from cluster.shared.lane import Commit, GatewayLane, OutboundBatch, WorkerLane
-from cluster.shared.records import PACKETS, SEND, SEQUENCE_BYTES, make_record
+from cluster.shared.records import PACKETS, SEND, SEQUENCE, make_record
 from tests.record_reader import iter_records
 
 
@@ -38,7 +38,7 @@ def append_packets(
 def texts_of(records: list[InboundRecord]) -> list[bytes]:
     """Return what `append_text` put into these records."""
     assert all(record.kind == PACKETS for record in records)
-    return [record.payload[SEQUENCE_BYTES:] for record in records]
+    return [record.payload[SEQUENCE.size :] for record in records]
 
 
 def read_now(worker: WorkerLane) -> list[InboundRecord]:

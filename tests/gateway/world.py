@@ -40,7 +40,7 @@ from cluster.shared.config import LimitsConfig, RoutingChoice
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, ShardReport
-from cluster.shared.records import PACKETS, SEND, SEQUENCE, SEQUENCE_BYTES, make_record
+from cluster.shared.records import PACKETS, SEND, SEQUENCE, make_record
 from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
@@ -137,7 +137,7 @@ class ScriptedWorker:
         new = self.read()
         if new:
             replies = [
-                make_record(SEND, record.session, record.payload[SEQUENCE_BYTES:])
+                make_record(SEND, record.session, record.payload[SEQUENCE.size :])
                 for record in new
                 if record.kind == PACKETS
             ]
@@ -422,6 +422,6 @@ def packets_in(data: bytes | bytearray) -> list[bytes]:
 def content(record: InboundRecord) -> tuple[int, list[bytes]]:
     """Return the first sequence number and the packets of a `packets` record."""
     assert record.kind == PACKETS
-    packets = packets_in(record.payload[SEQUENCE_BYTES:])
+    packets = packets_in(record.payload[SEQUENCE.size :])
     assert record.packet_count == len(packets)
     return SEQUENCE.unpack_from(record.payload)[0], packets

@@ -18,7 +18,6 @@ from cluster.iocp import (
     NetAddress,
     ServerService,
     Service,
-    ServiceType,
     Session,
     SessionSettings,
     SessionState,
@@ -89,8 +88,6 @@ def test_a_factory_that_makes_no_new_session_is_misuse(core: IocpCore):
 def test_a_service_tells_what_it_is(world: World):
     server = world.server(max_session_count=3, start=False)
     client = world.client(NetAddress("127.0.0.1", 5), max_session_count=4)
-    assert server.service_type is ServiceType.SERVER
-    assert client.service_type is ServiceType.CLIENT
     assert server.net_address == LOOPBACK
     assert client.net_address == NetAddress("127.0.0.1", 5)
     assert server.iocp_core is world.core

@@ -13,7 +13,6 @@ from cluster.shared.records import (
     RECORD_BYTES,
     SEND,
     SEQUENCE,
-    SEQUENCE_BYTES,
     RecordError,
     RecordKind,
     make_record,
@@ -31,7 +30,7 @@ def test_the_layout_stays_as_it_is() -> None:
     assert make_packets_record(1, 2, b"abcd", 1) == (
         b"\x1c\x00\x00\x00\x02\x00\x01\x00\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0abcd"
     )
-    assert PACKETS_OVERHEAD == RECORD_BYTES + SEQUENCE_BYTES
+    assert RECORD_BYTES + SEQUENCE.size == PACKETS_OVERHEAD
 
 
 def test_the_kinds_of_the_two_directions_are_apart() -> None:
@@ -59,7 +58,7 @@ def test_a_packets_record_is_a_sequence_and_packets(
     (record,) = iter_records(make_packets_record(session, sequence, packets, count))
     assert record[:3] == (PACKETS, count, session)
     assert SEQUENCE.unpack_from(record.payload) == (sequence,)
-    assert bytes(record.payload[SEQUENCE_BYTES:]) == packets
+    assert bytes(record.payload[SEQUENCE.size :]) == packets
 
 
 def test_an_empty_chunk_has_no_records() -> None:

@@ -67,7 +67,7 @@ def test_a_segment_is_mapped_whole_or_not_at_all():
 
 def test_what_both_ends_see_is_one_memory():
     with closing(Segment.create(CAPACITY)) as mine:
-        theirs = Segment(os.dup(mine.fd), mine.ring_bytes)
+        theirs = Segment(os.dup(mine.fd), CAPACITY)
         mine.inbound[5] = 1
         theirs.outbound[7] = 2
         assert (theirs.inbound[5], mine.outbound[7]) == (1, 2)

@@ -69,11 +69,6 @@ class LinkLog:
         """Records that the peer has not settled."""
         return len(self._records)
 
-    @property
-    def position(self) -> int:
-        """The last position that was given out."""
-        return self._position
-
     def append(self, payload: bytes) -> bool:
         """Keep `payload` for the peer; False, and it is not taken, when there is no room."""
         cost = len(payload) + RECORD_COST_BYTES

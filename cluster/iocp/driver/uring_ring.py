@@ -35,7 +35,6 @@ _SETUP_CQSIZE = 1 << 3
 _SETUP_CLAMP = 1 << 4
 _SETUP_R_DISABLED = 1 << 6
 _SETUP_SUBMIT_ALL = 1 << 7
-_SETUP_COOP_TASKRUN = 1 << 8
 _SETUP_TASKRUN_FLAG = 1 << 9
 _SETUP_SINGLE_ISSUER = 1 << 12
 _SETUP_DEFER_TASKRUN = 1 << 13
@@ -59,7 +58,6 @@ _PARAMS = Struct("<8I2I" + "8IQ" + "8IQ")
 """entries, flags and features; reserved; offsets of the submission and of the completion ring"""
 _SQE = Struct("<BBHiQQIIQHHiQQ")
 """opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_group, personality, ..."""
-_SQE_BYTES = _SQE.size
 _CQE = Struct("<QiHH")
 _EXT_ARG = Struct("<QIIQ")
 """signal mask, its size, minimal wait, address of the timespec"""

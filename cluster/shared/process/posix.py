@@ -85,7 +85,6 @@ def spawn(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
-    cwd: Path | None = None,
     stdout: int | IO[bytes] = _STDERR_FD,
 ) -> "subprocess.Popen[bytes]":
     """Start a program and return it; the caller owns it and has to wait for it.
@@ -102,7 +101,6 @@ def spawn(
     return subprocess.Popen(
         list(argv),
         env=dict(env),
-        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         start_new_session=True,

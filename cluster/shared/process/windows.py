@@ -92,7 +92,6 @@ def spawn(
     argv: Sequence[str],
     env: Mapping[str, str],
     *,
-    cwd: Path | None = None,
     stdout: int | IO[bytes] = _STDERR_FD,
 ) -> subprocess.Popen[bytes]:
     """Start a program and return it; the caller owns it and has to wait for it.
@@ -114,7 +113,6 @@ def spawn(
     return subprocess.Popen(
         [program, *arguments],
         env=environment,
-        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
