@@ -188,6 +188,17 @@ class ClusterNode:
             raise AssertionError(f"{error}\n{seen}\n{self.stderr}") from None
         return seen[0]
 
+    def kill_worker(self, restarts: int) -> None:
+        """Kill the first worker as soon as it is ready after so many restarts."""
+        status = self.wait_status(
+            lambda status: (
+                status["workers"][0]["restarts"] == restarts
+                and status["workers"][0]["state"] == "ready"
+            ),
+            f"a worker after {restarts}",
+        )
+        psutil.Process(status["workers"][0]["pid"]).kill()
+
     def signal(self, number: int) -> None:
         """Send a signal to the supervisor."""
         self.process.send_signal(number)

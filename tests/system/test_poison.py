@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
+from tests.system.checked_client import CheckedClient
 from tests.system.cluster_node import ClusterNode, run_cluster
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
-from tests.system.test_worker_death import CheckedClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 

@@ -15,6 +15,7 @@ import pytest
 from cluster.shared.key_files import make_key_files
 from tests.gateway.links.relay import Relay
 from tests.support import wait_until
+from tests.system.checked_client import CheckedClient, served_again
 from tests.system.cluster_node import (
     ROOT,
     ClusterNode,
@@ -24,7 +25,6 @@ from tests.system.cluster_node import (
 )
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
-from tests.system.test_worker_death import CheckedClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -137,17 +137,6 @@ def relays() -> Iterator[Callable[[int], Relay]]:
     """Make relays to ports of this machine."""
     with ExitStack() as stack:
         yield lambda port: stack.enter_context(Relay(port))
-
-
-def served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
-    before = [client.answered for client in clients]
-    node.wait_status(
-        lambda _: all(
-            client.answered > count or client.failure
-            for client, count in zip(clients, before, strict=True)
-        ),
-        "every client is answered again",
-    )
 
 
 def test_remote_workers_that_are_killed_or_cut_off_lose_and_repeat_nothing(

@@ -1,9 +1,7 @@
 """What shards save for themselves, with real processes that are killed: no ticket twice, none left
 out, and all that is bulky is there again."""
 
-import os
 import random
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -24,18 +22,6 @@ CLIENTS, DEPTH, KILLS = 4, 8, 4
 
 def start(cluster_up: StartNode, *arguments: str) -> ClusterNode:
     return cluster_up(*APP, *arguments, cwd=ROOT)
-
-
-def kill_worker(node: ClusterNode, restarts: int) -> None:
-    """Kill the worker that has come after so many."""
-    status = node.wait_status(
-        lambda status: (
-            status["workers"][0]["restarts"] == restarts
-            and status["workers"][0]["state"] == "ready"
-        ),
-        f"a worker after {restarts}",
-    )
-    os.kill(status["workers"][0]["pid"], signal.SIGKILL)
 
 
 class TicketTaker(threading.Thread):
@@ -89,7 +75,7 @@ def test_each_ticket_is_given_once_whenever_workers_die(cluster_up: StartNode, l
     with PacketClient(node.port) as other:
         for restarts in range(KILLS):
             wait_for_tickets(takers, rng.randrange(200, 900))
-            kill_worker(node, restarts)
+            node.kill_worker(restarts)
         numbers = [number for taker in takers for number in taker.finish()]
         assert sorted(numbers) == list(range(1, len(numbers) + 1))
         assert other.ask(COUNT_STARTS, b"") == (COUNT_STARTS, b"%d" % (KILLS + 1))
@@ -103,7 +89,7 @@ def test_a_successor_is_given_as_much_as_may_be_saved(cluster_up: StartNode, lan
         assert client.ask(DIGEST, b"") == (DIGEST, digest)
         assert node.counters()["saved_bytes"] > 16_250_000
         for restarts in range(2):
-            kill_worker(node, restarts)
+            node.kill_worker(restarts)
             assert client.ask(DIGEST, b"") == (DIGEST, digest)
         assert client.ask(FORGET_ALL, b"") == (FORGET_ALL, b"")
         node.wait_status(lambda status: status["counters"]["saved_bytes"] == 0, "nothing")

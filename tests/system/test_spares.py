@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from tests.support import wait_until
+from tests.system.checked_client import CheckedClient
 from tests.system.cluster_node import ClusterNode
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
-from tests.system.test_worker_death import CheckedClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 

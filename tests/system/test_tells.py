@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tests.applications.telling import ASK, LOST, TELL, TOLD, Saying
-from tests.system.cluster_node import ROOT, ClusterNode
+from tests.system.cluster_node import ROOT
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import free_ports, wait_linked, write_configs
 from tests.system.packet_client import PacketClient
@@ -19,18 +19,6 @@ KILL_EVERY = 75
 
 def say(client: PacketClient, packet_id: int, node: int, number: int) -> None:
     client.send(packet_id, msgspec.msgpack.encode(Saying(node, 0, number)))
-
-
-def kill_worker(node: ClusterNode, restarts: int) -> None:
-    """Kill the worker that has come after so many."""
-    status = node.wait_status(
-        lambda status: (
-            status["workers"][0]["restarts"] == restarts
-            and status["workers"][0]["state"] == "ready"
-        ),
-        f"a worker after {restarts}",
-    )
-    os.kill(status["workers"][0]["pid"], signal.SIGKILL)
 
 
 def test_messages_outlive_workers_and_a_gateway_that_dies_has_them_reported(
@@ -51,7 +39,7 @@ def test_messages_outlive_workers_and_a_gateway_that_dies_has_them_reported(
             say(two, TELL, 1, number)
             if number % KILL_EVERY == KILL_EVERY - 1:
                 # Both ends in turn, while messages are on their way in both directions.
-                kill_worker(nodes[number // KILL_EVERY % 2], number // KILL_EVERY // 2)
+                nodes[number // KILL_EVERY % 2].kill_worker(number // KILL_EVERY // 2)
         for client in (one, two):
             assert [client.receive() for _ in range(MESSAGES)] == [
                 (TOLD, b"%d" % number) for number in range(MESSAGES)

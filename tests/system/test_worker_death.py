@@ -6,19 +6,16 @@ import signal
 import socket
 import struct
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from cluster.iocp.packet_framing import make_packet
-from tests.system.cluster_node import ClusterNode
+from tests.system.checked_client import DEPTH, CheckedClient, served_again
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
-DEPTH = 8
 NOTES_EACH_CALL = """
 import os
 from cluster.worker import App
@@ -44,60 +41,6 @@ worker_timeout_s = 1.0
 """
 
 
-class CheckedClient(threading.Thread):
-    """Keeps packets outstanding and holds every echo against what was sent, in order."""
-
-    def __init__(self, port: int, number: int) -> None:
-        super().__init__(name=f"client {number}")
-        self._client = PacketClient(port, timeout_s=30)
-        self._number = number
-        self._stop_asked = threading.Event()
-        self.answered = 0
-        self.failure: BaseException | None = None
-
-    def _packet(self, index: int) -> tuple[int, bytes]:
-        size = random.Random(f"{self._number}/{index}").randrange(2_000)
-        return index % 65_536, f"{self._number}/{index}/".encode() + b"." * size
-
-    def run(self) -> None:
-        try:
-            with self._client:
-                sent = 0
-                while not self._stop_asked.is_set() or self.answered < sent:
-                    while sent < self.answered + DEPTH and not self._stop_asked.is_set():
-                        self._client.socket.sendall(make_packet(*self._packet(sent)))
-                        sent += 1
-                    if self.answered < sent:
-                        assert self._client.receive() == self._packet(self.answered)
-                        self.answered += 1
-        except BaseException as error:
-            self.failure = error
-
-    def stop(self) -> None:
-        """Send nothing more."""
-        self._stop_asked.set()
-
-    def finish(self) -> int:
-        """Stop sending, wait for the last echo, and return how many there were."""
-        self.stop()
-        self.join(40)
-        assert not self.is_alive(), f"{self.name} still waits for echo {self.answered}"
-        if self.failure is not None:
-            raise AssertionError(f"{self.name} at echo {self.answered}") from self.failure
-        return self.answered
-
-
-def _served_again(node: ClusterNode, clients: list[CheckedClient]) -> None:
-    before = [client.answered for client in clients]
-    node.wait_status(
-        lambda _: all(
-            client.answered > count or client.failure
-            for client, count in zip(clients, before, strict=True)
-        ),
-        "every client is answered again",
-    )
-
-
 def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode, lane: str) -> None:
     node = cluster_up("--lane", lane, "--workers", "2")
     gateway = node.status()["gateway"]["pid"]
@@ -107,7 +50,7 @@ def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode, lane: str
     source = random.Random(5)
     try:
         for kill in range(1, 7):
-            _served_again(node, clients)
+            served_again(node, clients)
             shard = source.randrange(2)
             workers = node.wait_status(
                 lambda status: all(worker["state"] == "ready" for worker in status["workers"]),
@@ -121,7 +64,7 @@ def test_killed_workers_lose_and_repeat_nothing(cluster_up: StartNode, lane: str
                 ),
                 "the worker is replaced",
             )
-        _served_again(node, clients)
+        served_again(node, clients)
     finally:
         answered = [client.finish() for client in clients]
     assert min(answered) > DEPTH
@@ -146,7 +89,7 @@ def test_a_worker_that_is_asked_to_end_leaves_nothing_to_be_done_again(
         client.start()
     try:
         for restarts in range(1, 9):
-            _served_again(node, clients)
+            served_again(node, clients)
             os.kill(node.worker_pids()[0], signal.SIGTERM)
             node.wait_status(
                 lambda status, restarts=restarts: (
@@ -155,7 +98,7 @@ def test_a_worker_that_is_asked_to_end_leaves_nothing_to_be_done_again(
                 ),
                 "the successor",
             )
-        _served_again(node, clients)
+        served_again(node, clients)
     finally:
         answered = sum(client.finish() for client in clients)
     calls = notes.read_bytes().split()
@@ -175,7 +118,7 @@ def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
     for client in clients:
         client.start()
     try:
-        _served_again(node, clients)
+        served_again(node, clients)
         stopped = node.worker_pids()[0]
         os.kill(stopped, signal.SIGSTOP)
         node.wait_status(
@@ -185,7 +128,7 @@ def test_a_stopped_worker_is_fenced_and_what_it_says_later_is_not_applied(
             ),
             "the stopped worker is replaced",
         )
-        _served_again(node, clients)
+        served_again(node, clients)
     finally:
         for client in clients:
             client.finish()
