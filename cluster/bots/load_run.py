@@ -20,7 +20,7 @@ from cluster.bots.latencies import Latencies
 from cluster.bots.report import BotsReport
 from cluster.iocp import Cause, ClientService, IocpCore, NetAddress, SessionSettings
 
-__all__ = ["BotsError", "BotsSettings", "LoadRun", "Phase", "Progress"]
+__all__ = ["BotsError", "BotsSettings", "LoadPhase", "LoadProgress", "LoadRun"]
 
 logger = logging.getLogger("cluster.bots")
 
@@ -63,7 +63,7 @@ class BotsSettings:
     seconds: float
 
 
-class Phase(Enum):
+class LoadPhase(Enum):
     """How far a run has come."""
 
     CONNECTING = "connecting"
@@ -74,10 +74,10 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LoadProgress:
     """A run as of now, for whoever shows it."""
 
-    phase: Phase
+    phase: LoadPhase
     sessions: int
     packets: int
     packets_per_s: float
@@ -88,12 +88,12 @@ class LoadRun:
     """One run. Made and run by one thread, which is then its dispatching thread."""
 
     def __init__(
-        self, settings: BotsSettings, show: Callable[[Progress], None] | None = None
+        self, settings: BotsSettings, show: Callable[[LoadProgress], None] | None = None
     ) -> None:
         """Prepare a run; `show` is called a few times a second. Raises OSError for a bad name."""
         self.settings = settings
         self.sending = False
-        self.phase = Phase.CONNECTING
+        self.phase = LoadPhase.CONNECTING
         self.failures: Counter[str] = Counter()
         """Connects that failed, by cause."""
         self._show = show
@@ -133,7 +133,7 @@ class LoadRun:
             self._close()
         finally:
             self._core.close()
-        self.phase = Phase.DONE
+        self.phase = LoadPhase.DONE
         return report
 
     # -- what the bots tell ------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class LoadRun:
         self.failures[cause] += 1
 
     def session_disconnected(self, session: BotSession, cause: str) -> None:
-        if self.phase is not Phase.CLOSING:
+        if self.phase is not LoadPhase.CLOSING:
             self._disconnected += 1
             logger.debug("session %s ended: %s", session, cause)
 
@@ -178,7 +178,7 @@ class LoadRun:
         return len(self._bots) + self.failures.total()
 
     def _load(self) -> None:
-        self.phase = Phase.LOADING
+        self.phase = LoadPhase.LOADING
         self.sending = True
         self._started_ns = perf_counter_ns()
         ends_at = self._core.now() + self.settings.seconds
@@ -201,7 +201,7 @@ class LoadRun:
                 self._core.dispatch(0)
 
     def _settle(self) -> None:
-        self.phase = Phase.SETTLING
+        self.phase = LoadPhase.SETTLING
         self._note_progress(self._answers)
         while any(bot.stream.outstanding for bot in self._bots if bot.is_connected):
             if self._stalled_for(self._answers) > SETTLE_STALL_S:
@@ -210,7 +210,7 @@ class LoadRun:
             self._show_progress()
 
     def _close(self) -> None:
-        self.phase = Phase.CLOSING
+        self.phase = LoadPhase.CLOSING
         self._service.close_service()
         ends_at = self._core.now() + CLOSE_TIMEOUT_S
         service = self._service
@@ -264,7 +264,7 @@ class LoadRun:
         packets = sum(bot.stream.echoed for bot in self._bots)
         seconds = self._elapsed_ns / _NS
         self._show(
-            Progress(
+            LoadProgress(
                 phase=self.phase,
                 sessions=len(self._bots),
                 packets=packets,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cluster.bots.load_run import BotsError, BotsSettings, LoadRun, Progress
+from cluster.bots.load_run import BotsError, BotsSettings, LoadProgress, LoadRun
 from cluster.shared.process import raise_descriptor_limit
 
 __all__ = ["run_bots"]
@@ -78,7 +78,7 @@ def _stopped_by_signal(run: LoadRun) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_shown() -> Iterator[Callable[[Progress], None] | None]:
+def _progress_shown() -> Iterator[Callable[[LoadProgress], None] | None]:
     """Give a function that shows progress on the terminal, None where stderr is none."""
     if not sys.stderr.isatty():
         yield None
@@ -90,7 +90,7 @@ def _progress_shown() -> Iterator[Callable[[Progress], None] | None]:
 
     with Live(Text("connecting"), console=Console(stderr=True), transient=True) as live:
 
-        def show(progress: Progress) -> None:
+        def show(progress: LoadProgress) -> None:
             live.update(
                 Text(
                     f"{progress.phase.value}: {progress.sessions} sessions, "

@@ -21,9 +21,9 @@ from cluster.gateway.other_nodes import OtherNodes
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.door import RemoteDoor, RemoteKeys
 from cluster.gateway.remote.remote_control import RemoteControl
-from cluster.gateway.spares import Spares
 from cluster.gateway.status_report import StatusReport
 from cluster.gateway.supervisor_link import SupervisorLink
+from cluster.gateway.waiting_spares import WaitingSpares
 from cluster.iocp import EventType, IocpCore, IocpEvent
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.timers import Timer
@@ -139,7 +139,7 @@ class Gateway(IocpObject):
             links_secret,
             membership,
         )
-        self._spares = Spares(
+        self._spares = WaitingSpares(
             config.workers.spares,
             config.workers.count,
             config.workers.worker_timeout_s,

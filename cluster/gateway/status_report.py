@@ -19,8 +19,8 @@ from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.door import RemoteDoor
 from cluster.gateway.remote.remote_shards import remote_worker_status
 from cluster.gateway.shard import Shard
-from cluster.gateway.spares import Spares
 from cluster.gateway.supervisor_link import SupervisorLink
+from cluster.gateway.waiting_spares import WaitingSpares
 from cluster.iocp import IocpCore
 from cluster.shared.node_status import GatewayStatus, InHand, NodeStatus, WorkerStatus
 
@@ -40,7 +40,7 @@ class StatusReport:
         remote_door: RemoteDoor | None,
         supervisor: SupervisorLink,
         quarantine: Quarantine,
-        spares: Spares,
+        spares: WaitingSpares,
         others: OtherNodes,
     ) -> None:
         self._life = life

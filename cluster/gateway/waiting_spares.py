@@ -23,7 +23,7 @@ from cluster.shared.messages import (
 from cluster.shared.node_status import SpareStatus
 from cluster.shared.process import is_same_process
 
-__all__ = ["Spares"]
+__all__ = ["WaitingSpares"]
 
 logger = logging.getLogger("cluster.gateway")
 
@@ -39,7 +39,7 @@ class _Spare:
         self.liveness = liveness
 
 
-class Spares:
+class WaitingSpares:
     """Who waits, and for whom a shard is meant. For the dispatching thread."""
 
     def __init__(

@@ -15,9 +15,9 @@ from cluster.supervisor.child import Child
 from cluster.supervisor.console import say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
 from cluster.supervisor.node import Node
-from cluster.supervisor.reload import Reload
+from cluster.supervisor.reload import Reloader
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, GiveUp, Restart
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 
 __all__ = ["Deaths"]
@@ -41,7 +41,7 @@ class Deaths:
     For the supervisor's main thread. Times are seconds of any steady clock.
     """
 
-    def __init__(self, node: Node, course: Course, reload: Reload) -> None:
+    def __init__(self, node: Node, course: Course, reload: Reloader) -> None:
         """Decide for `node`, which is on `course`; `reload` knows versions of its application."""
         self._node = node
         self._course = course
@@ -52,7 +52,7 @@ class Deaths:
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def worker_ended(self, shard: Shard, worker: Child, exit_code: int, now: float) -> None:
+    def worker_ended(self, shard: ShardPlace, worker: Child, exit_code: int, now: float) -> None:
         """The process of `shard` has ended."""
         was_replaced = shard.ends_as_asked(exit_code)
         self._node.gateway.tell(
@@ -89,7 +89,7 @@ class Deaths:
         self._check_drained()
 
     def _worker_failed(
-        self, shard: Shard, worker: Child, is_version_at_fault: bool, now: float
+        self, shard: ShardPlace, worker: Child, is_version_at_fault: bool, now: float
     ) -> None:
         """The death counts."""
         decision = shard.ended(now)
@@ -105,7 +105,7 @@ class Deaths:
         elif isinstance(decision, GiveUp):
             self._give_up(worker, decision)
 
-    def was_of_use(self, shard: Shard, now: float) -> None:
+    def was_of_use(self, shard: ShardPlace, now: float) -> None:
         """The life of `shard` that ended last was of use after all: it is not given up."""
         if self._give_ups.pop(shard.index, None) is not None:
             shard.restart_due = now
@@ -243,7 +243,7 @@ class Deaths:
             self._course.finish_drain()
 
 
-def _lost_gateway(place: Shard | Spare, child: Child, now: float) -> None:
+def _lost_gateway(place: ShardPlace | Spare, child: Child, now: float) -> None:
     """A process ended because its gateway is silent, which says nothing against it."""
     logger.warning("%s (pid %d) has lost the gateway", child.role, child.pid)
     place.withdraw()

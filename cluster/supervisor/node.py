@@ -19,7 +19,7 @@ from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.spares import Spares
 from cluster.supervisor.upkeep import Upkeep
@@ -47,7 +47,7 @@ class Node:
         self._upkeep = Upkeep(run_directory, lock)
         self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
         remote = config.remote.shards
-        self.shards = [Shard(i) for i in range(config.workers.count) if i not in remote]
+        self.shards = [ShardPlace(i) for i in range(config.workers.count) if i not in remote]
         """Those whose workers are started here, in order; the others are served from elsewhere."""
         self.spares = Spares(config.workers.spares if self.shards else 0)
         self.version = 0
@@ -65,10 +65,10 @@ class Node:
         return [child for child in children if child is not None]
 
     @property
-    def _places(self) -> list[Shard | Spare]:
+    def _places(self) -> list[ShardPlace | Spare]:
         return [*self.shards, *self.spares]
 
-    def shard(self, index: int) -> Shard | None:
+    def shard(self, index: int) -> ShardPlace | None:
         """Return the shard with that number, None where it is not one of this supervisor's."""
         return next((shard for shard in self.shards if shard.index == index), None)
 
@@ -84,7 +84,7 @@ class Node:
 
     def next_due(self) -> float | None:
         """Return when the next process is to be started or spoken to, or None."""
-        places: list[Shard | Spare] = [*self.shards, *self.spares.fillable]
+        places: list[ShardPlace | Spare] = [*self.shards, *self.spares.fillable]
         dues = [self.gateway.next_due(), *(place.restart_due for place in places)]
         dues += [shard.end_due for shard in self.shards]
         dues += [child.kill_due for child in self.children]
@@ -103,7 +103,7 @@ class Node:
         for spare in self.spares:
             self._start_spare(spare)
 
-    def start_worker(self, shard: Shard) -> None:
+    def start_worker(self, shard: ShardPlace) -> None:
         """Give `shard` to a spare, or else start a process for it.
 
         Raises OSError, RunDirectoryError.
@@ -222,7 +222,7 @@ class Node:
 
     # -- replacing ---------------------------------------------------------------------------------
 
-    def end_worker(self, shard: Shard, due: float) -> None:
+    def end_worker(self, shard: ShardPlace, due: float) -> None:
         """Have the worker of `shard` end in good order until `due`; its successor waits."""
         child = shard.child
         assert child is not None, "nobody is there to end"
@@ -274,7 +274,7 @@ class Node:
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def report(self, shard: Shard) -> None:
+    def report(self, shard: ShardPlace) -> None:
         """Tell the gateway, and whoever reads the record, what a shard's process is doing."""
         self._record_is_old = True
         self.gateway.tell(shard.report())

@@ -9,7 +9,7 @@ from cluster.shared.config import Config
 from cluster.shared.messages import GatewayReady
 from cluster.shared.node_status import GatewayStatus, NodeStatus, SpareStatus
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 
 __all__ = ["make_node_record", "read_node_record", "write_node_record"]
@@ -21,7 +21,7 @@ def make_node_record(
     config: Config,
     gateway_pid: int | None,
     last_ready: GatewayReady | None,
-    shards: Iterable[Shard],
+    shards: Iterable[ShardPlace],
     spares: Iterable[Spare],
 ) -> NodeStatus:
     """Return the status of the node as far as the supervisor knows it.

@@ -25,11 +25,11 @@ from cluster.supervisor.replacement import (
     next_steps,
 )
 from cluster.supervisor.restart_policy import BACKOFF_MAX_S, GiveUp, Restart
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.versions import Verdict, Versions
 
-__all__ = ["PYTHON_OPTIONS", "Reload"]
+__all__ = ["PYTHON_OPTIONS", "Reloader"]
 
 logger = logging.getLogger("cluster.supervisor")
 
@@ -45,7 +45,7 @@ _NAMES_MAX = 3
 """Changed files that are named in the log."""
 
 
-class Reload:
+class Reloader:
     """The versions of a node's application. For the supervisor's main thread."""
 
     def __init__(
@@ -167,7 +167,7 @@ class Reload:
             gateway.tell(messages.Reloaded(succeeded=False, reason=reason, number=self._number))
         return True
 
-    def try_again(self, shard: Shard, decision: Restart | GiveUp) -> Restart:
+    def try_again(self, shard: ShardPlace, decision: Restart | GiveUp) -> Restart:
         """Return what follows, now that the process of `shard` could not start its version.
 
         That is a spare of an earlier version, else the version again: never the node's end.
@@ -182,14 +182,14 @@ class Reload:
         self._tell_vacant(shard, decision.delay_s)
         return decision
 
-    def try_later(self, place: Shard | Spare, child: Child) -> Restart:
+    def try_later(self, place: ShardPlace | Spare, child: Child) -> Restart:
         """Return when `place` gets another process, in a node that was never ready: at the next
         change; and after a while, as what it lacks may come without one."""
         delay_s = BACKOFF_MAX_S if child.version == self.versions.latest else 0.0
         place.restart_due = time.monotonic() + delay_s
         return Restart(delay_s)
 
-    def _tell_vacant(self, shard: Shard, delay_s: float) -> None:
+    def _tell_vacant(self, shard: ShardPlace, delay_s: float) -> None:
         if self._told_vacant:
             return
         self._told_vacant = True

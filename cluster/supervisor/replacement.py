@@ -9,7 +9,7 @@ spare of the version before.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.versions import Verdict, Versions
 
@@ -36,7 +36,7 @@ class Retire:
 class ReplaceWorker:
     """Have a worker end in good order; somebody waits to succeed it."""
 
-    shard: Shard
+    shard: ShardPlace
 
 
 Step = StartCandidate | Retire | ReplaceWorker
@@ -44,7 +44,7 @@ Step = StartCandidate | Retire | ReplaceWorker
 
 def next_steps(
     versions: Versions,
-    shards: Sequence[Shard],
+    shards: Sequence[ShardPlace],
     spares: Sequence[Spare],
     candidates: Sequence[Spare],
 ) -> list[Step]:
@@ -74,7 +74,7 @@ def next_steps(
     return steps
 
 
-def _is_stale(shard: Shard, versions: Versions) -> bool:
+def _is_stale(shard: ShardPlace, versions: Versions) -> bool:
     """Whether a worker runs an earlier version, and was not asked to end yet.
 
     Also one that has not started: a version that waits in `on_start` for ever has to be left."""
@@ -95,7 +95,7 @@ def _is_of_no_use(spare: Spare, versions: Versions) -> bool:
     return not spare.is_ready or versions.verdict is Verdict.SERVES
 
 
-def _wanted(versions: Versions, shards: Sequence[Shard], stale: Sequence[Shard]) -> int:
+def _wanted(versions: Versions, shards: Sequence[ShardPlace], stale: Sequence[ShardPlace]) -> int:
     """Return how many processes of the latest version are to wait or be on their way."""
     match versions.verdict:
         case Verdict.FAILS:
@@ -120,8 +120,8 @@ def _coming(
 
 
 def _turns(
-    versions: Versions, shards: Sequence[Shard], stale: Sequence[Shard], free: int
-) -> Sequence[Shard]:
+    versions: Versions, shards: Sequence[ShardPlace], stale: Sequence[ShardPlace], free: int
+) -> Sequence[ShardPlace]:
     """Return whose turn it is, of those that are `stale`, where `free` processes wait."""
     if versions.verdict is Verdict.SERVES:
         return stale[: max(0, free)]

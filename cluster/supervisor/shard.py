@@ -1,4 +1,4 @@
-"""One shard, as the supervisor sees it: the processes that serve it, one after the other.
+"""The place of a shard's worker, as the supervisor sees it: its processes, one after the other.
 
 It knows what its process is doing and when the next one is due. What a death means is decided by
 its restart policy; what follows for the node, by the supervisor.
@@ -9,10 +9,10 @@ from cluster.shared.node_status import WorkerState, WorkerStatus
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
 
-__all__ = ["Shard"]
+__all__ = ["ShardPlace"]
 
 
-class Shard:
+class ShardPlace:
     """The process of a shard over all its lives. Times are seconds of any steady clock."""
 
     def __init__(self, index: int) -> None:

@@ -35,8 +35,8 @@ from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_DRAINED, Course, P
 from cluster.supervisor.deaths import Deaths
 from cluster.supervisor.file_watch import FileWatch
 from cluster.supervisor.node import Node
-from cluster.supervisor.reload import Reload
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.reload import Reloader
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.signals import SignalWatch
 
 __all__ = ["Supervisor", "supervise"]
@@ -87,7 +87,7 @@ def supervise(
         if reload_directories:
             watch = FileWatch(reload_directories)
             stack.callback(watch.close)
-        reload = Reload(node, watch, drain_timeout_s, tell)
+        reload = Reloader(node, watch, drain_timeout_s, tell)
         return Supervisor(node, signals, drain_timeout_s, reload).run()
 
 
@@ -99,7 +99,7 @@ class Supervisor:
         node: Node,
         signals: SignalWatch,
         drain_timeout_s: float,
-        reload: Reload,
+        reload: Reloader,
     ) -> None:
         """Prepare to run `node`, which stays the caller's to close, and to `reload` it."""
         self._node = node
@@ -226,7 +226,7 @@ class Supervisor:
             case _:
                 logger.warning("unexpected control message %s", type(message).__name__)
 
-    def _shard_reported(self, shard: Shard, report: ShardReport) -> None:
+    def _shard_reported(self, shard: ShardPlace, report: ShardReport) -> None:
         now = time.monotonic()
         if (report.committed or report.set_aside) and shard.proved(report.pid, now):
             self._node.gateway.policy.life_proved()

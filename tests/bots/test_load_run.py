@@ -18,7 +18,7 @@ from cluster.bots import latencies as latencies_module
 from cluster.bots import load_run
 from cluster.bots import run_bots as command
 from cluster.bots.latencies import Latencies
-from cluster.bots.load_run import BotsError, BotsSettings, LoadRun, Phase, Progress
+from cluster.bots.load_run import BotsError, BotsSettings, LoadPhase, LoadProgress, LoadRun
 from cluster.bots.report import BotsReport
 from cluster.bots.run_bots import run_bots
 from cluster.iocp import NetAddress, PacketSession
@@ -130,12 +130,12 @@ def test_more_sessions_than_connect_at_once_all_connect(monkeypatch: pytest.Monk
 
 
 def test_progress_is_shown_phase_by_phase():
-    shown: list[Progress] = []
+    shown: list[LoadProgress] = []
     with echo_server() as address:
         LoadRun(settings(address, seconds=0.6), shown.append).run()
     phases = [progress.phase for progress in shown]
-    assert phases == sorted(phases, key=list(Phase).index)
-    assert {Phase.CONNECTING, Phase.LOADING} <= set(phases)
+    assert phases == sorted(phases, key=list(LoadPhase).index)
+    assert {LoadPhase.CONNECTING, LoadPhase.LOADING} <= set(phases)
     assert shown[-1].packets > 0
     assert shown[-1].packets_per_s > 0
 

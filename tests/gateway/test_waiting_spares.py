@@ -5,7 +5,7 @@ import os
 import pytest
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.spares import Spares
+from cluster.gateway.waiting_spares import WaitingSpares
 from cluster.shared.messages import (
     ControlMessage,
     GatewayAlive,
@@ -34,7 +34,7 @@ class World:
         self.unreachable: set[bytes] = set()
         self.reports: list[SpareReport] = []
         self.grants: list[tuple[bytes, Hello]] = []
-        self.spares = Spares(
+        self.spares = WaitingSpares(
             spares_max,
             2,
             TIMEOUT_S,

@@ -9,7 +9,7 @@ import pytest
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.outcomes import ReadyQueue
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
-from cluster.iocp.driver.readiness_interest import Interest
+from cluster.iocp.driver.readiness_interest import ReadinessInterest
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE
 from cluster.iocp.iocp_event import AcceptEvent, RecvEvent, SendEvent
 
@@ -62,8 +62,8 @@ def ready() -> ReadyQueue:
 
 
 @pytest.fixture
-def interest(poller: NotingPoller, ready: ReadyQueue) -> Interest:
-    return Interest(poller, ready)
+def interest(poller: NotingPoller, ready: ReadyQueue) -> ReadinessInterest:
+    return ReadinessInterest(poller, ready)
 
 
 def make_handle() -> ReadinessHandle:
@@ -72,7 +72,9 @@ def make_handle() -> ReadinessHandle:
     return ReadinessHandle(driver, sock, FD)
 
 
-def test_what_is_wanted_already_is_not_asked_for_again(interest: Interest, poller: NotingPoller):
+def test_what_is_wanted_already_is_not_asked_for_again(
+    interest: ReadinessInterest, poller: NotingPoller
+):
     handle = make_handle()
     interest.want(handle, READABLE)
     interest.want(handle, READABLE)
@@ -83,7 +85,9 @@ def test_what_is_wanted_already_is_not_asked_for_again(interest: Interest, polle
     assert interest.by_descriptor == {FD: handle}
 
 
-def test_interest_that_nothing_waits_for_is_taken_off(interest: Interest, poller: NotingPoller):
+def test_interest_that_nothing_waits_for_is_taken_off(
+    interest: ReadinessInterest, poller: NotingPoller
+):
     handle = make_handle()
     handle.recv, handle.send = RecvEvent(), SendEvent()
     interest.want(handle, READABLE)
@@ -99,7 +103,9 @@ def test_interest_that_nothing_waits_for_is_taken_off(interest: Interest, poller
     assert len(poller.calls) == 4
 
 
-def test_a_listener_keeps_its_interest_while_accepts_wait(interest: Interest, poller: NotingPoller):
+def test_a_listener_keeps_its_interest_while_accepts_wait(
+    interest: ReadinessInterest, poller: NotingPoller
+):
     handle = make_handle()
     handle.accepts = deque([AcceptEvent()])
     interest.want(handle, READABLE)
@@ -114,7 +120,11 @@ def test_a_listener_keeps_its_interest_while_accepts_wait(interest: Interest, po
     ("error", "code"), [((OSError, errno.EPERM), errno.EPERM), ((ValueError,), errno.EBADF)]
 )
 def test_what_cannot_be_waited_for_completes_with_the_reason(
-    interest: Interest, poller: NotingPoller, ready: ReadyQueue, error: tuple[Any, ...], code: int
+    interest: ReadinessInterest,
+    poller: NotingPoller,
+    ready: ReadyQueue,
+    error: tuple[Any, ...],
+    code: int,
 ):
     handle = make_handle()
     event = handle.recv = RecvEvent()
@@ -129,7 +139,7 @@ def test_what_cannot_be_waited_for_completes_with_the_reason(
 
 
 def test_a_watched_descriptor_that_was_closed_and_opened_again_is_registered_anew(
-    interest: Interest, poller: NotingPoller
+    interest: ReadinessInterest, poller: NotingPoller
 ):
     driver: Any = None
     handle = interest.watched[FD] = ReadinessHandle(driver, None, FD)

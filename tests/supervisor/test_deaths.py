@@ -21,7 +21,7 @@ from cluster.supervisor.course import (
 )
 from cluster.supervisor.deaths import STOP_NEWS_S, TRY_AGAIN_S, VERDICT_WAIT_S, Deaths
 from cluster.supervisor.node import Node
-from cluster.supervisor.reload import Reload
+from cluster.supervisor.reload import Reloader
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, FAILURES_MAX
 from cluster.supervisor.versions import Verdict
 from tests.supervisor.fake_child import fake_child, process_of
@@ -39,7 +39,7 @@ class Bench:
         workers = WorkersConfig(count=1, spares=1, worker_timeout_s=WORKER_TIMEOUT_S)
         self.node = Node(Config(node=NodeConfig(listen="127.0.0.1:0"), workers=workers), directory)
         self.course = Course()
-        self.reload = Reload(self.node, None, 1.0, lambda text: None)
+        self.reload = Reloader(self.node, None, 1.0, lambda text: None)
         self.deaths = Deaths(self.node, self.course, self.reload)
         (self.shard,) = self.node.shards
         (self.spare,) = self.node.spares

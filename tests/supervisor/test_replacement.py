@@ -14,7 +14,7 @@ from cluster.supervisor.replacement import (
     Step,
     next_steps,
 )
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.spares import Spares
 from cluster.supervisor.versions import Verdict, Versions
@@ -23,8 +23,8 @@ from tests.supervisor.fake_child import fake_child, process_of
 START = StartCandidate()
 
 
-def worker(index: int, version: int, state: str = "ready") -> Shard:
-    shard = Shard(index)
+def worker(index: int, version: int, state: str = "ready") -> ShardPlace:
+    shard = ShardPlace(index)
     shard.started(fake_child(version), 0.0)
     shard.state = state  # type: ignore[assignment]
     return shard
@@ -102,7 +102,7 @@ def test_a_candidate_that_nobody_needs_any_more_goes():
 
 
 def test_who_waits_is_kept_for_a_shard_that_has_nobody():
-    vacant, candidate = Shard(0), waiting(1)
+    vacant, candidate = ShardPlace(0), waiting(1)
     assert next_steps(versions(1, Verdict.SERVES), [vacant], [], [candidate]) == []
     # And for that alone: a worker that serves is not asked to end for a process that is meant
     # for another shard.

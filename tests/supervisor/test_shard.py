@@ -8,7 +8,7 @@ import pytest
 
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import Restart
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from tests.supervisor.fake_child import fake_child, process_of
 
 
@@ -24,7 +24,7 @@ def children() -> Iterator[list[Child]]:
 
 
 def test_only_successors_count_as_restarts(children: list[Child]):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     assert (shard.state, shard.pid, shard.restarts) == ("starting", None, 0)
     shard.started(children[0], 0.0)
     assert (shard.state, shard.pid, shard.restarts) == ("starting", children[0].pid, 0)
@@ -40,7 +40,7 @@ def test_only_successors_count_as_restarts(children: list[Child]):
 
 
 def test_a_commit_told_after_the_death_makes_the_successor_due_at_once(children: list[Child]):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(children[0], 0.0)
     shard.ended(100.0)
     assert shard.proved(children[0].pid, 100.01)
@@ -49,7 +49,7 @@ def test_a_commit_told_after_the_death_makes_the_successor_due_at_once(children:
 
 
 def test_a_commit_of_an_earlier_process_proves_nothing_for_the_present_one(children: list[Child]):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(children[0], 0.0)
     shard.ended(100.0)
     shard.started(children[1], 0.0)
@@ -60,7 +60,7 @@ def test_a_commit_of_an_earlier_process_proves_nothing_for_the_present_one(child
 def test_a_process_that_was_ended_for_its_gateway_is_no_failure_of_the_shard(
     children: list[Child],
 ):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(children[0], 0.0)
     shard.withdraw()
     assert shard.policy.failures == 0
@@ -68,7 +68,7 @@ def test_a_process_that_was_ended_for_its_gateway_is_no_failure_of_the_shard(
 
 
 def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[Child]):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(children[0], 100.0)
     assert not shard.is_slow_to_start(100.0 + 30.0 - 0.1, 30.0)
     assert shard.is_slow_to_start(100.0 + 30.0, 30.0)
@@ -83,7 +83,7 @@ def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[C
 
 
 def test_a_process_that_was_told_to_stop_has_no_successor(children: list[Child]):
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(children[0], 0.0)
     shard.stopped()
     assert shard.restart_due is None
@@ -104,7 +104,7 @@ def test_the_end_of_a_child_is_told_in_words(children: list[Child]):
 
 
 def test_a_process_that_ends_as_it_was_asked_to_has_a_successor_at_once_and_did_not_die():
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(fake_child(3), 0.0)
     assert (shard.version, shard.is_ending) == (3, False)
     shard.asked_to_end(105.0)
@@ -123,7 +123,7 @@ def test_a_process_that_ends_as_it_was_asked_to_has_a_successor_at_once_and_did_
 
 
 def test_a_process_that_does_not_end_as_it_was_asked_to_is_killed_once_and_did_not_die():
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(fake_child(), 0.0)
     process = process_of(shard.child)
     shard.asked_to_end(105.0)
@@ -135,7 +135,7 @@ def test_a_process_that_does_not_end_as_it_was_asked_to_is_killed_once_and_did_n
 
 
 def test_a_process_that_nobody_asked_to_end_was_not_replaced():
-    shard = Shard(0)
+    shard = ShardPlace(0)
     shard.started(fake_child(), 0.0)
     assert not shard.ends_as_asked(0)
     shard.asked_to_end(105.0)

@@ -21,7 +21,7 @@ from cluster.shared.messages import (
 from cluster.shared.node_status import GatewayStatus, NodeStatus
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.supervisor.node_record import make_node_record, write_node_record
-from cluster.supervisor.shard import Shard
+from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.status import read_status
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the control plane is ipc here")
@@ -109,11 +109,11 @@ def test_a_damaged_record_is_an_error_that_names_it(directory: RunDirectory):
 
 
 def test_the_record_shows_what_is_configured_until_a_gateway_was_ready():
-    record = make_node_record(Config(), 4, None, [Shard(0), Shard(1)], [])
+    record = make_node_record(Config(), 4, None, [ShardPlace(0), ShardPlace(1)], [])
     assert (record.epoch, record.gateway.driver) == (0, "auto")
     assert [worker.lane for worker in record.workers] == ["auto", "auto"]
     ready = GatewayReady(pid=4, node=1, epoch=8, listen="x:1", driver="readiness", lane="zmq")
-    later = make_node_record(Config(), None, ready, [Shard(0)], [])
+    later = make_node_record(Config(), None, ready, [ShardPlace(0)], [])
     assert (later.epoch, later.gateway) == (
         8,
         GatewayStatus(pid=None, driver="readiness", sessions=0),

@@ -16,7 +16,7 @@ from cluster.iocp.driver.contract import RECV_BYTES_MAX, Completion, Handle
 from cluster.iocp.driver.outcomes import fail_with, let_go
 from cluster.iocp.driver.queued import QueuedDriver, accepts_beside
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
-from cluster.iocp.driver.readiness_interest import Interest
+from cluster.iocp.driver.readiness_interest import ReadinessInterest
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller, SelectorPoller
 from cluster.iocp.driver.socket_sends import SocketSends
 from cluster.iocp.errors import EventInFlightError, MisuseError, classify_os_error
@@ -70,7 +70,7 @@ class ReadinessDriver(SocketSends, QueuedDriver):
         """Make a driver on `poller`, which it owns from now on; by default a selector."""
         self._poller: Poller = SelectorPoller() if poller is None else poller
         super().__init__(threads)
-        self._interest = Interest(self._poller, self._ready)
+        self._interest = ReadinessInterest(self._poller, self._ready)
         self._handles = self._interest.by_descriptor  # what each poll looks its answers up in
         self._open: set[ReadinessHandle] = set()
         self._inherits_no_delay = False

@@ -10,10 +10,10 @@ from cluster.iocp.driver.outcomes import ReadyQueue
 from cluster.iocp.driver.readiness_handle import ReadinessHandle, take_off
 from cluster.iocp.driver.selector_poller import READABLE, WRITABLE, Poller
 
-__all__ = ["Interest"]
+__all__ = ["ReadinessInterest"]
 
 
-class Interest:
+class ReadinessInterest:
     """The handles that a poller knows, each with the bits it waits for. For the polling thread."""
 
     __slots__ = ("_poller", "_ready", "by_descriptor", "watched")
