@@ -63,7 +63,7 @@ class GatewayCore:
         """Make the lanes in `hub`; OSError when there is no memory for them.
 
         Those of `remote.shards` are made in `remote_hub`, if there is one. Workers are answered
-        by `send`, the supervisor is told by `report`; `quarantine` as for `Workers`. `core` and
+        by `send`, the supervisor is told by `report`; `quarantine` as for `Grants`. `core` and
         both hubs stay the caller's.
         """
         self._config = config
@@ -164,7 +164,6 @@ class GatewayCore:
             remote = RemoteShards(frozenset(config.remote.shards), self._remote_hub.endpoint)
         return Workers(
             Grants(identity, self.shards, self._hub.endpoint, quarantine, remote),
-            self.shards,
             self._counters,
             send,
             report,
@@ -172,7 +171,6 @@ class GatewayCore:
             lambda shard: self.lanes.drain(shard),
             self._core.now,
             lambda callback: self._core.call_later(0, callback),
-            quarantine,
             self._config.limits.auth_timeout_s,
         )
 

@@ -59,9 +59,9 @@ class Grants:
         Without a `quarantine` workers note nothing, and nothing is ever set aside.
         """
         self.identity = identity
-        self._shards = shards
+        self.shards = shards
         self._lane_endpoint = lane_endpoint
-        self._quarantine = quarantine
+        self.quarantine = quarantine
         self._remote = remote
         self._incarnation = 0
 
@@ -74,10 +74,10 @@ class Grants:
 
         `peer` is who asks from another machine.
         """
-        if not 0 <= hello.shard < len(self._shards):
+        if not 0 <= hello.shard < len(self.shards):
             return (
                 f"shard {hello.shard} does not exist; this node has shards 0 to "
-                f"{len(self._shards) - 1} (workers.count)"
+                f"{len(self.shards) - 1} (workers.count)"
             )
         if self.is_remote(hello.shard) and peer is None:
             return (
@@ -111,7 +111,7 @@ class Grants:
     ) -> Grant:
         """Return the grant of an incarnation that goes on with `sessions` at `commit`, and begin
         its note."""
-        identity, quarantine = self.identity, self._quarantine
+        identity, quarantine = self.identity, self.quarantine
         is_remote = self.is_remote(shard.index)
         keys = shard.keys.replay()
         return Grant(
@@ -142,7 +142,7 @@ class Grants:
             suspects=quarantine.suspects(shard, commit) if quarantine is not None else [],
             nodes=list(keys.nodes),
             key_owners=list(keys.owners),
-            shard_count=len(self._shards),
+            shard_count=len(self.shards),
             tell_window_bytes=shard.tells.windows.window_bytes,
             tells=shard.tells.replay(),
             saved=shard.succession.saves.replay(),

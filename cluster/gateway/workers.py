@@ -10,16 +10,15 @@ shards in between. Until that is done the shard is vacant, and whoever is to hav
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.grants import Grants
-from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.replay import Replay
 from cluster.gateway.shard import Shard
-from cluster.gateway.worker_life import WorkerLife
+from cluster.gateway.worker_life import Applicant, WorkerLife
 from cluster.shared.lane import LaneState
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
@@ -55,9 +54,7 @@ _COUNTED_BY_WORKERS = (
 class _Heir(NamedTuple):
     """A process that is to have a shard as soon as everything that it is told is put together."""
 
-    control_identity: bytes
-    hello: Hello
-    peer: RemotePeer | None
+    applicant: Applicant
     replay: Replay
 
 
@@ -67,7 +64,6 @@ class Workers:
     def __init__(
         self,
         grants: Grants,
-        shards: Sequence[Shard],
         counters: Counters,
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[ShardReport], None],
@@ -75,19 +71,18 @@ class Workers:
         drain_lane: Callable[[Shard], None],
         now: Callable[[], float],
         call_next: Callable[[Callable[[], None]], object],
-        quarantine: Quarantine | None = None,
         auth_timeout_s: float = 0.0,
     ) -> None:
-        """Answer workers by `send`, and tell the supervisor by `report`.
+        """Give out the shards of `grants`, answer workers by `send`, and tell the supervisor by
+        `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
         everything that was published so far; `call_next` calls a function in the next turn. The
-        `quarantine` is that of `grants`. The supervisor is told nothing of the shards that are for
-        workers on other machines. With `auth_timeout_s` above 0 it is logged, once, if a worker
-        lets nothing through to log in by.
+        supervisor is told nothing of the shards that are for workers on other machines. With
+        `auth_timeout_s` above 0 it is logged, once, if a worker lets nothing through to log in by.
         """
         self._grants = grants
-        self._shards = shards
+        self._shards = grants.shards
         self._counters = counters
         self._send = send
         self._report = report
@@ -95,11 +90,11 @@ class Workers:
         self._drain_lane = drain_lane
         self._now = now
         self._call_next = call_next
-        self._quarantine = quarantine
+        self._quarantine = grants.quarantine
         self._auth_timeout_s = auth_timeout_s
-        self._heirs: list[_Heir | None] = [None] * len(shards)
-        self._lives: list[WorkerLife | None] = [None] * len(shards)
-        self._lives_begun = [0] * len(shards)
+        self._heirs: list[_Heir | None] = [None] * len(grants.shards)
+        self._lives: list[WorkerLife | None] = [None] * len(grants.shards)
+        self._lives_begun = [0] * len(grants.shards)
         self._by_identity: dict[bytes, int] = {}
         self._has_stopped = False
         """Whether all were told that all is done: nobody is granted anything any more."""
@@ -123,29 +118,30 @@ class Workers:
 
         `peer` is who asks from another machine.
         """
+        applicant = Applicant(control_identity, hello, peer)
         refusal = self._grants.refusal(hello, peer)
         if refusal is not None:
-            self._refuse(control_identity, hello.pid, refusal)
+            self._refuse(applicant, refusal)
             return
         heir = self._heirs[hello.shard]
-        if heir is not None and not self._is_heir_gone(heir):
-            self._refuse_held(control_identity, hello, heir.hello.pid, heir.peer)
+        if heir is not None and not self._is_gone(heir.applicant, GatewayAlive()):
+            self._refuse_held(applicant, heir.applicant)
             return
-        life = self._lives[hello.shard]
-        if life is not None and not self._is_gone(self._shards[hello.shard], life):
-            self._refuse_held(control_identity, hello, life.pid, life.peer)
+        shard, life = self._shards[hello.shard], self._lives[hello.shard]
+        if life is not None and not self._is_gone(life.applicant, _heartbeat(shard, life)):
+            self._refuse_held(applicant, life.applicant)
             return
         self._heirs[hello.shard] = None
         self.vacate(hello.shard)
         if peer is not None and self._quarantine is not None:
-            self._quarantine.told(self._shards[hello.shard], hello.past)
-        heir = _Heir(control_identity, hello, peer, self._shards[hello.shard].begin_replay())
+            self._quarantine.told(shard, hello.past)
+        heir = _Heir(applicant, shard.begin_replay())
         self._heirs[hello.shard] = heir
         self._go_on_with(heir)
 
     def _go_on_with(self, heir: _Heir) -> None:
         """Tell `heir` of some more sessions, and grant the shard if that was all."""
-        shard_index = heir.hello.shard
+        shard_index = heir.applicant.hello.shard
         if self._heirs[shard_index] is not heir or self._has_stopped:
             return
         if not heir.replay.advance(SESSIONS_PER_TURN):
@@ -154,64 +150,46 @@ class Workers:
         self._heirs[shard_index] = None
         self._grant(heir)
 
-    def _is_gone(self, shard: Shard, life: WorkerLife) -> bool:
-        """Whether a life is over; that of a worker elsewhere is given a sign of life to see."""
-        if life.peer is None:
-            return not is_same_process(life.pid, life.create_time)
-        return not self._send_heartbeat(shard, life)
+    def _is_gone(self, holder: Applicant, sign: ControlMessage) -> bool:
+        """Whether a process is no more; one elsewhere is given that sign of life to see."""
+        if holder.peer is None:
+            return not is_same_process(holder.hello.pid, holder.hello.create_time)
+        return not self._send(holder.control_identity, sign)
 
-    def _is_heir_gone(self, heir: _Heir) -> bool:
-        """Whether nobody waits for the grant any more; as `_is_gone` says."""
-        if heir.peer is None:
-            return not is_same_process(heir.hello.pid, heir.hello.create_time)
-        return not self._send(heir.control_identity, GatewayAlive())
-
-    def _refuse_held(
-        self, control_identity: bytes, hello: Hello, pid: int, peer: RemotePeer | None
-    ) -> None:
-        holder = f"shard {hello.shard} is held by process {pid}"
-        if peer is None:
-            self._refuse(control_identity, hello.pid, f"{holder}; stop that one first")
+    def _refuse_held(self, applicant: Applicant, holder: Applicant) -> None:
+        held = f"shard {applicant.hello.shard} is held by process {holder.hello.pid}"
+        if holder.peer is None:
+            self._refuse(applicant, f"{held}; stop that one first")
             return
         reason = (
-            f"{holder} of {peer}, whose connection stands; stop that one first, or wait "
+            f"{held} of {holder.peer}, whose connection stands; stop that one first, or wait "
             f"{self._grants.identity.worker_timeout_s:g} s if it has died"
         )
-        self._refuse(control_identity, hello.pid, reason, is_temporary=True)
+        self._refuse(applicant, reason, is_temporary=True)
 
-    def _refuse(
-        self, control_identity: bytes, pid: int, reason: str, is_temporary: bool = False
-    ) -> None:
-        logger.warning("refused process %d: %s", pid, reason)
+    def _refuse(self, applicant: Applicant, reason: str, is_temporary: bool = False) -> None:
+        logger.warning("refused process %d: %s", applicant.hello.pid, reason)
         self._counters.add("workers_refused")
-        self._send(control_identity, Refuse(reason=reason, is_temporary=is_temporary))
+        self._send(applicant.control_identity, Refuse(reason=reason, is_temporary=is_temporary))
 
     def _grant(self, heir: _Heir) -> None:
-        control_identity, hello, peer = heir.control_identity, heir.hello, heir.peer
+        applicant, hello = heir.applicant, heir.applicant.hello
         shard = self._shards[hello.shard]
         incarnation, lane_identity = self._grants.next_incarnation(shard)
         try:
             commit = shard.lane.grant(incarnation, lane_identity)
         except OSError as error:
             reason = f"there is no lane for it: {error.strerror}"
-            self._refuse(control_identity, hello.pid, reason, is_temporary=True)
+            self._refuse(applicant, reason, is_temporary=True)
             return
         liveness = Liveness(self._grants.identity.worker_timeout_s, self._now())
-        life = WorkerLife(
-            incarnation,
-            commit.position,
-            control_identity,
-            hello.pid,
-            hello.create_time,
-            liveness,
-            shard.succession.deferred.done_count,
-            peer,
-        )
+        done_before = shard.succession.deferred.done_count
+        life = WorkerLife(applicant, incarnation, commit.position, done_before, liveness)
         self._lives[shard.index] = life
-        self._by_identity[control_identity] = shard.index
+        self._by_identity[life.control_identity] = shard.index
         self._lives_begun[shard.index] += 1
-        if peer is not None:
-            logger.info("shard %d: process %d of %s has it", shard.index, hello.pid, peer)
+        if life.peer is not None:
+            logger.info("shard %d: process %d of %s has it", shard.index, life.pid, life.peer)
         shard.learn(frozenset(hello.public_ids), hello.keeps_sessions)
         if self._auth_timeout_s and not hello.public_ids:
             logger.warning(
@@ -221,7 +199,7 @@ class Workers:
             )
             self._auth_timeout_s = 0.0  # it has been said
         grant = self._grants.make(shard, incarnation, lane_identity, commit, heir.replay.told)
-        if not self._send(control_identity, grant):
+        if not self._send(life.control_identity, grant):
             self.fence(shard, "it left before its grant")
 
     # -- ends --------------------------------------------------------------------------------------
@@ -239,7 +217,7 @@ class Workers:
         If it `was_replaced`, nothing that it had in hand is blamed for that.
         """
         heir = self._heirs[shard_index] if 0 <= shard_index < len(self._heirs) else None
-        if heir is not None and heir.hello.pid == pid:
+        if heir is not None and heir.applicant.hello.pid == pid:
             self._heirs[shard_index] = None
         if self._life_of(shard_index, pid) is not None:
             self.vacate(shard_index, was_replaced)
@@ -352,19 +330,19 @@ class Workers:
                 self._counters.add(name, told - told_before)
                 life.counted[name] = told
         if heartbeat.state in ("stopping", "settling"):
-            self._send_heartbeat(self._shards[shard_index], life)
+            self._send(control_identity, _heartbeat(self._shards[shard_index], life))
 
     def beat(self) -> None:
         """Send each worker a heartbeat, and fence those that have shown no life."""
         now = self._now()
         for heir in self._heirs:
             if heir is not None:  # it waits no longer than a gateway may be silent
-                self._send(heir.control_identity, GatewayAlive())
+                self._send(heir.applicant.control_identity, GatewayAlive())
         for shard in self._shards:
             life = self._lives[shard.index]
             if life is None:
                 continue
-            if self._is_gone(shard, life):
+            if self._is_gone(life.applicant, _heartbeat(shard, life)):
                 where = "" if life.peer is None else f" of {life.peer}, or its connection,"
                 logger.warning("shard %d: process %d%s has ended", shard.index, life.pid, where)
                 self.vacate(shard.index)
@@ -376,26 +354,27 @@ class Workers:
                 self._drain_lane(shard)
                 self.fence(shard, reason, silent_s=life.liveness.timeout_s)
             elif life.peer is None:
-                self._send_heartbeat(shard, life)
-
-    def _send_heartbeat(self, shard: Shard, life: WorkerLife) -> bool:
-        """Give a worker a sign of life; False when there is no connection to it, or no room."""
-        heartbeat = GatewayHeartbeat(
-            incarnation=life.incarnation,
-            position_sent=shard.lane.log.sent_position,
-            serial_received=shard.lane.serial_applied,
-        )
-        return self._send(life.control_identity, heartbeat)
+                self._send(life.control_identity, _heartbeat(shard, life))
 
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""
         self._has_stopped = True
         told = [
-            self._send(who.control_identity, Stop(serial_received=shard.lane.serial_applied))
+            self._send(
+                who.applicant.control_identity, Stop(serial_received=shard.lane.serial_applied)
+            )
             for shard, life, heir in zip(self._shards, self._lives, self._heirs, strict=True)
             if (who := life or heir) is not None
         ]
         return any(told)
+
+
+def _heartbeat(shard: Shard, life: WorkerLife) -> GatewayHeartbeat:
+    return GatewayHeartbeat(
+        incarnation=life.incarnation,
+        position_sent=shard.lane.log.sent_position,
+        serial_received=shard.lane.serial_applied,
+    )
 
 
 def _has_progressed(shard: Shard, life: WorkerLife) -> bool:

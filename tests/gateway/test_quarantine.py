@@ -11,7 +11,6 @@ from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.shard_tells import TellOwner
-from cluster.gateway.workers import Workers
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.dead_letters import DeadLetter, read_dead_letters
 from cluster.shared.lane import Commit
@@ -58,22 +57,13 @@ class Ward(Node):
             DeadLetterFile(path, self.counters),
             self.counters,
         )
-        self.workers = Workers(
+        self.workers = self.workers_by(
             Grants(
                 NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S),
                 self.shards,
                 "ipc://lanes",
                 self.quarantine,
             ),
-            self.shards,
-            self.counters,
-            self._send,
-            self.reports.append,
-            lambda shard: self.fenced.append(shard.index),
-            self._drain,
-            lambda: self.now,
-            lambda callback: callback(),
-            self.quarantine,
         )
         self.session = Session()
         self.lives = 0

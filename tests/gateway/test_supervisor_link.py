@@ -4,13 +4,14 @@ import pytest
 
 from cluster.gateway import supervisor_link
 from cluster.gateway.supervisor_link import SupervisorLink
-from cluster.gateway.worker_life import WorkerLife
+from cluster.gateway.worker_life import Applicant, WorkerLife
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
     Drained,
     GatewayAlive,
     GatewayReady,
+    Hello,
     Reload,
     Reloaded,
     ShardReport,
@@ -35,7 +36,8 @@ class Told:
 
 
 def life(pid: int = 5, *, is_ready: bool) -> WorkerLife:
-    made = WorkerLife(1, 1, b"control", pid, 0.0, Liveness(1.0, 0.0))
+    applicant = Applicant(b"control", Hello(shard=0, pid=pid, create_time=0.0))
+    made = WorkerLife(applicant, 1, 1, 0, Liveness(1.0, 0.0))
     made.is_ready = is_ready
     return made
 

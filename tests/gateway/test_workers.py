@@ -63,9 +63,15 @@ class Node:
         self.fenced: list[int] = []
         self.drained = 0
         self.next: list[Callable[[], None]] = []
-        self.workers = Workers(
+        self.workers = self.workers_by(
             Grants(NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
-            self.shards,
+            auth_timeout_s,
+        )
+
+    def workers_by(self, grants: Grants, auth_timeout_s: float = 0.0) -> Workers:
+        """Make workers that get their shards by `grants`, and talk to this node."""
+        return Workers(
+            grants,
             self.counters,
             self._send,
             self.reports.append,
@@ -73,7 +79,7 @@ class Node:
             self._drain,
             lambda: self.now,
             self.next.append,
-            auth_timeout_s=auth_timeout_s,
+            auth_timeout_s,
         )
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:

@@ -231,7 +231,6 @@ class GatewayWorld:
                 self.shards,
                 "local",
             ),
-            self.shards,
             self.counters,
             self._send,
             self.reports.append,

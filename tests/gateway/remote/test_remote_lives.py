@@ -10,7 +10,6 @@ from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards, remote_worker_status
-from cluster.gateway.workers import Workers
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, Hello, Refuse, Stop
 from cluster.shared.node_status import RemoteWorker, WorkerStatus
@@ -35,7 +34,7 @@ class Site(Ward):
             DeadLetterFile(path, self.counters),
             self.counters,
         )
-        self.workers = Workers(
+        self.workers = self.workers_by(
             Grants(
                 NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S),
                 self.shards,
@@ -43,15 +42,6 @@ class Site(Ward):
                 self.quarantine,
                 RemoteShards(frozenset({0}), "tcp://0.0.0.0:7901"),
             ),
-            self.shards,
-            self.counters,
-            self._send,
-            self.reports.append,
-            lambda shard: self.fenced.append(shard.index),
-            self._drain,
-            lambda: self.now,
-            self.next.append,
-            self.quarantine,
         )
 
     def ask(self, name: bytes, shard: int = 0, past: list[PastCall] | None = None) -> object:
