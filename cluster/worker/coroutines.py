@@ -16,7 +16,7 @@ turns of their own: calls that await answers cannot keep those from being given.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
@@ -34,7 +34,7 @@ from cluster.worker.turns import Turns
 if TYPE_CHECKING:
     from cluster.worker.dispatcher import Dispatcher
 
-__all__ = ["Coroutines", "granted_coroutines"]
+__all__ = ["Coroutines"]
 
 _What = TypeVar("_What")
 
@@ -54,24 +54,21 @@ class Coroutines:
 
     def __init__(
         self,
+        grant: Grant,
         dispatcher: "Dispatcher",
         outbox: Outbox,
         note: NoteWriter,
         loop: TaskLoop,
-        *,
         running_max: int,
         waiting_max: int,
-        bytes_max: int,
         on_wait: Callable[[], None],
-        suspects: Collection[HandlerCall] = (),
-        set_aside: Collection[HandlerCall] = (),
     ) -> None:
         """Have `running_max` coroutines in progress at one time, and as many of messages.
 
-        Be full from `waiting_max` that wait for their turn, or `bytes_max` of deferred calls, on.
-        `on_wait` hears of each time at which calls begin to wait for their turn. Before each step
-        of one of the `suspects` everything is to be committed, and nobody else takes one ahead of
-        it; those `set_aside` are not to be run.
+        Be full from `waiting_max` that wait for their turn, or as many bytes of deferred calls as
+        the lane of `grant` allows, on. `on_wait` hears of each time at which calls begin to wait
+        for their turn. Before each step of a suspect of `grant` everything is to be committed, and
+        nobody else takes one ahead of it; those that are set aside are not to be run.
         """
         self._dispatcher = dispatcher
         self._outbox = outbox
@@ -79,9 +76,10 @@ class Coroutines:
         self._loop = loop
         self._turns = Turns(running_max, waiting_max, on_wait)
         self._turns_of_messages = Turns(running_max, waiting_max, on_wait)
-        self._bytes_max = bytes_max
-        self._suspects = suspects
-        self._set_aside = set_aside
+        self._bytes_max = deferred_bytes_max(grant.lane.bytes)
+        suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
+        self._suspects = {call for call, is_set_aside in suspects if not is_set_aside}
+        self._set_aside = {call for call, is_set_aside in suspects if is_set_aside}
         self._first: set[HandlerCall] = set()
         """Suspects that are to take a step, ahead of all others: another call that kills would
         keep the deaths from being in a row."""
@@ -406,29 +404,3 @@ class Coroutines:
         position, index, _ = inbound.name
         self._outbox.add_commit(DONE, session_id, FINISHED.pack(position, index))
         self.num_bytes -= deferred_bytes(inbound.payload)
-
-
-def granted_coroutines(
-    grant: Grant,
-    dispatcher: "Dispatcher",
-    outbox: Outbox,
-    note: NoteWriter,
-    loop: TaskLoop,
-    running_max: int,
-    waiting_max: int,
-    on_wait: Callable[[], None],
-) -> Coroutines:
-    """Return those of an incarnation, as its grant bounds them and knows suspects among them."""
-    suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
-    return Coroutines(
-        dispatcher,
-        outbox,
-        note,
-        loop,
-        running_max=running_max,
-        waiting_max=waiting_max,
-        on_wait=on_wait,
-        bytes_max=deferred_bytes_max(grant.lane.bytes),
-        suspects={call for call, is_set_aside in suspects if not is_set_aside},
-        set_aside={call for call, is_set_aside in suspects if is_set_aside},
-    )

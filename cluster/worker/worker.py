@@ -139,12 +139,12 @@ class Worker:
 
     def _make_coroutines(self) -> "Coroutines":
         # Only an application that awaits pays for asyncio.
-        from cluster.worker.coroutines import granted_coroutines
+        from cluster.worker.coroutines import Coroutines
         from cluster.worker.rounds import Rounds
         from cluster.worker.task_loop import TaskLoop
 
         tasks = TaskLoop(self._now)
-        coroutines = granted_coroutines(
+        coroutines = Coroutines(
             self._grant,
             self._dispatcher,
             self._outbox,
