@@ -140,9 +140,7 @@ class Gateway(IocpObject):
             membership,
         )
         self._spares = WaitingSpares(
-            config.workers.spares,
-            config.workers.count,
-            config.workers.worker_timeout_s,
+            config.workers,
             self._counters,
             self._control.send,
             self._supervisor.report,
@@ -150,9 +148,6 @@ class Gateway(IocpObject):
             core.now,
         )
         self._status = StatusReport(
-            life,
-            core,
-            self._counters,
             self._serving,
             self._local_door,
             self._remote_door,

@@ -66,11 +66,12 @@ class GatewayCore:
         by `send`, the supervisor is told by `report`; `quarantine` as for `Grants`. `core` and
         both hubs stay the caller's.
         """
+        self.life = life
+        self.core = core
+        self.counters = counters
         self._config = config
-        self._core = core
         self._hub = hub
         self._remote_hub = remote_hub
-        self._counters = counters
         self._drain_deadline = self._leave_deadline = 0.0
         self.phase = DrainPhase.SERVING
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
@@ -112,7 +113,7 @@ class GatewayCore:
             for shard in self.shards
         ]
         self.tells = TellRouter(self.shards, self.traffic, core, counters)
-        self.workers = self._make_workers(life, send, report, quarantine)
+        self.workers = self._make_workers(send, report, quarantine)
         self.lanes = LaneRunner(
             core,
             hub if remote_hub is None else LaneHubs(hub, remote_hub),
@@ -133,7 +134,7 @@ class GatewayCore:
         return Shard(
             ShardId(config.node.id, index),
             hub.open_lane(config.lane.bytes, accepted_batch_bytes(config.lane.max_batch_bytes)),
-            self._counters,
+            self.counters,
             ShardBounds(
                 max_packet_bytes=config.gateway.max_packet_bytes,
                 send_queue_bytes_max=config.gateway.send_queue_bytes_max,
@@ -142,19 +143,18 @@ class GatewayCore:
                 ),
                 saved_bytes_max=config.workers.saved_bytes_max,
             ),
-            self._core.now,
+            self.core.now,
         )
 
     def _make_workers(
         self,
-        life: GatewayLife,
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[ShardReport], None],
         quarantine: Quarantine | None,
     ) -> Workers:
         config = self._config
         identity = NodeIdentity(
-            life,
+            self.life,
             config.gateway.max_packet_bytes,
             config.lane.max_batch_bytes,
             config.workers.worker_timeout_s,
@@ -164,13 +164,13 @@ class GatewayCore:
             remote = RemoteShards(frozenset(config.remote.shards), self._remote_hub.endpoint)
         return Workers(
             Grants(identity, self.shards, self._hub.endpoint, quarantine, remote),
-            self._counters,
+            self.counters,
             send,
             report,
             lambda shard: self._appliers[shard.index].abandon(),
             lambda shard: self.lanes.drain(shard),
-            self._core.now,
-            lambda callback: self._core.call_later(0, callback),
+            self.core.now,
+            lambda callback: self.core.call_later(0, callback),
             self._config.limits.auth_timeout_s,
         )
 
@@ -180,7 +180,7 @@ class GatewayCore:
         return GatewayService(
             self.table,
             NetAddress.parse(self._config.node.listen),
-            self._core,
+            self.core,
             None,
             gateway.max_sessions,
             SessionSettings(
@@ -195,7 +195,7 @@ class GatewayCore:
         )
 
     def _violated(self, shard: Shard, reason: str) -> None:
-        self._counters.add("lane_violations")
+        self.counters.add("lane_violations")
         self.workers.fence(shard, reason)
 
     # -- serving -----------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class GatewayCore:
         Waits up to `timeout_s` seconds for a completion, None: for ever. Returns how many
         completions there were.
         """
-        count = self._core.dispatch(timeout_s)
+        count = self.core.dispatch(timeout_s)
         self.lanes.receive()
         self.lanes.flush()
         return count
@@ -217,7 +217,7 @@ class GatewayCore:
         for session in list(self.table.sessions.values()):
             session.abort(Cause.DRAIN)
         for _ in range(len(self.table.sessions) + 8):  # their ends come a few at a time
-            self._core.dispatch(0)
+            self.core.dispatch(0)
             if not self.table.sessions:
                 break
 
@@ -253,12 +253,12 @@ class GatewayCore:
             is_committed=all(shard.is_idle for shard in self.shards),
             session_count=len(self.table.sessions),
             is_told=self.traffic.is_told,
-            is_late=self._core.now() >= self._drain_deadline,
+            is_late=self.core.now() >= self._drain_deadline,
         )
 
     def _kept_count(self) -> int:
         """How many sessions are their application's to let go."""
-        if self.phase is not DrainPhase.LEAVING or self._core.now() >= self._leave_deadline:
+        if self.phase is not DrainPhase.LEAVING or self.core.now() >= self._leave_deadline:
             return 0
         counts = self.table.counts
         return sum(counts[shard.index] for shard in self.shards if shard.drain.keeps_sessions)
@@ -266,11 +266,11 @@ class GatewayCore:
     def _begin_drain(self, timeout_s: float) -> None:
         logger.info("draining, at most %g s", timeout_s)
         self.phase = DrainPhase.LEAVING
-        now = self._core.now()
+        now = self.core.now()
         self._drain_deadline = now + timeout_s
         self._leave_deadline = now + leaving_s(timeout_s)
         for deadline in (self._leave_deadline, self._drain_deadline):
-            self._core.call_later(deadline - now, lambda: None)  # to notice it
+            self.core.call_later(deadline - now, lambda: None)  # to notice it
         self.service.stop_accepting()
         if self.table.limits.proxies:
             for connection in self.service.sessions - {*self.table.sessions.values()}:

@@ -8,10 +8,8 @@ import os
 import msgspec
 from msgspec import UNSET
 
-from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
-from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.invocation import deferred_invocation
 from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.other_nodes import OtherNodes
@@ -21,7 +19,6 @@ from cluster.gateway.remote.remote_shards import remote_worker_status
 from cluster.gateway.shard import Shard
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.waiting_spares import WaitingSpares
-from cluster.iocp import IocpCore
 from cluster.shared.node_status import GatewayStatus, InHand, NodeStatus, WorkerStatus
 
 __all__ = ["StatusReport"]
@@ -32,9 +29,6 @@ class StatusReport:
 
     def __init__(
         self,
-        life: GatewayLife,
-        core: IocpCore,
-        counters: Counters,
         serving: GatewayCore,
         local_door: LocalDoor,
         remote_door: RemoteDoor | None,
@@ -43,9 +37,6 @@ class StatusReport:
         spares: WaitingSpares,
         others: OtherNodes,
     ) -> None:
-        self._life = life
-        self._core = core
-        self._counters = counters
         self._serving = serving
         self._local_door = local_door
         self._remote_door = remote_door
@@ -57,11 +48,11 @@ class StatusReport:
     def make(self) -> NodeStatus:
         """Return the state of the node."""
         return NodeStatus(
-            node=self._life.node,
-            epoch=self._life.epoch,
+            node=self._serving.life.node,
+            epoch=self._serving.life.epoch,
             gateway=GatewayStatus(
                 pid=os.getpid(),
-                driver=self._core.driver.name,
+                driver=self._serving.core.driver.name,
                 sessions=len(self._serving.table.sessions),
                 remote_listen=UNSET if self._remote_door is None else self._remote_door.listen,
             ),
@@ -82,7 +73,7 @@ class StatusReport:
         else:
             in_hand = self._quarantine.in_hand(shard)
             status = self._supervisor.worker_status(index, lane, life, is_draining, in_hand)
-        waits = shard.commit_times.told(self._core.now())
+        waits = shard.commit_times.told(self._serving.core.now())
         return msgspec.structs.replace(status, awaiting=self._awaiting(shard), waits=waits)
 
     def _awaiting(self, shard: Shard) -> InHand | None:
@@ -96,12 +87,12 @@ class StatusReport:
             session=invocation.session.id,
             packet_id=invocation.packet_id,
             sequence=invocation.sequence,
-            for_s=round(self._core.now() - since, 3),
+            for_s=round(self._serving.core.now() - since, 3),
         )
 
     def _count(self) -> dict[str, int]:
         """Return what was counted, and what the parts count themselves or can tell right now."""
-        counts, shards = self._counters.snapshot(), self._serving.shards
+        counts, shards = self._serving.counters.snapshot(), self._serving.shards
         listener = self._serving.service.listener
         counts["accept_errors"] = listener.accept_errors
         counts["connections_refused_full"] = listener.full_refusals

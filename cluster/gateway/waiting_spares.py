@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
+from cluster.shared.config import WorkersConfig
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
@@ -44,22 +45,20 @@ class WaitingSpares:
 
     def __init__(
         self,
-        spares_max: int,
-        shard_count: int,
-        timeout_s: float,
+        config: WorkersConfig,
         counters: Counters,
         send: Callable[[bytes, ControlMessage], bool],
         report: Callable[[SpareReport], None],
         grant: Callable[[bytes, Hello], None],
         now: Callable[[], float],
     ) -> None:
-        """Let up to `spares_max` processes wait, each lost after `timeout_s` s of silence.
+        """Let as many processes wait as there are to be spares, each until it is silent.
 
         `grant` answers the hello of a process that has been given a shard, as that of one which
         has asked for it; `report` tells the supervisor.
         """
-        self._spares_max = spares_max
-        self._timeout_s = timeout_s
+        self._spares_max = config.spares
+        self._timeout_s = config.worker_timeout_s
         self._counters = counters
         self._send = send
         self._report = report
@@ -67,7 +66,7 @@ class WaitingSpares:
         self._now = now
         self._candidates_max = 0
         self._waiting: dict[int, _Spare] = {}  # by pid, in order of arrival
-        self._assigned: list[int | None] = [None] * shard_count
+        self._assigned: list[int | None] = [None] * config.count
         """For each shard the process that is to have it and has not come yet."""
 
     def status(self) -> list[SpareStatus]:

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.waiting_spares import WaitingSpares
+from cluster.shared.config import WorkersConfig
 from cluster.shared.messages import (
     ControlMessage,
     GatewayAlive,
@@ -35,9 +36,7 @@ class World:
         self.reports: list[SpareReport] = []
         self.grants: list[tuple[bytes, Hello]] = []
         self.spares = WaitingSpares(
-            spares_max,
-            2,
-            TIMEOUT_S,
+            WorkersConfig(spares=spares_max, count=2, worker_timeout_s=TIMEOUT_S),
             self.counters,
             self._send,
             self.reports.append,
