@@ -4,6 +4,7 @@ Kept to the same contract, by the same plain objects, as the lanes between proce
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from cluster.iocp.wake_pair import WakePair
 from cluster.shared.kept_lane import KeptLane
@@ -103,6 +104,8 @@ class LocalWorkerLane:
     """`WorkerLane` on a `LocalGatewayLane`. Once fenced it publishes into the void."""
 
     def __init__(self, gateway: LocalGatewayLane, incarnation: int, position: int) -> None:
+        self.on_publish: Callable[[], None] = lambda: None
+        """Called ahead of each batch: if it raises, `publish` does, and nothing is published."""
         self._gateway = gateway
         self._incarnation = incarnation
         self._cursor = InboundCursor(position)
@@ -145,6 +148,7 @@ class LocalWorkerLane:
         return chunk
 
     def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+        self.on_publish()
         if self._closed:
             raise LaneClosedError("the lane is closed")
         chunk = b"".join(records)

@@ -3,18 +3,17 @@
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cluster.gateway.gateway_core import GatewayCore
-from cluster.shared.lane import Commit, InboundChunk
-from cluster.shared.local_lane import LocalGatewayLane, LocalWorkerLane
+from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, WorkerHeartbeat
 from cluster.shared.process import process_identity
 from cluster.worker.app import App
 from cluster.worker.session import Session
 from cluster.worker.worker import Worker
 
-__all__ = ["Incarnation", "WorkerDied"]
+__all__ = ["Incarnation", "Surroundings", "WorkerDied"]
 
 _T = TypeVar("_T")
 
@@ -26,40 +25,18 @@ class WorkerDied(BaseException):
     """This life of the worker ends here. No `except Exception` of an application stops it."""
 
 
-class MortalLane:
-    """`WorkerLane` that lets its worker die where it would commit something."""
+class Surroundings(NamedTuple):
+    """What every worker of a node in one process runs in."""
 
-    def __init__(self, lane: LocalWorkerLane) -> None:
-        self._lane = lane
-        self.is_doomed = False
-
-    @property
-    def position_received(self) -> int:
-        return self._lane.position_received
-
-    @property
-    def serial_published(self) -> int:
-        return self._lane.serial_published
-
-    def receive(self) -> InboundChunk | None:
-        return self._lane.receive()
-
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
-        if self.is_doomed:
-            raise WorkerDied
-        return self._lane.publish(commit, records, more)
-
-    def taken(self, serial: int) -> None:
-        self._lane.taken(serial)
-
-    def fileno(self) -> int:
-        return self._lane.fileno()
-
-    def has_events(self) -> bool:
-        return self._lane.has_events()
-
-    def close(self) -> None:
-        self._lane.close()
+    app: App
+    turn_gateway: Callable[[], object]
+    """Lets the gateway work, where a worker waits for it."""
+    now: Callable[[], float]
+    pass_time: Callable[[float], float]
+    """Lets others work, or else up to so many seconds pass, where a worker has to wait itself;
+    returns for how long by a clock that goes."""
+    on_error: Callable[[BaseException], None]
+    """Hears of what functions of the application raise."""
 
 
 class LocalLink:
@@ -108,30 +85,26 @@ class Incarnation:
 
     def __init__(
         self,
+        surroundings: Surroundings,
+        gateway: GatewayCore,
         shard: int,
         number: int,
-        app: App,
-        gateway: GatewayCore,
         mailboxes: dict[bytes, deque[ControlMessage]],
-        turn_gateway: Callable[[], object],
-        now: Callable[[], float],
-        pass_time: Callable[[float], float],
-        on_error: Callable[[BaseException], None],
         running: "list[Incarnation]",
     ) -> None:
         """Ask `gateway` for `shard`, as the `number`-th that asks. `begin` is next.
 
         What the gateway says to it comes into its place among the `mailboxes`. While it takes a
-        step it is the last one of those `running`, who wait for it. By `pass_time` it lets others
-        work, or else up to so many seconds pass, where it has to wait itself; that returns for how
-        long by a clock that goes.
+        step it is the last one of those `running`, who wait for it.
         """
+        app, turn_gateway, now, pass_time, on_error = surroundings
         self._gateway = gateway
         self._shard = shard
         self._app = app
         self._running = running
         self._let_time_pass = pass_time
         self._has_ended = False
+        self._is_doomed = False
         self.identity = b"worker-%d" % number
         link = LocalLink(turn_gateway, gateway.shards[shard].heard_ahead)
         mailboxes[self.identity] = link.inbox
@@ -151,7 +124,8 @@ class Incarnation:
         assert isinstance(grant, Grant)
         lane = gateway.shards[shard].lane
         assert isinstance(lane, LocalGatewayLane)
-        self._lane = MortalLane(lane.open_worker())
+        self._lane = lane.open_worker()
+        self._lane.on_publish = self._die_if_doomed
         self.worker = Worker(
             app,
             grant,
@@ -198,7 +172,7 @@ class Incarnation:
 
     def doom(self) -> None:
         """Let it die at its next commit, or at once where a handler of its own asks for it."""
-        self._lane.is_doomed = True
+        self._is_doomed = True
         if self._running and self._running[-1] is self:
             raise WorkerDied
 
@@ -226,6 +200,9 @@ class Incarnation:
 
     def _pass_time(self, seconds: float) -> float:
         wait_s = self._let_time_pass(seconds)
-        if self._lane.is_doomed:
-            raise WorkerDied  # a handler of another one has killed it meanwhile
+        self._die_if_doomed()  # a handler of another one may have killed it meanwhile
         return wait_s
+
+    def _die_if_doomed(self) -> None:
+        if self._is_doomed:
+            raise WorkerDied

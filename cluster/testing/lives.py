@@ -2,12 +2,10 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable
 
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.shared.messages import ControlMessage
-from cluster.testing.incarnation import Incarnation, WorkerDied
-from cluster.worker.app import App
+from cluster.testing.incarnation import Incarnation, Surroundings, WorkerDied
 from cluster.worker.session import Session
 from cluster.worker.worker import StartHandlerError
 
@@ -20,24 +18,8 @@ DEATHS_MAX = 5
 class Lives:
     """Starts workers, turns them, and puts a successor in the place of each that dies."""
 
-    def __init__(
-        self,
-        app: App,
-        turn_gateway: Callable[[], object],
-        now: Callable[[], float],
-        pass_time: Callable[[float], float],
-        on_error: Callable[[BaseException], None],
-    ) -> None:
-        """Run `app` by the clock `now`.
-
-        `turn_gateway` lets the gateway work where a worker waits for it, `pass_time` everything
-        where one waits for its own coroutines; see `Incarnation`.
-        """
-        self._app = app
-        self._turn_gateway = turn_gateway
-        self._now = now
-        self._pass_time = pass_time
-        self._on_error = on_error
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
         self._numbers = itertools.count(1)
         self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self._incarnations: dict[int, Incarnation] = {}
@@ -95,17 +77,9 @@ class Lives:
             self._bury(shard)
 
     def _make(self, gateway: GatewayCore, shard: int) -> Incarnation:
+        number = next(self._numbers)
         return Incarnation(
-            shard,
-            next(self._numbers),
-            self._app,
-            gateway,
-            self._mailboxes,
-            self._turn_gateway,
-            self._now,
-            self._pass_time,
-            self._on_error,
-            self._running,
+            self._surroundings, gateway, shard, number, self._mailboxes, self._running
         )
 
     def _bury(self, shard: int) -> None:

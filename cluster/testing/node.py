@@ -24,6 +24,7 @@ from cluster.shared.config import GIB, Config, ConfigError, make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ShardReport
 from cluster.testing.client import TestClient
+from cluster.testing.incarnation import Surroundings
 from cluster.testing.lives import Lives
 from cluster.worker.app import App
 from cluster.worker.session import Session
@@ -111,9 +112,10 @@ class TestNode:
         self._core = IocpCore(driver=MemoryDriver(MemoryNetwork(seed=0, clock=self._clock)))
         self._counters = Counters()
         self._hub = LocalHub()
-        self._lives = Lives(
+        surroundings = Surroundings(
             app, self._turn_gateway, self._clock.now, self._pass_time, self.errors.append
         )
+        self._lives = Lives(surroundings)
         self._gateway = GatewayCore(
             self._config,
             GatewayLife(self._config.node.id, epoch=1, nonce=1),

@@ -23,7 +23,7 @@ from cluster.iocp.packet_framing import HEADER_BYTES, iter_packets, make_packet
 from cluster.shared.config import make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ControlMessage, ShardReport
-from cluster.testing.incarnation import Incarnation, WorkerDied
+from cluster.testing.incarnation import Incarnation, Surroundings, WorkerDied
 from cluster.worker import App
 from tests.iocp.peers import Peer
 
@@ -50,17 +50,12 @@ class Workplace:
         self.app = App()
         self.prepare(self.app)
         node = self.node
+        world = node.world
+        surroundings = Surroundings(
+            self.app, node.turn, world.clock.now, world.pass_time, self.errors.append
+        )
         self.worker = Incarnation(
-            self.shard,
-            next(node.numbers),
-            self.app,
-            node.gateway,
-            node.mailboxes,
-            node.turn,
-            node.world.clock.now,
-            node.world.pass_time,
-            self.errors.append,
-            [],
+            surroundings, node.gateway, self.shard, next(node.numbers), node.mailboxes, []
         )
         self.worker.begin()
 
