@@ -8,7 +8,7 @@ import pytest
 
 from cluster.gateway.links.handshake import LinkRefusal
 from cluster.shared.causes import Cause
-from cluster.shared.config import load_config
+from cluster.shared.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

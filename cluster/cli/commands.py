@@ -114,7 +114,7 @@ def up(
     reload_dir: ReloadDirOption = None,
 ) -> int:
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
-    from cluster.shared.config import load_config
+    from cluster.shared.config_file import load_config
     from cluster.shared.logs import configure_logging, name_node
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.supervisor import supervise
@@ -159,7 +159,7 @@ def gateway(
     Workers that are started in the same DIR take the configuration from it.
     """
     from cluster.gateway.process import run_gateway
-    from cluster.shared.config import load_config
+    from cluster.shared.config_file import load_config
     from cluster.shared.logs import configure_logging, name_node
     from cluster.shared.run_directory import RunDirectory
 

@@ -48,7 +48,7 @@ def config_flags(
 
 def find_run_directory(config: Path | None, run_dir: str | None) -> Path:
     """Return the run directory of a node that was started with these flags."""
-    from cluster.shared.config import load_config
+    from cluster.shared.config_file import load_config
 
     return run_directory_of(load_config(config, {"node.run_dir": run_dir}, starts_node=False))
 

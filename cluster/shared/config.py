@@ -5,8 +5,6 @@ file, the flags, and what a parent process hands to its children. Every mistake 
 `ConfigError` of one line that names the file or flag, the key, the value, and what is allowed.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -200,35 +198,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     links: LinksConfig = LinksConfig()
     remote: RemoteConfig = RemoteConfig()
     limits: LimitsConfig = LimitsConfig()
-
-
-def load_config(
-    path: Path | None, overrides: Mapping[str, object], *, starts_node: bool = True
-) -> Config:
-    """Put the configuration together: a flag beats the file, the file beats the default.
-
-    `path` is the TOML file, if there is one. `overrides` holds the flags by the key that they
-    set, for example `node.listen`; a value of None is a flag that was not given. Only what
-    `starts_node` has to have the CPUs: a node's status may be asked from elsewhere.
-
-    Raises `ConfigError` for a file that cannot be read or is not TOML, and for every key and
-    value that is not allowed, also for a value of the file that a flag overrides.
-    """
-    # Only the process that reads the file pays for the parser and the messages: child processes
-    # get the result, and are to start fast.
-    from cluster.shared.config_file import merge_file_and_flags
-
-    return merge_file_and_flags(path, overrides, starts_node=starts_node)
-
-
-def make_config(source: str, sections: Mapping[str, object]) -> Config:
-    """Return the configuration of `sections`: each a mapping of its keys, as the file has them.
-
-    Raises `ConfigError`, which names `source`, for every key and value that is not allowed.
-    """
-    from cluster.shared.config_file import merge_sections
-
-    return merge_sections(source, sections)
 
 
 def encode_config(config: Config) -> bytes:

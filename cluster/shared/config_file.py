@@ -2,6 +2,9 @@
 
 What is allowed is read from the structs of `cluster.shared.config`, so a new section or key needs
 nothing here. Every error is a `ConfigError` on one line, whatever bytes the file holds.
+
+Only the process that reads the file pays for the parser and the messages: child processes get the
+result (`decode_config`), and are to start fast.
 """
 
 import difflib
@@ -33,10 +36,18 @@ _FLAGS: Mapping[str, str] = {
 """Flags that are not simply the last part of their key."""
 
 
-def merge_file_and_flags(
-    path: Path | None, overrides: Mapping[str, object], *, starts_node: bool
+def load_config(
+    path: Path | None, overrides: Mapping[str, object], *, starts_node: bool = True
 ) -> Config:
-    """Do the work of `cluster.shared.config.load_config`, which says what it promises."""
+    """Put the configuration together: a flag beats the file, the file beats the default.
+
+    `path` is the TOML file, if there is one. `overrides` holds the flags by the key that they
+    set, for example `node.listen`; a value of None is a flag that was not given. Only what
+    `starts_node` has to have the CPUs: a node's status may be asked from elsewhere.
+
+    Raises `ConfigError` for a file that cannot be read or is not TOML, and for every key and
+    value that is not allowed, also for a value of the file that a flag overrides.
+    """
     schema = _Schema()
     settings: dict[str, Setting] = {}
     if path is not None:
@@ -49,8 +60,11 @@ def merge_file_and_flags(
     return config
 
 
-def merge_sections(source: str, sections: Mapping[str, object]) -> Config:
-    """Do the work of `cluster.shared.config.make_config`, which says what it promises."""
+def make_config(source: str, sections: Mapping[str, object]) -> Config:
+    """Return the configuration of `sections`: each a mapping of its keys, as the file has them.
+
+    Raises `ConfigError`, which names `source`, for every key and value that is not allowed.
+    """
     schema = _Schema()
     settings = _checked(schema, _settings_of_sections(source, sections, schema))
     return _converted(dict(settings))

@@ -20,7 +20,8 @@ from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import ClientService, IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
-from cluster.shared.config import GIB, Config, ConfigError, make_config
+from cluster.shared.config import GIB, Config, ConfigError
+from cluster.shared.config_file import make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ShardReport
 from cluster.testing.client import TestClient

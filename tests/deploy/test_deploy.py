@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from cluster.shared.config import Config, load_config
+from cluster.shared.config import Config
+from cluster.shared.config_file import load_config
 from cluster.shared.key_files import make_key_files
 from cluster.shared.run_directory import RunDirectory
 from cluster.supervisor.status import read_status

@@ -20,7 +20,7 @@ from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, NetAddress, Service
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import HEADER_BYTES, iter_packets, make_packet
-from cluster.shared.config import make_config
+from cluster.shared.config_file import make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ControlMessage, ShardReport
 from cluster.testing.incarnation import Incarnation, Surroundings, WorkerDied

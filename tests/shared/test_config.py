@@ -29,9 +29,8 @@ from cluster.shared.config import (
     WorkersConfig,
     decode_config,
     encode_config,
-    load_config,
 )
-from cluster.shared.config_file import FILE_BYTES_MAX
+from cluster.shared.config_file import FILE_BYTES_MAX, load_config
 
 KEYS = {
     section: tuple(msgspec.structs.asdict(struct))
@@ -488,7 +487,10 @@ def test_a_damaged_hand_over_is_a_config_error(data: bytes) -> None:
 
 
 def test_child_processes_do_not_pay_for_the_parser() -> None:
-    code = "import sys, cluster.shared.config; print('cluster.shared.config_file' in sys.modules)"
+    code = (
+        "import sys, cluster.gateway.process, cluster.worker.process\n"
+        "print('cluster.shared.config_file' in sys.modules)"
+    )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert output.stdout.strip() == b"False"
 
