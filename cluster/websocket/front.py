@@ -258,6 +258,8 @@ class _Front:
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         """Refuse a request before anything is done for it; None: it may go on."""
+        if connection not in self._accepted:
+            return None  # lost right behind its request, and counted; so `_open` does nothing
         if request.path.partition("?")[0] != self._settings.path:
             self._fates[connection] = "request"
             return connection.respond(HTTPStatus.NOT_FOUND, "Nothing is here.\n")
@@ -281,8 +283,10 @@ class _Front:
     ) -> Response | None:
         """Connect a client, whose handshake is in order, to a node; it is refused if none takes it.
 
-        None: the handshake is completed.
+        None: the handshake is completed, or its client was lost before it began.
         """
+        if connection not in self._accepted:
+            return None
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._fates.setdefault(connection, "request")
             return None

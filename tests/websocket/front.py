@@ -41,6 +41,14 @@ class Front:
         """Everything on standard error so far."""
         return self._stderr.read_text("utf-8")
 
+    def count_connections(self) -> int:
+        """Return how many connections are in its memory; of `tests.websocket.counted_front`."""
+        counts = re.compile(r"connections in memory: (\d+)\n")
+        before = len(counts.findall(self.stderr))
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: len(counts.findall(self.stderr)) > before, what="the count")
+        return int(counts.findall(self.stderr)[-1])
+
     @property
     def descriptors(self) -> int:
         """How many it has open."""
@@ -71,9 +79,16 @@ class Front:
 
 @contextmanager
 def front_of(
-    directory: Path, *nodes: int, more: tuple[str, ...] = (), listen: str = "127.0.0.1:0"
+    directory: Path,
+    *nodes: int,
+    more: tuple[str, ...] = (),
+    listen: str = "127.0.0.1:0",
+    module: str = "cluster",
 ) -> Iterator[Front]:
-    """Run a front for the nodes at these ports; at the end it is stopped, and ends with 0."""
+    """Run a front for the nodes at these ports; at the end it is stopped, and ends with 0.
+
+    `module` is one like `cluster` that runs it.
+    """
     arguments = [*("--listen", listen), *more]
     for port in nodes:
         arguments += ("--node", f"127.0.0.1:{port}")
@@ -81,7 +96,7 @@ def front_of(
     with (
         stderr.open("wb") as log,
         subprocess.Popen(
-            cluster_command("websocket", *arguments),
+            cluster_command("websocket", *arguments, module=module),
             stdout=subprocess.PIPE,
             stderr=log,
             stdin=subprocess.DEVNULL,

@@ -398,6 +398,49 @@ def test_nothing_is_left_of_those_who_have_gone(echo_node: ClusterNode, tmp_path
         )
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_nothing_is_left_of_those_who_end_tls_behind_their_request(
+    fake_node: FakeNode, tmp_path: Path
+) -> None:
+    both = self_signed(tmp_path)
+    context = ssl.create_default_context(cafile=str(both))
+    more = ("--certificate", str(both))
+    upgrade = HANDSHAKE.removesuffix(b"\r\n")
+    requests = [
+        upgrade.replace(b"GET /", b"GET /elsewhere") + b"\r\n",
+        upgrade + b"Origin: https://elsewhere.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        upgrade + b"\r\n",
+    ]
+    with front_of(
+        tmp_path, fake_node.port, more=more, module="tests.websocket.counted_front"
+    ) as front:
+        before = front.descriptors
+        for text in requests * 15:
+            request_and_end_tls(front.port, context, text)
+        wait_until(lambda: front.descriptors == before, what="no descriptor of those who have gone")
+        wait_until(lambda: front.count_connections() == 0, what="no connection in memory")
+
+
+def request_and_end_tls(port: int, context: ssl.SSLContext, text: bytes) -> None:
+    """Send a request and the end of TLS behind it at once, as one write, and close."""
+    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(received, to_send, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                client.sendall(to_send.read())
+                received.write(client.recv(100_000))
+        client.sendall(to_send.read())
+        tls.write(text)
+        with suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        client.sendall(to_send.read())
+
+
 # -- its end ---------------------------------------------------------------------------------------
 
 
