@@ -16,13 +16,19 @@ __all__ = ["take_over"]
 
 
 def take_over(grant: Grant, dispatcher: Dispatcher, publish_if_due: Callable[[], None]) -> None:
-    """Give `dispatcher` the sessions, and then the deferred calls, of `grant`."""
+    """Give `dispatcher` the sessions, and then the deferred calls, of `grant`.
+
+    The grant, which lasts as long as the worker, has neither afterwards: what is saved for a
+    session, and the payload of a call, are forgotten with them.
+    """
     opening = {call.session for call in grant.deferred if call.kind == OPENED}
     with no_collections():
         for session in grant.sessions:
             dispatcher.resume(session, session.id in opening)
             publish_if_due()
         _take_over_deferred(grant, dispatcher)
+    grant.sessions.clear()
+    grant.deferred.clear()
 
 
 def _take_over_deferred(grant: Grant, dispatcher: Dispatcher) -> None:
