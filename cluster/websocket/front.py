@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
@@ -52,6 +53,9 @@ _ANSWERS_BYTES_MAX = 524_288
 
 _STOP_TIMEOUT_S = 5.0
 """All clients together have so long, once the front is told to stop."""
+
+_TLS_READ_BYTES: Final = 32_768
+"""What is received at once of a connection with TLS, which holds a buffer of that size."""
 
 _FRAMES_MAX: Final = 4
 """Messages, or parts of them, that may wait for a node besides the one that is being passed on."""
@@ -395,6 +399,8 @@ def _connections_of(front: _Front) -> type[ServerConnection]:
 
 
 def _make_context(settings: FrontSettings) -> ssl.SSLContext:
+    # asyncio gives each connection a buffer of 256 KiB at once, and has no option for it.
+    SSLProtocol.max_size = _TLS_READ_BYTES
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     _load_certificate(context, settings)
     return context

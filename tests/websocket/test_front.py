@@ -533,6 +533,29 @@ def test_tls_and_a_certificate_that_is_renewed(echo_node: ClusterNode, tmp_path:
             assert front.stop() == 0
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_an_idle_client_with_tls_takes_little_memory(
+    echo_node: ClusterNode, tmp_path: Path
+) -> None:
+    both = self_signed(tmp_path)
+    context = ssl.create_default_context(cafile=str(both))
+    with (
+        front_of(tmp_path, echo_node.port, more=("--certificate", str(both))) as front,
+        ExitStack() as stack,
+    ):
+        process = psutil.Process(front.process.pid)
+
+        def come(count: int) -> None:
+            for _ in range(count):
+                client = WsClient(f"wss://localhost:{front.port}/", context=context)
+                stack.enter_context(client)
+
+        come(20)
+        memory = process.memory_info().rss
+        come(100)
+        assert process.memory_info().rss - memory < 100 * 150_000
+
+
 # -- what is wrong ---------------------------------------------------------------------------------
 
 
