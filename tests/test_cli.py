@@ -300,6 +300,7 @@ def test_a_worker_of_another_machine_is_called_with_all_that_it_needs(
         (["--gateway", "10.0.0.1:7900", "--keys", "k"], ["--gateway: '10.0.0.1:7900'", "tcp://"]),
         (["--run-dir", "x", "--keys", "k"], ["--keys: 'k': only with --gateway"]),
         (["--run-dir", "x", "--app", "a:b"], ["--app: 'a:b': only with --gateway"]),
+        (["--run-dir", "x", "--log-level", "debug"], ["--log-level: 'debug': only with"]),
     ],
     ids=lambda value: " ".join(value),
 )

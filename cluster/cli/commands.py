@@ -33,6 +33,8 @@ from cluster.cli.options import (
     DriverOption,
     LaneOption,
     ListenOption,
+    LogLevel,
+    LogLevelOption,
     NodeIdOption,
     ReloadDirOption,
     RequiredRunDir,
@@ -90,6 +92,7 @@ def up(
     lane: LaneOption = None,
     run_dir: RunDirOption = None,
     node_id: NodeIdOption = None,
+    log_level: LogLevelOption = None,
     nodes: Annotated[
         int,
         typer.Option(
@@ -115,15 +118,15 @@ def up(
 ) -> int:
     """Run a node: a gateway and its workers, until SIGTERM or Ctrl-C drains it."""
     from cluster.shared.config_file import load_config
-    from cluster.shared.logs import configure_logging, name_node
+    from cluster.shared.logs import configure_logging, follow_config
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.supervisor import supervise
 
     configure_logging("supervisor")
-    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
+    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id, log_level)
     flags["node.shared_port"] = shared_port or None
     resolved = load_config(config, flags)
-    name_node(resolved)
+    follow_config(resolved)
     path = run_directory_of(resolved)
     watched = watched_directories(resolved.node.app, reload, reload_dir or [])
     if nodes > 1:
@@ -153,6 +156,7 @@ def gateway(
     driver: DriverOption = None,
     lane: LaneOption = None,
     node_id: NodeIdOption = None,
+    log_level: LogLevelOption = None,
 ) -> int:
     """Run the gateway alone, for a supervisor of your own.
 
@@ -160,13 +164,13 @@ def gateway(
     """
     from cluster.gateway.process import run_gateway
     from cluster.shared.config_file import load_config
-    from cluster.shared.logs import configure_logging, name_node
+    from cluster.shared.logs import configure_logging, follow_config
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("gateway")
-    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id)
+    flags = config_flags(listen, workers, app, driver, lane, run_dir, node_id, log_level)
     resolved = load_config(config, flags)
-    name_node(resolved)
+    follow_config(resolved)
     run_directory = RunDirectory(Path(run_dir))
     run_directory.create()
     run_directory.begin_with(resolved)
@@ -205,25 +209,27 @@ def worker(
             "--app", metavar="MODULE:NAME", help="With --gateway: the application, else an echo."
         ),
     ] = None,
+    log_level: LogLevelOption = None,
 ) -> int:
     """Run one worker, for a supervisor of your own.
 
     With --run-dir alone it is one of the node in DIR; with --gateway and --keys it works for a
     gateway on another machine.
     """
-    from cluster.shared.logs import configure_logging
+    from cluster.shared.logs import configure_logging, set_log_level
     from cluster.shared.run_directory import RunDirectory, default_run_directory
     from cluster.worker.process import run_remote_worker, run_worker
 
     configure_logging(f"worker-{shard}")
     if gateway is None:
-        check_local_worker(run_dir, keys, app)
+        check_local_worker(run_dir, keys, app, log_level)
         return run_worker(RunDirectory(Path(str(run_dir))), shard)
     from cluster.shared.config import ConfigError
     from cluster.shared.remote_endpoints import parse_gateway
 
     if keys is None:
         raise ConfigError("--keys: missing: nobody connects to a gateway elsewhere without a key")
+    set_log_level(log_level or LogLevel.INFO)
     address = parsed_flag("--gateway", gateway, parse_gateway)
     directory = RunDirectory(Path(run_dir) if run_dir else default_run_directory())
     return run_remote_worker(address, keys, shard, app, directory)

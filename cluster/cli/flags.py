@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cluster.cli.options import Driver, Lane
+from cluster.cli.options import Driver, Lane, LogLevel
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
@@ -33,6 +33,7 @@ def config_flags(
     lane: Lane | None,
     run_dir: str | None,
     node_id: int | None,
+    log_level: LogLevel | None,
 ) -> dict[str, object]:
     """Return the flags by the key of the configuration that each one sets."""
     return {
@@ -43,6 +44,7 @@ def config_flags(
         "lane.kind": lane,
         "node.run_dir": run_dir,
         "node.id": node_id,
+        "node.log_level": log_level,
     }
 
 
@@ -75,13 +77,15 @@ def watched_directories(app: str | None, reload: bool, asked_for: list[Path]) ->
     return choose_reload_directories(app, asked_for)
 
 
-def check_local_worker(run_dir: str | None, keys: Path | None, app: str | None) -> None:
+def check_local_worker(
+    run_dir: str | None, keys: Path | None, app: str | None, log_level: LogLevel | None
+) -> None:
     """Check the flags of a worker whose gateway is on this machine."""
     from cluster.shared.config import ConfigError
 
     if run_dir is None:
         raise ConfigError("--run-dir: missing: the run directory of the node; or pass --gateway")
-    for flag, value in (("--keys", keys), ("--app", app)):
+    for flag, value in (("--keys", keys), ("--app", app), ("--log-level", log_level)):
         if value is not None:
             raise ConfigError(
                 f"{flag}: {str(value)!r}: only with --gateway; the node in {run_dir} says it itself"

@@ -14,6 +14,8 @@ __all__ = [
     "Lane",
     "LaneOption",
     "ListenOption",
+    "LogLevel",
+    "LogLevelOption",
     "NodeIdOption",
     "ReloadDirOption",
     "RequiredRunDir",
@@ -37,6 +39,15 @@ class Lane(StrEnum):
     AUTO = "auto"
     SHM = "shm"
     ZMQ = "zmq"
+
+
+class LogLevel(StrEnum):
+    """Levels of the log to choose from."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 ConfigOption = Annotated[
@@ -76,6 +87,10 @@ LaneOption = Annotated[
     typer.Option(
         "--lane", help="What carries packets between gateway and workers: shared memory or ZeroMQ."
     ),
+]
+LogLevelOption = Annotated[
+    LogLevel | None,
+    typer.Option("--log-level", help="Log lines of this level and above; by default info."),
 ]
 RunDirOption = Annotated[
     str | None,

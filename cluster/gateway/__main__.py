@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.gateway.process import run_gateway
 from cluster.shared.config import ConfigError
 from cluster.shared.exit_codes import CANNOT_START
-from cluster.shared.logs import configure_logging, name_node
+from cluster.shared.logs import configure_logging, follow_config
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import keep_exit_code, tell
@@ -31,7 +31,7 @@ def main() -> int:
     except (ConfigError, RunDirectoryError) as error:
         tell(f"cluster gateway: {error}\n")
         return CANNOT_START
-    name_node(config)
+    follow_config(config)
     return run_gateway(directory, config)
 
 

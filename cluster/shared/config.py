@@ -21,6 +21,7 @@ DriverChoice = Literal["auto", "iocp", "io_uring", "readiness"]
 LaneChoice = Literal["auto", "shm", "zmq"]
 RoutingChoice = Literal["fewest_sessions", "round_robin"]
 MembershipChoice = Literal["static", "etcd"]
+LogLevelChoice = Literal["debug", "info", "warning", "error"]
 SLOW_START_MIN_S = 1.0
 SLOW_START_MAX_S = 30.0
 """Bounds of the time after which a start is slow: the interpreter alone takes a part of a second on
@@ -48,6 +49,8 @@ class NodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`MODULE:NAME` of the application; None is the echo application."""
     run_dir: str | None = None
     """The run directory; None is the default one of this user."""
+    log_level: LogLevelChoice = "info"
+    """What is logged in all processes of the node: lines of this level and above."""
     shared_port: bool = False
     """Other nodes of this machine listen at the same address, with the same key; each client comes
     to one of them. A node with `gateway.max_sessions` closes the connection at once."""

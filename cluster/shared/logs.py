@@ -13,7 +13,7 @@ from cluster.shared.stderr_handler import StderrHandler
 if TYPE_CHECKING:
     from cluster.shared.config import Config
 
-__all__ = ["change_role", "configure_logging", "name_node"]
+__all__ = ["change_role", "configure_logging", "follow_config", "set_log_level"]
 
 _handler = StderrHandler()
 _said = {"node": "", "role": ""}
@@ -42,12 +42,21 @@ def change_role(role: str) -> None:
     )
 
 
-def name_node(config: "Config") -> None:
-    """Say from now on in each line of which node this process is, if that is linked with others.
+def set_log_level(level: str) -> None:
+    """Log lines of this level and above: debug, info, warning or error.
+
+    A logger that was given a level of its own keeps it.
+    """
+    logging.getLogger().setLevel(level.upper())
+
+
+def follow_config(config: "Config") -> None:
+    """Log from its level on, and say in each line which node this is, if it is linked with others.
 
     Nodes may share one stderr as well (`cluster up --nodes`), or one place where logs are kept. A
     node that is to be given its id says nothing.
     """
+    set_log_level(config.node.log_level)
     if config.links.listen is not None and config.node.id:
         _said["node"] = f"node-{config.node.id} "
         change_role(_said["role"])

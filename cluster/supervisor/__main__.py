@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.shared.config import ConfigError
 from cluster.shared.exit_codes import CANNOT_START
-from cluster.shared.logs import configure_logging, name_node
+from cluster.shared.logs import configure_logging, follow_config
 from cluster.shared.process import die_with_parent
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import keep_exit_code, tell
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         config = directory.read_config()
         configure_logging("supervisor")
-        name_node(config)
+        follow_config(config)
         return supervise(config, directory, arguments.reload_dir)
     except (ConfigError, RunDirectoryError, OSError) as error:
         tell(f"cluster: {error}\n")

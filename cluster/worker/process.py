@@ -20,7 +20,7 @@ from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
 from cluster.shared.key_files import KeyFileError
 from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
-from cluster.shared.logs import change_role, name_node
+from cluster.shared.logs import change_role, follow_config
 from cluster.shared.messages import Grant, ProtocolError, Refuse
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import tell
@@ -76,7 +76,7 @@ def run_worker(
 
     def begin() -> tuple[Place, App]:
         config = wait_for_config(directory)
-        name_node(config)
+        follow_config(config)
         keep_to("workers.cpus", config.workers.cpus)  # before the application starts threads
         place = LocalPlace(directory, config, is_supervised=is_supervised)
         return place, _load(config.node.app, config.workers)

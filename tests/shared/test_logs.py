@@ -8,7 +8,7 @@ import pytest
 
 from cluster.shared import logs
 from cluster.shared.config import Config, LinksConfig, NodeConfig
-from cluster.shared.logs import change_role, configure_logging, name_node
+from cluster.shared.logs import change_role, configure_logging, follow_config
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_line_says_which_process_it_is_and_so_it_does_when_that_becomes_anothe
     capsys: pytest.CaptureFixture[str],
 ):
     configure_logging("spare-1")
-    name_node(Config())
+    follow_config(Config())
     assert f" WARNING spare-1[{os.getpid()}] cluster.worker: it\n" in said(capsys)
     change_role("worker-0")
     assert f" WARNING worker-0[{os.getpid()}] cluster.worker: it\n" in said(capsys)
@@ -43,9 +43,24 @@ def test_a_line_says_which_process_it_is_and_so_it_does_when_that_becomes_anothe
 
 def test_a_line_of_a_linked_node_says_which_node_it_is(capsys: pytest.CaptureFixture[str]):
     configure_logging("spare-1")
-    name_node(linked(0))  # etcd is to say which
+    follow_config(linked(0))  # etcd is to say which
     assert f" WARNING spare-1[{os.getpid()}] cluster.worker: it\n" in said(capsys)
-    name_node(linked(2))
+    follow_config(linked(2))
     assert f" WARNING node-2 spare-1[{os.getpid()}] cluster.worker: it\n" in said(capsys)
     change_role("worker-0")
     assert f" WARNING node-2 worker-0[{os.getpid()}] cluster.worker: it\n" in said(capsys)
+
+
+def test_the_level_is_that_of_the_configuration(capsys: pytest.CaptureFixture[str]):
+    configure_logging("gateway")
+    follow_config(Config(node=NodeConfig(log_level="error")))
+    assert said(capsys) == ""
+    logging.getLogger("game").setLevel(logging.DEBUG)
+    try:
+        logging.getLogger("game").debug("a level of its own")
+    finally:
+        logging.getLogger("game").setLevel(logging.NOTSET)
+    assert " DEBUG gateway" in capsys.readouterr().err
+    follow_config(Config(node=NodeConfig(log_level="debug")))
+    logging.getLogger("cluster.worker").debug("it")
+    assert " DEBUG gateway" in capsys.readouterr().err

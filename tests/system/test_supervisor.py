@@ -103,6 +103,21 @@ def test_a_node_whose_standard_streams_are_closed_works(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_the_log_level_is_that_of_all_processes(cluster_up: StartNode, tmp_path: Path):
+    source = 'import logging\nlogging.getLogger("game").debug("comes up")\n'
+    cwd = write_app(tmp_path / "app", source + ECHO_ONCE_THEN_DIE)
+    application = ("--app", "the_app:app", "--workers", "1")
+    loud = cluster_up(*application, "--log-level", "debug", cwd=cwd)
+    quiet = cluster_up(*application, "--log-level", "warning", cwd=cwd)
+    for node in (loud, quiet):
+        node.signal(signal.SIGTERM)
+        assert node.wait_exit() == 0
+    assert re.search(r" DEBUG worker-0\[\d+\] game: comes up", loud.stderr)
+    for role in ("supervisor", "gateway"):
+        assert f" INFO {role}[" in loud.stderr
+    assert " INFO " not in quiet.stderr
+
+
 def test_a_node_goes_on_when_nothing_can_be_written_to_its_stderr(
     cluster_up: StartNode, tmp_path: Path
 ):
