@@ -97,7 +97,7 @@ class SupervisorLink:
         state: WorkerState
         if life is not None and life.is_ready:
             state = "draining" if is_draining else "ready"
-        elif report is not None and report.state in ("backoff", "stuck"):
+        elif report is not None and report.state in ("backoff", "stuck", "fenced"):
             state = report.state
         else:
             state = "starting"

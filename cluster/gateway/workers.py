@@ -238,11 +238,18 @@ class Workers:
         if self._end(self._shards[shard_index], was_replaced):
             self._tell_supervisor(shard_index, life, "ended", set_aside=True)
 
-    def fence(self, shard: Shard, reason: str, silent_s: float = 0.0) -> None:
-        """End a life that cannot be trusted or heard any more, dead or not.
+    def fence(self, shard: Shard, reason: str) -> None:
+        """End a life that cannot be trusted any more, dead or not."""
+        self._cut_off(shard, "fenced", reason)
 
-        It has not worked for `silent_s` seconds.
-        """
+    def _cut_off(
+        self,
+        shard: Shard,
+        state: Literal["stuck", "fenced"],
+        reason: str,
+        silent_s: float = 0.0,
+    ) -> None:
+        """End a life that is to have no effect any more; it has not worked for `silent_s` s."""
         life = self._lives[shard.index]
         if life is None:
             return
@@ -250,15 +257,16 @@ class Workers:
         self._counters.add("workers_fenced")
         self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
         set_aside = self._end(shard)
-        self._tell_supervisor(shard.index, life, "stuck", set_aside, silent_s)
+        self._tell_supervisor(shard.index, life, state, set_aside, silent_s, reason)
 
     def _tell_supervisor(
         self,
         shard_index: int,
         life: WorkerLife,
-        state: Literal["ready", "stuck", "ended"],
+        state: Literal["ready", "stuck", "fenced", "ended"],
         set_aside: bool = False,
         silent_s: float = 0.0,
+        reason: str = "",
     ) -> None:
         if not self.is_remote(shard_index):
             self._report(
@@ -270,6 +278,7 @@ class Workers:
                     committed=life.committed_told,
                     set_aside=set_aside,
                     silent_s=silent_s,
+                    reason=reason,
                 )
             )
 
@@ -352,7 +361,7 @@ class Workers:
                 # What it published is whole and counts; a fan-out that was cut short would be
                 # begun again by the successor.
                 self._drain_lane(shard)
-                self.fence(shard, reason, silent_s=life.liveness.timeout_s)
+                self._cut_off(shard, "stuck", reason, silent_s=life.liveness.timeout_s)
             elif life.peer is None:
                 self._send(life.control_identity, _heartbeat(shard, life))
 

@@ -261,19 +261,21 @@ class GatewayAlive(_Message, frozen=True, kw_only=True):
 class ShardReport(_Message, frozen=True, kw_only=True):
     """Gateway → supervisor: what became of a shard's life.
 
-    `ready` when the life took over, `stuck` when it was fenced and is to be killed, `ended` when
-    it is over. `committed` is told once for each life, with the first record it commits;
-    `set_aside`, when the life's end led to a handler call being set aside. A life that is stuck
-    has not worked for `silent_s`.
+    `ready` when the life took over; `stuck`, because it showed no sign of life, and `fenced`,
+    because it broke a rule or left its grant, when it was cut off for the `reason` and is to be
+    killed; `ended` when it is over. `committed` is told once for each life, with the first record
+    that it commits; `set_aside`, when the life's end led to a handler call being set aside. A life
+    that is stuck has not worked for `silent_s`.
     """
 
     shard: int
     pid: int
     incarnation: int
-    state: Literal["ready", "stuck", "ended"]
+    state: Literal["ready", "stuck", "fenced", "ended"]
     committed: bool
     set_aside: bool = False
     silent_s: float = 0.0
+    reason: str = ""
 
 
 class SpareReport(_Message, frozen=True, kw_only=True):

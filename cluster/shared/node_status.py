@@ -26,7 +26,7 @@ __all__ = [
     "WorkerStatus",
 ]
 
-WorkerState = Literal["starting", "ready", "stuck", "backoff", "draining"]
+WorkerState = Literal["starting", "ready", "stuck", "fenced", "backoff", "draining"]
 LinkState = Literal["linked", "connecting", "backoff", "awaited"]
 MembershipState = Literal["joining", "member", "lease_lost"]
 

@@ -48,6 +48,11 @@ class ShardPlace:
         """Whether the process was asked to end, so that another has its shard."""
         return self.child is not None and (self.end_due is not None or self._is_overdue)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the gateway takes nothing more from the process, which is being killed."""
+        return self.state in ("stuck", "fenced")
+
     def started(self, child: Child, now: float) -> None:
         """`child` is the shard's process now."""
         self.child = child

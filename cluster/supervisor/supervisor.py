@@ -231,8 +231,15 @@ class Supervisor:
         if (report.committed or report.set_aside) and shard.proved(report.pid, now):
             self._node.gateway.policy.life_proved()
             self._deaths.was_of_use(shard, now)
+        if report.state == "fenced":  # it may have ended for that by now
+            logger.error(
+                "worker %d (pid %d) was fenced by the gateway: %s",
+                shard.index,
+                report.pid,
+                report.reason,
+            )
         worker = shard.child
-        if worker is None or worker.pid != report.pid or shard.state == "stuck":
+        if worker is None or worker.pid != report.pid or shard.is_cut_off:
             return
         if report.state == "ended":
             return  # which the loop finds by itself
@@ -240,6 +247,9 @@ class Supervisor:
             shard.policy.life_stuck(now - report.silent_s)
             self._kill_stuck(worker)
             shard.state = "stuck"
+        elif report.state == "fenced":
+            worker.kill()  # it does not hang: it has answered, and wrongly
+            shard.state = "fenced"
         else:
             shard.became_ready(now)
             shard.state = "draining" if self._course.phase is Phase.DRAINING else "ready"

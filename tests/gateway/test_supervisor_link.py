@@ -116,6 +116,7 @@ def test_a_reload_without_a_supervisor_and_one_too_many_are_refused(
         ("ready", False, False, False, "starting"),  # it has died, and nobody knows yet
         ("backoff", False, False, False, "backoff"),
         ("stuck", False, False, False, "stuck"),
+        ("fenced", False, False, False, "fenced"),
         ("starting", True, False, False, "starting"),
         ("starting", True, True, False, "ready"),
         ("backoff", True, True, False, "ready"),  # the report of the predecessor

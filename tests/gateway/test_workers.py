@@ -324,7 +324,7 @@ def test_who_left_before_its_grant_is_fenced(node: Node):
     node.workers.hello(b"one", Hello(shard=0, pid=LIVING_PID, create_time=LIVING_SINCE))
     assert node.workers.life(0) is None
     assert node.lanes[0].state is LaneState.VACANT
-    assert node.reports[-1].state == "stuck"
+    assert node.reports[-1].state == "fenced"
     assert isinstance(node.hello(b"two"), Grant)
 
 
@@ -408,12 +408,17 @@ def test_a_worker_is_asked_to_end_by_name_and_keeps_its_shard_until_it_is_gone(n
     assert life.pid == LIVING_PID
 
 
-def test_a_fenced_life_is_refused_and_reported_stuck(node: Node):
+def test_a_fenced_life_is_refused_and_reported_with_the_reason(node: Node):
     lane = node.start()
     node.workers.fence(node.shards[0], "for a reason")
     assert node.sent[-1] == (b"worker", Refuse(reason="fenced: for a reason"))
     assert node.reports[-1] == ShardReport(
-        shard=0, pid=LIVING_PID, incarnation=1, state="stuck", committed=False
+        shard=0,
+        pid=LIVING_PID,
+        incarnation=1,
+        state="fenced",
+        committed=False,
+        reason="for a reason",
     )
     assert node.fenced == [0]
     assert node.counters.snapshot()["workers_fenced"] == 1
@@ -513,6 +518,8 @@ def test_a_worker_that_is_silent_for_the_whole_timeout_is_fenced(node: Node):
     node.beat_for(TIMEOUT_S)
     assert node.workers.life(0) is None
     assert "no heartbeat" in node.sent[-1][1].reason  # type: ignore[union-attr]
+    assert node.reports[-1].state == "stuck"
+    assert "no heartbeat" in node.reports[-1].reason
 
 
 @pytest.mark.parametrize("state", ["idle", "blocked"])

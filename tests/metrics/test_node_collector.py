@@ -108,7 +108,7 @@ def test_metrics_are_what_the_status_says(tmp_path: Path) -> None:
     assert found.pop(("process_resident_memory_bytes", "7", "worker-0")) > 1_000_000
     states = {key: found.pop(key) for key in list(found) if key[0] == "worker_state"}
     assert {key[2:] for key, value in states.items() if value} == {("0", "ready"), ("1", "stuck")}
-    assert len(states) == 10
+    assert len(states) == 12  # each of 6, for 2 workers
     buckets = {
         key[2]: found.pop(key) for key in list(found) if key[0] == "commit_wait_seconds_bucket"
     }

@@ -123,6 +123,7 @@ MESSAGES: list[ControlMessage] = [
     GatewayReady(pid=1, node=2, epoch=3, listen="[::1]:7777", driver="io_uring", lane="shm"),
     GatewayAlive(),
     ShardReport(shard=0, pid=1, incarnation=2, state="stuck", committed=True, silent_s=0.5),
+    ShardReport(shard=0, pid=1, incarnation=2, state="fenced", committed=True, reason="rules"),
     ShardReport(shard=0, pid=1, incarnation=2, state="ended", committed=False, set_aside=True),
     WorkerReport(shard=0, pid=None, state="backoff", restarts=4),
     SpareReport(pid=1, state="ready"),

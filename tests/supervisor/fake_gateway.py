@@ -31,6 +31,12 @@ RECEIVE_TIMEOUT_MS = 30_000
 DEATHS = 7
 """More than a supervisor stands if none of them led to anything."""
 
+CUT_OFF: dict[str, Literal["stuck", "fenced"]] = {
+    "finds the first worker stuck": "stuck",
+    "fences the first worker": "fenced",
+}
+"""What is told of the first worker, by the behaviour."""
+
 
 class FakeGateway:
     """Answers one supervisor, which has one shard."""
@@ -94,12 +100,12 @@ class FakeGateway:
                     )
                 )
             case WorkerReport(state="starting", restarts=0, pid=int(pid)) if (
-                self._behaviour == "fences the first worker"
+                self._behaviour in CUT_OFF
             ):
                 self._report(pid, "ready", committed=True)
-                self._report(pid, "stuck", committed=True)
+                self._report(pid, CUT_OFF[self._behaviour], committed=True)
                 self._report(pid, "ready", committed=True)  # too late, to be ignored
-            case WorkerReport(restarts=0) if self._behaviour == "fences the first worker":
+            case WorkerReport(restarts=0) if self._behaviour in CUT_OFF:
                 return None
             case WorkerReport(state="starting", pid=int(pid)):
                 self._report(pid, "ready", shard=99)  # there is none such
@@ -111,10 +117,21 @@ class FakeGateway:
         return None
 
     def _report(
-        self, pid: int, state: Literal["ready", "stuck"], committed: bool = False, shard: int = 0
+        self,
+        pid: int,
+        state: Literal["ready", "stuck", "fenced"],
+        committed: bool = False,
+        shard: int = 0,
     ) -> None:
         self._send(
-            ShardReport(shard=shard, pid=pid, incarnation=1, state=state, committed=committed)
+            ShardReport(
+                shard=shard,
+                pid=pid,
+                incarnation=1,
+                state=state,
+                committed=committed,
+                reason="a record of no kind" if state == "fenced" else "",
+            )
         )
 
     def _ready(self, pid: int) -> GatewayReady:
@@ -127,6 +144,7 @@ class FakeGateway:
             case (
                 "drains"
                 | "has the second worker"
+                | "finds the first worker stuck"
                 | "fences the first worker"
                 | "sets something aside at each death"
             ):

@@ -238,10 +238,19 @@ def test_a_gateway_whose_link_cannot_be_opened_is_tried_again(
 def test_a_stuck_worker_is_killed_and_succeeded(
     supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
 ):
-    assert supervise_fakes("fences the first worker") == 0
+    assert supervise_fakes("finds the first worker stuck") == 0
     assert "worker 0 (pid " in caplog.text
     assert "is stuck; killed" in caplog.text
     assert "signal 9 (SIGKILL); successor at once" in caplog.text  # it had committed a record
+
+
+def test_a_worker_that_broke_a_rule_is_killed_at_once_and_told_with_the_rule(
+    supervise_fakes: Supervise, caplog: pytest.LogCaptureFixture
+):
+    assert supervise_fakes("fences the first worker") == 0
+    assert "was fenced by the gateway: a record of no kind" in caplog.text
+    assert "stuck" not in caplog.text
+    assert "signal 9 (SIGKILL); successor at once" in caplog.text
 
 
 def test_deaths_that_led_to_something_being_set_aside_are_not_counted(

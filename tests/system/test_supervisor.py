@@ -449,6 +449,43 @@ def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     assert node.drain() == 0
 
 
+BREAKS_A_RULE = """
+import gc
+
+from cluster.worker import App
+from cluster.worker.outbox import Outbox
+
+app = App()
+
+
+@app.on_any
+def answer(session, packet_id, payload):
+    if payload == b"break" and not session.redelivered:
+        outbox = next(thing for thing in gc.get_objects() if isinstance(thing, Outbox))
+        outbox.add(250, session.id, b"there is no such kind")
+    session.send(packet_id, payload)
+"""
+
+
+def test_a_worker_that_breaks_a_rule_is_told_as_fenced_and_not_as_one_that_hangs(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\n")
+    arguments = ("--config", str(config), "--app", "the_app:app")
+    node = cluster_up(*arguments, cwd=write_app(tmp_path / "app", BREAKS_A_RULE))
+    with PacketClient(node.port) as client:
+        assert client.ask(1, b"break") == (1, b"break")
+    node.wait_restarts(1)
+    counters = node.counters()
+    assert (counters["workers_fenced"], counters["lane_violations"]) == (1, 1)
+    assert node.drain() == 0
+    told = "was fenced by the gateway: an outbound record of unknown kind 250"
+    assert told in node.stderr  # by the supervisor, however soon the worker has ended by itself
+    assert "stuck" not in node.stderr
+    assert "most recent call first" not in node.stderr
+
+
 def test_an_application_that_ends_its_worker_is_told_with_file_and_line(
     cluster_up: StartNode, tmp_path: Path
 ):
