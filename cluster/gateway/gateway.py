@@ -38,6 +38,7 @@ from cluster.shared.messages import (
     Hello,
     Reload,
     Reloaded,
+    ShardGivenUp,
     SpareAlive,
     SpareGone,
     SpareHello,
@@ -295,8 +296,11 @@ class Gateway(IocpObject):
         deferred = sum(s.succession.deferred.count for s in self._serving.shards)
         if sessions or records or deferred:
             logger.warning(
-                "the time to drain is up: sessions cut off: %d, records that no worker has "
+                "%s: sessions cut off: %d, records that no worker has "
                 "finished: %d, handler calls in coroutines that are not done: %d",
+                "the time to drain is up"
+                if self._serving.is_drain_late
+                else "the drain has left undone what was for shards without a worker",
                 sessions,
                 records,
                 deferred,
@@ -324,6 +328,8 @@ class Gateway(IocpObject):
             case WorkerGone(shard=index, pid=pid, was_replaced=was_replaced):
                 self._spares.gone(pid)
                 self._workers.gone(index, pid, was_replaced)
+            case ShardGivenUp(shard=index) if 0 <= index < len(self._serving.shards):
+                self._serving.give_up(self._serving.shards[index])
             case EndWorker(shard=index, pid=pid):
                 self._workers.ask_to_end(index, pid)
             case Reload():

@@ -6,7 +6,7 @@ applications are tested on.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
@@ -74,6 +74,8 @@ class GatewayCore:
         self._remote_hub = remote_hub
         self._drain_deadline = self._leave_deadline = 0.0
         self.phase = DrainPhase.SERVING
+        self._to_end: list[Shard] = []
+        """Those that were given up, and whose sessions the drain has yet to end."""
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
         self.table = SessionTable(
             SessionIds(life.node, life.epoch, first=life.nonce >> 32),
@@ -236,6 +238,8 @@ class GatewayCore:
         """
         if self.phase is DrainPhase.SERVING:
             self._begin_drain(timeout_s)
+        while self._to_end:
+            self._end_sessions(self._to_end.pop())
         while (phase := self._next_phase()) is not self.phase:
             self.phase = phase
             if phase is DrainPhase.FINISHING:
@@ -245,23 +249,46 @@ class GatewayCore:
                     session.disconnect(Cause.DRAIN)
         return self.phase is DrainPhase.DRAINED
 
+    @property
+    def is_drain_late(self) -> bool:
+        """Whether the time for the drain is up."""
+        return self.core.now() >= self._drain_deadline
+
+    def give_up(self, shard: Shard) -> None:
+        """No worker will take `shard` over any more: a drain ends its sessions, and waits for
+        nothing that is left to do there. To be followed by `advance_drain`."""
+        if not shard.is_given_up:
+            shard.is_given_up = True
+            self._to_end.append(shard)
+
+    def _end_sessions(self, shard: Shard) -> None:
+        sessions = [session for session in self.table.sessions.values() if session.shard is shard]
+        logger.warning(
+            "shard %d gets no worker any more: sessions that are ended for that: %d",
+            shard.index,
+            len(sessions),
+        )
+        for session in sessions:
+            session.disconnect(Cause.DRAIN)
+
     def _next_phase(self) -> DrainPhase:
+        served = [shard for shard in self.shards if not shard.is_given_up]
         return next_drain_phase(
             self.phase,
-            kept_count=self._kept_count(),
-            is_answered=all(shard.has_answered for shard in self.shards),
-            is_committed=all(shard.is_idle for shard in self.shards),
+            kept_count=self._kept_count(served),
+            is_answered=all(shard.has_answered for shard in served),
+            is_committed=all(shard.is_idle for shard in served),
             session_count=len(self.table.sessions),
             is_told=self.traffic.is_told,
-            is_late=self.core.now() >= self._drain_deadline,
+            is_late=self.is_drain_late,
         )
 
-    def _kept_count(self) -> int:
+    def _kept_count(self, shards: Sequence[Shard]) -> int:
         """How many sessions are their application's to let go."""
         if self.phase is not DrainPhase.LEAVING or self.core.now() >= self._leave_deadline:
             return 0
         counts = self.table.counts
-        return sum(counts[shard.index] for shard in self.shards if shard.drain.keeps_sessions)
+        return sum(counts[shard.index] for shard in shards if shard.drain.keeps_sessions)
 
     def _begin_drain(self, timeout_s: float) -> None:
         logger.info("draining, at most %g s", timeout_s)

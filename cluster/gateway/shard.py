@@ -77,6 +77,7 @@ class Shard:
         "has_room",
         "index",
         "is_draining",
+        "is_given_up",
         "joined",
         "keys",
         "lane",
@@ -118,6 +119,8 @@ class Shard:
         """How long what the lane is given waits for its commit."""
         self.is_draining = False
         """Set for good when the sessions of a drain are ended: none is read any more."""
+        self.is_given_up = False
+        """Set for good when no worker will have the shard any more."""
         self._counters = counters
         # In order of arrival; a dict looks the longer for its first the more were before it.
         self._held: OrderedDict[GatewaySession, None] = OrderedDict()

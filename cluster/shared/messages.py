@@ -41,6 +41,7 @@ __all__ = [
     "Refuse",
     "Reload",
     "Reloaded",
+    "ShardGivenUp",
     "ShardReport",
     "SpareAlive",
     "SpareGone",
@@ -312,6 +313,13 @@ class WorkerGone(_Message, frozen=True, kw_only=True):
     was_replaced: bool = False
 
 
+class ShardGivenUp(_Message, frozen=True, kw_only=True):
+    """Supervisor → gateway: no process will have this shard any more. Told in a drain only, which
+    waits no longer for it."""
+
+    shard: int
+
+
 class SpareGone(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway: this process, which had no shard, is dead and reaped."""
 
@@ -391,6 +399,7 @@ ControlMessage = (
     | WorkerReport
     | EndWorker
     | WorkerGone
+    | ShardGivenUp
     | SpareGone
     | Assign
     | Reload

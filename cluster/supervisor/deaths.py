@@ -8,7 +8,7 @@ or if a change of the application's files is to blame.
 import logging
 
 from cluster.shared.exit_codes import CANNOT_START, LOST_GATEWAY, TRY_AGAIN
-from cluster.shared.messages import SpareGone, WorkerGone
+from cluster.shared.messages import ShardGivenUp, SpareGone, WorkerGone
 from cluster.shared.standard_streams import tell
 from cluster.shared.start_failure import StartFailure
 from cluster.supervisor.child import Child
@@ -99,11 +99,11 @@ class Deaths:
             else:
                 decision = self._reload.try_again(shard, decision)
         _log_death(worker, decision)
-        if isinstance(decision, GiveUp) and self._course.phase is Phase.SERVING:
+        if isinstance(decision, GiveUp) and self._course.phase is Phase.STARTING:
+            self._give_up(worker, decision)
+        elif isinstance(decision, GiveUp):
             # The gateway may be about to say that this death had a packet set aside.
             self._give_ups[shard.index] = (worker, decision, now + VERDICT_WAIT_S)
-        elif isinstance(decision, GiveUp):
-            self._give_up(worker, decision)
 
     def was_of_use(self, shard: ShardPlace, now: float) -> None:
         """The life of `shard` that ended last was of use after all: it is not given up."""
@@ -128,6 +128,8 @@ class Deaths:
             if now >= due:
                 del self._give_ups[shard]
                 self._give_up(child, decision)
+                if self._course.phase is Phase.DRAINING:
+                    self._node.gateway.tell(ShardGivenUp(shard=shard))
 
     # -- spares ------------------------------------------------------------------------------------
 

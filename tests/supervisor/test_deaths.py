@@ -114,6 +114,28 @@ def test_before_a_node_was_ready_a_shard_is_given_up_at_once(bench: Bench):
     assert bench.course.exit_code == EXIT_GAVE_UP
 
 
+def test_in_a_drain_a_shard_is_given_up_as_late_and_the_gateway_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[messages.ControlMessage] = []
+    monkeypatch.setattr(bench.node.gateway, "tell", told.append)
+    bench.course.became_ready()
+    bench.course.begin_drain(60.0)
+    for _ in range(FAILURES_MAX):
+        bench.worker_ends(3, 1.0)
+    bench.deaths.was_of_use(bench.shard, 1.1)  # it had a packet set aside
+    assert bench.shard.restart_due == 1.1
+    bench.deaths.check_give_ups(1.0 + VERDICT_WAIT_S)
+    bench.worker_ends(3, 2.0)
+    given_up = messages.ShardGivenUp(shard=0)
+    assert given_up not in told
+    bench.deaths.check_give_ups(2.0 + VERDICT_WAIT_S)
+    assert told[-1] == given_up
+    assert bench.course.exit_code is None  # the drain goes on
+    bench.course.finish_drain()
+    assert bench.course.exit_code == EXIT_GAVE_UP
+
+
 def test_the_death_of_the_gateway_takes_its_verdicts_along(bench: Bench):
     bench.course.became_ready()
     for _ in range(FAILURES_MAX):

@@ -142,3 +142,63 @@ def test_status_shows_the_sessions_that_a_drain_waits_for(
         ticks_until_the_end(client)
     wait_until(lambda: node.process.poll() is not None, what="the end")
     assert node.wait_exit() == 0
+
+
+DIES_LATER = """
+import os
+from pathlib import Path
+
+from cluster.worker import App
+
+app = App()
+
+
+@app.on_start
+def start():
+    if app.shard.shard == 0 and Path("dies").exists():
+        os._exit(9)
+
+
+@app.on_packet(1)
+def echo(session, payload):
+    session.send(1, payload)
+
+
+@app.on_packet(2)
+def leave(session, payload):
+    session.disconnect("left")
+
+
+@app.on_drain
+def keep_them_all(seconds):
+    pass
+"""
+
+
+def test_a_shard_that_is_given_up_does_not_hold_the_drain(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 600\n[workers]\nspares = 0\n")
+    (tmp_path / "the_app.py").write_text(DIES_LATER)
+    node = cluster_up("--app", "the_app:app", "--config", str(config), cwd=tmp_path)
+    pids = node.worker_pids()
+    with PacketClient(node.port, timeout_s=30) as lost, PacketClient(node.port) as served:
+        for client in (lost, served):
+            assert client.ask(1, b"x") == (1, b"x")
+        node.signal(signal.SIGTERM)
+        node.wait_status(
+            lambda status: status["workers"][1]["state"] == "draining", "the begin of the drain"
+        )
+        (tmp_path / "dies").touch()
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(EOFError, match="after 0 of 4 bytes"):
+            lost.receive()
+        assert "shard 0 gets no worker any more: sessions that are ended for that: 1" in node.stderr
+        assert served.ask(1, b"y") == (1, b"y")  # its application keeps it
+        served.send(2, b"")
+        served.receive_end()
+    assert node.wait_exit() == 3
+    assert "the time to drain is up" not in node.stderr
+    assert "the drain has left undone what was for shards without a worker" in node.stderr
+    assert node.processes() == []
