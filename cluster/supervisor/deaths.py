@@ -152,7 +152,7 @@ class Deaths:
             return
         if exit_code == CANNOT_START and self._cannot_start(child, failure):
             return
-        if course.phase is Phase.DRAINING:
+        if course.phase is Phase.DRAINING or course.is_drained:
             spare.withdraw()
             self._check_drained()
         elif self._has_lost_gateway(exit_code, now):

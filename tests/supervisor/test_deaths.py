@@ -211,6 +211,18 @@ def test_a_worker_that_ends_in_a_drain_has_a_successor_unless_the_gateway_says_t
     assert bench.course.exit_code == EXIT_DRAINED  # everybody has left
 
 
+def test_a_spare_of_a_gateway_that_drained_by_itself_has_a_successor_with_the_next_gateway_only(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    bench.course.became_ready()
+    bench.node.gateway.child = fake_child(role="gateway")
+    bench.course.is_drained = True
+    bench.spare_ends(0, 1.0)
+    assert bench.spare.restart_due is None
+    assert bench.course.exit_code is None
+    assert "spare 1" not in caplog.text
+
+
 def test_a_spare_that_always_ends_is_never_given_up_in_a_node_that_was_ready(bench: Bench):
     bench.course.became_ready()
     for _ in range(FAILURES_MAX + 1):
