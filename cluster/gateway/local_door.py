@@ -1,6 +1,7 @@
 """Where the processes of this machine come in: the control plane, and the lanes of workers here."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import zmq
 
@@ -30,16 +31,20 @@ class LocalDoor:
         Raises OSError, zmq.ZMQError or RunDirectoryError.
         """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._endpoints = choose_endpoints(directory)
-        (control_address, curve), lane_endpoint = self._endpoints.open()
-        self.hub = open_lane_hub(
-            config.lane.kind,
-            directory.lane_socket(),
-            self._context,
-            lane_endpoint,
-            core.driver.wake_descriptor,
-        )
-        self.control = ControlPlane(self._context, control_address, core, on_message, curve)
+        with ExitStack() as undo:
+            undo.callback(self._context.destroy, 0)
+            self._endpoints = choose_endpoints(directory)
+            (control_address, curve), lane_endpoint = self._endpoints.open()
+            self.hub = open_lane_hub(
+                config.lane.kind,
+                directory.lane_socket(),
+                self._context,
+                lane_endpoint,
+                core.driver.wake_descriptor,
+            )
+            undo.callback(self.hub.close)
+            self.control = ControlPlane(self._context, control_address, core, on_message, curve)
+            undo.pop_all()
 
     def publish(self) -> None:
         """Tell where the control plane is, for others to come; raises RunDirectoryError."""

@@ -1,5 +1,6 @@
 """Runs a gateway in this process: lock, limits, signals, exit code."""
 
+import errno
 import logging
 import signal
 import time
@@ -22,7 +23,7 @@ from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.collector import set_imports_aside
 from cluster.shared.config import Config
 from cluster.shared.cpus import keep_to
-from cluster.shared.descriptor_limit import TooFewDescriptorsError
+from cluster.shared.descriptor_limit import REMEDY, TooFewDescriptorsError
 from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
@@ -67,14 +68,27 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         remote_keys = _read_remote_keys(config)
     except (SecretError, KeyFileError) as error:
         return _refuse(str(error))
-    try:
-        core = IocpCore(driver=choose_driver(config.gateway.driver))
-    except DriverUnavailableError as error:
-        return _refuse(f"gateway.driver: {error}")
+    with ExitStack() as stack:
+        try:
+            core = IocpCore(driver=choose_driver(config.gateway.driver))
+        except DriverUnavailableError as error:
+            return _refuse(f"gateway.driver: {error}")
+        except OSError as error:
+            return _refuse(f"gateway.driver: it cannot be had: {_describe(error)}")
+        stack.callback(core.close)
+        return _serve_on(core, directory, config, secret, remote_keys)
+
+
+def _serve_on(
+    core: IocpCore,
+    directory: RunDirectory,
+    config: Config,
+    secret: bytes | None,
+    remote_keys: RemoteKeys | None,
+) -> int:
     try:
         lane = choose_lane(config.lane.kind)
     except LaneUnavailableError as error:
-        core.close()
         return _refuse(f"lane.kind: {error}")
     config = msgspec.structs.replace(config, lane=msgspec.structs.replace(config.lane, kind=lane))
     directory.remove_stale_sockets()
@@ -84,7 +98,6 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         try:
             membership = join_cluster(config, directory, core, epoch)
         except (JoinError, StoreMissingError) as error:
-            core.close()
             return _refuse(str(error))
         node, epoch = msgspec.structs.replace(config.node, id=membership.node), membership.epoch
         config = msgspec.structs.replace(config, node=node)
@@ -96,11 +109,12 @@ def _serve(directory: RunDirectory, config: Config) -> int:
             gateway = Gateway(config, directory, core, epoch, secret, membership, remote_keys)
             undo.pop_all()
     except ListenError as error:
-        core.close()
         return _refuse(str(error))
     except zmq.ZMQError as error:
         return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _refuse(f"lane.kind: {lane!r} cannot be had: {_describe(error)}")
         return _refuse(
             f"cannot reserve memory for {config.workers.count} lanes of 2 x {config.lane.bytes} "
             f"bytes, or their socket: {error.strerror}; lower lane.bytes or workers.count, or "
@@ -118,7 +132,6 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         return EXIT_IDENTITY_LOST
     finally:
         gateway.close()
-        core.close()
     logger.info("drained")
     return EXIT_EPOCH_OVER if gateway.has_used_up_ids else 0
 
@@ -159,6 +172,10 @@ def _drain_on_signals(gateway: Gateway) -> None:
     handler = _SignalHandler(gateway)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.strerror}; {REMEDY}" if error.errno == errno.EMFILE else str(error.strerror)
 
 
 def _refuse(reason: str) -> int:
