@@ -261,7 +261,8 @@ class Node:
         for shard in self.shards:
             _stop(shard.child, is_starting=shard.state == "starting")
         for spare in self.spares:
-            _stop(spare.child, is_starting=not spare.is_ready)
+            if spare.child is not None:
+                spare.child.kill()  # it has had its time, and nothing to bring to an end
 
     def close(self) -> None:
         """Kill every process that is left, wait until it is gone, and give everything back."""

@@ -449,6 +449,19 @@ def test_a_worker_that_is_stopped_dead_is_found_stuck_and_replaced(
     assert node.drain() == 0
 
 
+def test_a_spare_that_is_stopped_dead_does_not_hold_the_end_of_a_drain(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\n[supervisor]\ndrain_timeout_s = 600\n")
+    node = cluster_up("--config", str(config))
+    [spare] = node.status()["spares"]
+    os.kill(spare["pid"], signal.SIGSTOP)
+    assert node.drain() == 0
+    assert has_ended(spare["pid"])
+    assert "the time to drain is up" not in node.stderr
+
+
 BREAKS_A_RULE = """
 import gc
 
