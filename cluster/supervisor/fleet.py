@@ -34,6 +34,7 @@ from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.shard_ids import NODE_ID_MAX
 from cluster.supervisor.child import Child
 from cluster.supervisor.console import print_ready_line
+from cluster.supervisor.course import EXIT_NOT_DRAINED
 from cluster.supervisor.node_folders import node_folder
 from cluster.supervisor.signals import SignalWatch
 from cluster.supervisor.status import read_status
@@ -107,9 +108,9 @@ def supervise_nodes(
 
     Each replaces its workers when Python files in `reload_directories` change, if there are any.
 
-    0 when all have drained, else the first other code of a node, in the order of ids; 128 and the
-    signal's number after a second signal. Raises ConfigError, RunDirectoryError and OSError when
-    nothing was started. For the main thread.
+    0 when all have drained, else the first other code of a node, in the order of ids; 1 if there
+    is no such and one had to be killed; 128 and the signal's number after a second signal. Raises
+    ConfigError, RunDirectoryError and OSError when nothing was started. For the main thread.
     """
     check_descriptors("cluster up --nodes", DESCRIPTORS)
     base = RunDirectory(directory)
@@ -261,16 +262,24 @@ class _Fleet:
             select.select([self._signals.fileno()], [], [], _TURN_S)
             self._signals.clear()
             is_late = time.monotonic() > self._end_deadline
-            if self._signals.stop_count > 1 or (is_late and self._signals.stop_count):
+            if self._signals.stop_count > 1:
                 return 128 + self._signals.last_stop_signal
             if is_late:
-                break  # nobody asked for the end: one that could not start has the code
+                return self._cut_off()
             if self._signals.stop_count:
                 self._end_all()
             self._check_exits()
             if not (self._is_ready or self._is_ending):
                 self._check_ready()
         return exit_code_of([member.exit_code for member in self._members])
+
+    def _cut_off(self) -> int:
+        """Tell who has not ended in time, and is killed; return the exit code."""
+        left = [member for member in self._members if member.exit_code is None]
+        names = ", ".join(f"{member.child.role} (pid {member.child.pid})" for member in left)
+        logger.error("the time for the nodes to end is up; killed: %s", names)
+        code = exit_code_of([member.exit_code for member in self._members])
+        return code or EXIT_NOT_DRAINED
 
     @property
     def _is_ending(self) -> bool:

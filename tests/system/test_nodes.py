@@ -138,6 +138,23 @@ def test_nothing_outlives_a_kill_of_the_one_that_started_the_nodes(tmp_path: Pat
         wait_until(lambda: all(map(has_ended, family)), what="the end of all")
 
 
+def test_a_node_that_does_not_end_in_time_is_killed_and_that_is_told_with_code_1(tmp_path: Path):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 0.5\n")
+    with up(tmp_path, "--nodes", "2", "--config", str(config)) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert READY_LINE.fullmatch(process.stdout.readline())
+        held = RunDirectory(tmp_path / "run" / "node-2").holder("supervisor")
+        assert held is not None
+        os.kill(held, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        told = (tmp_path / "stderr").read_text
+        assert process.wait(20) == 1, told()
+        assert f"the time for the nodes to end is up; killed: node 2 (pid {held})\n" in told()
+        assert has_ended(held)
+
+
 def test_a_node_that_cannot_start_ends_all_with_its_code_and_line(tmp_path: Path):
     with up(tmp_path, "--app", "no_such_module:app") as process:
         assert process.wait(30) == 2
