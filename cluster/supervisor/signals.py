@@ -17,6 +17,9 @@ __all__ = ["SignalWatch"]
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
 """Those that exist here; SIGBREAK is the Ctrl-Break of Windows."""
 
+_TERMINAL_CLOSED = "SIGHUP"
+"""It asks for the end as well, but not of a process that was started to ignore it, as by nohup."""
+
 _WAKE_BYTES = 4_096
 
 
@@ -63,6 +66,9 @@ class SignalWatch:
         for name in _STOP_SIGNALS:
             if hasattr(signal, name):
                 self._handle(getattr(signal, name), self._stop_asked)
+        closed = getattr(signal, _TERMINAL_CLOSED, None)
+        if closed is not None and signal.getsignal(closed) is not signal.SIG_IGN:
+            self._handle(closed, self._stop_asked)
         if hasattr(signal, "SIGCHLD"):
             # Without a handler of Python's the interpreter would not write the byte.
             self._handle(signal.SIGCHLD, _child_ended)

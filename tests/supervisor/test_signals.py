@@ -44,6 +44,25 @@ def test_signals_that_come_together_are_one():
         assert watch.stop_count == 1
 
 
+def test_a_terminal_that_closes_asks_for_the_end():
+    with SignalWatch() as watch:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert wakes(watch)
+        assert (watch.stop_count, watch.last_stop_signal) == (1, signal.SIGHUP)
+
+
+def test_who_was_started_to_outlive_its_terminal_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalWatch() as watch:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert watch.stop_count == 0
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_death_of_a_child_wakes_and_asks_for_no_end():
     with SignalWatch() as watch:
         assert watch.tells_deaths
