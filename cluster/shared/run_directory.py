@@ -7,6 +7,8 @@ control plane and lanes. It is private to one user, and every file in it appears
 import os
 import stat
 import time
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +60,7 @@ _LANE_SOCKET = "lane.sock"
 _SHM_SOCKET = "shm.sock"
 _SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET, _SHM_SOCKET})
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_OVER_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
@@ -113,14 +116,20 @@ class RunDirectory:
 
         Only for the holder of the gateway's lock. The number survives a loss of power. Without a
         usable record it starts from the clock, so that lives of a directory that was deleted
-        are told apart, unless they are a multiple of 18 hours apart to the second.
+        are told apart, unless they are a multiple of 18 hours apart to the second. On a disk that
+        is full it is written over the last one, which takes no room.
         """
         last = self._read_epoch()
         if last is None:
             epoch = int(time.time()) % EPOCH_MAX + 1
         else:
             epoch = last % EPOCH_MAX + 1
-        self._replace(_EPOCH, f"{epoch}\n".encode("ascii"), survives_power_loss=True)
+        data = f"{epoch}\n".encode("ascii")
+        try:
+            self._replace(_EPOCH, data, survives_power_loss=True)
+        except RunDirectoryError:
+            if last is None or not self._write_over(_EPOCH, data):
+                raise
         return epoch
 
     def begin_with(self, config: Config) -> None:
@@ -272,6 +281,26 @@ class RunDirectory:
         except OSError as error:
             raise self._failed("written", name, error) from None
 
+    def _write_over(self, name: str, data: bytes) -> bool:
+        """Write `data` over what is in the file; False if that cannot be, and it is as before.
+
+        What a crash in the midst of it leaves may have something of both.
+        """
+        try:
+            fd = os.open(self._file(name), _OVER_FLAGS)
+        except OSError:
+            return False
+        with os.fdopen(fd, "r+b", buffering=0) as file:
+            before = file.read()
+            try:
+                _fill(file, data)
+                os.fsync(fd)
+            except OSError:
+                with suppress(OSError):
+                    _fill(file, before)
+                return False
+        return True
+
     def _file(self, name: str) -> Path:
         if not name or name.startswith(".") or Path(name).name != name:
             raise ValueError(f"{name!r} is not the plain name of a file")
@@ -288,6 +317,12 @@ class RunDirectory:
             f"run directory {self.path}: {name} is damaged ({error}): "
             "remove it and start the node again"
         )
+
+
+def _fill(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    file.write(data)
+    file.truncate()
 
 
 def _temporary_directory() -> Path:

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import zmq
 
-from cluster.shared import private_directory, run_directory_lock
+from cluster.shared import private_directory, run_directory, run_directory_lock
 from cluster.shared.config import Config, NodeConfig
 from cluster.shared.process import SOCKET_PATH_BYTES_MAX, spawn, user_tag
 from cluster.shared.run_directory import (
@@ -502,6 +502,23 @@ def test_without_a_usable_record_the_epoch_starts_from_the_clock(
     if content is not None:
         (directory.path / "epoch").write_bytes(content)
     assert [directory.next_epoch(), directory.next_epoch()] == [42, 43]
+
+
+@pytest.mark.parametrize("last", ["9", "65535"])
+def test_on_a_full_disk_the_epoch_is_written_over_the_last_one(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    def is_full(_source: object, _target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_directory, "replace_file", is_full)
+    with pytest.raises(RunDirectoryError, match="epoch cannot be written"):
+        directory.next_epoch()  # there is none
+    (directory.path / "epoch").write_text(f"{last}\n")
+    epoch = int(last) % 65_535 + 1
+    assert [directory.next_epoch(), directory.next_epoch()] == [epoch, epoch + 1]
+    assert (directory.path / "epoch").read_text() == f"{epoch + 1}\n"
+    assert [path.name for path in directory.path.iterdir()] == ["epoch"]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 65_534.0, 65_535.0, 1_700_000_000.5])
