@@ -28,10 +28,10 @@ CONNECTS_AT_ONCE_MAX = 128
 """As many as a gateway has accepts outstanding by default; more only fill its backlog."""
 
 CONNECT_STALL_S = 10.0
-"""Connecting is over when none has succeeded for so long; a SYN is repeated after 1, 3 and 7 s."""
+"""Connecting is over when none succeeds in so long a wait; a SYN is repeated after 1, 3 and 7 s."""
 
 SETTLE_STALL_S = 5.0
-"""What has not come back when nothing came for so long, counts as lost."""
+"""What has not come back when nothing comes in so long a wait, counts as lost."""
 
 CLOSE_TIMEOUT_S = 5.0
 TICK_S = 0.25
@@ -104,7 +104,7 @@ class LoadRun:
         self._disconnected = 0
         self._stop_asked = False
         self._started_ns = 0
-        self._moved_at = 0.0
+        self._stalled_s = 0.0
         self._moved_sum = 0
         self._core = IocpCore()
         try:
@@ -154,7 +154,7 @@ class LoadRun:
     def _connect(self) -> None:
         self._note_progress(0)
         while not self._stop_asked and self._connect_more():
-            self._core.dispatch(TICK_S)
+            self._wait(TICK_S)
             self._show_progress()
             if self._stalled_for(len(self._bots)) > CONNECT_STALL_S:
                 self.failures[Cause.TIMEOUT] += self.settings.sessions - self._connect_results
@@ -186,11 +186,11 @@ class LoadRun:
         next_tick = 0.0
         while not self._stop_asked and self._disconnected < len(self._bots):
             now = self._core.now()
-            if now >= ends_at:
-                break
             if now >= next_tick:
                 next_tick = now + TICK_S
                 self._show_progress()
+            if now >= ends_at:
+                break
             self._core.dispatch(min(TICK_S, ends_at - now))
         self.sending = False
 
@@ -206,7 +206,7 @@ class LoadRun:
         while any(bot.stream.outstanding for bot in self._bots if bot.is_connected):
             if self._stalled_for(self._answers) > SETTLE_STALL_S:
                 break
-            self._core.dispatch(_SETTLE_TICK_S)
+            self._wait(_SETTLE_TICK_S)
             self._show_progress()
 
     def _close(self) -> None:
@@ -247,15 +247,25 @@ class LoadRun:
     def _answers(self) -> int:
         return sum(bot.stream.echoed + bot.stream.differed for bot in self._bots)
 
+    def _wait(self, seconds: float) -> None:
+        """Dispatch for up to `seconds`. No more than that counts as waited.
+
+        While this process is stopped, or gets no processor, nothing can be received: what came
+        meanwhile is not late.
+        """
+        began_at = self._core.now()
+        self._core.dispatch(seconds)
+        self._stalled_s += min(self._core.now() - began_at, seconds)
+
     def _note_progress(self, total: int) -> None:
-        self._moved_at = self._core.now()
+        self._stalled_s = 0.0
         self._moved_sum = total
 
     def _stalled_for(self, total: int) -> float:
-        """Return for how many seconds `total` has been what it is."""
+        """Return for how many seconds it was waited while `total` was what it is."""
         if total != self._moved_sum:
             self._note_progress(total)
-        return self._core.now() - self._moved_at
+        return self._stalled_s
 
     def _show_progress(self) -> None:
         self._latencies.fold()

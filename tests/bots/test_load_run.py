@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from cluster.bots.report import BotsReport
 from cluster.bots.run_bots import run_bots
 from cluster.iocp import NetAddress, PacketSession
 from tests.bots.echo_server import Behaviour, echo, echo_server
+from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +109,27 @@ def test_a_mute_server_loses_everything_within_a_bounded_time():
     assert (report.seconds, report.packets_per_s, report.latency_us.max) == (0.0, 0.0, 0)
 
 
+def test_what_came_while_the_run_was_stopped_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(load_run, "SETTLE_STALL_S", 0.3)
+    may_answer = threading.Event()
+    answered: list[int] = []
+
+    def answer_late(session: PacketSession, number: int, packet: bytes) -> None:
+        assert may_answer.wait(30)
+        session.send(packet)
+        answered.append(number)
+
+    def stop_until_all_is_there(progress: LoadProgress) -> None:
+        if progress.phase is LoadPhase.SETTLING and not may_answer.is_set():
+            may_answer.set()
+            wait_until(lambda: len(answered) == 6, what="all answers")
+            time.sleep(0.4)  # longer than the patience
+
+    with echo_server(answer_late) as address:
+        report = LoadRun(settings(address), stop_until_all_is_there).run()
+    assert (report.packets, report.lost) == (6, 0)
+
+
 def test_altered_echoes_differ():
     def alter_the_first(session: PacketSession, number: int, packet: bytes) -> None:
         session.send(packet if number else packet[:-1] + b"!")
@@ -129,10 +153,11 @@ def test_more_sessions_than_connect_at_once_all_connect(monkeypatch: pytest.Monk
     assert report.is_clean
 
 
-def test_progress_is_shown_phase_by_phase():
+@pytest.mark.parametrize("seconds", [0.0, 0.6])
+def test_progress_is_shown_phase_by_phase(seconds: float):
     shown: list[LoadProgress] = []
     with echo_server() as address:
-        LoadRun(settings(address, seconds=0.6), shown.append).run()
+        LoadRun(settings(address, seconds=seconds), shown.append).run()
     phases = [progress.phase for progress in shown]
     assert phases == sorted(phases, key=list(LoadPhase).index)
     assert {LoadPhase.CONNECTING, LoadPhase.LOADING} <= set(phases)
@@ -246,17 +271,24 @@ def test_progress_is_live_on_a_terminal_and_the_result_stays_on_stdout():
     screen, terminal = os.openpty()
     try:
         with echo_server() as address:
-            command_line = ["bots", "--connect", str(address), "--seconds", "0.6", "--json"]
-            done = subprocess.run(
+            command_line = ["bots", "--connect", str(address), "--seconds", "60", "--json"]
+            with subprocess.Popen(
                 [sys.executable, "-m", "cluster", *command_line],
                 stdout=subprocess.PIPE,
                 stderr=terminal,
-                timeout=30,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
-                check=True,
-            )
-        assert json.loads(done.stdout)["lost"] == 0
-        assert b"loading: 64 sessions" in os.read(screen, 65_536)
+            ) as process:
+                try:
+                    shown = b""
+                    while b"loading: 64 sessions" not in shown:
+                        assert select.select([screen], [], [], 20)[0], shown
+                        shown += os.read(screen, 65_536)
+                    process.send_signal(signal.SIGINT)
+                    output, _ = process.communicate(timeout=30)
+                finally:
+                    process.kill()
+        assert process.returncode == 0
+        assert json.loads(output)["lost"] == 0
     finally:
         os.close(terminal)
         os.close(screen)
