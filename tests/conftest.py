@@ -12,11 +12,17 @@ import pytest
 from tests.support import wait_until
 
 with contextlib.suppress(ImportError):
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    # No deadline: a machine that runs other tests at the same time is slow now and then. Under
-    # CI=true hypothesis itself also makes its choices repeatable.
-    settings.register_profile("cluster", deadline=None, print_blob=True)
+    # No deadline, and no limit to how long it takes to make up examples: a machine that runs other
+    # tests at the same time is slow now and then. Under CI=true hypothesis itself also makes its
+    # choices repeatable. A test that suppresses a health check of its own has to name both.
+    settings.register_profile(
+        "cluster",
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile("cluster")
 
 # A node is up to five processes that import the same code. Tests, and what they start, keep

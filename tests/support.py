@@ -23,9 +23,10 @@ def wait_until(
     """
     deadline = time.monotonic() + timeout_s
     while True:
+        is_last = time.monotonic() >= deadline  # not after: this process may be stopped meanwhile
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if is_last:
             raise AssertionError(f"{what} did not hold within {timeout_s} s, last: {value!r}")
         time.sleep(interval_s)

@@ -161,7 +161,10 @@ STEPS: list[Callable[[Run, int], Any]] = [
 ]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(STEPS), st.integers(0, 1 << 20)), min_size=5, max_size=80

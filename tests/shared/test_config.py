@@ -552,7 +552,9 @@ def check_gives_config_or_config_error(path: Path, flags: Mapping[str, Any]) -> 
     assert message.isprintable()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(table=TABLES)
 def test_any_table_gives_a_configuration_or_a_config_error(tmp_path: Path, table: Any) -> None:
     path = tmp_path / "cluster.toml"
@@ -560,7 +562,9 @@ def test_any_table_gives_a_configuration_or_a_config_error(tmp_path: Path, table
     check_gives_config_or_config_error(path, {})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(section=st.sampled_from(list(KEYS)), data=st.data())
 def test_any_value_of_any_key_gives_a_configuration_or_a_config_error(
     tmp_path: Path, section: str, data: st.DataObject
@@ -574,7 +578,9 @@ def test_any_value_of_any_key_gives_a_configuration_or_a_config_error(
     check_gives_config_or_config_error(path, {f"{section}.{key}": value})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode()))
 def test_any_bytes_give_a_configuration_or_a_config_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cluster.toml"

@@ -28,6 +28,12 @@ def beats_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def has_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the last batch wait for as long as this machine takes."""
+    monkeypatch.setattr("cluster.worker.publisher.FAREWELL_S", 60.0)
+
+
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("cluster.worker.worker.time", made)

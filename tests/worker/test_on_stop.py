@@ -115,12 +115,6 @@ def test_what_the_lane_refused_when_the_stop_came_is_tried_again_and_nothing_is_
     assert "no room" not in caplog.text
 
 
-@pytest.fixture
-def has_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the last batch wait for as long as this machine takes."""
-    monkeypatch.setattr("cluster.worker.publisher.FAREWELL_S", 60.0)
-
-
 @pytest.mark.usefixtures("has_long")
 @pytest.mark.parametrize("awaits", [False, True])
 def test_what_it_puts_out_waits_for_room_a_moment(

@@ -351,6 +351,7 @@ def test_a_worker_that_waits_before_a_suspect_notices_that_the_gateway_is_lost(
 # -- the farewell ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("has_long")
 def test_a_stopped_worker_stays_until_its_last_batch_has_arrived(make_bench: MakeBench):
     """Its lane drops what has not left when it closes."""
     bench = make_bench()
@@ -403,6 +404,7 @@ def test_who_is_told_to_stop_and_that_all_has_arrived_leaves_without_asking(make
     assert [beat for beat in bench.heartbeats() if beat.state == "stopping"] == []
 
 
+@pytest.mark.usefixtures("has_long")
 def test_who_is_fenced_while_it_says_farewell_is_told_so(make_bench: MakeBench):
     bench = make_bench()
     bench.start()
