@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.shared.rendezvous import owner
+from tests.applications.crowds import NOTE
 from tests.gateway.links.relay import Relay
 from tests.system.cluster_node import ROOT, ClusterNode
 from tests.system.crowd import Crowd
@@ -18,9 +20,6 @@ __all__ = ["RelayedNodes", "relayed_nodes"]
 APP = "tests.applications.crowds:app"
 BACK_WITHIN_S = 30.0
 TALK_S = 0.3
-STALLED_S = 0.3
-"""Less than the time after which a link that is silent is lost."""
-
 Start = Callable[..., ClusterNode]
 """`cluster up` with these arguments, without waiting for its ready line."""
 
@@ -87,8 +86,9 @@ class RelayedNodes:
         relays = [relay for ends, relay in self.relays.items() if number in ends]
         for relay in relays:
             relay.is_stalled = True
+        are_on_the_way = self._watch_notes(number, crowd)
         crowd.is_talking = True
-        crowd.run_for(STALLED_S)
+        crowd.run_until(are_on_the_way, f"notes on the way to node {number}", BACK_WITHIN_S)
         node.close()
         for relay in relays:
             relay.is_stalled = False
@@ -97,6 +97,44 @@ class RelayedNodes:
         for index, speaker in enumerate(lost):
             crowd.drop(speaker)
             crowd.join(speaker.room, others[index % len(others)])
+
+    def _watch_notes(self, number: int, crowd: Crowd) -> Callable[[], bool]:
+        """Return whether each other node has from now on what a node that is cut off is to have.
+
+        Where the node owns rooms, a note for one of them is among it. To be called when nobody
+        talks.
+        """
+        others = [other for other in range(1, len(self.nodes) + 1) if other != number]
+        speakers = {
+            other: [each for each in crowd.speakers.values() if each.port == self.ports[other - 1]]
+            for other in others
+        }
+        rooms = {
+            each.room
+            for other in others
+            for each in speakers[other]
+            if owner(str(each.room), [number, *others]) == number
+        }
+
+        def written(other: int) -> int:
+            return sum(each.said[NOTE] for each in speakers[other])
+
+        before = {other: (written(other), self.count(other, "tells")) for other in others}
+
+        def has_taken(other: int) -> bool:
+            # A note is written when what was said before it has gone to all.
+            notes = written(other) - before[other][0]
+            return 0 < notes <= self.count(other, "tells") - before[other][1]
+
+        def are_on_the_way() -> bool:
+            waits = not rooms or any(
+                each.room in rooms and each.said[NOTE] > each.known((each.number, NOTE))
+                for other in others
+                for each in speakers[other]
+            )
+            return waits and all(has_taken(other) for other in others)
+
+        return are_on_the_way
 
     def lose_and_restart(self, number: int, crowd: Crowd) -> None:
         """Lose a node, and start it again at the same private address with clients of its own.
