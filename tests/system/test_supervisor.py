@@ -216,7 +216,7 @@ def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
         time.sleep(SAME_REQUEST_S)
         assert node.process.poll() is None
         node.signal(signal.SIGINT)
-        assert node.wait_exit(timeout_s=5) == 128 + signal.SIGINT
+        assert node.wait_exit() == 128 + signal.SIGINT  # a drain that is over would be 0
     assert node.processes() == []
 
 

@@ -18,8 +18,8 @@ from tests.support import wait_until
 pytestmark = needs_etcd
 
 LEASE_S = 60
-SHORT_LEASE_S = 1
-"""Of nodes whose lease is to end by itself."""
+SHORT_LEASE_S = 3
+"""Of nodes whose lease is to end by itself, but not before they have it."""
 
 LIVES = count(1)
 
