@@ -63,5 +63,6 @@ class GoodClients(threading.Thread):
             self.join(30)
             for client in self._clients:
                 client.socket.close()
+        assert not self.is_alive(), f"a good client still waits in round {self._rounds}"
         if self._failure is not None:
             raise AssertionError(f"a good client, in round {self._rounds}") from self._failure

@@ -66,6 +66,7 @@ class Listener(threading.Thread):
         with contextlib.suppress(OSError):
             self._client.socket.shutdown(socket.SHUT_RDWR)
         self.join(20)
+        assert not self.is_alive()
         assert self._told.empty()
 
 

@@ -298,26 +298,33 @@ def test_a_client_that_takes_nothing_is_ended(fake_node: FakeNode, tmp_path: Pat
         front.wait_for_line(r"127\.0\.0\.1:\d+ is ended: it has taken nothing for 0.5 s")
 
 
-def test_a_client_that_answers_no_ping_is_ended_and_one_that_does_stays(
-    fake_node: FakeNode, tmp_path: Path
-) -> None:
-    more = ("--ping-interval", "0.2", "--ping-timeout", "2")
+def test_a_client_that_answers_no_ping_is_ended(fake_node: FakeNode, tmp_path: Path) -> None:
+    more = ("--ping-interval", "0.2", "--ping-timeout", "0.5")
     with (
         front_of(tmp_path, fake_node.port, more=more) as front,
         WsClient(front.address) as mute,
     ):
+        assert read_to_end(fake_node.accept()) == b""
+        front.wait_for_line(f"{mute.address} is ended: it has not answered a ping for 0.5 s")
+
+
+def test_a_client_that_answers_its_pings_is_sent_others_and_stays(
+    fake_node: FakeNode, tmp_path: Path
+) -> None:
+    # Another ping is sent when the last one is answered, and that has long.
+    more = ("--ping-interval", "0.1", "--ping-timeout", "60")
+    with (
+        front_of(tmp_path, fake_node.port, more=more) as front,
+        WsClient(front.address) as client,
+    ):
         node = fake_node.accept()
-        with WsClient(front.address) as client:
-            other = fake_node.accept()
-            answering = threading.Thread(target=client.receive_close)
-            answering.start()
-            assert read_to_end(node) == b""
-            front.wait_for_line(f"{mute.address} is ended: it has not answered a ping for 2 s")
-            other.sendall(make_packet(1, b"still there"))
-            other.close()
-            answering.join()
-            assert client.protocol.close_code == 1000
-        assert front.stderr.count("is ended") == 1
+        while client.pings < 5:
+            client._receive()
+        node.sendall(make_packet(1, b"still there"))
+        assert client.receive() == (1, b"still there")
+        node.close()
+        assert client.receive_close().code == 1000
+        assert "is ended" not in front.stderr
 
 
 def test_a_client_that_takes_no_answers_to_its_pings_is_ended(
@@ -363,14 +370,14 @@ def test_a_client_whose_pongs_wait_behind_its_packets_stays(
     fake_node: FakeNode, tmp_path: Path
 ) -> None:
     message = make_packet(3, b"x" * 60_000)
-    more = ("--ping-interval", "0.1", "--ping-timeout", "1")
+    more = ("--ping-interval", "0.1", "--ping-timeout", "2")
     with (
         front_of(tmp_path, fake_node.port, more=more) as front,
         TurningClient(front.address) as client,
     ):
         node = fake_node.accept()
         count = 0
-        until = time.monotonic() + 3.5  # what three pings have
+        until = time.monotonic() + 5.0  # more than two pings have
         while time.monotonic() < until:
             if not client.waiting:
                 client.protocol.send_binary(message)

@@ -59,6 +59,8 @@ class WsClient:
         self.socket = socket.socket(socket.AF_INET6 if ":" in uri.host else socket.AF_INET)
         self.messages: deque[bytes] = deque()
         """What was received and not taken."""
+        self.pings = 0
+        """How many it was sent, and has answered."""
         self._packets: deque[tuple[int, bytes]] = deque()
         try:
             if buffer_bytes is not None:
@@ -156,6 +158,7 @@ class WsClient:
             if isinstance(event, Frame) and event.opcode is Opcode.BINARY:
                 assert event.fin
                 self.messages.append(bytes(event.data))
+            self.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
         if self.protocol.handshake_exc is not None:
             raise self.protocol.handshake_exc
         with suppress(OSError):  # an answer to a close may be one too many
