@@ -1,6 +1,7 @@
 """The control plane answers messages, refuses what is none, and never sleeps on a message."""
 
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,10 +86,12 @@ class Plane:
 
 
 @pytest.fixture
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    made = Plane(tmp_path_factory.mktemp("p"))
-    yield made
-    made.close()
+def plane() -> Iterator[Plane]:
+    # Not pytest's directory, whose path can be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="plane-") as directory:
+        made = Plane(Path(directory))
+        yield made
+        made.close()
 
 
 def test_messages_come_with_the_name_to_answer_to(plane: Plane):

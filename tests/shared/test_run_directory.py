@@ -40,6 +40,13 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
+def short() -> Iterator[Path]:
+    """Not pytest's directory, whose path can be too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="run-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
 def deep(tmp_path: Path) -> Iterator[RunDirectory]:
     """A run directory with a path too long for a socket."""
     created = RunDirectory(tmp_path / ("deep" * 20) / ("deeper" * 10))
@@ -624,17 +631,19 @@ def test_a_file_that_cannot_be_read_is_an_error(directory: RunDirectory) -> None
 # Sockets
 
 
-def test_sockets_are_in_the_run_directory(directory: RunDirectory) -> None:
+def test_sockets_are_in_the_run_directory(short: Path) -> None:
+    directory = RunDirectory(short / "run")
+    directory.create()
     root = directory.path.resolve()
     assert directory.control_endpoint() == f"ipc://{root}/control.sock"
     assert directory.lane_endpoint() == f"ipc://{root}/lane.sock"
 
 
 @posix_only
-def test_the_longest_path_that_fits_is_used(tmp_path: Path) -> None:
-    room = SOCKET_PATH_BYTES_MAX - len("/control.sock") - len(str(tmp_path.resolve())) - 1
-    exact = RunDirectory(tmp_path / ("x" * room))
-    longer = RunDirectory(tmp_path / ("y" * (room + 1)))
+def test_the_longest_path_that_fits_is_used(short: Path) -> None:
+    room = SOCKET_PATH_BYTES_MAX - len("/control.sock") - len(str(short.resolve())) - 1
+    exact = RunDirectory(short / ("x" * room))
+    longer = RunDirectory(short / ("y" * (room + 1)))
     exact.create()
     longer.create()
     assert Path(exact.control_endpoint().removeprefix("ipc://")).parent == exact.path.resolve()

@@ -1,8 +1,8 @@
 """The control plane's end in the supervisor, against a socket that a test holds."""
 
 import logging
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import zmq
@@ -37,14 +37,21 @@ def router(context: "zmq.Context[zmq.Socket[bytes]]") -> Iterator["zmq.Socket[by
         yield made
 
 
+@pytest.fixture
+def directory() -> Iterator[str]:
+    """Not pytest's, whose path can be too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="link-") as made:
+        yield made
+
+
 def received(link: GatewayLink) -> list[ControlMessage]:
     return wait_until(lambda: list(link.receive()), what="a message")
 
 
 def test_what_was_sent_before_the_gateway_is_there_arrives_in_order(
-    context: "zmq.Context[zmq.Socket[bytes]]", router: "zmq.Socket[bytes]", tmp_path: Path
+    context: "zmq.Context[zmq.Socket[bytes]]", router: "zmq.Socket[bytes]", directory: str
 ):
-    endpoint = f"ipc://{tmp_path}/c"
+    endpoint = f"ipc://{directory}/c"
     messages: list[ControlMessage] = [SupervisorHello(pid=1), WorkerGone(shard=0, pid=2)]
     link = GatewayLink(context)
     link.connect(Endpoint(endpoint))
@@ -79,11 +86,11 @@ def test_a_frame_that_is_no_message_is_logged_and_the_next_one_taken(
 
 
 def test_a_gateway_that_reads_nothing_is_noticed(
-    context: "zmq.Context[zmq.Socket[bytes]]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: "zmq.Context[zmq.Socket[bytes]]", directory: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gateway_link, "_QUEUE_MESSAGES_MAX", 3)
     link = GatewayLink(context)
-    link.connect(Endpoint(f"ipc://{tmp_path}/nobody"))
+    link.connect(Endpoint(f"ipc://{directory}/nobody"))
     try:
         with pytest.raises(GatewayNotReading):
             for number in range(10):
