@@ -238,3 +238,5 @@ class ClusterNode:
                 self.process.wait(10)
             assert time.monotonic() < deadline, f"cannot be killed: {left}"
         self.process.wait(10)
+        # One that was killed leaves it, which is not below pytest's directory.
+        RunDirectory(self.run_dir).remove_socket_directory()
