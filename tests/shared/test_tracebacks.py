@@ -12,7 +12,7 @@ from tests.system.cluster_node import ROOT
 pytestmark = pytest.mark.skipif(ASK_SIGNAL is None, reason="no signal to ask by")
 
 BEGIN = """
-import ctypes, os, re, threading, time
+import ctypes, os, sys, threading, time
 from cluster.shared.tracebacks import tell_tracebacks
 tell_tracebacks()
 def say_ready():
@@ -44,6 +44,9 @@ hanging_handler()
 lock = threading.Lock()
 def holder():
     with lock:
+        main = threading.main_thread().ident
+        while sys._current_frames()[main].f_code.co_name != "hanging_handler":
+            time.sleep(0.001)
         say_ready()
         time.sleep(60)
 def hanging_handler():
@@ -76,12 +79,11 @@ def test_a_process_that_hangs_is_asked_where_and_lives_on(how: str) -> None:
     with begin(PROGRAMS[how]) as process:
         assert process.stderr is not None
         try:
+            process.send_signal(ASK_SIGNAL)
             told = ""
-            while "in hanging_handler" not in told:  # who waits for a lock may not be there yet
-                process.send_signal(ASK_SIGNAL)
-                told = ""
-                while "in <module>" not in told:
-                    told += process.stderr.readline()
+            while "in <module>" not in told:
+                told += process.stderr.readline()
+            assert "in hanging_handler" in told
             assert process.poll() is None
         finally:
             process.kill()
