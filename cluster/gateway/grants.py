@@ -124,7 +124,7 @@ class Grants:
                 kind=shard.lane.kind,
                 endpoint=self._remote.lane_endpoint if is_remote else self._lane_endpoint,
                 identity=lane_identity,
-                bytes=shard.lane.log.capacity_bytes,
+                capacity_bytes=shard.lane.log.capacity_bytes,
                 max_batch_bytes=identity.max_batch_bytes,
             ),
             position=commit.position,

@@ -87,7 +87,7 @@ def open_worker_lane(
             offer.identity,
             grant.incarnation,
             grant.position,
-            offer.bytes,
+            offer.capacity_bytes,
             curve,
         )
     if offer.kind == "shm" and sys.platform == "linux":
@@ -100,7 +100,7 @@ def open_worker_lane(
                 offer.identity,
                 grant.incarnation,
                 grant.position,
-                offer.bytes,
+                offer.capacity_bytes,
                 grant.worker_timeout_s,
             )
         except (HandoverRefusedError, OSError) as error:

@@ -58,7 +58,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
@@ -131,7 +131,7 @@ class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     endpoint: str
     identity: bytes
-    bytes: int
+    capacity_bytes: int
     max_batch_bytes: int
 
 

@@ -76,7 +76,7 @@ class Coroutines:
         self._loop = loop
         self._turns = Turns(running_max, waiting_max, on_wait)
         self._turns_of_messages = Turns(running_max, waiting_max, on_wait)
-        self._bytes_max = deferred_bytes_max(grant.lane.bytes)
+        self._bytes_max = deferred_bytes_max(grant.lane.capacity_bytes)
         suspects = [(HandlerCall(s.position, s.index), s.is_set_aside) for s in grant.suspects]
         self._suspects = {call for call, is_set_aside in suspects if not is_set_aside}
         self._set_aside = {call for call, is_set_aside in suspects if is_set_aside}

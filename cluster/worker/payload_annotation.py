@@ -2,14 +2,19 @@
 
 Handlers may be functions, bound methods, `functools.partial` objects, callable objects, and what
 wraps one of these and says so (`functools.wraps`). Annotations may be strings, as all are under
-`from __future__ import annotations`: only the payload's own is evaluated, where the handler was
-defined, so that the others may name what is imported for type checkers alone.
+`from __future__ import annotations`, or not evaluated yet, as of Python 3.14: only the payload's
+own is evaluated, where the handler was defined, so that the others may name what is imported for
+type checkers alone.
 """
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, ForwardRef, NamedTuple, get_type_hints
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 __all__ = ["PayloadParameter", "find_payload_parameter", "find_signature", "handler_name"]
 
@@ -37,6 +42,9 @@ def handler_name(handler: Callable[..., Any]) -> str:
 def find_signature(handler: Callable[..., Any]) -> inspect.Signature | None:
     """Return what `handler` takes; None if it does not say, as some of what is made in C."""
     try:
+        if sys.version_info >= (3, 14):
+            format_ = annotationlib.Format.FORWARDREF  # names that are not defined are left open
+            return inspect.signature(handler, annotation_format=format_)
         return inspect.signature(handler)
     except ValueError:
         return None
@@ -62,8 +70,9 @@ def find_payload_parameter(handler: Callable[..., Any], index: int) -> PayloadPa
     try:
         return PayloadParameter(name, _evaluate(annotation, _namespace(handler)))
     except Exception as error:  # an annotation is any expression
+        shown = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
         raise TypeError(
-            f"handler {handler_name(handler)}: the annotation {annotation!r} of {name!r} cannot be "
+            f"handler {handler_name(handler)}: the annotation {shown!r} of {name!r} cannot be "
             f"evaluated ({type(error).__name__}: {error}); define or import it at the top level of "
             "the module, above the handler and not under TYPE_CHECKING"
         ) from error

@@ -144,7 +144,7 @@ class Running:
             grant.lane.identity,
             grant.incarnation,
             grant.position,
-            grant.lane.bytes,
+            grant.lane.capacity_bytes,
         )
         self._lanes.append(lane)
         start = Commit(grant.position, grant.index)

@@ -176,7 +176,7 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
     )
     assert grant.lane.kind == "local"
     assert grant.lane.endpoint == "ipc://lanes"
-    assert grant.lane.bytes == grant.lane.max_batch_bytes == 1 << 20
+    assert grant.lane.capacity_bytes == grant.lane.max_batch_bytes == 1 << 20
     assert node.lanes[1].state is LaneState.GRANTED
     assert node.lanes[0].state is LaneState.VACANT
 

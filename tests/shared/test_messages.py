@@ -78,7 +78,7 @@ MESSAGES: list[ControlMessage] = [
             kind="zmq",
             endpoint="ipc:///run/lane.sock",
             identity=b"\x00\xff binary",
-            bytes=4 << 20,
+            capacity_bytes=4 << 20,
             max_batch_bytes=16 << 20,
         ),
         position=U64_MAX,

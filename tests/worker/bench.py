@@ -97,7 +97,7 @@ class Bench:
                 kind="local",
                 endpoint="",
                 identity=b"one",
-                bytes=lane_bytes,
+                capacity_bytes=lane_bytes,
                 max_batch_bytes=max_batch_bytes,
             ),
             position=1,

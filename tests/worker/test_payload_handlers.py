@@ -2,9 +2,10 @@
 
 import functools
 import logging
+import sys
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, NewType
+from typing import TYPE_CHECKING, Annotated, Any, NewType
 
 import msgspec
 import pytest
@@ -17,6 +18,9 @@ from cluster.worker import App, Session
 from cluster.worker.outbox import Outbox
 from tests.worker import postponed_annotations
 from tests.worker.records import ADDRESS
+
+if TYPE_CHECKING:
+    OnlyForTypeCheckers = Any
 
 Payload = NewType("Payload", bytes)
 
@@ -192,6 +196,30 @@ def test_postponed_annotations_are_evaluated_where_the_handler_was_defined():
     app.packet_handlers[4](make_session(), msgspec.msgpack.encode([{"text": "a"}]))
     line = postponed_annotations.Line
     assert got == [line("hello"), b"raw", "a view of b'raw'", [line("a")]]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="evaluated where the function is defined")
+def test_annotations_that_are_not_evaluated_yet_may_name_what_is_for_type_checkers_alone():
+    class Local(msgspec.Struct):
+        text: str
+
+    app = App()
+    got: list[Any] = []
+
+    @app.on_packet(1)
+    def typed(session: OnlyForTypeCheckers, line: list[Local]) -> OnlyForTypeCheckers:
+        got.append(line)
+
+    @app.on_message
+    def told(message: Local, sender: OnlyForTypeCheckers) -> None: ...
+
+    app.packet_handlers[1](make_session(), msgspec.msgpack.encode([{"text": "hello"}]))
+    assert got == [[Local("hello")]]
+    assert list(app.messages.by_name) == ["Local"]
+    with pytest.raises(TypeError, match="'OnlyForTypeCheckers' of 'payload' cannot be evaluated"):
+
+        @app.on_packet(2)
+        def wrong(session: Session, payload: OnlyForTypeCheckers) -> None: ...
 
 
 # -- what cannot be a handler ----------------------------------------------------------------------

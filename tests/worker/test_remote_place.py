@@ -33,7 +33,11 @@ GRANT = Grant(
     shard=3,
     incarnation=7,
     lane=LaneOffer(
-        kind="zmq", endpoint="tcp://0.0.0.0:7901", identity=b"x", bytes=1, max_batch_bytes=1
+        kind="zmq",
+        endpoint="tcp://0.0.0.0:7901",
+        identity=b"x",
+        capacity_bytes=1,
+        max_batch_bytes=1,
     ),
     position=1,
     index=0,
@@ -229,7 +233,9 @@ def test_a_lane_is_reached_by_the_gateways_address(tmp_path: Path):
     make_key_files(tmp_path / "keys")
     here = place(tmp_path, NetAddress("127.0.0.1", 7900))
     assert here.granted(GRANT).lane.endpoint == "tcp://127.0.0.1:7901"
-    offer = LaneOffer(kind="shm", endpoint="/run/lane", identity=b"", bytes=1, max_batch_bytes=1)
+    offer = LaneOffer(
+        kind="shm", endpoint="/run/lane", identity=b"", capacity_bytes=1, max_batch_bytes=1
+    )
     with pytest.raises(GatewayLostError, match="/run/lane"):
         here.granted(msgspec.structs.replace(GRANT, lane=offer))
     note = here.open_note(GRANT)

@@ -36,7 +36,7 @@ GRANT = Grant(
     nonce=1,
     shard=3,
     incarnation=1,
-    lane=LaneOffer(kind="zmq", endpoint="", identity=b"x", bytes=1, max_batch_bytes=1),
+    lane=LaneOffer(kind="zmq", endpoint="", identity=b"x", capacity_bytes=1, max_batch_bytes=1),
     position=1,
     index=0,
     sessions=[],
