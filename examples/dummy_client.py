@@ -23,7 +23,7 @@ class Plan:
     echoes: int = 0
     differed: int = 0
     lost: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter[str])
     """Connects that failed, by cause."""
 
 

@@ -37,6 +37,7 @@ DisconnectedHandler = Callable[[Session, str], Any]
 JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
 MessageHandler = Callable[[Any, ShardId], Any]
+UndeliveredHandler = Callable[[Any, ShardId | bytes], Any]
 KeysHandler = Callable[[tuple[int, ...]], Any]
 DrainHandler = Callable[[float], Any]
 
@@ -52,6 +53,7 @@ _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
 _MessageHandler = TypeVar("_MessageHandler", bound=MessageHandler)
+_UndeliveredHandler = TypeVar("_UndeliveredHandler", bound=UndeliveredHandler)
 
 _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; keep one of them"
 
@@ -312,7 +314,7 @@ class Handlers:
 
         return register if given is not None else register(what)
 
-    def on_undelivered(self, handler: _Handler) -> _Handler:
+    def on_undelivered(self, handler: _UndeliveredHandler) -> _UndeliveredHandler:
         """Call `f(message, receiver)` when nobody knows what became of a message.
 
         The node that it was for has begun another life, or is gone for good, before the message was
