@@ -245,6 +245,10 @@ def _check_app(text: str) -> None:
 def _check_run_dir(text: str) -> None:
     if not text or "\0" in text:
         raise ValueError("the path of a directory")
+    try:
+        text.encode()  # as the child processes are told it
+    except UnicodeEncodeError:
+        raise ValueError("the path of a directory, in UTF-8") from None
 
 
 def _check_file(text: str) -> None:

@@ -402,6 +402,11 @@ def test_a_run_directory_must_be_a_path(tmp_path: Path, text: str) -> None:
     assert message.endswith("expected the path of a directory")
 
 
+def test_a_run_directory_must_be_one_that_child_processes_can_be_told(tmp_path: Path) -> None:
+    message = error_of(tmp_path, "", {"node.run_dir": "/run/caf\udce9"})
+    assert message.endswith("expected the path of a directory, in UTF-8")
+
+
 def test_a_bad_value_of_the_file_is_an_error_even_under_a_flag(tmp_path: Path) -> None:
     message = error_of(tmp_path, "[workers]\ncount = 0", {"workers.count": 2})
     assert "cluster.toml: workers.count = 0" in message
