@@ -165,13 +165,20 @@ def _private_ports(count: int) -> Iterator[list[int]]:
     """Keep `count` free ports of the loopback address for the nodes, which bind them again.
 
     A socket that is bound and does not listen refuses nobody's bind with the same option, and
-    keeps the system from giving the port to others.
+    keeps the system from giving the port to others. Raises ConfigError where there is no such
+    address.
     """
     with ExitStack() as stack:
         holders = [stack.enter_context(socket.socket()) for _ in range(count)]
         for holder in holders:
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.bind((_PRIVATE_HOST, 0))
+            try:
+                holder.bind((_PRIVATE_HOST, 0))
+            except OSError as error:
+                raise ConfigError(
+                    f"--nodes: cannot listen at {_PRIVATE_HOST}, by which nodes of one machine are "
+                    f"linked: {error.strerror}; run `cluster up` for each node, with links.listen"
+                ) from None
         yield [holder.getsockname()[1] for holder in holders]
 
 

@@ -15,6 +15,7 @@ from cluster.shared.config import (
     WorkersConfig,
 )
 from cluster.shared.node_status import LinkState, LinkStatus
+from cluster.supervisor import fleet
 from cluster.supervisor.fleet import exit_code_of, has_all_links, plan_nodes
 from cluster.supervisor.node_record import make_node_record
 
@@ -49,6 +50,14 @@ def test_port_0_is_a_free_one_for_each():
     config = Config(node=NodeConfig(listen="127.0.0.1:0"))
     plans = plan_nodes(config, Path("/base"), [41, 42, 43], Path("/secret"))
     assert [node.node.listen for node, _ in plans] == ["127.0.0.1:0"] * 3
+
+
+def test_where_there_is_no_loopback_address_for_the_links_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(fleet, "_PRIVATE_HOST", "192.0.2.1")
+    with pytest.raises(ConfigError, match=r"--nodes: cannot listen at 192\.0\.2\.1, .*links"):
+        fleet.supervise_nodes(Config(), tmp_path, 2)
 
 
 def test_a_shared_port_is_the_same_for_all():
