@@ -7,12 +7,12 @@ because its time was up or a predecessor has asked it, is nobody's and is droppe
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from cluster.shared.tell_records import Purpose, read_content
 
 if TYPE_CHECKING:
     from asyncio import Future
-
-    import msgspec
 
     _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
@@ -104,6 +104,6 @@ def decode_answer(
         if name == type_.__name__:
             answer: _Reply = decode(body)
             return answer
-    except ValueError as error:  # msgspec's errors are
+    except (ValueError, msgspec.DecodeError) as error:  # no ValueError before msgspec 0.21
         raise AskFailed(f"the answer does not decode to {type_.__name__}: {error}") from error
     raise AskFailed(f"the answer is a {name}, and {type_.__name__} was asked for")
