@@ -6,6 +6,7 @@ applications are tested on.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from cluster.gateway.counters import Counters
@@ -59,12 +60,13 @@ class GatewayCore:
         counters: Counters,
         quarantine: Quarantine | None = None,
         remote_hub: LaneHub | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Make the lanes in `hub`; OSError when there is no memory for them.
 
         Those of `remote.shards` are made in `remote_hub`, if there is one. Workers are answered
-        by `send`, the supervisor is told by `report`; `quarantine` as for `Grants`. `core` and
-        both hubs stay the caller's.
+        by `send`, the supervisor is told by `report`; `quarantine` as for `Grants`, `wall_clock`
+        as for `NodeUsers`. `core` and both hubs stay the caller's.
         """
         self.life = life
         self.core = core
@@ -101,6 +103,7 @@ class GatewayCore:
             self.table.users,
             counters,
             config.links.timeout_s,
+            wall_clock,
         )
         self._appliers = [
             OutboundApplier(

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.client.packet import Packet
-from cluster.iocp import ClientService, PacketSession
+from cluster.gateway.session import GatewaySession
+from cluster.iocp import ClientService, NetAddress, PacketSession
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, make_packet
 from cluster.shared.codec import Codec, Message
 from cluster.worker.session import Session
 
 if TYPE_CHECKING:
-    from cluster.testing.node import TestNode
+    from cluster.testing.staged_node import StagedNode
 
-__all__ = ["NothingReceived", "TestClient"]
+__all__ = ["Clients", "NothingReceived", "TestClient"]
 
 
 class NothingReceived(AssertionError):
@@ -36,14 +37,14 @@ class _Connection(PacketSession):
 
 
 class TestClient:
-    """A client of a `TestNode`; made by `TestNode.connect`.
+    """A client of a node; made by its `connect`.
 
-    Each call returns when the node has done all that follows from it.
+    Each call returns when all that follows from it is done, at the other nodes of a cluster too.
     """
 
     __test__ = False  # for pytest: this is no test
 
-    def __init__(self, node: "TestNode", service: ClientService, codec: Codec) -> None:
+    def __init__(self, node: "StagedNode", service: ClientService, codec: Codec) -> None:
         self._node = node
         self._codec = codec
         self._received: deque[Packet] = deque()
@@ -57,7 +58,8 @@ class TestClient:
         self.session_id: int | None = None
         """Of the session that the node has opened for it; None while it waits to be accepted."""
         self.cause: str | None = None
-        """Why the session has ended, as `on_disconnected` is told; None before that."""
+        """Why the session has ended, as `on_disconnected` is told; None before that, and where
+        its gateway died."""
 
     # -- what it does ------------------------------------------------------------------------------
 
@@ -82,8 +84,7 @@ class TestClient:
         """Take the first packet that has come and was not taken.
 
         Raises NothingReceived, which is an AssertionError, when there is none. What comes later,
-        by a timer, comes by `TestNode.advance`; what a handler awaits outside of the node, by
-        `TestNode.wait_until`.
+        by a timer, comes by `advance`; what a handler awaits outside of the node, by `wait_until`.
         """
         self._node.settle()
         if not self._received:
@@ -132,8 +133,38 @@ class TestClient:
     def __repr__(self) -> str:
         if self.cause is not None:
             state = f"closed: {self.cause}"
+        elif self._node.is_closed:
+            state = "cut off"
         elif self.session_id is None:
             state = "not accepted"
         else:
             state = f"session {self.session_id:#x}"
         return f"<TestClient {state}>"
+
+
+class Clients:
+    """Which client each connection to a node is of (`SessionWatcher`)."""
+
+    def __init__(self) -> None:
+        self._clients: dict[int, TestClient] = {}
+        """Those whose connection the gateway has not closed, by their port."""
+
+    def add(self, client: TestClient) -> None:
+        """A client connects."""
+        self._clients[client.port] = client
+
+    def opened(self, session: GatewaySession) -> None:
+        """Learn which client a session is of."""
+        client = self._client_at(session.address)
+        if client is not None:
+            client.session_id = session.id
+
+    def closed(self, address: NetAddress | None, cause: str) -> None:
+        """Learn how the connection of a client has ended."""
+        client = self._client_at(address)
+        if client is not None:
+            client.cause = str(cause)
+            del self._clients[client.port]
+
+    def _client_at(self, address: NetAddress | None) -> TestClient | None:
+        return None if address is None else self._clients.get(address.port)

@@ -3,12 +3,13 @@
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import ControlMessage, Grant, Hello, Refuse, WorkerHeartbeat
 from cluster.shared.process import process_identity
+from cluster.testing.running import Running
 from cluster.worker.app import App
 from cluster.worker.session import Session
 from cluster.worker.worker import Worker
@@ -90,13 +91,17 @@ class Incarnation:
         shard: int,
         number: int,
         mailboxes: dict[bytes, deque[ControlMessage]],
-        running: "list[Incarnation]",
+        running: Running,
     ) -> None:
         """Ask `gateway` for `shard`, as the `number`-th that asks. `begin` is next.
 
         What the gateway says to it comes into its place among the `mailboxes`. While it takes a
         step it is the last one of those `running`, who wait for it.
         """
+        self.posted: list[Callable[[], Any]] = []
+        """What its application has posted in a step and is to be run in its next one."""
+        self.decode_errors = 0
+        """Packets and messages that did not decode in its steps."""
         app, turn_gateway, now, pass_time, on_error = surroundings
         self._gateway = gateway
         self._shard = shard
@@ -159,7 +164,7 @@ class Incarnation:
             return False
         serial = self._lane.serial_published
         has_worked = self._run(self.worker.turn)
-        return has_worked or self._lane.serial_published != serial or bool(self._app.posted)
+        return has_worked or self._lane.serial_published != serial or bool(self.posted)
 
     def next_timer(self) -> float | None:
         """Return when its next timer is due, or None; it has none once it has ended."""
@@ -173,20 +178,23 @@ class Incarnation:
     def doom(self) -> None:
         """Let it die at its next commit, or at once where a handler of its own asks for it."""
         self._is_doomed = True
-        if self._running and self._running[-1] is self:
+        if self._running.last is self:
             raise WorkerDied
 
-    def leave(self) -> None:
-        """Be gone: what was published counts, and nothing else."""
-        self._gateway.workers.vacate(self._shard)
+    def leave(self, *, has_gateway: bool = True) -> None:
+        """Be gone: what was published counts, and nothing else.
+
+        Not even that if its gateway is gone as well.
+        """
+        if has_gateway:
+            self._gateway.workers.vacate(self._shard)
         self._lane.close()
         self.worker.close()
         self._app._detach(self.worker.runtime)
 
     def _run(self, step: Callable[[], _T]) -> _T:
         """Run one step of the worker as the one that the application runs in."""
-        self._app._attach(self.worker.runtime)
-        self._running.append(self)
+        self._running.enter(self)
         try:
             return step()
         except BaseExceptionGroup as group:
@@ -194,9 +202,7 @@ class Incarnation:
                 raise
             raise WorkerDied from None  # in a task group, which makes a group of what ends it
         finally:
-            self._running.pop()
-            if self._running:
-                self._app._attach(self._running[-1].worker.runtime)
+            self._running.leave()
 
     def _pass_time(self, seconds: float) -> float:
         wait_s = self._let_time_pass(seconds)

@@ -2,10 +2,12 @@
 
 import itertools
 from collections import deque
+from contextlib import suppress
 
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.shared.messages import ControlMessage
 from cluster.testing.incarnation import Incarnation, Surroundings, WorkerDied
+from cluster.testing.running import Running
 from cluster.worker.session import Session
 from cluster.worker.worker import StartHandlerError
 
@@ -18,16 +20,19 @@ DEATHS_MAX = 5
 class Lives:
     """Starts workers, turns them, and puts a successor in the place of each that dies."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, running: Running) -> None:
+        """Have workers in `surroundings`; `running` are those of all nodes with their App."""
         self._surroundings = surroundings
         self._numbers = itertools.count(1)
         self._mailboxes: dict[bytes, deque[ControlMessage]] = {}
         self._incarnations: dict[int, Incarnation] = {}
         """Without those shards whose worker could not begin."""
-        self._running: list[Incarnation] = []
-        """Those that take a step: the last one does, and the others wait in theirs for it."""
+        self._running = running
+        self._is_over = False
         self._unhandled_before = 0
         """Packets that no handler took, of the workers that are gone."""
+        self._decode_errors_before = 0
+        """What did not decode, likewise."""
 
     def send(self, identity: bytes, message: ControlMessage) -> bool:
         """Give a worker a message of its gateway; False if it has gone."""
@@ -45,14 +50,18 @@ class Lives:
         """
         self._bury(shard)
         for _ in range(DEATHS_MAX):
+            if self._is_over:
+                return
             incarnation = self._incarnations[shard] = self._make(gateway, shard)
             try:
-                return incarnation.begin()
+                incarnation.begin()
+                return
             except WorkerDied:
                 self._bury(shard)
             except StartHandlerError as error:
                 self._bury(shard)
-                raise (error.__cause__ or error) from None
+                if not isinstance(error.__cause__, WorkerDied):  # in a coroutine
+                    raise (error.__cause__ or error) from None
         raise RuntimeError(f"{DEATHS_MAX} workers of shard {shard} in a row died as they began")
 
     def doom(self, shard: int, *, at_commit: bool) -> bool:
@@ -66,10 +75,28 @@ class Lives:
         incarnation.doom()
         return True
 
+    def cut_off(self) -> None:
+        """Let all be gone with their gateway: one that waits in a step, where that would go on.
+
+        Raises WorkerDied where a handler of one of them asks for it.
+        """
+        self._is_over = True
+        present = self._incarnations.items()
+        for shard in [shard for shard, life in present if not life.is_running]:
+            self._bury(shard)
+        # At most one raises: the last.
+        for incarnation in sorted(self._incarnations.values(), key=self._is_asking):
+            incarnation.doom()
+
+    def _is_asking(self, incarnation: Incarnation) -> bool:
+        return self._running.last is incarnation
+
     def end(self) -> None:
-        """Let all end in good order."""
-        for incarnation in self._incarnations.values():
-            incarnation.end()
+        """Let all end in good order; one that dies of that has ended."""
+        for incarnation in list(self._incarnations.values()):
+            if not self._is_over:
+                with suppress(WorkerDied):
+                    incarnation.end()
 
     def close(self) -> None:
         """Let all be gone."""
@@ -85,8 +112,9 @@ class Lives:
     def _bury(self, shard: int) -> None:
         incarnation = self._incarnations.pop(shard, None)
         if incarnation is not None:
-            incarnation.leave()
+            incarnation.leave(has_gateway=not self._is_over)
             self._unhandled_before += incarnation.worker.unhandled_packets
+            self._decode_errors_before += incarnation.decode_errors
             del self._mailboxes[incarnation.identity]
 
     # -- what they do ------------------------------------------------------------------------------
@@ -132,3 +160,8 @@ class Lives:
         return self._unhandled_before + sum(
             incarnation.worker.unhandled_packets for incarnation in present
         )
+
+    def decode_errors(self) -> int:
+        """Return how many packets and messages did not decode, in all lives."""
+        present = self._incarnations.values()
+        return self._decode_errors_before + sum(life.decode_errors for life in present)

@@ -24,6 +24,7 @@ from cluster.shared.config_file import make_config
 from cluster.shared.local_hub import LocalHub
 from cluster.shared.messages import ControlMessage, ShardReport
 from cluster.testing.incarnation import Incarnation, Surroundings, WorkerDied
+from cluster.testing.running import Running
 from cluster.worker import App
 from tests.iocp.peers import Peer
 
@@ -55,7 +56,12 @@ class Workplace:
             self.app, node.turn, world.clock.now, world.pass_time, self.errors.append
         )
         self.worker = Incarnation(
-            surroundings, node.gateway, self.shard, next(node.numbers), node.mailboxes, []
+            surroundings,
+            node.gateway,
+            self.shard,
+            next(node.numbers),
+            node.mailboxes,
+            Running(self.app),
         )
         self.worker.begin()
 

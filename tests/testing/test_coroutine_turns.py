@@ -160,8 +160,8 @@ def test_the_worker_of_another_shard_may_be_killed_while_it_is_full():
 def test_a_worker_full_of_what_never_ends_is_an_error_and_no_hang(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("cluster.testing.node.OUTSIDE_MAX_S", 0.05)
-    monkeypatch.setattr("cluster.testing.node.TURNS_MAX", 2_000)
+    monkeypatch.setattr("cluster.testing.stage.OUTSIDE_MAX_S", 0.05)
+    monkeypatch.setattr("cluster.testing.stage.TURNS_MAX", 2_000)
     app = App(coroutines_max=1, coroutines_waiting_max=0)
 
     @app.on_packet(SLOW)
@@ -174,7 +174,7 @@ def test_a_worker_full_of_what_never_ends_is_an_error_and_no_hang(
 
 
 def test_what_a_full_worker_awaits_in_a_thread_may_take_any_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cluster.testing.node.OUTSIDE_MAX_S", 0.0)
+    monkeypatch.setattr("cluster.testing.stage.OUTSIDE_MAX_S", 0.0)
     app = App(coroutines_max=1, coroutines_waiting_max=0)
     release = threading.Event()
     later = threading.Timer(0.2, release.set)

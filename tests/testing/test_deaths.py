@@ -1,5 +1,6 @@
 """Workers that are killed in a test: what is lost, what is not, what an author can see of it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -240,3 +241,26 @@ def test_a_shard_that_does_not_exist_cannot_be_killed():
         for shard in (2, -1):
             with pytest.raises(ValueError, match=f"shard {shard}"):
                 node.kill_worker(shard)
+
+
+def test_a_worker_that_dies_as_it_begins_or_ends_has_died_and_nothing_else():
+    app = App()
+    log: list[str] = []
+
+    @app.on_start
+    async def start() -> None:
+        log.append("start")
+        await asyncio.sleep(0)
+        if len(log) == 1:
+            node.kill_worker()
+        log.append("started")
+
+    @app.on_stop
+    def stop() -> None:
+        log.append("stop")
+        node.kill_worker()
+
+    node = TestNode(app)
+    with node:
+        assert log == ["start", "start", "started"]
+    assert log[3:] == ["stop"]

@@ -318,7 +318,7 @@ def test_a_section_of_workers_is_checked_like_others(workers: Any, told: str):
 def test_an_application_that_never_comes_to_rest_is_found_out(
     monkeypatch: pytest.MonkeyPatch, by: str
 ):
-    monkeypatch.setattr("cluster.testing.node.TURNS_MAX", 500)
+    monkeypatch.setattr("cluster.testing.stage.TURNS_MAX", 500)
     app = App()
 
     def again() -> None:

@@ -164,3 +164,31 @@ def test_an_application_reads_the_clock_that_the_test_turns():
         node.advance(0.5)
         client.send(2)
         assert client.receive().payload == b"heard"
+
+
+def test_what_a_timer_posts_runs_in_its_own_worker():
+    app = App()
+    ran: list[tuple[int, int]] = []
+
+    @app.every(1)
+    def tick() -> None:
+        here = app.shard.shard
+        app.post(lambda: ran.append((here, app.shard.shard)))
+
+    with TestNode(app, workers=2) as node:
+        node.advance(2)
+        assert ran == [(0, 0), (1, 1), (0, 0), (1, 1)]
+
+
+def test_time_does_not_pass_within_a_handler():
+    app = App()
+
+    @app.on_packet(1)
+    def wait(session: Session, payload: bytes) -> None:
+        app.call_later(1, print)
+        node.advance(2)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        with pytest.raises(RuntimeError, match="does not pass in the midst of a call; the node"):
+            client.send(1)
