@@ -3,7 +3,8 @@
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from cluster.testing import TestNode
 from cluster.worker import App, Session
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "application.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def code_of(section: str) -> str:
@@ -18,6 +20,13 @@ def code_of(section: str) -> str:
     text = REFERENCE.read_text("utf-8")
     body = re.split(r"^## ", text[text.index(f"## {section}\n") + 3 :], flags=re.MULTILINE)[0]
     return "\n\n".join(re.findall(r"^```python\n(.*?)^```$", body, re.MULTILINE | re.DOTALL))
+
+
+def block_behind(marker: str, page: Path) -> CodeType:
+    """Return the first Python behind `marker`."""
+    behind = page.read_text("utf-8").partition(marker)[2]
+    source = behind.partition("```python\n")[2].partition("```")[0]
+    return compile(source, str(page), "exec", dont_inherit=True)
 
 
 @pytest.fixture
@@ -124,3 +133,14 @@ def test_sessions_of_several_shards_meet_in_one_room(module: ModuleType):
         assert [session.groups for session in node.sessions] == [
             frozenset([room.decode()]) for room in rooms
         ]
+
+
+def test_what_is_said_at_several_nodes_is_tested_as_it_is_printed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    talk = ModuleType("talk")
+    monkeypatch.setitem(sys.modules, "talk", talk)
+    exec(block_behind("<!-- application: talk.py -->", README), vars(talk))
+    tests: dict[str, Any] = {}
+    exec(block_behind("<!-- tests: test_talk_of_nodes.py -->", REFERENCE), tests)
+    tests["test_what_is_said_while_the_network_is_cut_comes_later"]()

@@ -48,6 +48,7 @@ def test_the_tests_of_the_application_pass(tmp_path: Path) -> None:
     for name, marker, document in (
         ("talk", "application", README),
         ("test_talk", "tests", APPLICATION),
+        ("test_talk_of_nodes", "tests", APPLICATION),
     ):
         source = _block("python", f"<!-- {marker}: {name}.py -->", document)
         (tmp_path / f"{name}.py").write_text(source, "utf-8")
@@ -60,7 +61,7 @@ def test_the_tests_of_the_application_pass(tmp_path: Path) -> None:
     )
     outcome = done.stdout.decode()
     assert done.returncode == 0, outcome
-    assert "1 passed" in outcome
+    assert "2 passed" in outcome
 
 
 def _run_client(port: int) -> list[str]:
@@ -86,6 +87,8 @@ def test_the_applications_pass_strict_type_checks() -> None:
     assert _check_types(messages) == ""
     assert _check_types(messages.replace(", sender: ShardId", "")).count("error: ") == 1
     tests = _block("python", "<!-- tests: test_talk.py -->", APPLICATION)
+    assert _check_types(tests.replace("from talk import Line, app\n", talk)) == ""
+    tests = _block("python", "<!-- tests: test_talk_of_nodes.py -->", APPLICATION)
     assert _check_types(tests.replace("from talk import Line, app\n", talk)) == ""
     # What a checker is to find out is found out.
     wrong = talk + "\n\n@app.on_packet(3)\ndef nothing(session: Session) -> None: ...\n"

@@ -1,13 +1,15 @@
 """What a change of the members does here: keys are owned anew, then links come and go."""
 
 import logging
+from collections.abc import Sequence
+from typing import Protocol
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.links import Links
-from cluster.gateway.membership.membership import Membership, MembershipUser
+from cluster.gateway.membership.membership import Member, MembershipUser
 from cluster.gateway.node_traffic import NodeTraffic
 
-__all__ = ["ClusterMembers", "IdentityLostError"]
+__all__ = ["ClusterMembers", "IdentityLostError", "MemberList"]
 
 logger = logging.getLogger("cluster.gateway")
 
@@ -16,11 +18,27 @@ class IdentityLostError(Exception):
     """Another node has this one's id: what this gateway made with it must end."""
 
 
+class MemberList(Protocol):
+    """Who there is, as this node knows: what `Membership` has of that."""
+
+    user: MembershipUser
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """All of the list, this node included."""
+        ...
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this node may take keys."""
+        ...
+
+
 class ClusterMembers(MembershipUser):
     """Carries the membership of this node out, on its links and its keys."""
 
     def __init__(
-        self, membership: Membership, links: Links, traffic: NodeTraffic, counters: Counters
+        self, membership: MemberList, links: Links, traffic: NodeTraffic, counters: Counters
     ) -> None:
         self._counters = counters
         self._membership = membership
