@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.testing import TestNode
+from cluster.testing import ClusterNode, TestCluster, TestNode
 from cluster.worker import App, Session
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "application.md"
@@ -52,25 +52,27 @@ def test_the_ladder_is_one_whichever_shard_a_score_comes_from(module: ModuleType
 
 
 @pytest.mark.parametrize("module", ["Messages between shards"], indirect=True)
-def test_a_shard_that_owns_the_ladder_keeps_it_and_another_hands_it_over(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch
-):
-    told: list[tuple[str, object]] = []
-    with TestNode(module.app) as node:
+def test_the_ladder_outlives_workers_and_moves_with_its_key(module: ModuleType):
+    def place_of(node: ClusterNode, player: str, points: int) -> int:
+        client = node.connect()
+        client.send(6, module.Score(player, points))
+        place: int = client.receive().decode(module.Rank).place
+        return place
+
+    with TestCluster(module.app, nodes=2) as cluster:
         for player, points in (("ann", 5), ("bob", 3)):
-            client = node.connect()
-            client.send(6, module.Score(player, points))
-            client.receive()
-        node.kill_worker()
-        assert module.points == {"ann": 5, "bob": 3}
-        monkeypatch.setattr(module.app, "tell_key", lambda *tell: told.append(tell))
-        monkeypatch.setattr(module.app, "owns", lambda key: True)
-        module.keys_changed((1, 2))
-        assert told == []
-        monkeypatch.setattr(module.app, "owns", lambda key: False)
-        module.keys_changed((2,))
-        assert told == [("ladder", module.Score("ann", 5)), ("ladder", module.Score("bob", 3))]
-        assert module.points == module.app.saved == {}
+            place_of(cluster.nodes[0], player, points)
+        owners = set()
+        for points in range(4, 0, -1):
+            owner = cluster.owner_of("ladder")
+            owners.add(owner.id)
+            owner.kill_worker()
+            cluster.add()
+            cluster.remove(owner)
+            assert place_of(cluster.nodes[-1], "eve", points) == (2 if points >= 3 else 3)
+        assert len(owners) > 1
+        assert place_of(cluster.nodes[0], "bob", 9) == 1
+        assert place_of(cluster.nodes[0], "eve", 6) == 2
 
 
 @pytest.mark.parametrize("module", ["When a worker dies"], indirect=True)
