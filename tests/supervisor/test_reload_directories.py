@@ -24,7 +24,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that modules are imported from, with nothing in it."""
     made = tmp_path / "elsewhere"
     made.mkdir()
-    monkeypatch.setattr(sys, "path", [*sys.path, str(made)])
+    monkeypatch.setattr(sys, "path", [str(made), *sys.path])
     return made
 
 
