@@ -313,7 +313,8 @@ def reload_application(
 
     New workers replace the old ones one after the other, while clients stay connected; the command
     returns when all run it. Exit code 1, with the reason, if the new version does not start (the
-    old workers go on then), or if that is not known within S seconds; 4 if no node runs there.
+    old workers go on then, and what is left without one is named), or if that is not known within S
+    seconds; 4 if no node runs there.
     """
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.reload_request import request_reload

@@ -164,6 +164,7 @@ class Reloader:
         if self.versions.failed(child.version):
             follows = "and the next change is tried" if self.watch else "until another is asked for"
             reason = self._tell(child, failure, f"what runs goes on, {follows}")
+            reason += self._describe_vacant(child)
             gateway.tell(messages.Reloaded(succeeded=False, reason=reason, number=self._number))
         return True
 
@@ -173,7 +174,7 @@ class Reloader:
         That is a spare of an earlier version, else the version again: never the node's end.
         """
         now = time.monotonic()
-        if any(_is_earlier(spare, self.versions.latest) for spare in self._node.spares):
+        if self._has_earlier_spare():
             shard.restart_due = now
             return Restart(0.0)
         if isinstance(decision, GiveUp):
@@ -188,6 +189,25 @@ class Reloader:
         delay_s = BACKOFF_MAX_S if child.version == self.versions.latest else 0.0
         place.restart_due = time.monotonic() + delay_s
         return Restart(delay_s)
+
+    def _has_earlier_spare(self) -> bool:
+        return any(_is_earlier(spare, self.versions.latest) for spare in self._node.spares)
+
+    def _describe_vacant(self, ended: Child) -> str:
+        """Return what the latest version leaves without a worker, now that its process `ended`:
+        more to say than why, "" if nothing."""
+        vacant = [
+            str(shard.index)
+            for shard in self._node.shards
+            if shard.child in (None, ended)
+            or (shard.version == self.versions.latest and not shard.was_ready)
+        ]
+        if not vacant or self._has_earlier_spare():
+            return ""
+        whose = (
+            f"worker {vacant[0]} has" if len(vacant) == 1 else f"workers {', '.join(vacant)} have"
+        )
+        return f"; {whose} no process, and the clients there wait for a version that starts"
 
     def _tell_vacant(self, shard: ShardPlace, delay_s: float) -> None:
         if self._told_vacant:

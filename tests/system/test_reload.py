@@ -450,6 +450,28 @@ def test_a_node_that_watches_nothing_runs_an_edit_when_it_is_asked_to(
     assert node.drain() == 0
 
 
+def test_whoever_asks_is_told_when_a_shard_is_left_without_a_worker(
+    cluster_up: StartNode, application: Application
+):
+    config = write_config(application.directory, "[workers]\ncount = 2\nspares = 0\n")
+    node = cluster_up("--app", "the_app:app", *config, cwd=application.directory)
+    left = "; worker 0 has no process, and the clients there wait for a version that starts\n"
+    with a_client_of_each_shard(node) as clients:
+        application.write(DOES_NOT_IMPORT)
+        code, said = asked_to_reload(node)
+        assert (code, said.endswith("line 3)\n")) == (1, True)
+        application.edit("one that raises", DOES_NOT_START)
+        code, said = asked_to_reload(node)
+        assert (code, "no database here" in said, said.endswith(left)) == (1, True, True)
+        application.write(DOES_NOT_IMPORT)
+        code, said = asked_to_reload(node)
+        assert (code, said.endswith("line 3)" + left)) == (1, True)
+        application.edit("the last one")
+        assert asked_to_reload(node) == (0, "")
+        assert versions(node, clients) == {b"the last one"}
+    assert node.drain() == 0
+
+
 def test_whoever_asks_for_a_version_that_does_not_start_is_told_why_and_nothing_changes(
     cluster_up: StartNode, application: Application
 ):
