@@ -284,7 +284,7 @@ class Dispatcher:
                             elif any_handler is not None:
                                 result = any_handler(session, packet_id, payload)
                             else:
-                                self.calls.unhandled_packets += 1
+                                self.calls.unhandled(session, packet_id)
                         except Exception as error:
                             self.calls.failed(session, packet_id, error, mark)
                         if result is not None:

@@ -49,6 +49,9 @@ EVENT_HANDLERS = {
 }
 """What the handler of an event is registered by, by the kind of the event's record."""
 
+UNHANDLED_TOLD_MAX = 10
+"""Packet ids of which it is logged that no handler takes them."""
+
 _REPLACING = frozenset({SAVE, UNBIND, LEAVE, KEEP, FORGET})
 """Outputs of which the outbox knows what they took the place of."""
 
@@ -60,6 +63,7 @@ class HandlerCalls:
         "_app",
         "_outbox",
         "_sessions",
+        "_told_unhandled",
         "errors",
         "on_error",
         "take_back_saved",
@@ -78,6 +82,8 @@ class HandlerCalls:
         """Hears of each error that a function of the application raised, and of each message of a
         shard that was dropped for want of a handler that takes it, behind what is done about it."""
         self.unhandled_packets = 0
+        self._told_unhandled: set[int] = set()
+        """Packet ids of which it was logged that no handler takes them."""
         self.take_back_tell: Callable[[bytes], None] = lambda payload: None
         """Hears of a message for another shard that was not told after all."""
         self.take_back_saved: Callable[[int, bytes, bytes | None], Any] = lambda *record: None
@@ -92,10 +98,26 @@ class HandlerCalls:
                 return handler(session, payload)
             if any_handler is not None:
                 return any_handler(session, packet_id, payload)
-            self.unhandled_packets += 1
+            self.unhandled(session, packet_id)
         except Exception as error:
             self.failed(session, packet_id, error, mark)
         return None
+
+    def unhandled(self, session: Session, packet_id: int) -> None:
+        """No handler takes the packet in hand, which is dropped: counted, and logged once for each
+        id, a bounded number of them."""
+        self.unhandled_packets += 1
+        told = self._told_unhandled
+        if packet_id in told or len(told) == UNHANDLED_TOLD_MAX:
+            return  # clients choose how many there are
+        told.add(packet_id)
+        logger.warning(
+            "packet %d of session %#x (%s) is dropped: no handler takes id %d",
+            session.sequence,
+            session.id,
+            session.address,
+            packet_id,
+        )
 
     def event(
         self, session: Session, kind: int, payload: bytes, mark: Mark, was_begun: bool = False

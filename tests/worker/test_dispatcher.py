@@ -143,6 +143,17 @@ def test_a_packet_that_nobody_handles_is_counted_and_done():
     assert bench.commit == Commit(3, 0)
 
 
+def test_a_packet_id_that_nobody_handles_is_told_of_once(caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    bench.app.any_handler = None
+    bench.app.on_packet(7)(lambda session, payload: None)
+    bench.run(opened(), packets((7, b"a"), (8, b"x"), (8, b"y")))
+    dropped = f"packet 2 of session 0x1 ({ADDRESS}) is dropped: no handler takes id 8"
+    assert [record.getMessage() for record in caplog.records] == [dropped]
+    bench.run(packets(*[(number, b"") for number in range(1, 100)]))
+    assert caplog.text.count("no handler takes id") == 10
+
+
 def test_an_application_without_handlers_is_fine():
     dispatcher = Dispatcher(App(), Outbox(1_000), START, 100, lambda: None)
     dispatcher.resume(ReplayedSession(id=5, address=ADDRESS))
