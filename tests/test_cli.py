@@ -203,6 +203,7 @@ def test_an_expected_error_is_one_line_and_code_2(supervise: Called, error: Exce
         (["up", "--workers"], ["--workers", "requires an argument"]),
         (["up", "--unknown"], ["--unknown"]),
         (["up", "more"], ["more"]),
+        (["up", "talk:app"], ["talk:app", "write --app talk:app"]),
         (["gateway"], ["Missing", "--run-dir"]),
         (["worker", "--run-dir", "x"], ["Missing", "--shard"]),
         (["worker", "--shard", "-1", "--run-dir", "x"], ["--shard", "-1", "0"]),

@@ -1,5 +1,6 @@
 """How the command line tells what is wrong: in one line on stderr, with an exit code."""
 
+import re
 import sys
 from collections.abc import Callable, Container, Sequence
 from functools import wraps
@@ -19,6 +20,9 @@ P = ParamSpec("P")
 
 _USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
 """What typer raises for a command line that it does not take; its own click has no public name."""
+
+_APPLICATION = re.compile(r"^Got unexpected extra argument(?:s|\(s\))? \(([\w.]+:[\w.]+)\)$")
+"""What other servers take without a flag."""
 
 
 class Commands(TyperGroup):
@@ -51,6 +55,8 @@ def _usage_line(error: Any, arguments: list[str], commands: Container[str]) -> s
         message = f"{names[0]}: {reason}"
     # The error does not always know its command: not where an option lacks its value.
     command = next((f" {argument}" for argument in arguments if argument in commands), "")
+    if command == " up" and (given := _APPLICATION.search(message)):
+        message += f"; write --app {given[1]}"
     return f"cluster: {message}; see cluster{command} --help"
 
 

@@ -67,7 +67,7 @@ class HandlerErrors:
             unlogged = limit.take_refused(now, is_last)
             if unlogged:
                 logger.error(
-                    "%d more calls %s raised, without a traceback in the log for each",
+                    "%d more calls %s raised; their tracebacks are left out",
                     unlogged,
                     whose,
                 )

@@ -46,8 +46,8 @@ def load_application(spec: str | None) -> App:
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
         is_file = is_missing and module_name.endswith(".py")
         raise ApplicationError(
-            f"cannot import {module_name!r} of --app {spec!r} ({_one_line(error)}); "
-            f"looked in {here} first"
+            f"cannot import {module_name!r} of --app {spec!r} ({_one_line(error)})"
+            + (f"; looked in {here} first" if isinstance(error, ModuleNotFoundError) else "")
             + (f"; a module is named without .py: {module_name[:-3]}:{name}" if is_file else "")
         ) from (None if is_missing else _without_import_frames(error))
     found: object = module

@@ -28,7 +28,7 @@ def hello(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_code_of_the_guide_is_an_application(hello: ModuleType):
-    assert hello.app.packet_handlers.keys() == {1, 2, 3, 4, 6, 7, 8}
+    assert hello.app.packet_handlers.keys() == {1, 2, 3, 4, 6, 7, 8, 9}
     hello.test_a_stranger_is_greeted()
 
 
@@ -59,7 +59,13 @@ def test_the_application_of_the_guide_does_what_the_guide_says(hello: ModuleType
         ann.send(6)
         node.advance(60)
         assert late.cause == "too late"
-        assert ann.is_connected
+        ann.send(9, hello.Move(5, 5))
+        node.advance(0.1)
+        worlds = [ann.receive().decode(hello.World).pieces for _ in range(2)]
+        assert [[round(piece.x, 6) for piece in pieces] for pieces in worlds] == [[5.1], [5.2]]
+        ann.close()
+        node.advance(0.1)
+        assert hello.pieces == {}
 
 
 def test_the_guide_is_ten_pages_at_most():

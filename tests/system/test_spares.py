@@ -333,7 +333,7 @@ def test_a_spare_that_cannot_start_later_harms_nobody_and_is_told_of_once(
         broken.unlink()
         after = complete(node)
         assert (pids(after), restarts(after)) == (pids(before), [0])
-    assert node.stderr.count("deployed badly); looked in") == 1
+    assert node.stderr.count("deployed badly)") == 1
     assert "gave up" not in node.stderr
     assert list(node.run_dir.glob("spare-*-failure.json")) == []
     assert node.drain() == 0

@@ -12,7 +12,7 @@ from tests.worker.bench import MakeBench
 from tests.worker.log_bench import Clock, make_session
 
 RAISE = 7
-LEFT_OUT = "raised, without a traceback in the log for each"
+LEFT_OUT = "raised; their tracebacks are left out"
 
 
 def test_a_flood_is_logged_in_so_many_tracebacks_and_then_counted(

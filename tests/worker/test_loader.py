@@ -78,6 +78,7 @@ def test_a_module_that_raises_is_one_line_with_what_it_raised_as_the_cause(
     (here / "broken.py").write_text("def f():\n    raise ValueError('line 1\\nline 2')\nf()\n")
     error = failure("broken:app")
     assert "ValueError: line 1 line 2" in str(error)
+    assert "looked in" not in str(error)
     assert error.__cause__ is not None
     assert "broken.py" in "".join(traceback.format_exception(error.__cause__))
     assert capsys.readouterr().err == ""
