@@ -18,7 +18,9 @@ _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
 """Those that exist here; SIGBREAK is the Ctrl-Break of Windows."""
 
 _TERMINAL_CLOSED = "SIGHUP"
-"""It asks for the end as well, but not of a process that was started to ignore it, as by nohup."""
+"""It asks for the end as well, but not of a process that was started to ignore it, as by nohup. It
+is never the second request: a shell passes it on, and the kernel repeats it when that shell is
+gone, whenever that is."""
 
 _WAKE_BYTES = 4_096
 
@@ -68,7 +70,7 @@ class SignalWatch:
                 self._handle(getattr(signal, name), self._stop_asked)
         closed = getattr(signal, _TERMINAL_CLOSED, None)
         if closed is not None and signal.getsignal(closed) is not signal.SIG_IGN:
-            self._handle(closed, self._stop_asked)
+            self._handle(closed, self._terminal_closed)
         if hasattr(signal, "SIGCHLD"):
             # Without a handler of Python's the interpreter would not write the byte.
             self._handle(signal.SIGCHLD, _child_ended)
@@ -92,6 +94,10 @@ class SignalWatch:
     def _stop_asked(self, number: int, _frame: FrameType | None) -> None:
         self._stop_requests.add(time.monotonic())
         self.last_stop_signal = number
+
+    def _terminal_closed(self, number: int, frame: FrameType | None) -> None:
+        if not self.stop_count:
+            self._stop_asked(number, frame)
 
 
 def _child_ended(_number: int, _frame: FrameType | None) -> None:

@@ -51,6 +51,19 @@ def test_a_terminal_that_closes_asks_for_the_end():
         assert (watch.stop_count, watch.last_stop_signal) == (1, signal.SIGHUP)
 
 
+@pytest.mark.parametrize("first", ["SIGHUP", "SIGINT"])
+def test_a_terminal_that_closes_is_no_second_request(first: str, monkeypatch: pytest.MonkeyPatch):
+    now = itertools.count(100.0, 2 * SAME_REQUEST_S)
+    monkeypatch.setattr("cluster.supervisor.signals.time", SimpleNamespace(monotonic=now.__next__))
+    with SignalWatch() as watch:
+        os.kill(os.getpid(), getattr(signal, first))
+        assert watch.stop_count == 1
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (watch.stop_count, watch.last_stop_signal) == (1, getattr(signal, first))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (watch.stop_count, watch.last_stop_signal) == (2, signal.SIGTERM)
+
+
 def test_who_was_started_to_outlive_its_terminal_does():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
