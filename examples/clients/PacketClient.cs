@@ -1,5 +1,6 @@
 using System;
 using System.IO;
+using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Threading;
@@ -48,10 +49,9 @@ public sealed class PacketClient : IDisposable
     /// The certificate is not one of this host that the system trusts.</exception>
     public static async Task<PacketClient> Connect(string host, int port, bool useTls = false)
     {
-        var connection = new TcpClient { NoDelay = true };
+        var connection = await Open(host, port).ConfigureAwait(false);
         try
         {
-            await connection.ConnectAsync(host, port).ConfigureAwait(false);
             if (!useTls)
                 return new PacketClient(connection, connection.GetStream());
             var secured = new SslStream(connection.GetStream());
@@ -65,7 +65,33 @@ public sealed class PacketClient : IDisposable
         }
     }
 
-    /// <summary>Send one packet. IOException once the connection has ended.</summary>
+    // A TcpClient that is given a name connects by IPv4 only in Unity, and some networks have none.
+    private static async Task<TcpClient> Open(string host, int port)
+    {
+        var addresses = await Dns.GetHostAddressesAsync(host).ConfigureAwait(false);
+        for (int next = 0; ; next++)
+        {
+            var connection = new TcpClient(addresses[next].AddressFamily) { NoDelay = true };
+            try
+            {
+                await connection.ConnectAsync(addresses[next], port).ConfigureAwait(false);
+                return connection;
+            }
+            catch (SocketException) when (next + 1 < addresses.Length)
+            {
+                connection.Dispose();
+            }
+            catch
+            {
+                connection.Dispose();
+                throw;
+            }
+        }
+    }
+
+    /// <summary>Send one packet.</summary>
+    /// <exception cref="IOException">The connection has ended.</exception>
+    /// <exception cref="ObjectDisposedException">It was ended here, by Dispose.</exception>
     public async Task Send(ushort id, byte[] payload)
     {
         if (payload.Length > PayloadBytesMax)

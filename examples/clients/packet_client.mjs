@@ -24,7 +24,8 @@ export class PacketClient {
   }
 
   // Queues one packet. False if much waits already: go on at the socket's "drain", or just go on. What
-  // is sent once the connection has ended is lost, as in a browser; the iteration tells that end.
+  // is sent once the connection has ended, or behind close(), is lost, as in a browser; the iteration
+  // tells the end.
   send(id, payload) {
     if (payload.length > PAYLOAD_BYTES_MAX) {
       throw new RangeError(
@@ -35,7 +36,8 @@ export class PacketClient {
     packet.writeUInt16LE(packet.length, 0);
     packet.writeUInt16LE(id, 2);
     packet.set(payload, HEADER_BYTES);
-    return this.socket.write(packet);
+    // A write behind the end would destroy the socket, and with it the answers on the way.
+    return !this.socket.writable || this.socket.write(packet);
   }
 
   // Gives `{ id, payload }` for each packet, until the server ends the session. Throws if the

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from socket import create_server
+from socket import AF_INET6, create_server
 from threading import Thread
 
 import pytest
@@ -248,6 +248,59 @@ def test_a_certificate_has_to_be_trusted(program: list[str], tmp_path: Path):
         with running(command, trusting) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "all came back\n"
+
+
+BY_ADDRESS = """
+using System;
+
+static class Program
+{
+    static void Main(string[] args)
+    {
+        var connecting = PacketClient.Connect("::1", int.Parse(args[0]));
+        Console.WriteLine(connecting.Wait(20000) ? "connected" : "it waits for ever");
+        Environment.Exit(0);
+    }
+}
+"""
+
+
+def test_the_csharp_client_connects_by_ipv6(tmp_path: Path):
+    command = csharp(tmp_path, BY_ADDRESS)
+    try:
+        listener = create_server(("::1", 0), family=AF_INET6)
+    except OSError:
+        pytest.skip("needs IPv6")
+    with listener, running([*command, str(listener.getsockname()[1])]) as process:
+        assert process.communicate(timeout=60)[0] == "connected\n"
+
+
+CLOSING = """
+import { PacketClient } from "./packet_client.mjs";
+
+const client = await PacketClient.connect("localhost", Number(process.argv[2]));
+client.send(1, Buffer.from("asked"));
+client.close();
+client.send(2, Buffer.from("too late"));
+for await (const { payload } of client) console.log(payload.toString());
+"""
+
+
+def test_what_is_sent_behind_the_close_does_not_end_the_answers(tmp_path: Path):
+    with (
+        create_server(("127.0.0.1", 0)) as listener,
+        running([*javascript(tmp_path, CLOSING), str(listener.getsockname()[1])]) as process,
+    ):
+        listener.settimeout(60)
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(60)
+            received = b""
+            while data := connection.recv(65_536):
+                received += data
+            connection.sendall(received)
+        assert process.communicate(timeout=60)[0] == "asked\n"
+        assert process.returncode == 0
 
 
 CSHARP_FRAME = """
