@@ -4,6 +4,7 @@ Locks by role, the epoch, the resolved configuration, small JSON files, and the 
 control plane and lanes. It is private to one user, and every file in it appears whole or not.
 """
 
+import errno
 import os
 import stat
 import time
@@ -128,7 +129,9 @@ class RunDirectory:
         try:
             self._replace(_EPOCH, data, survives_power_loss=True)
         except RunDirectoryError:
-            if last is None or not self._write_over(_EPOCH, data):
+            # What was replaced and not synced is not the last one any more: a loss of power may
+            # bring that back, whatever is written over this.
+            if last is None or self._read_epoch() != last or not self._write_over(_EPOCH, data):
                 raise
         return epoch
 
@@ -321,7 +324,8 @@ class RunDirectory:
 
 def _fill(file: FileIO, data: bytes) -> None:
     file.seek(0)
-    file.write(data)
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     file.truncate()
 
 

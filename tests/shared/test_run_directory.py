@@ -528,6 +528,36 @@ def test_on_a_full_disk_the_epoch_is_written_over_the_last_one(
     assert [path.name for path in directory.path.iterdir()] == ["epoch"]
 
 
+def test_an_epoch_that_a_loss_of_power_may_undo_is_not_begun(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (directory.path / "epoch").write_text("9\n")
+    monkeypatch.setattr(run_directory, "sync_directory", fails)
+    with pytest.raises(RunDirectoryError, match="epoch cannot be written"):
+        directory.next_epoch()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+@pytest.mark.parametrize("bytes_max", [0, 1, 2])
+def test_an_epoch_that_can_be_written_in_part_only_is_not_begun(
+    directory: RunDirectory, bytes_max: int
+) -> None:
+    (directory.path / "epoch").write_text("9\n")
+    code = (
+        "import resource, sys; from pathlib import Path; from cluster.shared.run_directory import "
+        "RunDirectory; limit = int(sys.argv[2]); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
+        "RunDirectory(Path(sys.argv[1])).next_epoch()"
+    )
+    command = [sys.executable, "-B", "-c", code, str(directory.path), str(bytes_max)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "epoch cannot be written" in done.stderr
+    assert (directory.path / "epoch").read_text() == "9\n"
+
+
 @pytest.mark.parametrize("seconds", [0.0, 65_534.0, 65_535.0, 1_700_000_000.5])
 def test_no_clock_gives_epoch_zero(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch, seconds: float
