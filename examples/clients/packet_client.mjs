@@ -13,8 +13,9 @@ export class PacketClient {
   static async connect(host, port, { useTls = false } = {}) {
     const socket = useTls ? tls.connect({ host, port, servername: host }) : net.connect({ host, port });
     socket.setNoDelay(true);
+    const client = new PacketClient(socket);
     await once(socket, useTls ? "secureConnect" : "connect");
-    return new PacketClient(socket);
+    return client;
   }
 
   constructor(socket) {
