@@ -1,5 +1,5 @@
-"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `metrics`, `websocket`,
-`dead-letters`, `bots`.
+"""The command line: `cluster up`, `gateway`, `worker`, `keys`, `status`, `reload`, `metrics`,
+`websocket`, `dead-letters`, `bots`.
 
 Parses and calls; what is called is imported by the command that calls it, because the time to
 import the rest would be added to the time until a node is ready. Everything that a user can get

@@ -105,8 +105,6 @@ class TestCluster:
             raise TypeError(f"TestCluster takes a cluster.worker.App, not {app!r}")
         if not 1 <= nodes <= NODES_MAX:
             raise ValueError(f"nodes={nodes}: a cluster under test has 1 to {NODES_MAX}")
-        if isinstance(workers, int) and workers < 1:
-            raise ValueError(f"workers={workers}: a node needs at least 1")
         self._first_nodes = range(1, nodes + 1)
         self._stage = Stage(app, "cluster", raise_errors, self._remarks, WAITS_MAX)
         self._outside = Outside(self._stage)

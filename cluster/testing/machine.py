@@ -170,9 +170,12 @@ class Machine:
 def configure(source: str, workers: object, sections: Mapping[str, object]) -> Config:
     """Return the configuration of a node of so many `workers`, none of which is ever stuck.
 
-    Raises ConfigError, which names `source`, for every key and value that is not allowed.
+    Raises ConfigError, which names `source`, for every key and value that is not allowed, and
+    ValueError for less than one worker.
     """
     if isinstance(workers, int):
+        if workers < 1:
+            raise ValueError(f"workers={workers}: a node needs at least 1")
         table: object = {"count": workers}
     else:
         table = {"count": 1, **workers} if isinstance(workers, Mapping) else workers

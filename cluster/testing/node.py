@@ -46,16 +46,15 @@ class TestNode(StagedNode):
         `sections` are those of cluster.toml, each a mapping: `limits={"idle_timeout_s": 60}`;
         `workers` may be one as well, with 1 as the default of its `count`. Of its other keys only
         `saved_bytes_max` has an effect here: there are no spares, and no worker is ever stuck or
-        blamed.
-        Raises ConfigError for a key or value that is not allowed. What a handler raises is raised
-        again by the call that made it run, unless `raise_errors` is False: then it is dealt with as
-        in production, and kept in `errors`. So with a message that a shard tells and that no
-        handler takes, or that does not decode, which in production is dropped and logged.
+        blamed. Raises ConfigError for a key or value that is not allowed.
+
+        What a handler raises is raised again by the call that made it run, unless `raise_errors` is
+        False: then it is dealt with as in production, and kept in `errors`. So with a message that
+        a shard tells and that no handler takes, or that does not decode, which in production is
+        dropped and logged.
         """
         if not isinstance(app, App):
             raise TypeError(f"TestNode takes a cluster.worker.App, not {app!r}")
-        if isinstance(workers, int) and workers < 1:
-            raise ValueError(f"workers={workers}: a node needs at least 1")
         config = configure("TestNode", workers, sections)
         stage = Stage(app, "node", raise_errors)
         machine = Machine(stage, config, GatewayLife(config.node.id, epoch=1, nonce=1))
