@@ -116,7 +116,6 @@ class Grants:
         keys = shard.keys.replay()
         return Grant(
             node=identity.life.node,
-            epoch=identity.life.epoch,
             nonce=identity.life.nonce,
             shard=shard.index,
             incarnation=incarnation,

@@ -273,7 +273,6 @@ class Workers:
                 ShardReport(
                     shard=shard_index,
                     pid=life.pid,
-                    incarnation=life.incarnation,
                     state=state,
                     committed=life.committed_told,
                     set_aside=set_aside,

@@ -58,7 +58,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
@@ -150,7 +150,6 @@ class Grant(_Message, frozen=True, kw_only=True):
     """
 
     node: int
-    epoch: int
     nonce: int
     shard: int
     incarnation: int
@@ -197,7 +196,6 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     ahead of their turn; else that is 0.
     """
 
-    incarnation: int
     position_received: int
     serial_sent: int
     state: LoopState
@@ -235,7 +233,6 @@ class Stop(_Message, frozen=True, kw_only=True):
 class SupervisorHello(_Message, frozen=True, kw_only=True):
     """Supervisor → gateway, repeated until answered: tell me what happens from now on."""
 
-    pid: int
     candidates_max: int = 0
     """Processes that may wait beside the spares, while they are about to replace workers."""
 
@@ -271,7 +268,6 @@ class ShardReport(_Message, frozen=True, kw_only=True):
 
     shard: int
     pid: int
-    incarnation: int
     state: Literal["ready", "stuck", "fenced", "ended"]
     committed: bool
     set_aside: bool = False

@@ -34,8 +34,8 @@ LOOK_AGAIN_S = 0.2
 class GatewayKeeper:
     """The gateway over all its lives. Times are seconds of any steady clock."""
 
-    def __init__(self, run_directory: RunDirectory, own_pid: int, silence_max_s: float) -> None:
-        """Keep the gateway of the node in `run_directory`; `own_pid` is the supervisor's.
+    def __init__(self, run_directory: RunDirectory, silence_max_s: float) -> None:
+        """Keep the gateway of the node in `run_directory`.
 
         A gateway that was ready and says nothing for `silence_max_s` seconds hangs.
         """
@@ -47,7 +47,6 @@ class GatewayKeeper:
         self._look_due: float | None = None
         self._looks_silent = False
         self._waited_for_since: float | None = None
-        self._own_pid = own_pid
         self.candidates_max = 0
         """Processes that a gateway, at its start, is told to let wait beside its spares."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -176,9 +175,7 @@ class GatewayKeeper:
         if self.link is not None and self._hello_due is not None and now >= self._hello_due:
             self._hello_due = now + HELLO_INTERVAL_S
             if self._connect(self.link):
-                self.link.send(
-                    SupervisorHello(pid=self._own_pid, candidates_max=self.candidates_max)
-                )
+                self.link.send(SupervisorHello(candidates_max=self.candidates_max))
             else:
                 self._hello_due = now + FIND_INTERVAL_S
 

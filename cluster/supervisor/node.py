@@ -5,7 +5,6 @@ only, so they start together, and none outlives it. What to do when is decided b
 """
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 
@@ -45,7 +44,7 @@ class Node:
         self._config = config
         self._run_directory = run_directory
         self._upkeep = Upkeep(run_directory, lock)
-        self.gateway = GatewayKeeper(run_directory, os.getpid(), config.workers.worker_timeout_s)
+        self.gateway = GatewayKeeper(run_directory, config.workers.worker_timeout_s)
         remote = config.remote.shards
         self.shards = [ShardPlace(i) for i in range(config.workers.count) if i not in remote]
         """Those whose workers are started here, in order; the others are served from elsewhere."""

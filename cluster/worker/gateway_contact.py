@@ -139,7 +139,6 @@ class GatewayContact:
     def send_heartbeat(self, state: LoopState) -> None:
         """Send one now. To "stopping" and "settling" the gateway answers by one of its own."""
         heartbeat = WorkerHeartbeat(
-            incarnation=self._incarnation,
             position_received=self._lane.position_received,
             serial_sent=self._lane.serial_published,
             state=state,

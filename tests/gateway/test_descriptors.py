@@ -164,7 +164,7 @@ def test_many_workers_and_all_clients_that_may_come_have_descriptors(tmp_path: P
             return sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
 
         supervisor = connect()
-        supervisor.send(encode_message(SupervisorHello(pid=pid)))
+        supervisor.send(encode_message(SupervisorHello()))
         ready = receive(supervisor, GatewayReady)
         assert isinstance(ready, GatewayReady)
         workers = [connect() for _ in range(WORKERS)]

@@ -153,7 +153,7 @@ class Running:
 
     def address(self) -> tuple[str, int]:
         supervisor = self.peer()
-        supervisor.send(SupervisorHello(pid=1))
+        supervisor.send(SupervisorHello())
         ready = supervisor.receive()
         assert isinstance(ready, GatewayReady)
         host, _, port = ready.listen.rpartition(":")
@@ -188,7 +188,7 @@ def running(tmp_path: Path, socket_driver: str) -> Iterator[Running]:
 
 def test_a_supervisor_is_told_where_the_gateway_listens(running: Running):
     supervisor = running.peer()
-    supervisor.send(SupervisorHello(pid=1))
+    supervisor.send(SupervisorHello())
     ready = supervisor.receive()
     assert isinstance(ready, GatewayReady)
     driver = running.config.gateway.driver
@@ -201,7 +201,7 @@ def test_a_supervisor_is_shown_again_and_again_that_the_gateway_works(tmp_path: 
     running = Running(tmp_path / "run", msgspec.structs.replace(CONFIG, workers=workers))
     try:
         supervisor = running.peer()
-        supervisor.send(SupervisorHello(pid=1))
+        supervisor.send(SupervisorHello())
         alive = 0
         while alive < 5:
             assert supervisor.socket.poll(5_000), "no sign of life"
@@ -223,7 +223,7 @@ def test_status_tells_of_every_shard_also_without_workers(running: Running):
 
 def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
     supervisor = running.peer()
-    supervisor.send(SupervisorHello(pid=1))
+    supervisor.send(SupervisorHello())
     assert isinstance(supervisor.receive(), GatewayReady)
     supervisor.send(WorkerReport(shard=1, pid=5, state="starting", restarts=2))
     worker = running.peer()
@@ -232,11 +232,9 @@ def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
     assert isinstance(grant, Grant)
     running.open_lane(grant)
     report = supervisor.receive()
-    assert report == ShardReport(
-        shard=1, pid=PID, incarnation=grant.incarnation, state="ready", committed=False
-    )
+    assert report == ShardReport(shard=1, pid=PID, state="ready", committed=False)
     late = running.peer()
-    late.send(SupervisorHello(pid=1))
+    late.send(SupervisorHello())
     assert isinstance(late.receive(), GatewayReady)
     assert late.receive() == report
     late.send(WorkerGone(shard=1, pid=PID))
@@ -245,7 +243,7 @@ def test_a_process_is_granted_a_shard_and_reported_ready(running: Running):
 
 def test_a_spare_waits_is_given_a_shard_and_is_succeeded_by_another(running: Running):
     supervisor = running.peer()
-    supervisor.send(SupervisorHello(pid=1))
+    supervisor.send(SupervisorHello())
     assert isinstance(supervisor.receive(), GatewayReady)
     pid, since = PID, SINCE
     spare = running.peer(is_worker=True)
@@ -319,7 +317,7 @@ def test_a_hello_of_a_process_that_cannot_be_harms_nobody(running: Running, pid:
 
 def test_a_drain_without_sessions_is_over_at_once(running: Running):
     supervisor = running.peer()
-    supervisor.send(SupervisorHello(pid=1))
+    supervisor.send(SupervisorHello())
     assert isinstance(supervisor.receive(), GatewayReady)
     supervisor.send(Drain(timeout_s=10.0))
     assert supervisor.receive() == Drained()
@@ -427,7 +425,7 @@ def test_a_supervisor_replaces_a_worker_by_a_candidate_and_counts_reloads(
     running: Running, living: list[ProcessIdentity]
 ):
     supervisor = running.peer()
-    supervisor.send(SupervisorHello(pid=1, candidates_max=1))
+    supervisor.send(SupervisorHello(candidates_max=1))
     assert isinstance(supervisor.receive(), GatewayReady)
     worker = running.peer(is_worker=True)
     worker.send(Hello(shard=0, pid=PID, create_time=SINCE))

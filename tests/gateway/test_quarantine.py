@@ -329,7 +329,6 @@ def test_the_death_that_led_to_it_is_told_to_the_supervisor(ward: Ward):
     assert last == ShardReport(
         shard=0,
         pid=last.pid,
-        incarnation=3,
         state="ended",
         committed=False,
         set_aside=True,

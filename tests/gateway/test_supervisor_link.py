@@ -22,7 +22,7 @@ from cluster.shared.node_status import WorkerState
 READY = GatewayReady(
     pid=1, node=1, epoch=2, listen="127.0.0.1:7777", driver="readiness", lane="zmq"
 )
-REPORT = ShardReport(shard=0, pid=5, incarnation=1, state="ready", committed=False)
+REPORT = ShardReport(shard=0, pid=5, state="ready", committed=False)
 
 
 class Told:

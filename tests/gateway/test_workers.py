@@ -139,7 +139,6 @@ class Node:
     def beat_of(self, shard: int, **changes: Any) -> WorkerHeartbeat:
         lane = self.lanes[shard]
         fields = {
-            "incarnation": 1,
             "position_received": lane.log.sent_position,
             "serial_sent": lane.serial_applied,
             "state": "idle",
@@ -159,7 +158,6 @@ def test_a_grant_says_all_that_a_worker_needs(node: Node):
     grant = node.hello(b"one", shard=1)
     assert grant == Grant(
         node=3,
-        epoch=4,
         nonce=5,
         shard=1,
         incarnation=1,
@@ -359,7 +357,6 @@ def test_the_commits_of_a_predecessor_do_not_count_for_its_successor(node: Node)
     for _ in range(3):
         node.publish(successor)
     assert not node.reports[-1].committed
-    assert node.reports[-1].incarnation == 2
 
 
 def test_a_supervisor_that_asks_is_told_who_is_ready(node: Node):
@@ -415,7 +412,6 @@ def test_a_fenced_life_is_refused_and_reported_with_the_reason(node: Node):
     assert node.reports[-1] == ShardReport(
         shard=0,
         pid=LIVING_PID,
-        incarnation=1,
         state="fenced",
         committed=False,
         reason="for a reason",
@@ -481,7 +477,7 @@ def test_what_workers_count_is_counted_over_all_lives(node: Node, name: str):
         node.workers.heartbeat(b"worker", node.beat_of(0, **{name: told}))
     node.workers.vacate(0)
     node.start()
-    node.workers.heartbeat(b"worker", node.beat_of(0, incarnation=2, **{name: 2}))
+    node.workers.heartbeat(b"worker", node.beat_of(0, **{name: 2}))
     assert node.counters.snapshot()[name] == 7
 
 

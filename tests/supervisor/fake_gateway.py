@@ -93,7 +93,6 @@ class FakeGateway:
                     ShardReport(
                         shard=0,
                         pid=pid,
-                        incarnation=1,
                         state="ended",
                         committed=False,
                         set_aside=True,
@@ -127,7 +126,6 @@ class FakeGateway:
             ShardReport(
                 shard=shard,
                 pid=pid,
-                incarnation=1,
                 state=state,
                 committed=committed,
                 reason="a record of no kind" if state == "fenced" else "",

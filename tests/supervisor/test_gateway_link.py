@@ -52,7 +52,7 @@ def test_what_was_sent_before_the_gateway_is_there_arrives_in_order(
     context: "zmq.Context[zmq.Socket[bytes]]", router: "zmq.Socket[bytes]", directory: str
 ):
     endpoint = f"ipc://{directory}/c"
-    messages: list[ControlMessage] = [SupervisorHello(pid=1), WorkerGone(shard=0, pid=2)]
+    messages: list[ControlMessage] = [SupervisorHello(), WorkerGone(shard=0, pid=2)]
     link = GatewayLink(context)
     link.connect(Endpoint(endpoint))
     try:
@@ -74,7 +74,7 @@ def test_a_frame_that_is_no_message_is_logged_and_the_next_one_taken(
     link = GatewayLink(context)
     link.connect(Endpoint(f"tcp://127.0.0.1:{port}"))
     try:
-        link.send(SupervisorHello(pid=1))
+        link.send(SupervisorHello())
         identity = router.recv_multipart()[0]
         with caplog.at_level(logging.ERROR):
             router.send_multipart([identity, b"nonsense"])

@@ -124,7 +124,7 @@ def test_a_gateway_that_reads_nothing_is_killed(
 
     monkeypatch.setattr(gateway_keeper, "launch_gateway", launch_gateway)
     monkeypatch.setattr(gateway_link, "_QUEUE_MESSAGES_MAX", 3)
-    keeper = GatewayKeeper(directory, os.getpid(), 10.0)
+    keeper = GatewayKeeper(directory, 10.0)
     try:
         keeper.start(0.0)
         assert keeper.pid is not None

@@ -89,7 +89,6 @@ class Bench:
         control.connect("inproc://control")
         grant = Grant(
             node=1,
-            epoch=1,
             nonce=1,
             shard=0,
             incarnation=1,

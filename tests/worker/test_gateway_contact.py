@@ -94,7 +94,6 @@ def test_heartbeats_tell_how_far_both_directions_are(
         return bool(beats) and (beats[-1].position_received, beats[-1].serial_sent) == (2, 2)
 
     wait_until(has_told, what="a heartbeat")
-    assert {beat.incarnation for beat in beats} == {1}
     assert beats[-1].state == "idle"
 
 

@@ -28,7 +28,6 @@ NONCE = 0xABC
 
 GRANT = Grant(
     node=1,
-    epoch=1,
     nonce=NONCE,
     shard=3,
     incarnation=7,

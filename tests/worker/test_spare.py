@@ -32,7 +32,6 @@ from tests.support import wait_until
 PID, SINCE = process_identity(os.getpid())
 GRANT = Grant(
     node=1,
-    epoch=1,
     nonce=1,
     shard=3,
     incarnation=1,
