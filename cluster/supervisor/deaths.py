@@ -15,6 +15,7 @@ from cluster.supervisor.child import Child
 from cluster.supervisor.console import say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
 from cluster.supervisor.node import Node
+from cluster.supervisor.place import Place
 from cluster.supervisor.reload import Reloader
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, GiveUp, Restart
 from cluster.supervisor.shard import ShardPlace
@@ -245,7 +246,7 @@ class Deaths:
             self._course.finish_drain()
 
 
-def _lost_gateway(place: ShardPlace | Spare, child: Child, now: float) -> None:
+def _lost_gateway(place: Place, child: Child, now: float) -> None:
     """A process ended because its gateway is silent, which says nothing against it."""
     logger.warning("%s (pid %d) has lost the gateway", child.role, child.pid)
     place.withdraw()

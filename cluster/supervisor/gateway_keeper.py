@@ -11,9 +11,9 @@ from cluster.shared.endpoints import FIND_INTERVAL_S, choose_endpoints
 from cluster.shared.liveness import Liveness, beat_interval_s
 from cluster.shared.messages import ControlMessage, GatewayReady, SupervisorHello
 from cluster.shared.run_directory import RunDirectory
-from cluster.supervisor.child import Child, launch_gateway
+from cluster.supervisor.child import launch_gateway
 from cluster.supervisor.gateway_link import GatewayLink, GatewayNotReading
-from cluster.supervisor.restart_policy import GiveUp, Restart, RestartPolicy
+from cluster.supervisor.place import Place
 
 __all__ = ["GatewayKeeper"]
 
@@ -31,7 +31,7 @@ LOOK_AGAIN_S = 0.2
 `Liveness` to see it, finds in it what the gateway has said meanwhile."""
 
 
-class GatewayKeeper:
+class GatewayKeeper(Place):
     """The gateway over all its lives. Times are seconds of any steady clock."""
 
     def __init__(self, run_directory: RunDirectory, silence_max_s: float) -> None:
@@ -39,6 +39,7 @@ class GatewayKeeper:
 
         A gateway that was ready and says nothing for `silence_max_s` seconds hangs.
         """
+        super().__init__()
         self._run_directory = run_directory
         self._endpoints = choose_endpoints(run_directory)
         self._silence_max_s = silence_max_s
@@ -46,13 +47,10 @@ class GatewayKeeper:
         self._liveness: Liveness | None = None
         self._look_due: float | None = None
         self._looks_silent = False
-        self._waited_for_since: float | None = None
         self.candidates_max = 0
         """Processes that a gateway, at its start, is told to let wait beside its spares."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._hello_due: float | None = None
-        self.policy = RestartPolicy()
-        self.child: Child | None = None
         self.link: GatewayLink | None = None
         self.ready: GatewayReady | None = None
         """What this life told when it was ready; None before."""
@@ -60,15 +58,9 @@ class GatewayKeeper:
         """When it told that."""
         self.last_ready: GatewayReady | None = None
         """What the latest life that was ready told."""
-        self.restart_due: float | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the process, None while there is none."""
-        return None if self.child is None else self.child.pid
-
-    def start(self, now: float) -> GatewayLink:
-        """Start a process and return the link to it; raises OSError."""
+    def start(self, now: float) -> None:
+        """Start a process, with a link to it; raises OSError."""
         self._endpoints.forget()  # where its predecessor was
         # The socket first: what cannot be had shows before there is a process.
         try:
@@ -76,20 +68,17 @@ class GatewayKeeper:
         except zmq.ZMQError as error:
             raise OSError(error.errno, f"no socket for its messages: {error.strerror}") from None
         try:
-            self.child = launch_gateway(self._run_directory)
+            child = launch_gateway(self._run_directory)
         except OSError:
             link.close()
             raise
-        self.policy.life_started()
+        self.started(child, now)
         self.link = link
-        self._connect(self.link)
-        self.restart_due = None
-        self._hello_due = self._waited_for_since = now
-        self._heard_at = now
+        self._connect(link)
+        self._hello_due = self._heard_at = now
         self._look_out(now, max(READY_WITHIN_S, self._silence_max_s))
-        return self.link
 
-    def became_ready(self, ready: GatewayReady, now: float) -> bool:
+    def heard_ready(self, ready: GatewayReady, now: float) -> bool:
         """Take the news that a gateway is ready; False if it is no news of this life."""
         if ready.pid != self.pid or self.ready is not None:
             return False
@@ -98,7 +87,7 @@ class GatewayKeeper:
         self._hello_due = None
         self._heard_at = now
         self._look_out(now, self._silence_max_s)
-        self.policy.life_ready(now)
+        self.became_ready(now)
         return True
 
     def heard(self, now: float) -> None:
@@ -111,13 +100,6 @@ class GatewayKeeper:
     def has_been_silent(self, now: float) -> bool:
         """Whether the gateway has said nothing for so long that a worker may call it lost."""
         return now - self._heard_at >= self._silence_max_s / 2
-
-    def is_slow_to_start(self, now: float, after_s: float) -> bool:
-        """Whether a process is not ready after that time; True once for each."""
-        if self._waited_for_since is None or now < self._waited_for_since + after_s:
-            return False
-        self._waited_for_since = None
-        return self.child is not None and self.ready is None
 
     def may_be_silent(self) -> None:
         """The gateway has said its last words, and has its own time to leave."""
@@ -144,18 +126,6 @@ class GatewayKeeper:
         )
         self.may_be_silent()
         self.child.kill_once_told()
-
-    def ended(self, now: float) -> Restart | GiveUp:
-        """The process is dead and reaped; return what follows, which is noted as well."""
-        self._forget_life()
-        decision = self.policy.life_ended(now)
-        self.restart_due = now + decision.delay_s if isinstance(decision, Restart) else None
-        return decision
-
-    def stopped(self) -> None:
-        """The process has ended because it was told to; there is no successor."""
-        self._forget_life()
-        self.policy.life_withdrawn()
 
     def tell(self, message: ControlMessage) -> None:
         """Send `message` to a gateway that is ready; to any other there is nothing to tell.
@@ -196,11 +166,12 @@ class GatewayKeeper:
             self.link.close()
         self._context.term()
 
-    def _forget_life(self) -> None:
+    def _forget(self) -> None:
+        super()._forget()
         if self.link is not None:
             self.link.close()
         self.may_be_silent()
-        self.child = self.link = self.ready = self._hello_due = None
+        self.link = self.ready = self._hello_due = None
 
     def _look_out(self, now: float, timeout_s: float) -> None:
         self._liveness = Liveness(timeout_s, now)

@@ -18,6 +18,7 @@ from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
 from cluster.supervisor.node_record import make_node_record, write_node_record
+from cluster.supervisor.place import Place
 from cluster.supervisor.shard import ShardPlace
 from cluster.supervisor.spare import Spare
 from cluster.supervisor.spares import Spares
@@ -60,11 +61,11 @@ class Node:
     @property
     def children(self) -> list[Child]:
         """Every process that runs, or was not reaped yet."""
-        children = [self.gateway.child, *(place.child for place in self._places)]
-        return [child for child in children if child is not None]
+        places = [self.gateway, *self._places]
+        return [place.child for place in places if place.child is not None]
 
     @property
-    def _places(self) -> list[ShardPlace | Spare]:
+    def _places(self) -> list[Place]:
         return [*self.shards, *self.spares]
 
     def shard(self, index: int) -> ShardPlace | None:
@@ -83,7 +84,7 @@ class Node:
 
     def next_due(self) -> float | None:
         """Return when the next process is to be started or spoken to, or None."""
-        places: list[ShardPlace | Spare] = [*self.shards, *self.spares.fillable]
+        places: list[Place] = [*self.shards, *self.spares.fillable]
         dues = [self.gateway.next_due(), *(place.restart_due for place in places)]
         dues += [shard.end_due for shard in self.shards]
         dues += [child.kill_due for child in self.children]

@@ -17,6 +17,7 @@ from cluster.shared.start_failure import StartFailure
 from cluster.supervisor.child import Child
 from cluster.supervisor.file_watch import FileWatch
 from cluster.supervisor.node import Node
+from cluster.supervisor.place import Place
 from cluster.supervisor.replacement import (
     CANDIDATES_MAX,
     ReplaceWorker,
@@ -183,7 +184,7 @@ class Reloader:
         self._tell_vacant(shard, decision.delay_s)
         return decision
 
-    def try_later(self, place: ShardPlace | Spare, child: Child) -> Restart:
+    def try_later(self, place: Place, child: Child) -> Restart:
         """Return when `place` gets another process, in a node that was never ready: at the next
         change; and after a while, as what it lacks may come without one."""
         delay_s = BACKOFF_MAX_S if child.version == self.versions.latest else 0.0

@@ -204,7 +204,7 @@ class Supervisor:
     def _take_message(self, message: ControlMessage) -> None:
         match message:
             case GatewayReady():
-                if self._node.gateway.became_ready(message, time.monotonic()):
+                if self._node.gateway.heard_ready(message, time.monotonic()):
                     self._node.keep_listen_address(message.listen)
                     self._node.report_all()
                     self._check_ready()

@@ -129,7 +129,7 @@ def test_a_gateway_that_reads_nothing_is_killed(
         keeper.start(0.0)
         assert keeper.pid is not None
         keeper.tell(WorkerGone(shard=0, pid=1))  # it is not ready: there is nothing to tell
-        assert keeper.became_ready(ready(keeper.pid), 0.0)
+        assert keeper.heard_ready(ready(keeper.pid), 0.0)
         for _ in range(10):
             keeper.tell(WorkerGone(shard=0, pid=1))
         assert started[0].wait(10) == -9
@@ -241,7 +241,7 @@ def test_who_waits_for_a_gateway_is_not_slow_before_that_is_ready(
     assert told_at(1_000.0 + after_s) == ["the gateway"]
     assert told_at(1_020.0) == []  # once
     assert node.gateway.pid is not None
-    assert node.gateway.became_ready(ready(node.gateway.pid), 1_020.0)
+    assert node.gateway.heard_ready(ready(node.gateway.pid), 1_020.0)
     assert told_at(1_020.0 + after_s - 0.1) == []
     assert told_at(1_020.0 + after_s) == ["worker 0", "worker 1"]
     assert "it has not come to ask the gateway for a shard" in caplog.text

@@ -78,7 +78,7 @@ def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[C
     assert shard.is_slow_to_start(200.0 + 30.0, 30.0)
     shard.ended(300.0)
     shard.started(children[2], 300.0)
-    shard.state = "ready"
+    shard.became_ready(301.0)
     assert not shard.is_slow_to_start(400.0, 30.0)
 
 
