@@ -4,11 +4,9 @@ import signal
 from collections.abc import Callable
 from threading import Event
 
-from prometheus_client import CollectorRegistry, start_http_server
-
 from cluster.iocp import NetAddress
+from cluster.metrics.metrics_server import metrics_served
 from cluster.metrics.node_collector import NodeCollector
-from cluster.shared.config import ConfigError
 from cluster.shared.run_directory import RunDirectory
 
 __all__ = ["serve_metrics"]
@@ -25,20 +23,11 @@ def serve_metrics(
     `announce` is given the line that says where, once it listens. SIGTERM and SIGINT end it. Raises
     ConfigError when it cannot listen there. Main thread only.
     """
-    registry = CollectorRegistry()
-    registry.register(NodeCollector(run_directory))
     is_over = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_over.set())
-    try:
-        server, _ = start_http_server(listen.port, listen.host, registry)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"--listen: cannot listen at {listen}: {reason}") from None
-    bound = NetAddress.from_sockaddr(server.server_address)
-    announce(f"metrics http://{bound}/metrics")
-    while not is_over.wait(_LOOK_INTERVAL_S):
-        pass
-    server.shutdown()
-    server.server_close()
+    with metrics_served([NodeCollector(run_directory)], listen, "--listen") as line:
+        announce(line)
+        while not is_over.wait(_LOOK_INTERVAL_S):
+            pass
     return 0

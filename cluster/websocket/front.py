@@ -78,25 +78,27 @@ def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) ->
         library.setLevel(logging.WARNING)
         library.addFilter(LimitedRecords())
     counters = FrontCounters(settings.nodes)
-    with listener, _metrics(settings, counters, announce) as announce_metrics:
+    with listener, _metrics(settings, counters) as metrics_line:
         front = _Front(settings, connections_max, counters)
 
         def announce_both(line: str) -> None:
             announce(line)
-            announce_metrics()
+            if metrics_line is not None:
+                announce(metrics_line)
 
         asyncio.run(front.serve(listener, context, announce_both))
     return 0
 
 
 def _metrics(
-    settings: FrontSettings, counters: FrontCounters, announce: Callable[[str], None]
-) -> AbstractContextManager[Callable[[], None]]:
+    settings: FrontSettings, counters: FrontCounters
+) -> AbstractContextManager[str | None]:
     if settings.metrics is None:
-        return nullcontext(lambda: None)
-    from cluster.websocket.front_metrics import metrics_served
+        return nullcontext()
+    from cluster.metrics.metrics_server import metrics_served
+    from cluster.websocket.front_metrics import front_collectors
 
-    return metrics_served(counters, settings.metrics, announce)
+    return metrics_served(front_collectors(counters), settings.metrics, "--metrics")
 
 
 class _Front:

@@ -1,20 +1,17 @@
-"""What a front counts, for Prometheus, over HTTP: in a thread of its own, which waits for who asks.
+"""What a front counts, for Prometheus.
 
 Imports the library for it, which only fronts with `--metrics` need.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cluster.iocp import NetAddress
-from cluster.shared.config import ConfigError
 from cluster.websocket.front_counters import FrontCounters
 
-__all__ = ["FrontCollector", "metrics_served"]
+__all__ = ["FrontCollector", "front_collectors"]
 
 PREFIX = "iocp_cluster_websocket_"
 
@@ -85,25 +82,7 @@ def _counter(
     return family
 
 
-@contextmanager
-def metrics_served(
-    counters: FrontCounters, listen: NetAddress, announce: Callable[[str], None]
-) -> Iterator[Callable[[], None]]:
-    """Serve metrics at `listen` meanwhile; gives what announces where.
-
-    Raises ConfigError when it cannot listen there.
-    """
-    registry = CollectorRegistry()
-    registry.register(FrontCollector(counters))
-    ProcessCollector(namespace=PREFIX.rstrip("_"), registry=registry)
-    try:
-        server, _ = start_http_server(listen.port, listen.host, registry)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"--metrics: cannot listen at {listen}: {reason}") from None
-    bound = NetAddress.from_sockaddr(server.server_address)
-    try:
-        yield lambda: announce(f"metrics http://{bound}/metrics")
-    finally:
-        server.shutdown()
-        server.server_close()
+def front_collectors(counters: FrontCounters) -> list[Collector]:
+    """Return what tells what a front counts, and how its process is."""
+    process = ProcessCollector(namespace=PREFIX.rstrip("_"), registry=None)
+    return [FrontCollector(counters), process]
