@@ -33,7 +33,6 @@ class CommitTimes:
     """Those of one shard. For the dispatching thread."""
 
     __slots__ = (
-        "_appended_bytes",
         "_counts",
         "_next_at",
         "_recent",
@@ -50,7 +49,6 @@ class CommitTimes:
         self._samples: deque[tuple[int, float]] = deque()
         """Those on their way, with when each was taken from the system."""
         self._next_at = 0.0
-        self._appended_bytes = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT_MAX)
         """When samples were committed, and how long each took."""
         self._recent_from = 0.0
@@ -62,10 +60,6 @@ class CommitTimes:
 
     def flushed(self, log: InboundLog, arrived_at: float) -> None:
         """What is new in `log` came at `arrived_at`, by the clock in seconds."""
-        appended_bytes = log.appended_bytes
-        if appended_bytes == self._appended_bytes:
-            return
-        self._appended_bytes = appended_bytes
         if arrived_at < self._next_at or log.is_committed or len(self._samples) >= SAMPLES_MAX:
             return
         self._samples.append((log.position, arrived_at))

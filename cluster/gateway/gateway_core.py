@@ -306,8 +306,7 @@ class GatewayCore:
             for connection in self.service.sessions - {*self.table.sessions.values()}:
                 connection.abort(Cause.DRAIN)  # it awaits its header
         for shard in self.shards:
-            if shard.drain.begin(self._leave_deadline):
-                shard.needs_flush = True
+            shard.drain.begin(self._leave_deadline)
         self.lanes.flush()
 
     def _read_no_more(self) -> None:

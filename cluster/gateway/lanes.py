@@ -116,18 +116,21 @@ class LaneRunner(IocpObject):
         for shard in self._shards:
             if shard.to_reconsider:
                 shard.resume_sessions()
+            log = shard.log
+            if log.appended_bytes != shard.flushed_bytes:
+                shard.flushed_bytes = log.appended_bytes
+                shard.commit_times.flushed(log, arrived_at)
+            elif not shard.needs_flush:
+                continue
+            flushed = True
+            shard.needs_flush = not shard.lane.flush() and shard.lane.is_open
             if shard.needs_flush:
-                shard.needs_flush = False
-                flushed = True
-                shard.commit_times.flushed(shard.log, arrived_at)
-                if not shard.lane.flush() and shard.lane.is_open:
-                    shard.needs_flush = True
-                    self._retry_later()
+                self._retry_later()
         if flushed and self._hub.is_edge_triggered:
             # A send may have swallowed the announcement of a message.
             self.receive()
             # What that brought may have to be flushed in turn: do not sleep on it.
-            if not self._retry and any(shard.needs_flush for shard in self._shards):
+            if not self._retry and any(map(_is_flush_due, self._shards)):
                 self._come_back()
 
     def drain(self, shard: Shard) -> None:
@@ -207,3 +210,7 @@ class LaneRunner(IocpObject):
 
     def _retry_flush(self) -> None:
         self._retry = False  # the flush itself follows: this ran inside a dispatch
+
+
+def _is_flush_due(shard: Shard) -> bool:
+    return shard.needs_flush or shard.log.appended_bytes != shard.flushed_bytes

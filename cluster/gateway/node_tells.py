@@ -111,7 +111,7 @@ class NodeTells:
         peer = self._meet(node)
         if peer is None:
             for each in told:
-                self._undelivered(shard, each)
+                self._shards[shard].tells.undelivered(each)
             return
         parts: list[bytes] = []
         num_bytes = 0
@@ -190,11 +190,7 @@ class NodeTells:
                 len(peer.on_the_way),
             )
         for shard, told in peer.on_the_way.values():
-            self._undelivered(shard, told)
-
-    def _undelivered(self, shard: int, told: ToldTell) -> None:
-        self._shards[shard].tells.undelivered(told)
-        self._shards[shard].needs_flush = True
+            self._shards[shard].tells.undelivered(told)
 
     # -- from other nodes (`Topic`) ----------------------------------------------------------------
 
@@ -222,9 +218,8 @@ class NodeTells:
             shard, told = on_the_way
             if kind == HANDLED:
                 self._shards[shard].tells.given_back(node, told.cost)
-                self._shards[shard].needs_flush = True
             else:
-                self._undelivered(shard, told)
+                self._shards[shard].tells.undelivered(told)
 
     def _take(self, node: int, number: int, index: int, told: ToldTell) -> None:
         tell = told.tell

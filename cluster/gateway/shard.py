@@ -73,6 +73,7 @@ class Shard:
         "arrived_sessions",
         "commit_times",
         "drain",
+        "flushed_bytes",
         "framing",
         "has_room",
         "index",
@@ -108,7 +109,10 @@ class Shard:
         self.framing = PacketFraming(bounds.max_packet_bytes)
         self.slow_bytes = bounds.send_queue_bytes_max // 2
         """A client with a larger backlog is not read until it has taken some of it."""
+        self.flushed_bytes = 0
+        """What the log had been given when the lane was flushed last."""
         self.needs_flush = False
+        """Whether a flush is due although nothing was appended since the last one."""
         self.has_room = True
         """Whether the lane was not full when `Intake` looked last, which it does in each batch."""
         self.arrived_records: list[bytes] = []
@@ -170,7 +174,6 @@ class Shard:
     def append_opened(self, session: "GatewaySession") -> None:
         """Tell the worker of a new session."""
         self.lane.append(OPENED, session.id, session.address_text.encode(), 0, session)
-        self.needs_flush = True
 
     def append_closed(self, session: "GatewaySession", cause: str) -> None:
         """Tell the worker, once, that a session has ended or that its client has."""
@@ -179,7 +182,6 @@ class Shard:
         session.closed_appended = True
         self._release_held(session)
         self.lane.append(CLOSED, session.id, cause.encode(), 0, session)
-        self.needs_flush = True
 
     def append_bound(self, session: "GatewaySession", answer: bytes) -> None:
         """Tell the worker the answer to a bind, unless it hears of the session's end already.
@@ -189,7 +191,6 @@ class Shard:
         if not session.closed_appended and self._answers.add(session, answer):
             position = self.lane.append(BOUND, session.id, answer, 0, session)
             self._answers.put(session, position)
-            self.needs_flush = True
 
     def heard_ahead(self, position: int) -> None:
         """The worker has heard what is for those who wait in it up to `position`, ahead of its
@@ -201,7 +202,6 @@ class Shard:
         for session, answer in self._answers.heard(position):
             self.append_bound(session, answer)
         self.tells.heard(position)
-        self.needs_flush = True
 
     def append_joined(self, session: "GatewaySession", name: bytes, request: int) -> None:
         """Tell the worker that the linked nodes know of a join, now or behind what it is told."""
@@ -210,7 +210,6 @@ class Shard:
 
     def _put_joined(self, session: "GatewaySession", name: bytes, request: int) -> None:
         self.lane.append(JOINED, session.id, pack_join(request, name), 0, session)
-        self.needs_flush = True
 
     def append_send_state(self, session: "GatewaySession") -> None:
         """Tell the worker whether much waits to be sent to a session, if it thinks otherwise.
@@ -230,7 +229,6 @@ class Shard:
         self._counters.add("sends_blocked" if is_blocked else "sends_ready")
         kind = SEND_BLOCKED if is_blocked else SEND_READY
         self.lane.append(kind, session.id, b"", 0, session)
-        self.needs_flush = True
 
     def append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
         """Pass on the complete packets of one recv. Not while the lane is full: see `hold`."""
@@ -238,14 +236,12 @@ class Shard:
         session.next_sequence = sequence + count
         self.lane.append_packets(session.id, sequence, packets, count, session)
         session.uncommitted_bytes += len(packets)
-        self.needs_flush = True
 
     def take_arrived(self) -> None:
         """Put the records that have arrived into the lane."""
         self.log.append_each(self.arrived_records, self.arrived_sessions)
         self.arrived_records.clear()
         self.arrived_sessions.clear()
-        self.needs_flush = True
 
     def hold(self, session: "GatewaySession", packets: bytes, count: int) -> None:
         """Keep packets for which the lane has no room, and do not read their session."""
@@ -274,7 +270,6 @@ class Shard:
                 self.to_reconsider.append(session)
             if not self.tells.take_waiting() and session is None:
                 return
-            self.needs_flush = True
 
     # -- slow readers ------------------------------------------------------------------------------
 
@@ -322,8 +317,7 @@ class Shard:
     def learn(self, public_ids: frozenset[int], keeps_sessions: bool) -> None:
         """The worker that has the shard from now on declares these packet ids as public, and
         whether it lets sessions go by itself when the node drains."""
-        if self.drain.learn(keeps_sessions):
-            self.needs_flush = True
+        self.drain.learn(keeps_sessions)
         if public_ids != self.public_ids:
             self.public_ids = public_ids
             for session in list(self._waiting):
@@ -374,7 +368,6 @@ class Shard:
             self.drain.freed()
         else:
             self.tells.freed(kind, owner, record)
-        self.needs_flush = True  # it may have led to a record about credit, or keys
 
     def _bound_committed(self, session: "GatewaySession", record: bytes) -> None:
         self.succession.bound(session.id, read_bound(record[RECORD_BYTES:]))
@@ -392,7 +385,6 @@ class Shard:
         session = call.session
         if isinstance(session, TellOwner):
             self.tells.done(call.kind, session)
-            self.needs_flush = True
         elif call.kind == CLOSED:
             self._closed(session)
         elif session.hears_commits:

@@ -53,15 +53,15 @@ class ShardDrain:
         """Whether the worker's call about it goes on in a coroutine."""
         return self._owner.is_deferred
 
-    def begin(self, until: float) -> bool:
-        """Let the application have its sessions up to `until`; whether a record was appended."""
+    def begin(self, until: float) -> None:
+        """Let the application have its sessions up to `until`."""
         self._until = until
-        return self._tell()
+        self._tell()
 
-    def learn(self, keeps_sessions: bool) -> bool:
-        """A worker begins, which declares that; whether a record was appended."""
+    def learn(self, keeps_sessions: bool) -> None:
+        """A worker begins, which declares that."""
         self.keeps_sessions = keeps_sessions
-        return self._tell()
+        self._tell()
 
     def freed(self) -> None:
         """A `drain` record is committed."""
@@ -71,14 +71,13 @@ class ShardDrain:
         """Tell nobody any more: the sessions are ended."""
         self._until = None
 
-    def _tell(self) -> bool:
+    def _tell(self) -> None:
         if self._until is None or not self.keeps_sessions or self._in_lane:
-            return False
+            return
         payload = pack_drain(max(0.0, self._until - self._now()))
         if self.is_deferred:
             self._deferred.renew(self._owner, payload)
-            return False
+            return
         self._in_lane = True
         self._owner = TellOwner(self._name, self._name.node, 0)
         self._lane.append(DRAIN, 0, payload, 0, self._owner)
-        return True

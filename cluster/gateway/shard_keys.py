@@ -30,21 +30,20 @@ class ShardKeys:
         self._told: KeyOwners | None = None  # what the log says at its end
         self._in_lane = False
 
-    def changed(self) -> bool:
-        """Tell the worker of a change, if it thinks otherwise; whether a record was appended.
+    def changed(self) -> None:
+        """Tell the worker of a change, if it thinks otherwise.
 
         A shard that never had a worker is told by its grant.
         """
         if self._known is None or self._in_lane:
-            return False
+            return
         keys = self.present()
         if keys == self._told:
-            return False
+            return
         self._told = keys
         self._in_lane = True
         owner = TellOwner(self._name, self._name.node, 0)
         self._lane.append(KEYS, 0, pack_keys(keys), 0, owner)
-        return True
 
     def freed(self, record: bytes) -> None:
         """A `keys` record is committed."""

@@ -31,8 +31,6 @@ class TellRouter:
         self._names = [ShardId(self._node, shard.index) for shard in shards]
         for shard in shards:
             shard.tells.carrier = self
-
-        for shard in shards:
             shard.keys.present = self._present_keys
         traffic.on_members(lambda _: self._keys_changed())
 
@@ -45,8 +43,7 @@ class TellRouter:
 
     def _keys_changed(self) -> None:
         for shard in self._shards:
-            if shard.keys.changed():
-                shard.needs_flush = True
+            shard.keys.changed()
 
     def knows(self, tell: Tell) -> bool:
         if tell.node == self._node:
@@ -74,17 +71,13 @@ class TellRouter:
             index = owner(tell.key, self._names).shard
         if index >= len(self._shards):
             return False
-        shard = self._shards[index]
-        shard.tells.deliver(tell, from_)
-        shard.needs_flush = True
+        self._shards[index].tells.deliver(tell, from_)
         return True
 
     def handled(self, owner: TellOwner) -> None:
         node, index = owner.sender
         if node == self._node:
-            shard = self._shards[index]
-            shard.tells.given_back(self._node, owner.cost)
-            shard.needs_flush = True
+            self._shards[index].tells.given_back(self._node, owner.cost)
         else:
             self._nodes.handled(node, owner.number)
 

@@ -304,9 +304,7 @@ class Workers:
                 return
             life.committed_told = True
         else:
-            # Its end of the lane is open, so what is there for it can go now.
             life.is_ready = True
-            shard.needs_flush = True
         self.tell(shard.index)
 
     def tell(self, shard_index: int) -> None:

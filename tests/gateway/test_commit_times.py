@@ -85,18 +85,6 @@ def test_samples_of_a_long_stall_are_bounded():
     assert sum(timed.told(103.0).counts) == SAMPLES_MAX + 1
 
 
-def test_what_is_flushed_again_is_not_new():
-    timed = Timed()
-    timed.flush(1.0)
-    timed.commit(2, 1.1)
-    timed.times.flushed(timed.log, 5.0)
-    assert not timed.times.position
-    timed.flush(6.0)
-    timed.commit(3, 6.5)
-    timed.times.flushed(timed.log, 7.0)
-    assert not timed.times.position
-
-
 def test_samples_begin_apart():
     timed = Timed()
     for number, at in enumerate((1.0, 1.004, 1.008, 1.012, 1.016), 1):
@@ -179,6 +167,31 @@ def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included()
         assert 0.75 <= told.worst_s < 0.8
         assert sum(told.counts) == 2
         assert 0.754 <= told.sum_s < 0.8
+    finally:
+        world.close()
+
+
+def test_in_a_gateway_what_is_flushed_again_is_not_new():
+    clock = ManualClock()
+    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
+    try:
+        worker = world.start_worker()
+        peer = world.connect()
+        world.wait_for(worker, OPENED)
+        worker.commit()
+        world.settle()
+        before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+        clock.advance(1.0)
+        world.turn()
+        peer.send(make_packet(1, b"x"))
+        world.settle()
+        for _ in range(3):
+            clock.advance(1.0)
+            world.shards[0].needs_flush = True
+            world.turn()
+        worker.echo()
+        world.settle()
+        assert sum(world.shards[0].commit_times.told(clock.now()).counts) - before == 1
     finally:
         world.close()
 

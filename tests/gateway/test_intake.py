@@ -175,7 +175,6 @@ def test_what_came_before_somebody_raises_is_in_the_lane_and_what_came_behind_is
         intake.deliver(batch)
     assert [event for event, _ in batch] == [second[0]]
     intake.deliver(iter([second]))
-    world.shards[0].needs_flush = True
     world.wait_for(worker, PACKETS, 2)
     assert packets_of(worker) == [make_packet(1, b"%d" % session.id) for session in sessions]
     for peer in peers:
@@ -322,7 +321,6 @@ def test_a_session_that_is_paused_has_its_last_recv_and_no_other(gateway: MakeGa
     event, num_bytes = received(session, make_packet(1, b"in flight"))
     session.pause_recv()
     intake_of(world).deliver(iter([(event, num_bytes)]))
-    world.shards[0].needs_flush = True
     world.wait_for(worker, PACKETS)
     assert event.owner is None
     peer.send(make_packet(1, b"later"))
