@@ -53,6 +53,8 @@ class BoundAnswers:
 
     def heard(self, position: int) -> list[tuple["GatewaySession", bytes]]:
         """The worker has heard all up to `position`; return what waits no more, to be added."""
+        if position == self._heard:
+            return []
         self._heard = position
         ready = [each for each in self._waiting.items() if self._in_lane[each[0]][1] <= position]
         for session, _ in ready:

@@ -311,7 +311,7 @@ class GatewayCore:
 
     def _read_no_more(self) -> None:
         for shard in self.shards:
-            shard.is_draining = True
+            shard.flow.reads_no_more = True
             shard.drain.end()
         for session in self.table.sessions.values():
             session.pause_recv()

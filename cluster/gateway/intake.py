@@ -39,7 +39,10 @@ class Intake:
         # Nearly every packet passes through this loop, so it is in one piece. It does what
         # `Session.dispatch` and `GatewaySession.on_recv` would, and calls neither.
         cls, is_limited = self._session_type, self._is_limited
-        size_max, slow_bytes = self._shards[0].max_packet_bytes, self._shards[0].slow_bytes
+        size_max, slow_bytes = (
+            self._shards[0].framing.max_packet_bytes,
+            self._shards[0].flow.slow_bytes,
+        )
         now, recv_again = self._core.batch_now, self._core.driver.recv_again
         pack = pack_packets
         room = self._room()
@@ -77,7 +80,7 @@ class Intake:
                         recv_again(event)
                     else:
                         event.owner = None
-                        shard.slow_down(session)
+                        shard.flow.slow_down(session)
                 except Exception as error:
                     # Of this session alone, as in `deliver_one`; nothing is in flight for it.
                     event.owner = None

@@ -114,8 +114,8 @@ class LaneRunner(IocpObject):
         flushed = False
         arrived_at = self._core.batch_now
         for shard in self._shards:
-            if shard.to_reconsider:
-                shard.resume_sessions()
+            if shard.flow.to_reconsider:
+                shard.flow.resume_sessions()
             log = shard.log
             if log.appended_bytes != shard.flushed_bytes:
                 shard.flushed_bytes = log.appended_bytes

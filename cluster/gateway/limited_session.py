@@ -94,7 +94,7 @@ class LimitedSession(GatewaySession):
     def on_committed(self) -> None:
         self.received_at = self._core.batch_now  # who has waited for an answer was not idle
         if self.is_slow:
-            self.shard.reconsider(self)
+            self.shard.flow.reconsider(self)
 
     # -- pauses ------------------------------------------------------------------------------------
     #
@@ -156,13 +156,12 @@ class LimitedSession(GatewaySession):
     def _recv_public(self, data: bytes | memoryview) -> int:
         """Take what may pass of `data`; read no more if anything has to wait."""
         shard = self.shard
-        front = public_front(data, shard.public_ids, shard.max_packet_bytes)
+        front = public_front(data, shard.flow.public_ids, shard.framing.max_packet_bytes)
         if front == len(data):
             return _plain_on_recv(self, data)
         consumed = _plain_on_recv(self, data[:front]) if front else 0
         self.is_waiting = True
-        shard.begin_waiting(self)
-        self.pause_recv()
+        shard.flow.begin_waiting(self)
         return consumed
 
     def accept(self) -> None:
@@ -174,12 +173,12 @@ class LimitedSession(GatewaySession):
         """Let what waits be looked at again: the session is accepted, or more ids are public."""
         if self.is_waiting:
             self.is_waiting = False
-            self.shard.end_waiting(self)
-            self.shard.reconsider(self)
+            self.shard.flow.end_waiting(self)
+            self.shard.flow.reconsider(self)
 
     def on_disconnected(self, cause: str) -> None:
         if self.is_waiting:
-            self.shard.end_waiting(self)
+            self.shard.flow.end_waiting(self)
         super().on_disconnected(cause)
         if not self.id:
             self._limits.never_opened(self, cause)

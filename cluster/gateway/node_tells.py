@@ -223,7 +223,7 @@ class NodeTells:
 
     def _take(self, node: int, number: int, index: int, told: ToldTell) -> None:
         tell = told.tell
-        if self._shards[0].is_draining and not tell.purpose.is_answer:
+        if self._shards[0].flow.reads_no_more and not tell.purpose.is_answer:
             # Its sender hears of it from the next life of this node, or when it is gone for good.
             self._counters.add("messages_left_by_drain")
             return

@@ -104,11 +104,11 @@ class GatewaySession(Session):
             return False
         shard = self.shard
         if shard.lane.is_full:
-            shard.hold(self, packets, count)
+            shard.flow.hold(self, packets, count)
         else:
             shard.append_packets(self, packets, count)
-        if self.backlog_bytes > shard.slow_bytes:
-            shard.slow_down(self)
+        if self.backlog_bytes > shard.flow.slow_bytes:
+            shard.flow.slow_down(self)
         return True
 
     def _leave_part(self) -> None:
@@ -137,11 +137,11 @@ class GatewaySession(Session):
     def on_committed(self) -> None:
         """Some of the client's packets are done for good."""
         if self.is_slow:
-            self.shard.reconsider(self)
+            self.shard.flow.reconsider(self)
 
     def on_send(self, num_bytes: int) -> None:
         if self.is_slow:
-            self.shard.reconsider(self)
+            self.shard.flow.reconsider(self)
 
     def on_send_blocked(self) -> None:
         self.shard.append_send_state(self)

@@ -1,12 +1,9 @@
-"""A shard as the gateway sees it: its lane, what its worker has not committed, and who waits.
+"""A shard as the gateway sees it: its lane, and what its worker has not committed.
 
-Inbound, the shard turns what happens to sessions into records. While the lane is full a
-session's packets are held and its receiving pauses; each held recv goes in as soon as there is
-room, in the order of arrival. On a commit everything that depended on it goes on: slow readers,
-sessions at EOF, held packets.
+Inbound, the shard turns what happens to sessions into records. On a commit everything that
+depended on it goes on: slow readers, sessions at EOF, held packets.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +14,7 @@ from cluster.gateway.deferred import DeferredCall
 from cluster.gateway.joined_answers import JoinedAnswers
 from cluster.gateway.replay import Replay
 from cluster.gateway.shard_drain import ShardDrain
+from cluster.gateway.shard_flow import ShardFlow
 from cluster.gateway.shard_keys import ShardKeys
 from cluster.gateway.shard_tells import ShardTells, TellOwner
 from cluster.gateway.succession import Succession
@@ -65,31 +63,24 @@ class Shard:
     __slots__ = (
         "_answers",
         "_counters",
-        "_heard_ahead",
-        "_held",
         "_now",
-        "_waiting",
         "arrived_records",
         "arrived_sessions",
         "commit_times",
         "drain",
+        "flow",
         "flushed_bytes",
         "framing",
         "has_room",
         "index",
-        "is_draining",
         "is_given_up",
         "joined",
         "keys",
         "lane",
         "log",
-        "max_packet_bytes",
         "needs_flush",
-        "public_ids",
-        "slow_bytes",
         "succession",
         "tells",
-        "to_reconsider",
     )
 
     def __init__(
@@ -105,10 +96,9 @@ class Shard:
         self._now = now
         self.lane = lane
         self.log = lane.log
-        self.max_packet_bytes = bounds.max_packet_bytes
         self.framing = PacketFraming(bounds.max_packet_bytes)
-        self.slow_bytes = bounds.send_queue_bytes_max // 2
-        """A client with a larger backlog is not read until it has taken some of it."""
+        self.flow = ShardFlow(bounds.send_queue_bytes_max // 2, counters)
+        """Which of its sessions are not read for now."""
         self.flushed_bytes = 0
         """What the log had been given when the lane was flushed last."""
         self.needs_flush = False
@@ -121,21 +111,10 @@ class Shard:
         """The session of each of these."""
         self.commit_times = CommitTimes()
         """How long what the lane is given waits for its commit."""
-        self.is_draining = False
-        """Set for good when the sessions of a drain are ended: none is read any more."""
         self.is_given_up = False
         """Set for good when no worker will have the shard any more."""
         self._counters = counters
-        # In order of arrival; a dict looks the longer for its first the more were before it.
-        self._held: OrderedDict[GatewaySession, None] = OrderedDict()
-        self.to_reconsider: list[GatewaySession] = []
-        """Sessions of which something that held them up is over, for `resume_sessions`."""
-        self._waiting: dict[GatewaySession, None] = {}
-        self.public_ids: frozenset[int] = frozenset()
-        """Packet ids that get through before a session is accepted, as the shard's worker, or the
-        last one that it had, has declared them."""
         self._answers = BoundAnswers()
-        self._heard_ahead = 0
         self.joined = JoinedAnswers()
         """What the worker is to hear of joins."""
         self.succession = Succession(bounds.saved_bytes_max)
@@ -146,11 +125,6 @@ class Shard:
         """What it is told of who owns keys."""
         self.drain = ShardDrain(name, lane, self.succession.deferred, now)
         """What it is told of a drain."""
-
-    @property
-    def held_count(self) -> int:
-        """Sessions whose packets wait for room in the lane."""
-        return len(self._held)
 
     @property
     def is_idle(self) -> bool:
@@ -167,7 +141,7 @@ class Shard:
 
     @property
     def _is_done(self) -> bool:
-        return self.lane.log.is_committed and not self._held and not self.tells.waiting_count
+        return self.log.is_committed and not self.flow.held and not self.tells.waiting
 
     # -- inbound ---------------------------------------------------------------------------------
 
@@ -196,9 +170,6 @@ class Shard:
         """The worker has heard what is for those who wait in it up to `position`, ahead of its
         turn, as it took nothing more; 0 if it never has."""
         position = min(position, self.log.sent_position)
-        if position == self._heard_ahead:
-            return
-        self._heard_ahead = position
         for session, answer in self._answers.heard(position):
             self.append_bound(session, answer)
         self.tells.heard(position)
@@ -231,7 +202,8 @@ class Shard:
         self.lane.append(kind, session.id, b"", 0, session)
 
     def append_packets(self, session: "GatewaySession", packets: bytes, count: int) -> None:
-        """Pass on the complete packets of one recv. Not while the lane is full: see `hold`."""
+        """Pass on the complete packets of one recv. Not while the lane is full: see
+        `ShardFlow.hold`."""
         sequence = session.next_sequence
         session.next_sequence = sequence + count
         self.lane.append_packets(session.id, sequence, packets, count, session)
@@ -243,85 +215,20 @@ class Shard:
         self.arrived_records.clear()
         self.arrived_sessions.clear()
 
-    def hold(self, session: "GatewaySession", packets: bytes, count: int) -> None:
-        """Keep packets for which the lane has no room, and do not read their session."""
-        # At most one recv for each session: it is not read again before this has gone in.
-        if session.held_packets is not None:
-            packets, count = session.held_packets[0] + packets, session.held_packets[1] + count
-        else:
-            self._held[session] = None
-        session.held_packets = (packets, count)
-        session.pause_recv()
-        self._counters.add("lane_full")
-
     def _release_held(self, session: "GatewaySession") -> None:
-        if session.held_packets is not None:
-            packets, count = session.held_packets
-            session.held_packets = None
-            del self._held[session]
-            self.append_packets(session, packets, count)
+        held = self.flow.release(session)
+        if held is not None:
+            self.append_packets(session, *held)
 
     def _take_held(self) -> None:
         """Put into the lane, in turn, a recv that is held and a message that waits."""
         while not self.lane.is_full:
-            session = next(iter(self._held), None)
+            session = next(iter(self.flow.held), None)
             if session is not None:
                 self._release_held(session)
-                self.to_reconsider.append(session)
+                self.flow.reconsider(session)
             if not self.tells.take_waiting() and session is None:
                 return
-
-    # -- slow readers ------------------------------------------------------------------------------
-
-    def slow_down(self, session: "GatewaySession") -> None:
-        """Do not read a client that takes its replies too slowly."""
-        if not session.is_slow:
-            session.is_slow = session.hears_commits = True
-            self._counters.add("slow_reader_paused")
-        session.pause_recv()
-
-    def reconsider(self, session: "GatewaySession") -> None:
-        """Something that held `session` up may be over; looked at after this batch."""
-        self.to_reconsider.append(session)
-
-    def resume_sessions(self) -> None:
-        """Read again from every session that nothing holds up any more."""
-        if self.is_draining:
-            return
-        sessions, self.to_reconsider = self.to_reconsider, []
-        for session in sessions:
-            if session.held_packets is not None:
-                continue
-            if session.backlog_bytes > self.slow_bytes:
-                self.slow_down(session)
-                continue
-            session.is_slow = False
-            session.hears_commits = session.hears_all_commits
-            session.resume_recv()
-
-    # -- sessions that are not accepted yet --------------------------------------------------------
-
-    @property
-    def waiting_count(self) -> int:
-        """Sessions whose packets wait until the worker accepts them."""
-        return len(self._waiting)
-
-    def begin_waiting(self, session: "GatewaySession") -> None:
-        """A packet of `session` waits for its acceptance."""
-        self._waiting[session] = None
-
-    def end_waiting(self, session: "GatewaySession") -> None:
-        """Nothing of `session` waits for its acceptance any more."""
-        self._waiting.pop(session, None)
-
-    def learn(self, public_ids: frozenset[int], keeps_sessions: bool) -> None:
-        """The worker that has the shard from now on declares these packet ids as public, and
-        whether it lets sessions go by itself when the node drains."""
-        self.drain.learn(keeps_sessions)
-        if public_ids != self.public_ids:
-            self.public_ids = public_ids
-            for session in list(self._waiting):
-                session.look_again()
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -358,7 +265,7 @@ class Shard:
         tells = self.tells
         if tells.has_pending:
             tells.commit()
-        if self._held or tells.waiting_count:
+        if self.flow.held or tells.waiting:
             self._take_held()
 
     def _tell_freed(self, kind: int, owner: TellOwner | None, record: bytes) -> None:

@@ -89,7 +89,7 @@ class Carrier(Protocol):
 class ShardTells:
     """What goes between one shard and others. For the dispatching thread."""
 
-    __slots__ = ("_counters", "_lane", "_pending", "_waiting", "carrier", "name", "windows")
+    __slots__ = ("_counters", "_lane", "_pending", "carrier", "name", "waiting", "windows")
 
     def __init__(
         self, name: ShardId, lane: GatewayLane, counters: Counters, window_bytes: int
@@ -102,7 +102,8 @@ class ShardTells:
         self._lane = lane
         self._counters = counters
         self._pending: list[ToldTell] = []
-        self._waiting: deque[tuple[int, bytes, TellOwner]] = deque()
+        self.waiting: deque[tuple[int, bytes, TellOwner]] = deque()
+        """Messages for which the lane has no room."""
 
     # -- what the shard tells ----------------------------------------------------------------------
 
@@ -163,28 +164,23 @@ class ShardTells:
 
     # -- what the shard is told --------------------------------------------------------------------
 
-    @property
-    def waiting_count(self) -> int:
-        """Messages for which the lane has no room."""
-        return len(self._waiting)
-
     def deliver(self, tell: Tell, owner: TellOwner) -> None:
         """Give the worker a message that `owner` has come with."""
         self._counters.add("messages")
         self._put(MESSAGE, pack_message(owner.sender, tell), owner, tell.purpose.is_answer)
 
     def _put(self, kind: int, payload: bytes, owner: TellOwner, is_urgent: bool) -> None:
-        if is_urgent or not (self._waiting or self._lane.is_full):
+        if is_urgent or not (self.waiting or self._lane.is_full):
             self._lane.append(kind, 0, payload, 0, owner)
         else:
             self._counters.add("messages_held")
-            self._waiting.append((kind, payload, owner))
+            self.waiting.append((kind, payload, owner))
 
     def take_waiting(self) -> bool:
         """Put the first message that waits into the lane; False if there is none."""
-        if not self._waiting:
+        if not self.waiting:
             return False
-        kind, payload, owner = self._waiting.popleft()
+        kind, payload, owner = self.waiting.popleft()
         self._lane.append(kind, 0, payload, 0, owner)
         return True
 
@@ -212,4 +208,4 @@ class ShardTells:
     def check_invariants(self) -> None:
         """Raise AssertionError unless nothing waits while there is room."""
         self.windows.check_invariants()
-        assert not self._waiting or self._lane.is_full
+        assert not self.waiting or self._lane.is_full

@@ -108,10 +108,10 @@ class StatusReport:
         counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
         counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
         counts["saved_bytes"] = sum(shard.succession.saves.num_bytes for shard in shards)
-        counts["sessions_waiting"] = sum(shard.waiting_count for shard in shards)
-        counts["messages_waiting"] = sum(shard.tells.waiting_count for shard in shards)
+        counts["sessions_waiting"] = sum(len(shard.flow.waiting) for shard in shards)
+        counts["messages_waiting"] = sum(len(shard.tells.waiting) for shard in shards)
         counts["tells_on_the_way_bytes"] = sum(
             shard.tells.windows.on_the_way_bytes for shard in shards
         )
-        counts["sessions_held"] = sum(shard.held_count for shard in shards)
+        counts["sessions_held"] = sum(len(shard.flow.held) for shard in shards)
         return counts

@@ -190,7 +190,8 @@ class Workers:
         self._lives_begun[shard.index] += 1
         if life.peer is not None:
             logger.info("shard %d: process %d of %s has it", shard.index, life.pid, life.peer)
-        shard.learn(frozenset(hello.public_ids), hello.keeps_sessions)
+        shard.flow.learn(frozenset(hello.public_ids))
+        shard.drain.learn(hello.keeps_sessions)
         if self._auth_timeout_s and not hello.public_ids:
             logger.warning(
                 "limits.auth_timeout_s is %g, and the application has no packet handler with "

@@ -53,14 +53,14 @@ def test_a_client_that_pipelines_login_and_game_packets_loses_nothing(gateway: M
     world.wait_for(worker, PACKETS)
     world.settle()
     assert handled(worker) == [login]
-    assert world.shards[0].waiting_count == 1
+    assert len(world.shards[0].flow.waiting) == 1
     # TCP pushes back: what is here is at most what a receive buffer holds.
     assert world.newest().unconsumed_bytes <= 131_072
     assert worker.commit(accept(session_id))
     world.echoing = [worker]
     world.run_until(lambda: len(handled(worker)) == 20_001, "all packets")
     assert handled(worker) == [login, *moves]
-    assert world.shards[0].waiting_count == 0
+    assert len(world.shards[0].flow.waiting) == 0
     assert peer.ended is None
 
 
@@ -102,7 +102,7 @@ def test_public_packets_get_through_as_often_as_they_come(timed_gateway: MakeGat
     world.run_until(lambda: len(handled(worker)) == 2, "two packets")
     peer.send(login[5:])
     world.run_until(lambda: len(handled(worker)) == 3, "the third")
-    assert world.shards[0].waiting_count == 0
+    assert len(world.shards[0].flow.waiting) == 0
 
 
 def test_a_public_packet_behind_one_that_waits_waits_as_well(timed_gateway: MakeGateway):
@@ -110,7 +110,7 @@ def test_a_public_packet_behind_one_that_waits_waits_as_well(timed_gateway: Make
     worker = world.start_worker(public_ids=[LOGIN])
     peer = world.connect()
     peer.send(game(1) + login)
-    world.run_until(lambda: world.shards[0].waiting_count == 1, "the wait")
+    world.run_until(lambda: len(world.shards[0].flow.waiting) == 1, "the wait")
     world.settle()
     assert handled(worker) == []
     # The application may still accept it, by its address for one.
@@ -185,7 +185,7 @@ def test_an_end_of_the_stream_behind_what_waits_waits_too(timed_gateway: MakeGat
     peer.send(login + game(1))
     world.run_until(lambda: peer.unsent_bytes == 0)
     peer.shut_down()
-    world.run_until(lambda: world.shards[0].waiting_count == 1, "the wait")
+    world.run_until(lambda: len(world.shards[0].flow.waiting) == 1, "the wait")
     world.settle()
     worker.read()
     assert worker.kinds() == [OPENED, PACKETS]
@@ -199,10 +199,10 @@ def test_before_any_worker_has_said_what_is_public_everything_waits(timed_gatewa
     world = timed_gateway(limits=AUTH)
     peer = world.connect()
     peer.send(login + game(1))
-    world.run_until(lambda: world.shards[0].waiting_count == 1, "the wait")
+    world.run_until(lambda: len(world.shards[0].flow.waiting) == 1, "the wait")
     worker = world.start_worker(public_ids=[LOGIN])
     world.run_until(lambda: handled(worker) == [login], "the login")
-    assert world.shards[0].waiting_count == 1
+    assert len(world.shards[0].flow.waiting) == 1
 
 
 def test_a_successor_that_declares_more_is_heard(timed_gateway: MakeGateway):
@@ -261,12 +261,12 @@ def test_a_wait_that_the_client_ends_leaves_nothing(timed_gateway: MakeGateway):
         peer = world.connect()
         session_id = world.newest().id
         peer.send(game(1))
-        world.run_until(lambda: world.shards[0].waiting_count == 1, "the wait")
+        world.run_until(lambda: len(world.shards[0].flow.waiting) == 1, "the wait")
         assert not world.newest().is_accepted
         peer.reset()
         world.newest().abort("reset")  # nobody reads it, so nobody hears
         world.run_until(lambda: not world.table.sessions, "the end")
-        assert world.shards[0].waiting_count == 0
+        assert len(world.shards[0].flow.waiting) == 0
         assert worker.commit(accept(session_id))  # too late, and harmless
         world.settle()
     assert world.violations == []

@@ -284,7 +284,7 @@ def test_no_batch_puts_more_into_a_lane_than_the_packet_that_fills_it(gateway: M
     intake_of(world).deliver(iter([received(session, packet) for session in sessions]))
     log = world.shards[0].log
     assert 2_048 <= log.uncommitted_bytes < 2_048 + len(packet) + 64
-    assert world.count("lane_full") == world.shards[0].held_count == 12 - log.packets_appended
+    assert world.count("lane_full") == len(world.shards[0].flow.held) == 12 - log.packets_appended
     world.echoing = [worker]
     world.wait_received(peers, len(packet))
 

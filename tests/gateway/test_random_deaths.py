@@ -384,7 +384,7 @@ def test_no_reply_is_lost_repeated_or_reordered(
         close_timeout_s=3_600.0,
     )
     # Slow from a few packets on, and never so slow that pushes overflow the queue.
-    world.shards[0].slow_bytes = 1_500
+    world.shards[0].flow.slow_bytes = 1_500
     try:
         _live_and_die(rng, world, together)
     finally:
@@ -482,7 +482,7 @@ def _what_is_missing(world: GatewayWorld, clients: list[Client]) -> str:
             "unsent": [len(client.unsent) for client in clients],
             "received": [len(client.peer.received) for client in clients],
             "ended": [client.peer.ended for client in clients],
-            "held": world.shards[0].held_count,
+            "held": len(world.shards[0].flow.held),
             "uncommitted": world.lanes[0].log.uncommitted_bytes,
             "sessions": [
                 (session.is_slow, session.backlog_bytes)

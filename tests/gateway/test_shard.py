@@ -57,7 +57,7 @@ def test_a_full_lane_holds_up_its_own_sessions_only(gateway: MakeGateway):
     by_shard = [[peers[0], peers[2]], [peers[1], peers[3]]]
     for peer in by_shard[0]:
         peer.send(b"".join(numbered(1_000)))
-    world.run_until(lambda: world.shards[0].held_count == 2, "both to be held")
+    world.run_until(lambda: len(world.shards[0].flow.held) == 2, "both to be held")
     world.settle()
     held = [session for session in world.table.sessions.values() if session.shard.index == 0]
     appended = world.lanes[0].log.position
@@ -78,7 +78,7 @@ def test_a_full_lane_holds_up_its_own_sessions_only(gateway: MakeGateway):
         assert received(stuck, session.id) == numbered(1_000)
         assert session.held_packets is None
         assert session.uncommitted_bytes == 0
-    assert world.shards[0].held_count == 0
+    assert len(world.shards[0].flow.held) == 0
 
 
 def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGateway):
@@ -93,13 +93,13 @@ def test_what_is_held_goes_in_bit_by_bit_in_order_of_arrival(gateway: MakeGatewa
         others.append(world.connect())
         ids.append(world.newest().id)
         others[-1].send(b"".join(numbered(ONE_RECV)))
-        world.run_until(lambda: world.shards[0].held_count == len(others), "it to be held")
+        world.run_until(lambda: len(world.shards[0].flow.held) == len(others), "it to be held")
     for left in (2, 1, 0):
         worker.read()
         assert worker.commit()
         world.wait_for(worker, PACKETS, 4 - left)
         # Each recv is as large as the lane, so each commit lets one more in.
-        assert world.shards[0].held_count == left
+        assert len(world.shards[0].flow.held) == left
     orders = [record.session for record in worker.records if record.kind == PACKETS]
     assert orders == ids
     for session_id in ids:
@@ -113,17 +113,17 @@ def test_who_is_first_of_those_that_are_held_is_known_at_once_however_many_there
         held_packets: tuple[bytes, int] | None = b"", 0
 
     def take_s(count: int) -> float:
-        shard._held.update({cast("GatewaySession", Held()): None for _ in range(count)})
+        shard.flow.held.update({cast("GatewaySession", Held()): None for _ in range(count)})
         began_at = time.thread_time()
         shard._take_held()
-        assert shard.held_count == 0
+        assert len(shard.flow.held) == 0
         return (time.thread_time() - began_at) / count
 
     monkeypatch.setattr(Shard, "append_packets", lambda *_: None)
     shard = gateway().shards[0]
     of_few_s = take_s(1_000)
     assert take_s(40_000) < 5 * of_few_s
-    shard.to_reconsider.clear()
+    shard.flow.to_reconsider.clear()
 
 
 def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGateway):
@@ -135,10 +135,10 @@ def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGa
     peer = world.connect()
     session_id = world.newest().id
     peer.send(b"".join(numbered(10)))
-    world.run_until(lambda: world.shards[0].held_count == 1, "it to be held")
+    world.run_until(lambda: len(world.shards[0].flow.held) == 1, "it to be held")
     world.newest().abort(Cause.KICKED)
     world.run_until(lambda: session_id not in world.table.sessions, "the end of the session")
-    assert world.shards[0].held_count == 0
+    assert len(world.shards[0].flow.held) == 0
     world.wait_for(worker, CLOSED)
     mine = [record.kind for record in worker.records if record.session == session_id]
     assert mine == [OPENED, PACKETS, CLOSED]
@@ -155,11 +155,11 @@ def test_a_session_that_was_held_with_more_than_it_may_cause_goes_on_later(gatew
     peer = world.connect()
     session = world.newest()
     peer.send(b"".join(numbered(ONE_RECV)))  # 4,056 bytes: more than half of the queue
-    world.run_until(lambda: world.shards[0].held_count == 1, "it to be held")
+    world.run_until(lambda: len(world.shards[0].flow.held) == 1, "it to be held")
     assert not session.is_slow
     worker.read()
     assert worker.commit()
-    world.run_until(lambda: world.shards[0].held_count == 0, "room")
+    world.run_until(lambda: len(world.shards[0].flow.held) == 0, "room")
     world.settle()
     assert session.is_slow
     worker.read()
@@ -176,7 +176,7 @@ def test_a_lane_without_a_worker_fills_and_is_served_by_the_first_that_comes(gat
     peer = world.connect()
     session_id = world.newest().id
     peer.send(b"".join(numbered(2_000)))  # more than one recv brings
-    world.run_until(lambda: world.shards[0].held_count == 1, "it to be held")
+    world.run_until(lambda: len(world.shards[0].flow.held) == 1, "it to be held")
     world.settle()
     # Nothing but the opening of its end tells that there is something to be flushed.
     worker = world.start_worker()
@@ -363,7 +363,7 @@ def test_a_shard_that_drains_reads_nobody_again(gateway: MakeGateway):
     session = world.newest()
     peer.send(b"".join(numbered(2_000)))
     world.run_until(lambda: session.is_slow, "the pause")
-    world.shards[0].is_draining = True
+    world.shards[0].flow.reads_no_more = True
     world.echoing = [worker]
     world.run_until(lambda: world.shards[0].is_idle, "all that was received")
     world.settle()
