@@ -222,7 +222,7 @@ class Gateway(IocpObject):
         """Dispatch until a drain is through."""
         serving, check_control = self._serving, self._check_control
         lanes, service, links = serving.lanes, serving.service, self._others.links
-        while serving.phase is not DrainPhase.DRAINED:
+        while serving.drain.phase is not DrainPhase.DRAINED:
             serving.turn(None)
             if check_control():
                 lanes.flush()  # what that brought: a death applies what was published
@@ -231,17 +231,19 @@ class Gateway(IocpObject):
             if links is not None:
                 links.flush()
             if self._drain_requested:
-                if serving.phase is DrainPhase.SERVING:
+                if serving.drain.phase is DrainPhase.SERVING:
                     self._others.announce(takes_keys=False)
-                if serving.advance_drain(self._drain_timeout_s):
-                    self._finish_drain()
+                if serving.drain.advance(self._drain_timeout_s):
+                    serving.drain.log_undone()
+                    self._stop_all()
+                    self._supervisor.drained()
 
     def close(self) -> None:
         """Give everything back. The sessions that are left are reset."""
         if self._beat_timer is not None:
             self._beat_timer.cancel()
         self._serving.close()
-        if self._serving.phase is DrainPhase.DRAINED:
+        if self._serving.drain.phase is DrainPhase.DRAINED:
             deadline = self._core.now() + LAST_WORDS_MS / 1_000
             while self._stop_all() and self._core.now() < deadline:
                 self._core.dispatch(0.01)
@@ -289,25 +291,6 @@ class Gateway(IocpObject):
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Only wakes the loop, which looks at the drain after each batch."""
 
-    def _finish_drain(self) -> None:
-        sessions = len(self._serving.table.sessions)
-        logs = [shard.lane.log for shard in self._serving.shards]
-        records = sum(log.position + 1 - log.committed.position for log in logs)
-        deferred = sum(s.succession.deferred.count for s in self._serving.shards)
-        if sessions or records or deferred:
-            logger.warning(
-                "%s: sessions cut off: %d, records that no worker has "
-                "finished: %d, handler calls in coroutines that are not done: %d",
-                "the time to drain is up"
-                if self._serving.is_drain_late
-                else "the drain has left undone what was for shards without a worker",
-                sessions,
-                records,
-                deferred,
-            )
-        self._stop_all()
-        self._supervisor.drained()
-
     def _stop_all(self) -> bool:
         """Tell workers and spares that all is done; return whether any is still there."""
         workers, spares = self._workers.stop_all(), self._spares.stop_all()
@@ -329,7 +312,7 @@ class Gateway(IocpObject):
                 self._spares.gone(pid)
                 self._workers.gone(index, pid, was_replaced)
             case ShardGivenUp(shard=index) if 0 <= index < len(self._serving.shards):
-                self._serving.give_up(self._serving.shards[index])
+                self._serving.drain.give_up(self._serving.shards[index])
             case EndWorker(shard=index, pid=pid):
                 self._workers.ask_to_end(index, pid)
             case Reload():

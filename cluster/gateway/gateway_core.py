@@ -5,12 +5,11 @@ owns it turns it. So one wiring serves a gateway process, and a node inside one 
 applications are tested on.
 """
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
+from cluster.gateway.gateway_drain import GatewayDrain
 from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.intake import Intake
@@ -43,8 +42,6 @@ from cluster.shared.tell_records import tell_window_bytes
 
 __all__ = ["GatewayCore"]
 
-logger = logging.getLogger("cluster.gateway")
-
 
 class GatewayCore:
     """The sessions of a node and the lanes of its shards. For the dispatching thread."""
@@ -74,10 +71,6 @@ class GatewayCore:
         self._config = config
         self._hub = hub
         self._remote_hub = remote_hub
-        self._drain_deadline = self._leave_deadline = 0.0
-        self.phase = DrainPhase.SERVING
-        self._to_end: list[Shard] = []
-        """Those that were given up, and whose sessions the drain has yet to end."""
         self.shards = [self._make_shard(index) for index in range(config.workers.count)]
         self.table = SessionTable(
             SessionIds(life.node, life.epoch, first=life.nonce >> 32),
@@ -130,6 +123,9 @@ class GatewayCore:
         self.service = self._make_service()
         self.intake = Intake(core, self.shards, self.table.limits)
         """What the core may deliver by, if the clients of this node are the only ones on it."""
+        self.drain = GatewayDrain(
+            core, self.shards, self.table, self.service, self.lanes, self.traffic
+        )
 
     def _make_shard(self, index: int) -> Shard:
         config = self._config
@@ -231,87 +227,3 @@ class GatewayCore:
         self.lanes.close()
         for shard in self.shards:
             shard.lane.close()
-
-    # -- draining ----------------------------------------------------------------------------------
-
-    def advance_drain(self, timeout_s: float) -> bool:
-        """Go on with the drain, which begins with the first call; return whether it has ended.
-
-        It may take `timeout_s` seconds from its begin. To be called after each turn.
-        """
-        if self.phase is DrainPhase.SERVING:
-            self._begin_drain(timeout_s)
-        while self._to_end:
-            self._end_sessions(self._to_end.pop())
-        while (phase := self._next_phase()) is not self.phase:
-            self.phase = phase
-            if phase is DrainPhase.FINISHING:
-                self._read_no_more()
-            elif phase is DrainPhase.CLOSING:
-                for session in list(self.table.sessions.values()):
-                    session.disconnect(Cause.DRAIN)
-        return self.phase is DrainPhase.DRAINED
-
-    @property
-    def is_drain_late(self) -> bool:
-        """Whether the time for the drain is up."""
-        return self.core.now() >= self._drain_deadline
-
-    def give_up(self, shard: Shard) -> None:
-        """No worker will take `shard` over any more: a drain ends its sessions, and waits for
-        nothing that is left to do there. To be followed by `advance_drain`."""
-        if not shard.is_given_up:
-            shard.is_given_up = True
-            self._to_end.append(shard)
-
-    def _end_sessions(self, shard: Shard) -> None:
-        sessions = [session for session in self.table.sessions.values() if session.shard is shard]
-        logger.warning(
-            "shard %d gets no worker any more: sessions that are ended for that: %d",
-            shard.index,
-            len(sessions),
-        )
-        for session in sessions:
-            session.disconnect(Cause.DRAIN)
-
-    def _next_phase(self) -> DrainPhase:
-        served = [shard for shard in self.shards if not shard.is_given_up]
-        return next_drain_phase(
-            self.phase,
-            kept_count=self._kept_count(served),
-            is_answered=all(shard.has_answered for shard in served),
-            is_committed=all(shard.is_idle for shard in served),
-            session_count=len(self.table.sessions),
-            is_told=self.traffic.is_told,
-            is_late=self.is_drain_late,
-        )
-
-    def _kept_count(self, shards: Sequence[Shard]) -> int:
-        """How many sessions are their application's to let go."""
-        if self.phase is not DrainPhase.LEAVING or self.core.now() >= self._leave_deadline:
-            return 0
-        counts = self.table.counts
-        return sum(counts[shard.index] for shard in shards if shard.drain.keeps_sessions)
-
-    def _begin_drain(self, timeout_s: float) -> None:
-        logger.info("draining, at most %g s", timeout_s)
-        self.phase = DrainPhase.LEAVING
-        now = self.core.now()
-        self._drain_deadline = now + timeout_s
-        self._leave_deadline = now + leaving_s(timeout_s)
-        for deadline in (self._leave_deadline, self._drain_deadline):
-            self.core.call_later(deadline - now, lambda: None)  # to notice it
-        self.service.stop_accepting()
-        if self.table.limits.proxies:
-            for connection in self.service.sessions - {*self.table.sessions.values()}:
-                connection.abort(Cause.DRAIN)  # it awaits its header
-        for shard in self.shards:
-            shard.drain.begin(self._leave_deadline)
-        self.lanes.flush()
-
-    def _read_no_more(self) -> None:
-        for shard in self.shards:
-            shard.flow.reads_no_more = True
-            shard.drain.end()
-        for session in self.table.sessions.values():
-            session.pause_recv()

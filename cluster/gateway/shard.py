@@ -73,7 +73,6 @@ class Shard:
         "framing",
         "has_room",
         "index",
-        "is_given_up",
         "joined",
         "keys",
         "lane",
@@ -111,8 +110,6 @@ class Shard:
         """The session of each of these."""
         self.commit_times = CommitTimes()
         """How long what the lane is given waits for its commit."""
-        self.is_given_up = False
-        """Set for good when no worker will have the shard any more."""
         self._counters = counters
         self._answers = BoundAnswers()
         self.joined = JoinedAnswers()

@@ -66,7 +66,7 @@ class StatusReport:
     def _worker(self, shard: Shard) -> WorkerStatus:
         workers, index, lane = self._serving.workers, shard.index, shard.lane.kind
         life = workers.life(index)
-        is_draining = self._serving.phase is not DrainPhase.SERVING
+        is_draining = self._serving.drain.phase is not DrainPhase.SERVING
         if workers.is_remote(index):
             lives = workers.lives_begun(index)
             status = remote_worker_status(index, lane, life, lives, is_draining)

@@ -117,7 +117,7 @@ class Machine:
 
     def advance_drain(self) -> bool:
         """See `Drains`; that of one that has died meanwhile has ended."""
-        return self.is_closed or self.gateway.advance_drain(self.config.supervisor.drain_timeout_s)
+        return self.is_closed or self.gateway.drain.advance(self.config.supervisor.drain_timeout_s)
 
     def end_workers(self) -> None:
         """Let the workers end in good order, behind a drain, and take what they say last."""

@@ -302,7 +302,7 @@ def test_a_node_that_drains_takes_nothing_more_and_who_told_it_hears_of_that(
 ):
     world = make_tell_world(heard.prepare)
     client = world[1].connect()
-    world[2].gateway.advance_drain(60)
+    world[2].gateway.drain.advance(60)
     send(client, TELL, Order(2, 0, 1))
     world.run(lambda: world[2].count("messages_left_by_drain"), "the message")
     world.run_for(0.5)
