@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_fan_outs import NodeFanOuts
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 
 __all__ = ["BROADCAST", "NodeBroadcasts"]
@@ -15,8 +15,8 @@ BROADCAST = 1
 _KIND = bytes([BROADCAST])
 
 
-class NodeBroadcasts:
-    """Gives broadcasts to the other nodes, and carries out theirs (`Topic`)."""
+class NodeBroadcasts(Topic):
+    """Gives broadcasts to the other nodes, and carries out theirs."""
 
     def __init__(
         self,
@@ -40,18 +40,3 @@ class NodeBroadcasts:
         """Have a broadcast of another node carried out."""
         self._counters.add("broadcasts_of_other_nodes")
         self._fan_outs.take(delivery, payload[1:], lambda: list(self._sessions.values()))
-
-    def settled(self, node: int, payload: bytes) -> None:
-        """Broadcasts that have arrived concern nobody any more."""
-
-    def undelivered(self, node: int, payload: bytes) -> None:
-        """A broadcast to a node that has begun anew had no one left to reach."""
-
-    def linked(self, node: int, is_new_life: bool) -> None:
-        """Nothing depends on it."""
-
-    def lost(self, node: int) -> None:
-        """Nothing depends on it."""
-
-    def removed(self, node: int) -> None:
-        """Nothing depends on it."""

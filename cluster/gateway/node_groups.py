@@ -17,7 +17,7 @@ from cluster.gateway.groups import GroupTable
 from cluster.gateway.interest import INTEREST, Interest, read_interest
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.node_fan_outs import NodeFanOuts
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.told_interest import ToldInterest
 from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
@@ -34,8 +34,8 @@ RETRY_S = 0.1
 """How often a node whose log is full is tried to be told of groups."""
 
 
-class NodeGroups(IocpObject):
-    """Gives publishes to the nodes that want them, and carries out theirs (`Topic`).
+class NodeGroups(IocpObject, Topic):
+    """Gives publishes to the nodes that want them, and carries out theirs.
 
     For the dispatching thread. It watches the groups here (`GroupWatcher`).
     """
@@ -139,9 +139,6 @@ class NodeGroups(IocpObject):
             if payload[0] == INTEREST:
                 self._answer(told.settled())
             self._come_back()
-
-    def undelivered(self, node: int, payload: bytes) -> None:
-        """Whom it was for has gone with that life of the node."""
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """Tell a node that remembers nothing everything; go on telling another."""

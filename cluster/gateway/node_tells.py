@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_user import Delivery, Life
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
@@ -72,8 +72,8 @@ class _Peer:
         """Numbers that it is to be told; no more than it has on its way."""
 
 
-class NodeTells:
-    """The messages between this node and all others (`Topic`). For the dispatching thread."""
+class NodeTells(Topic):
+    """The messages between this node and all others. For the dispatching thread."""
 
     def __init__(
         self,
@@ -245,9 +245,6 @@ class NodeTells:
     def linked(self, node: int, is_new_life: bool) -> None:
         """A connection to `node` stands, maybe to another life of it."""
         self._meet(node)
-
-    def lost(self, node: int) -> None:
-        """What is on its way waits."""
 
     def removed(self, node: int) -> None:
         """What is on its way to `node` is undelivered."""

@@ -5,7 +5,7 @@ topic, which carries it out and settles it.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_user import Delivery, Life
@@ -27,8 +27,11 @@ class Members(NamedTuple):
     """Those that own users: the owners of keys by the last list, with a lease or without."""
 
 
-class Topic(Protocol):
-    """Answers for records of some kinds. Payloads begin with the kind; no call may raise."""
+class Topic:
+    """Answers for records of some kinds. Payloads begin with the kind; no call may raise.
+
+    What becomes of them and of other nodes is nothing to it, unless it says so by a method.
+    """
 
     def delivered(self, delivery: Delivery, payload: bytes) -> None:
         """Take a record, once and in order; `NodeTraffic.settle` it when its effect is for good."""

@@ -2,10 +2,10 @@
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_user import Delivery
-from cluster.gateway.node_traffic import Members, NodeTraffic
+from cluster.gateway.node_traffic import Members, NodeTraffic, Topic
 
 
-class Heard:
+class Heard(Topic):
     """A topic that writes down what it is told."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ from cluster.gateway.logins.login_records import (
     read_login_record,
 )
 from cluster.gateway.logins.tellings import Tellings
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import IocpCore
 from cluster.iocp.timers import Timer
@@ -40,8 +40,8 @@ __all__ = ["NodeLogins"]
 LOOKS_PER_TIMEOUT = 8
 
 
-class NodeLogins:
-    """The logins of one node of a cluster (`Topic`, `Owners`). For the dispatching thread.
+class NodeLogins(Topic):
+    """The logins of one node of a cluster (`Owners`). For the dispatching thread.
 
     Bounded: a session has one ask on its way and one bind that waits behind it; the directory has
     an entry for each session of the cluster at most.
@@ -225,9 +225,6 @@ class NodeLogins:
         """There is room again for what waits."""
         if node in self._tellings.nodes:
             self._advance(node)
-
-    def undelivered(self, node: int, payload: bytes) -> None:
-        """The next life of `node` is told everything again."""
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """Tell a node that has forgotten everything all that it owns."""

@@ -11,7 +11,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.logins.node_logins import NodeLogins
-from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.users import UserTable
 from cluster.shared.causes import Cause
@@ -33,8 +33,8 @@ Each record counts as it does in the log of a link."""
 _PREFIX_BYTES = 2
 
 
-class UserSends:
-    """The way of `send_to` and `kick_user` (`Topic`). For the dispatching thread.
+class UserSends(Topic):
+    """The way of `send_to` and `kick_user`. For the dispatching thread.
 
     Bounded by the logs of the links, and by `WAITING_BYTES_MAX`; what finds no room is counted
     (`sends_to_users_lost`), as is what may have been lost with the life of a node.
@@ -166,21 +166,9 @@ class UserSends:
         # The owner does not wait for the holder: a link that is down would fill those that are not.
         self._traffic.settle(delivery)
 
-    def settled(self, node: int, payload: bytes) -> None:
-        """Nothing depends on it."""
-
     def undelivered(self, node: int, payload: bytes) -> None:
         """What went to `node` may have been lost with a life of it."""
         self._counters.add("sends_to_users_lost")
-
-    def linked(self, node: int, is_new_life: bool) -> None:
-        """Nothing depends on it: what waits is in the log."""
-
-    def lost(self, node: int) -> None:
-        """Nothing depends on it: what waits is in the log."""
-
-    def removed(self, node: int) -> None:
-        """What was on its way to it has been given back."""
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what waits has a reason to, and is counted."""
