@@ -105,7 +105,7 @@ class LaneRunner(IocpObject):
         if self._hub.pump(MESSAGES_PER_TURN):
             self._come_back()
         for shard, applier in self._pairs:
-            if shard.lane.has_received and not applier.is_fanning_out:
+            if shard.lane.has_received and applier.batch is None:
                 self._run(shard, applier)
 
     def flush(self) -> None:
@@ -145,12 +145,12 @@ class LaneRunner(IocpObject):
         applier, lane = self._appliers[shard.index], shard.lane
         # No more can lie there: of batches beyond the capacity there is never more than one.
         left = 2 * lane.log.capacity_bytes
-        while applier.is_fanning_out or (left > 0 and lane.has_received):
+        while applier.batch is not None or (left > 0 and lane.has_received):
             left -= self._run(shard, applier)
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         for shard, applier in self._pairs:
-            if applier.is_fanning_out or shard.lane.has_received:
+            if applier.batch is not None or shard.lane.has_received:
                 self._run(shard, applier)
 
     def close(self) -> None:
@@ -167,8 +167,8 @@ class LaneRunner(IocpObject):
         violation = None
         try:
             for _ in range(MESSAGES_PER_TURN):
-                if applier.is_fanning_out:
-                    batch = applier.batch
+                batch = applier.batch
+                if batch is not None:
                     finished = applier.advance()
                 else:
                     batch = lane.receive()

@@ -50,13 +50,12 @@ class OutboundApplier:
     """Applies the batches of one lane to the sessions of the node."""
 
     __slots__ = (
-        "_batch",
         "_broadcasts",
         "_budget",
         "_counters",
         "_fan_out",
         "_groups",
-        "_lane",
+        "_log",
         "_node_groups",
         "_sessions",
         "_steps",
@@ -64,6 +63,7 @@ class OutboundApplier:
         "_succession",
         "_tells",
         "_user_requests",
+        "batch",
     )
 
     def __init__(
@@ -84,27 +84,18 @@ class OutboundApplier:
         self._tells = shard.tells
         self._broadcasts = broadcasts
         self._node_groups = node_groups
-        self._lane = shard.lane
+        self._log = shard.log
         self._sessions = sessions
         self._groups = groups
         self._counters = counters
         self._succession = shard.succession
         self._user_requests = UserRequests(sessions, users, shard.succession)
         self._fan_out = FanOut(counters)
-        self._batch: OutboundBatch | None = None
+        self.batch: OutboundBatch | None = None
+        """The batch that is applied in part; `advance` goes on with it."""
         self._steps: Iterator[Step] = iter(())
         self._steps_end = 0
         self._budget = 0
-
-    @property
-    def is_fanning_out(self) -> bool:
-        """Whether a batch is applied in part; `advance` goes on with it."""
-        return self._batch is not None
-
-    @property
-    def batch(self) -> OutboundBatch | None:
-        """The batch that is applied in part."""
-        return self._batch
 
     def start(self, batch: OutboundBatch) -> bool:
         """Carry out `batch`; False when it was not finished in one go.
@@ -112,7 +103,7 @@ class OutboundApplier:
         Raises LaneViolation when any record of it cannot be; then nothing was carried out. Raises
         RecordError for a payload that cannot be read, and stops there.
         """
-        assert self._batch is None
+        assert self.batch is None
         records = batch.records
         view = records if isinstance(records, memoryview) else memoryview(records)
         steps, end = read_steps(view, 0)
@@ -121,7 +112,7 @@ class OutboundApplier:
         elif len(steps) == 1 and steps[0][0] == SEND:
             self._send(steps[0][2])  # type: ignore[arg-type]  # packets for several sessions
             return True
-        self._batch = batch
+        self.batch = batch
         self._steps = iter(steps)
         self._steps_end = end
         return self.advance()
@@ -132,7 +123,7 @@ class OutboundApplier:
         Raises LaneViolation if the batch was changed after it was started, or saves more than is
         allowed; RecordError for a payload that cannot be read.
         """
-        batch = self._batch
+        batch = self.batch
         assert batch is not None
         self._budget = FAN_OUT_SLICE
         if self._fan_out.is_active and not self._goes_on():
@@ -143,7 +134,7 @@ class OutboundApplier:
             if self._steps_end == len(view):
                 if self._succession.saves.has_pending:
                     self._succession.saves.check()
-                self._batch = None
+                self.batch = None
                 return True
             steps, self._steps_end = read_steps(view, self._steps_end)
             self._steps = iter(steps)
@@ -151,7 +142,7 @@ class OutboundApplier:
 
     def abandon(self) -> None:
         """Forget the batch in hand: its incarnation was fenced."""
-        self._batch = None
+        self.batch = None
         self._fan_out.abandon()
         self._undo_groups()
         self._succession.abandon()
@@ -172,15 +163,15 @@ class OutboundApplier:
             elif kind == SAVE:
                 self._succession.save(session_id, bytes(payload))
             elif kind == DEFER:
-                assert self._batch is not None
-                log, commit = self._lane.log, self._batch.commit
-                self._succession.deferred.defer(log, commit, session_id, payload)
+                assert self.batch is not None
+                commit = self.batch.commit
+                self._succession.deferred.defer(self._log, commit, session_id, payload)
             elif kind == DONE:
                 self._succession.deferred.done(session_id, payload)
             elif kind == DISCONNECT:
                 self._disconnect(session_id, payload)
             elif kind == TELL:
-                self._tell(bytes(payload))
+                self._tells.add(bytes(payload))
             elif kind in _OF_SHARD:
                 self._save(kind, bytes(payload))
             elif kind in _OF_GROUPS:
@@ -213,9 +204,6 @@ class OutboundApplier:
         session = self._sessions.get(session_id)
         if session is not None:
             session.disconnect(str(cause, "utf-8", "replace"))
-
-    def _tell(self, payload: bytes) -> None:
-        self._tells.add(payload)
 
     def _save(self, kind: int, payload: bytes) -> None:
         name, blob = read_keep(payload) if kind == KEEP else (check_forget(payload), None)

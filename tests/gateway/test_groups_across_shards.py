@@ -186,7 +186,7 @@ class Crowd:
         """Publish as worker 0, and carry out what one turn of its lane does."""
         assert self.workers[0].commit(*records)
         self.world.runner.receive()
-        assert self.world.appliers[0].is_fanning_out
+        assert self.world.appliers[0].batch is not None
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_publishes_of_one_lane_follow_each_other_and_broadcasts(crowd: Crowd):
 def test_a_publish_of_a_worker_that_dies_in_the_middle_is_carried_out_to_its_end(crowd: Crowd):
     crowd.begin(publish(b"last words"), leave(crowd.ids[0]))
     crowd.world.kill(0)
-    assert not crowd.world.appliers[0].is_fanning_out
+    assert crowd.world.appliers[0].batch is None
     worker = crowd.world.start_worker(0)
     crowd.world.wait_received(crowd.peers, 10)
     assert all(peer.received == b"last words" for peer in crowd.peers)

@@ -21,7 +21,7 @@ def short_slices(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def fan_out_in_part(world: GatewayWorld) -> None:
-    world.run_until(lambda: world.appliers[0].is_fanning_out, "the fan-out")
+    world.run_until(lambda: world.appliers[0].batch is not None, "the fan-out")
 
 
 def test_a_slice_is_long_enough_to_be_worth_its_turn():
@@ -90,7 +90,7 @@ def test_the_fan_out_of_a_worker_that_is_fenced_is_given_up(
     worker.publish(make_record(BROADCAST, 0, TO_ALL))
     fan_out_in_part(world)
     world.workers.fence(world.shards[0], "a test")
-    assert not world.appliers[0].is_fanning_out
+    assert world.appliers[0].batch is None
     assert world.start_worker().grant.position == 1
     world.settle()
     assert sum(peer.received == TO_ALL for peer in peers) < 7

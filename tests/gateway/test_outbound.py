@@ -119,7 +119,7 @@ def test_sends_reach_their_sessions_in_order():
     assert applying.calls(3) == []
     assert applying.count("sends") == 3
     assert applying.count("bytes_sent") == 3
-    assert not applying.applier.is_fanning_out
+    assert applying.applier.batch is None
 
 
 def test_a_batch_without_records_is_done_at_once():
@@ -176,7 +176,7 @@ def test_a_broadcast_goes_out_in_slices_to_the_members_as_of_its_beginning():
     applying = Applying(count)
     assert not applying.start(make_record(BROADCAST, 0, b"all"), make_record(SEND, 1, b"after"))
     applier = applying.applier
-    assert applier.is_fanning_out
+    assert applier.batch is not None
     assert applying.calls(FAN_OUT_SLICE) == [b"all"]
     assert applying.calls(FAN_OUT_SLICE + 1) == []
     assert applying.calls(1) == [b"all"]
@@ -186,7 +186,7 @@ def test_a_broadcast_goes_out_in_slices_to_the_members_as_of_its_beginning():
     left.is_connected = False
     assert not applier.advance()
     assert applier.advance()
-    assert not applier.is_fanning_out
+    assert applier.batch is None
     assert late.calls == []
     assert left.calls == []
     assert all(applying.calls(n) == [b"all"] for n in range(2, count))
@@ -222,7 +222,7 @@ def test_a_batch_that_was_abandoned_is_forgotten():
     applying = Applying(FAN_OUT_SLICE + 1)
     assert not applying.start(make_record(BROADCAST, 0, b"all"))
     applying.applier.abandon()
-    assert not applying.applier.is_fanning_out
+    assert applying.applier.batch is None
     applying.lane.revoke()
     applying.lane.grant(2, b"two")
     applying.worker = applying.lane.open_worker()
@@ -260,7 +260,7 @@ def test_a_record_that_cannot_be_is_a_violation_and_nothing_is_carried_out(
     assert applying.calls(1) == []
     assert applying.succession.pending == []
     assert applying.count("sends") == 0
-    assert not applying.applier.is_fanning_out
+    assert applying.applier.batch is None
 
 
 @pytest.mark.parametrize("count", [RECORDS_MAX - 1, RECORDS_MAX, RECORDS_MAX + 1, 3 * RECORDS_MAX])
@@ -311,4 +311,4 @@ def test_random_bytes_are_a_violation_or_records_and_never_a_loop(data: bytes):
         assert applying.applier.start(batch)
     except (LaneViolation, RecordError):
         applying.applier.abandon()
-    assert not applying.applier.is_fanning_out
+    assert applying.applier.batch is None

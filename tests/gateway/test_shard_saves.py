@@ -120,7 +120,7 @@ def test_a_batch_that_was_carried_out_in_part_when_it_was_fenced_saves_nothing(
         keep(b"behind", b"it"),
         commit=Commit(4, 0),
     )
-    world.run_until(lambda: world.appliers[0].is_fanning_out, "a batch in part")
+    world.run_until(lambda: world.appliers[0].batch is not None, "a batch in part")
     world.appliers[0].abandon()
     assert not world.shards[0].succession.saves.has_pending
 

@@ -250,7 +250,7 @@ def test_a_batch_with_a_long_fan_out_counts_when_it_is_through(
         commit=Commit(3, 0),
     )
     world.runner.receive()
-    assert world.appliers[0].is_fanning_out
+    assert world.appliers[0].batch is not None
     assert told_now(world.shards[0].succession, world.shards[0].lane.log) == []
     told = taken_over(world)[session_id]  # the death brings it to its end
     assert (told.saved, told.closing, told.sequence) == (b"x", True, 1)
