@@ -7,6 +7,7 @@ the lane no other one of this gateway has.
 
 import secrets
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.quarantine import Quarantine
@@ -20,27 +21,13 @@ from cluster.shared.takeover import ReplayedSession
 __all__ = ["Grants", "NodeIdentity"]
 
 
-class NodeIdentity:
+class NodeIdentity(NamedTuple):
     """What every grant tells of this life of the gateway."""
 
-    __slots__ = (
-        "life",
-        "max_batch_bytes",
-        "max_packet_bytes",
-        "worker_timeout_s",
-    )
-
-    def __init__(
-        self,
-        life: GatewayLife,
-        max_packet_bytes: int,
-        max_batch_bytes: int,
-        worker_timeout_s: float,
-    ) -> None:
-        self.life = life
-        self.max_packet_bytes = max_packet_bytes
-        self.max_batch_bytes = max_batch_bytes
-        self.worker_timeout_s = worker_timeout_s
+    life: GatewayLife
+    max_packet_bytes: int
+    max_batch_bytes: int
+    worker_timeout_s: float
 
 
 class Grants:

@@ -8,6 +8,7 @@ come.
 
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.shared.config import WorkersConfig
@@ -29,15 +30,12 @@ __all__ = ["WaitingSpares"]
 logger = logging.getLogger("cluster.gateway")
 
 
-class _Spare:
+class _Spare(NamedTuple):
     """One process that waits."""
 
-    __slots__ = ("control_identity", "hello", "liveness")
-
-    def __init__(self, control_identity: bytes, hello: SpareHello, liveness: Liveness) -> None:
-        self.control_identity = control_identity
-        self.hello = hello
-        self.liveness = liveness
+    control_identity: bytes
+    hello: SpareHello
+    liveness: Liveness
 
 
 class WaitingSpares:

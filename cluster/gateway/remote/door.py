@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import zmq
 
@@ -27,14 +28,11 @@ FRAME_BYTES = 1_024
 """What headers and encryption add to a batch."""
 
 
-class RemoteKeys:
+class RemoteKeys(NamedTuple):
     """The gateway's own pair, and the workers that it knows."""
 
-    __slots__ = ("own", "workers")
-
-    def __init__(self, own: KeyPair, workers: KnownWorkers) -> None:
-        self.own = own
-        self.workers = workers
+    own: KeyPair
+    workers: KnownWorkers
 
 
 class _CountedCurve:

@@ -1,6 +1,6 @@
 """Which shards of a node are served from other machines, and how they are shown."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.gateway.worker_life import WorkerLife
 from cluster.shared.node_status import RemoteWorker, WorkerState, WorkerStatus
@@ -8,8 +8,7 @@ from cluster.shared.node_status import RemoteWorker, WorkerState, WorkerStatus
 __all__ = ["RemoteShards", "remote_worker_status"]
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteShards:
+class RemoteShards(NamedTuple):
     """By default none."""
 
     indices: frozenset[int] = frozenset()
