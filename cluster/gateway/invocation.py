@@ -8,6 +8,7 @@ from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES
 from cluster.shared.lane import Commit
+from cluster.shared.node_status import InHand
 from cluster.shared.note import SEVERAL, HandlerCall
 from cluster.shared.records import (
     BOUND,
@@ -55,6 +56,15 @@ class Invocation(NamedTuple):
     sequence: int | None = None
     payload: bytes | None = None
     """Of a packet or a message."""
+
+    def shown(self, for_s: float) -> InHand:
+        """Return it as the status shows a call that has gone on for `for_s` seconds."""
+        return InHand(
+            session=self.session.id,
+            packet_id=self.packet_id,
+            sequence=self.sequence,
+            for_s=round(for_s, 3),
+        )
 
 
 def find_invocation(shard: Shard, call: HandlerCall) -> Invocation | None:

@@ -155,12 +155,7 @@ class Quarantine:
         if in_hand is None:
             return None
         _, invocation, for_s = in_hand
-        return InHand(
-            session=invocation.session.id,
-            packet_id=invocation.packet_id,
-            sequence=invocation.sequence,
-            for_s=round(for_s, 3),
-        )
+        return invocation.shown(for_s)
 
     def close(self) -> None:
         """Remove the notes: the gateway has come to its end, and so have the workers."""

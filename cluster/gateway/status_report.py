@@ -83,12 +83,7 @@ class StatusReport:
         call, since = oldest
         invocation = deferred_invocation(call)
         assert invocation is not None, "only what asks for a call is deferred"
-        return InHand(
-            session=invocation.session.id,
-            packet_id=invocation.packet_id,
-            sequence=invocation.sequence,
-            for_s=round(self._serving.core.now() - since, 3),
-        )
+        return invocation.shown(self._serving.core.now() - since)
 
     def _count(self) -> dict[str, int]:
         """Return what was counted, and what the parts count themselves or can tell right now."""
