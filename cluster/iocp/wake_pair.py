@@ -19,6 +19,10 @@ class WakePair:
         """Return the descriptor that is readable from a `wake` until `drain`."""
         return self._reader.fileno()
 
+    def wake_fileno(self) -> int:
+        """Return the descriptor by which `signal.set_wakeup_fd` has signals end the wait."""
+        return self._writer.fileno()
+
     def wake(self) -> None:
         """End the wait that goes on now, or else the next. Any thread; OSError after `close`."""
         try:

@@ -6,10 +6,11 @@ thread, and children are spawned there, so the thread is nobody's parent.
 """
 
 import logging
-import socket
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from cluster.iocp.wake_pair import WakePair
 
 __all__ = ["FileWatch"]
 
@@ -21,8 +22,6 @@ waited for before the node is called ready."""
 
 _PATHS_MAX = 1_000
 """Names of changed files that are kept between two looks; more are one change all the same."""
-
-_WAKE_BYTES = 4_096
 
 
 class FileWatch:
@@ -40,9 +39,7 @@ class FileWatch:
         self._is_watching = False
         self._failure: str | None = None
         self._stop = threading.Event()
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._news = WakePair()
         self._thread = threading.Thread(target=self._run, name="file-watch", daemon=True)
 
     @property
@@ -64,14 +61,11 @@ class FileWatch:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there may be news."""
-        return self._reader.fileno()
+        return self._news.fileno()
 
     def take(self) -> list[str]:
         """Return the paths that changed since the last call, in order; without waiting."""
-        try:
-            self._reader.recv(_WAKE_BYTES)
-        except BlockingIOError:
-            pass
+        self._news.drain()
         with self._lock:
             changed, self._changed = self._changed, set()
         return sorted(changed)
@@ -81,8 +75,7 @@ class FileWatch:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._reader.close()
-        self._writer.close()
+        self._news.close()
 
     # -- in the thread -----------------------------------------------------------------------------
 
@@ -103,7 +96,7 @@ class FileWatch:
         except Exception as error:  # whatever it is, the node is to hear that nothing is watched
             self._failure = " ".join(f"{type(error).__name__}: {error}".split())
             logger.error("files are not watched any more: %s", self._failure)
-            self._wake()
+            self._news.wake()
 
     def _found(self, paths: Iterable[str]) -> None:
         was_watching, self._is_watching = self._is_watching, True
@@ -112,10 +105,4 @@ class FileWatch:
             self._changed.update(path for path in paths if len(self._changed) < _PATHS_MAX)
             is_news = len(self._changed) > before
         if is_news or not was_watching:
-            self._wake()
-
-    def _wake(self) -> None:
-        try:
-            self._writer.send(b"\0")
-        except OSError:
-            return  # it is awake already
+            self._news.wake()

@@ -5,11 +5,11 @@ written by the interpreter itself, so a signal between two steps of the loop is 
 """
 
 import signal
-import socket
 import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from cluster.iocp.wake_pair import WakePair
 from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["SignalWatch"]
@@ -22,8 +22,6 @@ _TERMINAL_CLOSED = "SIGHUP"
 is never the second request: a shell passes it on, and the kernel repeats it when that shell is
 gone, whenever that is."""
 
-_WAKE_BYTES = 4_096
-
 
 class SignalWatch:
     """Counts the signals that ask for the end, and wakes for those and for a child's death.
@@ -35,9 +33,7 @@ class SignalWatch:
         self._stop_requests = StopRequests()
         self.last_stop_signal = 0
         self._previous: dict[int, signal._HANDLER] = {}
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._wake_pair = WakePair()
         self._previous_wakeup_fd = -1
 
     @property
@@ -52,18 +48,15 @@ class SignalWatch:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there may be something to do."""
-        return self._reader.fileno()
+        return self._wake_pair.fileno()
 
     def clear(self) -> None:
         """Take the wake-ups that came; do it before looking at what they are about."""
-        try:
-            self._reader.recv(_WAKE_BYTES)
-        except BlockingIOError:
-            pass
+        self._wake_pair.drain()
 
     def __enter__(self) -> Self:
         self._previous_wakeup_fd = signal.set_wakeup_fd(
-            self._writer.fileno(), warn_on_full_buffer=False
+            self._wake_pair.wake_fileno(), warn_on_full_buffer=False
         )
         for name in _STOP_SIGNALS:
             if hasattr(signal, name):
@@ -85,8 +78,7 @@ class SignalWatch:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_wakeup_fd)
-        self._reader.close()
-        self._writer.close()
+        self._wake_pair.close()
 
     def _handle(self, number: int, handler: "signal._HANDLER") -> None:
         self._previous[number] = signal.signal(number, handler)
