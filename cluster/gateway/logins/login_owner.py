@@ -36,13 +36,12 @@ class LoginOwner:
         """
         self.directory = UserDirectory()
         self.on_complete: Callable[[], None] = lambda: None
-        """Called when the directory has become complete, before it decides what waits."""
+        """Called when the directory is complete, before it decides what has waited, if anything."""
         self._timeout_s = timeout_s
         self._give = give
         self._is_reachable = is_reachable
         self._resuming: set[int] = set()  # nodes whose records may be from before a cut
         self._awaited: dict[int, float] = {}  # nodes whose users are not told yet, until when
-        self._was_complete = True
         self._commands: deque[Command] = deque()
         self._is_running = False
 
@@ -95,7 +94,6 @@ class LoginOwner:
         for node in nodes:
             self._awaited[node] = now + self._timeout_s
         self.directory.await_nodes(self._awaited)
-        self._was_complete = self.directory.is_complete
 
     def linked(self, node: int, is_new_life: bool, now: float) -> None:
         """A connection to `node` stands; with `is_new_life` its users are told anew, if any."""
@@ -114,8 +112,7 @@ class LoginOwner:
         """Await what `node` has to tell no longer."""
         self._awaited.pop(node, None)
         self.directory.give_up(node)
-        if self.directory.is_complete and not self._was_complete:
-            self._was_complete = True
+        if self.directory.is_complete:
             self.on_complete()
             self._run(self.directory.decide_early(now))
 

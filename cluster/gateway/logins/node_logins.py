@@ -223,8 +223,7 @@ class NodeLogins(Topic):
 
     def settled(self, node: int, payload: bytes) -> None:
         """There is room again for what waits."""
-        if node in self._tellings.nodes:
-            self._advance(node)
+        self._advance(node)
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """Tell a node that has forgotten everything all that it owns."""

@@ -125,6 +125,19 @@ def test_who_waits_and_gives_up_is_not_answered(directory: UserDirectory):
     directory.check_invariants()
 
 
+def test_who_asks_after_one_who_gave_up_is_rejected_by_a_holder_that_is_there(
+    directory: UserDirectory,
+):
+    directory.ask(ask(1, 10), 0)
+    directory.ask(ask(2, 20, REJECT), 0)
+    directory.free("ann", 2, 2, 0)
+    assert directory.expire(9.0) == []
+    assert not directory.has_contests
+    assert directory.ask(ask(3, 30, REJECT), 10.0) == [check(1)]
+    assert directory.expire(9.5) == []
+    assert directory.checked("ann", 1, 1, True, 10.0) == [rejected(3)]
+
+
 def test_to_ask_again_is_answered_again(directory: UserDirectory):
     directory.ask(ask(1, 10), 0)
     assert directory.ask(ask(1, 10), 0) == [bound(1, 10)]
@@ -216,19 +229,28 @@ def test_a_user_that_another_node_took_meanwhile_stays_when_the_telling_ends(
     assert directory.find("ann") == Login(20, 2, 2)
 
 
+def test_a_user_that_is_free_before_the_telling_ends_is_free(directory: UserDirectory):
+    directory.hold("ann", Login(10, 1, 1))
+    directory.begin(1)
+    directory.free("ann", 1, 1, 0)
+    assert directory.end(1, 0) == []
+    assert directory.find("ann") is None
+
+
 def test_a_node_that_began_another_life_has_nobody_and_asks_for_nobody(
     directory: UserDirectory,
 ):
     directory.ask(ask(1, 10), 0)
-    directory.ask(ask(2, 20, REJECT), 0)
+    directory.ask(ask(2, 20, REJECT, session=7), 0)
     directory.ask(ask(3, 30, REJECT), 0)
     assert directory.forget_node(2, 0) == []
     assert directory.forget_node(1, 0) == [bound(3, 30)]
     directory.await_nodes([5])
-    directory.ask(ask(2, 40, user="bob"), 0)
+    directory.ask(ask(2, 40, session=3, user="bob"), 0)
+    directory.ask(ask(3, 40, session=2, user="eve"), 0)
     directory.forget_node(2, 0)
     directory.give_up(5)
-    assert directory.decide_early(0) == []
+    assert directory.decide_early(0) == [bound(3, 40, 2, user="eve")]
 
 
 def test_users_that_another_node_owns_now_are_forgotten(directory: UserDirectory):

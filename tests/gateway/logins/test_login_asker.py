@@ -7,7 +7,15 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.login_asker import LoginAsker
-from cluster.gateway.logins.login_records import ANSWER, ASK, TAKEN, TELL, LoginNews, LoginRecord
+from cluster.gateway.logins.login_records import (
+    ANSWER,
+    ASK,
+    CHECK,
+    TAKEN,
+    TELL,
+    LoginNews,
+    LoginRecord,
+)
 from cluster.gateway.users import UserTable
 from cluster.shared.user_records import Bind, BindResult, SecondLogin
 from tests.gateway.logins.world import LoginSession
@@ -224,6 +232,16 @@ def test_a_session_that_logged_in_later_keeps_the_user(bench: Bench):
     bench.asker.taken(LoginRecord(TAKEN, 1, session.login_stamp - 1, user="ann"))
     assert session.is_present
     assert bench.heard() == [(LoginNews.HOLD, 1, "ann")]
+
+
+def test_a_session_holds_its_user_while_its_client_is_there(bench: Bench):
+    session = bench.bound(1, "ann")
+    assert bench.asker.is_held(LoginRecord(CHECK, 1, user="ann"))
+    assert not bench.asker.is_held(LoginRecord(CHECK, 1, user="amy"))
+    session.is_present = False
+    assert not bench.asker.is_held(LoginRecord(CHECK, 1, user="ann"))
+    del bench.sessions[1]
+    assert not bench.asker.is_held(LoginRecord(CHECK, 1, user="ann"))
 
 
 def test_an_owner_is_told_everything_of_its_own_users_and_asks(bench: Bench):

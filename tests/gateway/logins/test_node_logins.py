@@ -273,6 +273,35 @@ def test_a_session_that_is_to_be_ended_is_in_the_end_also_if_the_log_was_full(wo
     assert holders(world, user) == [newer]
 
 
+def test_a_session_that_is_to_be_ended_is_in_the_end_also_if_the_newer_one_has_gone(
+    world: LoginWorld,
+):
+    user = world.user_of(2)
+    older = bound(world, 1, user)
+    world[2].links._links[1].log.retained_bytes_max = 0
+    newer = bound(world, 3, user)
+    newer.close()
+    world.run_for(TIMEOUT_S)
+    assert older.is_present
+    world[2].links._links[1].log.retained_bytes_max = 1 << 20
+    world.run_for(TIMEOUT_S)
+    assert older.cause == "replaced"
+    assert world[2].users.logins.owned.directory.find(user) is None
+
+
+def test_what_waits_for_room_is_told_as_soon_as_there_is_some(world: LoginWorld):
+    """Not a moment later each time, as when nothing is settled that could make room."""
+    world[1].links._links[2].log.retained_bytes_max = 1_000  # for about ten of them
+    sessions = [world[1].open() for _ in range(200)]
+    for number, session in enumerate(sessions):
+        session.bind(world.user_of(2, number))
+        world.settle()
+    world[1].users.logins._tell_all(2)  # as when the log had no room for a change
+    assert world[1].users.logins.is_telling(2)
+    world.settle()
+    assert not world[1].users.logins.is_telling(2)
+
+
 # -- lives -----------------------------------------------------------------------------------------
 
 
@@ -290,6 +319,24 @@ def test_an_owner_that_began_anew_is_told_its_users_before_it_decides(world: Log
     assert all(session.is_present for session in older)
     world.run_linked()
     assert len(world[2].users.logins.owned.directory) == 3
+
+
+def test_an_owner_waits_not_for_ever_for_what_a_node_that_began_anew_has_to_tell(
+    world: LoginWorld,
+):
+    user = world.user_of(1)
+    world[2].kill()
+    world.run_for(TIMEOUT_S)
+    world[2].begin()
+    world[2].links._links[1].log.retained_bytes_max = 0
+    world.run(lambda: world[1].links.is_linked(2), "the link")
+    session = world[3].open()
+    session.bind(user)
+    world.settle()
+    assert session.answers == []
+    world.run_for(1.25 * TIMEOUT_S)
+    assert session.results == [(YES, user)]
+    assert world[3].count("binds_decided_alone") == 0
 
 
 def test_a_bind_that_waits_when_its_owner_dies_is_asked_again(world: LoginWorld):
@@ -383,6 +430,20 @@ def test_a_node_that_joins_is_told_what_it_owns(world: LoginWorld):
             login = host.users.logins.owned.directory.find(user)
             assert (login is not None) == (host.node == owner)
             assert login is None or login.session == session.id
+
+
+def test_what_waits_for_room_is_not_for_a_node_that_has_left(world: LoginWorld):
+    replaced, freed = world.user_of(2), world.user_of(3)
+    bound(world, 3, replaced)
+    session = bound(world, 2, freed)
+    world[2].links._links[3].log.retained_bytes_max = 0
+    bound(world, 2, replaced)
+    session.unbind()
+    world.settle()
+    world[2].forget_node(3)
+    lost = world[2].count("links_unlisted")
+    world.run_for(2 * TIMEOUT_S)
+    assert world[2].count("links_unlisted") == lost
 
 
 @OWNERS

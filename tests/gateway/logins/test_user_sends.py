@@ -211,6 +211,18 @@ def test_what_waits_for_an_answer_goes_where_the_user_is(world: LoginWorld):
     assert holder.cause == "kicked"
 
 
+def test_a_kick_that_waits_for_an_answer_ends_the_session_that_got_the_user(world: LoginWorld):
+    user = world.user_of(2)
+    session = world[1].open()
+    session.bind(user)
+    world[1].send_to(user, b"last")
+    world[1].kick(user, b"go")
+    assert session.received == []
+    world.settle()
+    assert session.received == [b"last", b"go"]
+    assert session.cause == "kicked"
+
+
 @OWNERS
 def test_a_user_is_kicked_from_any_node_behind_what_was_sent(world: LoginWorld, owner: int):
     for node in (1, 2, 3):
