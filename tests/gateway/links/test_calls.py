@@ -1,9 +1,11 @@
 """How nodes call: names, addresses that swallow calls, late proofs, peers that break the rules."""
 
 import socket
+import threading
 from collections.abc import Callable
 from functools import partial
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from cluster.iocp import IocpCore, NetAddress, ServerService, Session
 from cluster.iocp.driver.memory import MemoryDriver
 from tests.gateway.links.conftest import MakeWorld
 from tests.gateway.links.raw import RESUMED, knock, prove
-from tests.gateway.links.world import SECRET, TIMEOUT_S
+from tests.gateway.links.world import SECRET, TIMEOUT_S, LinkWorld
 from tests.support import wait_until
 
 
@@ -108,7 +110,94 @@ def test_a_proof_that_comes_late_takes_no_later_connection_s_place(make_world: M
     assert world[2].count("links_violations") == 0
 
 
+def test_an_address_that_cannot_be_called_at_all_is_told_and_called_again(make_world: MakeWorld):
+    world = make_world((1, 2))
+    world[2].kill()
+    world[1].links.add_node(2, NetAddress("fe80::1%nowhere", 7802))
+    world.run_for(60)
+    (status,) = world[1].links.status()
+    assert "cannot connect to [fe80::1%nowhere]:7802" in status.reason
+    assert status.failures > 5
+    world[1].links.add_node(2, world.addresses[2])
+    world[2].begin()
+    world.run_linked()
+
+
 # -- names -----------------------------------------------------------------------------------------
+
+
+def run_linked(world: LinkWorld) -> None:
+    """Let time pass until nodes 1 and 2 are linked, and threads their time to answer."""
+
+    def turned() -> bool:
+        world.turn(0.05)
+        return world[1].state(2) == world[2].state(1) == "linked"
+
+    wait_until(turned, what="the link", interval_s=0.001)
+
+
+def test_a_node_is_called_by_name_at_each_of_its_addresses_until_one_answers(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+):
+    """Also when the name was not known at first, and when there was no thread to look it up."""
+    reasons: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **options: Any):
+        if host != "two.example":
+            return real(host, port, **options)
+        reasons.append(world[1].links.status()[0].reason)
+        if len(reasons) == 1:
+            raise socket.gaierror(socket.EAI_NONAME, "not yet")
+        addresses = [("192.0.2.1", port), ("192.0.2.2", port), ("127.0.0.1", port)]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+
+    def no_thread(_: LookUp) -> None:
+        monkeypatch.setattr(LookUp, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    world = make_world((1, 2))
+    world[2].kill()
+    start, real = LookUp.start, socket.getaddrinfo
+    monkeypatch.setattr(LookUp, "start", no_thread)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    world[1].links.add_node(2, NetAddress("two.example", 7802))
+    world[2].begin()
+    run_linked(world)
+    assert "two.example:7802 cannot be looked up: can't start" in reasons[0]
+    assert "two.example:7802 is not known: " in reasons[1]
+    assert 3 <= len(reasons) <= 5  # it may begin with any of the three
+    assert world[1].links.status()[0].reason == ""
+
+
+def test_a_name_that_is_found_when_its_node_has_moved_concerns_nobody(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+):
+    gate, asked = Event(), Event()
+
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, **options: Any):
+        if host == "two.example":
+            asked.set()
+            gate.wait(10)
+            host = "127.0.0.1"
+        return real(host, port, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    world = make_world((1, 2))
+    world[2].kill()
+    world[1].links.add_node(2, NetAddress("two.example", 7802))
+    world.run(asked.is_set, "the question")
+    world[2].begin()
+    world[1].links.add_node(2, world.addresses[2])
+    world.run_linked()
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("look-up"):
+            thread.join(10)
+    world.run_for(2 * TIMEOUT_S)
+    assert world[2].count("links_replaced") == 0
+    assert len(world[2].sessions()) == 1
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 """The handshake of two nodes: who gets in, who does not, and that nothing old is worth anything."""
 
+import hashlib
+import hmac
+import struct
+
 import pytest
 
 from cluster.gateway.links.handshake import (
@@ -105,7 +109,7 @@ def test_whatever_is_changed_on_the_way_is_noticed(offset: int):
     [
         (identity(1, cluster="shop"), 2, LinkRefusal.CLUSTER),
         (identity(1), 3, LinkRefusal.NODE),
-        (identity(4), 2, LinkRefusal.NODE),  # not in the list
+        (identity(0), 2, LinkRefusal.NODE),  # not in the list
         (identity(3), 2, LinkRefusal.NODE),  # should wait to be called
         (identity(2), 2, LinkRefusal.NODE),  # itself
     ],
@@ -115,6 +119,28 @@ def test_a_node_that_does_not_belong_here_is_refused(
 ):
     answerer = Handshake(identity(2), None, frozenset({1, 2, 3}))
     assert refusal(answerer, Handshake(dialler, wanted).begin()) is expected
+
+
+def test_another_node_than_the_one_that_was_called_is_refused():
+    """Its address is now that of another one, which knows the secret as well."""
+    dialler, _ = pair()
+    other = Handshake(identity(3), 1).begin()
+    assert refusal(dialler, other) is LinkRefusal.NODE
+
+
+def test_greetings_and_proofs_are_what_nodes_of_the_same_protocol_expect():
+    """Whatever changes here is a change that an older node would misread: LINK_PROTOCOL says so."""
+    dialler, answerer = pair()
+    greeting = dialler.begin()
+    reply = answerer.take(greeting)
+    cluster = hashlib.sha256(b"iocp-cluster name\0game").digest()[:16]
+    for said, node, wanted in [(greeting, 1, 2), (reply, 2, 1)]:
+        head, life = struct.pack("<8sHHH", b"IOCPLINK", 1, node, wanted), 1000 + node
+        assert said[:-32] == head + cluster + struct.pack("<Q", life)
+    proof = dialler.take(reply)
+    for said, role in [(proof, b"dialler"), (answerer.take(proof), b"answerer")]:
+        signed = b"iocp-cluster link, " + role + b"\0" + greeting + reply
+        assert said == hmac.digest(SECRET, signed, "sha256")
 
 
 def test_strangers_and_other_versions_are_told_apart():

@@ -1,5 +1,6 @@
 """One link, on a network in memory with a clock of its own: cuts, silence, lives, violations."""
 
+import logging
 import random
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_connection_is_given_little_more_than_it_has_sent(make_world: MakeWorl
         world[1].links._links[2].beat(world.core.now(), TIMEOUT_S)
     assert session.queued_bytes <= full + FRAME_BYTES
     world.run(lambda: len(world[2].got) == sent, "everything")
+
+
+def test_a_connection_goes_on_as_it_gets_rid_of_what_it_had(make_world: MakeWorld):
+    """Whether or not anything comes the other way meanwhile."""
+    world = make_world((1, 2), retained_bytes_max=4 << 20)
+    world.nodes.pop(1).kill()
+    (raw,) = knock(world, 2)
+    prove(world, raw, 2, as_node=1)
+    raw.send(RESUMED)
+    world.run(lambda: world[2].state(1) == "linked", "the link")
+    sent = 0
+    while world[2].links.send(1, bytes(10_000)):
+        sent += 10_000
+    assert sent > 10 * QUEUED_BYTES_MAX
+    world.run(lambda: len(raw.received) > sent, "everything", TIMEOUT_S / 2)
 
 
 def test_a_record_that_no_link_takes_is_refused(make_world: MakeWorld):
@@ -240,6 +256,20 @@ def test_a_peer_that_falls_silent_is_lost(make_world: MakeWorld):
     world.run(lambda: raw.ended is not None, "its end", TIMEOUT_S)
     assert world[2].state(1) == "awaited"
     assert world[2].count("links_lost") == 1
+
+
+def test_a_node_that_ends_has_not_lost_its_links(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+):
+    world = make_world((1, 2))
+    world.run_linked()
+    caplog.clear()
+    world[1].links.close()
+    world.run(lambda: world[1].links.is_over and world[2].links.is_over, "the end")
+    assert world[1].count("links_lost") == 0
+    assert world[2].count("links_lost") == 1
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert lines == []
 
 
 def test_a_second_connection_of_the_same_node_replaces_the_first(make_world: MakeWorld):
