@@ -307,6 +307,20 @@ def test_a_record_that_cannot_be_ends_its_worker_and_changes_nothing(
     assert world.start_worker().grant.deferred == [kept(session, 0)]
 
 
+def test_what_a_batch_with_a_mistake_deferred_or_did_is_forgotten(memory_gateway: MakeGateway):
+    world = memory_gateway()
+    worker, session = with_packets(world, 3)
+    worker.publish(defer(session, 2), commit=Commit(2, 1))
+    committed(world, Commit(2, 1))
+    mistake = done(session, 1)
+    worker.publish(done(session, 2), defer(session, 2, 1), mistake, commit=Commit(2, 2))
+    world.run_until(lambda: world.violations, "the violation")
+    worker = world.start_worker()
+    worker.publish(commit=Commit(2, 2))
+    committed(world, Commit(2, 2))
+    assert successor(world).grant.deferred == [kept(session, 0)]
+
+
 def test_a_call_is_done_once(memory_gateway: MakeGateway):
     world = memory_gateway()
     worker, session = with_packets(world, 1)

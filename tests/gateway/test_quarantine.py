@@ -17,7 +17,7 @@ from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant, ShardReport
 from cluster.shared.node_status import InHand
 from cluster.shared.note import CALL, INDEX_BITS, SEVERAL, NoteWriter, open_note
-from cluster.shared.records import BOUND, CLOSED, MESSAGE, OPENED
+from cluster.shared.records import BOUND, CLOSED, DEFERRED, FINISHED, MESSAGE, OPENED
 from cluster.shared.run_directory import RunDirectory
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.takeover import Suspect
@@ -253,6 +253,28 @@ def test_a_successor_is_told_of_the_suspect_and_then_to_set_it_aside(ward: Ward)
     ward.end()
     assert ward.live()[0].suspects == []
     assert ward.count("dead_letters") == 1
+
+
+def test_a_suspect_stays_one_while_it_is_deferred(ward: Ward):
+    """Its commit is no proof that it has been done."""
+    ward.die(2, 1)
+    _, lane, note = ward.live()
+    deferred = ward.shards[0].succession.deferred
+    commit = Commit(3, 0)
+    deferred.defer(ward.lanes[0].log, commit, ward.session.id, DEFERRED.pack(2, 1, 1))
+    deferred.commit(0.0)
+    ward.publish(lane, commit=commit)
+    note.begin()
+    note.words[CALL] = (2 << INDEX_BITS) + 1
+    ward.end()
+    assert ward.die(2, 1).suspects == [Suspect(position=2, index=1, is_set_aside=False)]
+    assert [letter.payload for letter in ward.letters()] == [b"two"]
+    grant, lane, _ = ward.live()
+    assert grant.suspects == [Suspect(position=2, index=1, is_set_aside=True)]
+    deferred.done(ward.session.id, FINISHED.pack(2, 1))
+    deferred.commit(0.0)
+    ward.end()
+    assert ward.live()[0].suspects == []
 
 
 def test_a_death_over_several_packets_is_blamed_on_none_of_them(tmp_path: Path):

@@ -336,6 +336,12 @@ def test_what_concerns_nobody_is_dropped():
     succession = Succession()
     succession.save(1, b"x")
     succession.end(1)
+    succession.join_asked(1, 5, b"room")
+    succession.abandon()
+    succession.check_invariants()
+    succession.save(1, b"x")
+    succession.end(1)
+    succession.join_asked(1, 5, b"room")
     succession.closed(FakeSession(1))  # type: ignore[arg-type]
     succession.commit()
     succession.opened(FakeSession(1))  # type: ignore[arg-type]

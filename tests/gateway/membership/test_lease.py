@@ -96,6 +96,7 @@ def test_a_lease_that_is_gone_in_the_store_is_asked_for_anew():
     assert lease.next_step(3.0) is Step.RENEW
     lease.gone("revoked")
     assert (lease.state, lease.reason, lease.has_lease) == ("lease_lost", "revoked", False)
+    assert lease.ends_at == 0.0
     assert lease.next_step(3.0) is Step.JOIN
     lease.joined(3.0)
     assert lease.state == "lease_lost"  # the others do not know it yet
