@@ -78,7 +78,6 @@ class Quarantine:
 
         One that is not to have a note here is on another machine, and has one there.
         """
-        self._awaited[shard.index] = None
         if not has_note:
             self._remote_lives[shard.index] = incarnation
             return None
@@ -98,7 +97,7 @@ class Quarantine:
             )
         ]
 
-    def end_life(self, shard: Shard, was_replaced: bool = False) -> bool:
+    def end_life(self, shard: Shard, was_replaced: bool) -> bool:
         """Count the end of a life, whose batches are all applied, and let go of its note.
 
         True if it led to something being set aside. An end in good order has nothing in hand;
