@@ -235,7 +235,7 @@ class NodeTells(Topic):
     def settled(self, node: int, payload: bytes) -> None:
         """The link has room again for what waits."""
         peer = self._peers.get(node)
-        if peer is not None and (peer.records or any(peer.answers.values())):
+        if peer is not None:
             self._flush(node, peer)
 
     def undelivered(self, node: int, payload: bytes) -> None:

@@ -57,6 +57,15 @@ def test_a_session_has_one_answer_in_the_lane_and_the_next_when_that_is_committe
     assert alone.nodes[1].shards[0].is_idle
 
 
+def test_a_session_that_has_heard_all_is_answered_again(alone: Cluster):
+    session, _ = alone.connect(1)
+    for request, name in enumerate("abc", 1):
+        alone.do(1, join(session, name, request))
+        assert heard(alone.workers[1])[-1:] == [(request, name)]
+        alone.do(1)
+    assert alone.nodes[1].shards[0].is_idle
+
+
 def test_what_is_left_again_is_not_answered(alone: Cluster):
     session, _ = alone.connect(1)
     joins = [join(session, name, request) for request, name in enumerate("abc", 1)]
@@ -67,11 +76,17 @@ def test_what_is_left_again_is_not_answered(alone: Cluster):
     assert heard(alone.workers[1]) == [(1, "a"), (3, "c")]
 
 
-def test_a_session_that_has_ended_is_answered_no_more(alone: Cluster):
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_a_session_that_has_ended_is_answered_no_more(alone: Cluster, is_reset: bool):
     session, peer = alone.connect(1)
     alone.do(1, join(session, "a", 1), join(session, "b", 2))
-    peer.reset()
-    alone.nodes.run(lambda: session not in alone.nodes[1].table.sessions, "its end")
+    if is_reset:
+        peer.reset()
+        alone.nodes.run(lambda: session not in alone.nodes[1].table.sessions, "its end")
+    else:
+        peer.shut_down()
+        shard = alone.nodes[1].shards[0]
+        alone.nodes.run(lambda: shard.log.position > 2, "the end of what it sends")
     for _ in range(3):
         heard(alone.workers[1])
         alone.do(1)

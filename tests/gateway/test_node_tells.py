@@ -7,10 +7,20 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.frames import RECORD_BYTES_MAX
 from cluster.gateway.links.link_user import Delivery, Life
-from cluster.gateway.node_tells import HANDLED, REFUSED, RETRY_S, TOLD, NodeTells
+from cluster.gateway.node_tells import (
+    HANDLED,
+    RECORD_FILL_BYTES,
+    REFUSED,
+    RETRY_S,
+    TOLD,
+    NodeTells,
+)
 from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
+from cluster.shared.shard_ids import ShardId
+from cluster.shared.tell_records import Purpose, Tell, pack_tell
 
 
 class FullLinks:
@@ -33,8 +43,14 @@ class FullLinks:
         """Nothing depends on it."""
 
 
+class Shard:
+    """As much of one as is asked whether it takes a message."""
+
+    is_draining = False
+
+
 class World:
-    """The messages of a node that has no shard, and links that take nothing."""
+    """The messages of a node, and links that take nothing."""
 
     def __init__(self) -> None:
         self.core = IocpCore(driver=MemoryDriver(MemoryNetwork(clock=ManualClock())))
@@ -42,9 +58,15 @@ class World:
         self.links = FullLinks()
         self.traffic = NodeTraffic(1, self.counters)
         self.traffic.links = self.links  # type: ignore[assignment]  # as much as is asked of it
-        self.tells = NodeTells(
-            self.traffic, self.core, [], lambda tell, owner: False, self.counters
-        )
+        self.heard: list[bytes] | None = None
+        """What came for its shards; None when it has none."""
+        self.tells = NodeTells(self.traffic, self.core, [Shard()], self.deliver, self.counters)  # type: ignore[list-item]
+
+    def deliver(self, tell: Tell, owner: TellOwner) -> bool:
+        if self.heard is None:
+            return False
+        self.heard.append(tell.content)
+        return True
 
 
 def test_answers_that_have_waited_long_go_in_records_that_a_link_takes() -> None:
@@ -61,6 +83,51 @@ def test_answers_that_have_waited_long_go_in_records_that_a_link_takes() -> None
         assert record[0] == HANDLED
         numbers += unpack(f"<{len(record) // 8}Q", record[1:])
     assert numbers == list(range(count))
+    world.core.close()
+
+
+def told(*contents: bytes) -> list[ToldTell]:
+    return [ToldTell(pack_tell(ShardId(2, 0), Purpose.TELL, 0, content)) for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("count", "num_bytes", "records"),
+    [(500, 10, 1), (40, 10_000, 7), (3, RECORD_FILL_BYTES - 100, 3)],
+)
+def test_what_a_batch_tells_a_node_goes_in_as_few_records_as_hold_it(
+    count: int, num_bytes: int, records: int
+) -> None:
+    world, other = World(), World()
+    world.links.has_room = True
+    contents = [b"%d" % number + bytes(num_bytes) for number in range(count)]
+    world.tells.send(2, 0, told(*contents))
+    assert len(world.links.sent) == records
+    other.heard = []
+    for record in world.links.sent:
+        other.traffic.delivered(Delivery(1, 2, 1, 1), record)
+    assert other.heard == contents
+    world.core.close()
+    other.core.close()
+
+
+def test_what_waits_goes_as_soon_as_the_link_has_room() -> None:
+    world = World()
+    world.tells.send(2, 0, told(b"a message"))
+    world.tells.handled(2, 5)
+    world.tells.settled(2, b"")
+    assert world.links.sent == []
+    world.links.has_room = True
+    world.tells.settled(3, b"")  # of a node that nothing is for
+    world.tells.settled(2, b"")
+    assert [record[0] for record in world.links.sent] == [TOLD, HANDLED]
+    world.tells.handled(2, 6)
+    world.links.has_room = False
+    world.tells.handled(2, 7)
+    world.links.has_room = True
+    world.tells.settled(2, b"")
+    world.tells.settled(2, b"")
+    numbers = [unpack("<Q", record[1:]) for record in world.links.sent[1:]]
+    assert numbers == [(5,), (6,), (7,)]
     world.core.close()
 
 

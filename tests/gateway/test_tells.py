@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cluster.shared.lane import LaneViolation
+from cluster.shared.tell_records import BY_KEY, Purpose, pack_tell
 from cluster.worker import App, AskFailed, Full, Session, ShardId, Undelivered
 from tests.gateway.tell_world import Prepare, TellWorld, payloads, send
 
@@ -161,6 +162,27 @@ def test_a_window_bounds_what_is_on_its_way_to_a_node_that_is_silent(
     world.run(lambda: len(payloads(client)) == 3, "two more")
     assert payloads(client)[1:] == [b"0", b"25"]
     assert heard.numbers(1) == list(range(25))
+
+
+def test_a_successor_may_tell_what_its_predecessor_has_left_of_the_window(
+    make_tell_world: MakeTellWorld, heard: Heard
+):
+    world = make_tell_world(heard.prepare)
+    client = world[1].connect()
+    world[2].kill()
+    for number in range(10):
+        send(client, TELL, Order(2, 0, number, size=10_000))
+    world.run(lambda: world[1].count("tells") == 10, "ten messages on their way")
+    world[1].shards[0].kill()
+    send(client, FLOOD, Order(2, 0, 0, size=10_000))
+    world.run(lambda: payloads(client), "the end of the flood")
+    assert payloads(client) == [b"15"]  # of 25
+    world[2].begin()
+    world.run(lambda: len(heard.undelivered) == 25, "that all of it is undelivered")
+    world.run(lambda: world[1].gateway.shards[0].is_idle, "the end of that")
+    send(client, FLOOD, Order(2, 0, 0, size=10_000))
+    world.run(lambda: payloads(client)[1:] == [b"25"], "a whole window")
+    assert not world[1].count("lane_violations")
 
 
 def test_a_coroutine_goes_on_when_a_silent_node_is_back_and_has_taken_what_was_before(
@@ -332,6 +354,28 @@ def test_who_tells_without_credit_breaks_the_contract(make_tell_world: MakeTellW
         tells.add(records[0])
     tells.abandon()
     tells.add(records[0])
+    tells.abandon()
+
+
+def test_who_tells_a_shard_that_nobody_has_heard_of_breaks_the_contract(
+    make_tell_world: MakeTellWorld, heard: Heard
+):
+    world = make_tell_world(heard.prepare, 2, 2)
+    tells = world[1].gateway.shards[0].tells
+
+    def tell(shard: ShardId) -> None:
+        key = b"k" if shard.shard == BY_KEY else b""
+        tells.add(pack_tell(shard, Purpose.TELL, 0, b"", key))
+
+    for known in (ShardId(1, 1), ShardId(2, 9), ShardId(2, BY_KEY), ShardId(1, BY_KEY)):
+        tell(known)
+        tells.abandon()
+    for unknown in (ShardId(1, 2), ShardId(3, 0)):
+        with pytest.raises(LaneViolation, match="there is none"):
+            tell(unknown)
+        assert not tells.has_pending
+    world[1].links.remove_node(2)
+    tell(ShardId(2, 0))  # whoever tells it may not know that it has left
     tells.abandon()
 
 

@@ -249,6 +249,34 @@ def test_a_worker_of_a_new_version_that_hangs_before_it_is_ready_never_ends_the_
     assert bench.course.exit_code is None
 
 
+def test_a_spare_that_dies_after_its_import_says_nothing_against_its_version(bench: Bench):
+    bench.course.became_ready()
+    bench.reload.ask(messages.Reload(number=1))
+    assert bench.reload.take_changes()
+    child = fake_child(1, role="spare 1")
+    bench.spare.started(child, 0.0)
+    bench.spare.became_ready(1.0)
+    process_of(child).returncode = -9
+    bench.deaths.spare_ended(bench.spare, child, -9, 1.0)
+    assert bench.reload.versions.verdict is not Verdict.FAILS
+    assert bench.spare.restart_due is not None
+
+
+def test_a_spare_of_a_version_that_fails_in_a_drain_has_no_successor(bench: Bench):
+    bench.course.became_ready()
+    bench.reload.ask(messages.Reload(number=1))
+    assert bench.reload.take_changes()
+    child = fake_child(1, role="spare 1")
+    bench.spare.started(child, 0.0)
+    bench.course.begin_drain(60.0)
+    bench.course.is_drained = True
+    process_of(child).returncode = CANNOT_START
+    bench.deaths.spare_ended(bench.spare, child, CANNOT_START, 1.0)
+    assert bench.reload.versions.verdict is not Verdict.FAILS
+    assert bench.spare.restart_due is None
+    assert bench.course.exit_code == EXIT_DRAINED
+
+
 def test_who_asks_while_a_version_fails_is_not_told_of_that_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):

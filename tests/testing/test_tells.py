@@ -133,8 +133,10 @@ def test_without_credit_a_plain_call_raises_and_what_it_told_is_taken_back(chat:
         assert told[2] > 12
 
 
-def test_a_coroutine_waits_for_credit_and_tells_in_order():
-    app = App()
+@pytest.mark.parametrize("coroutines_max", [100, 1])
+def test_a_coroutine_waits_for_credit_and_tells_in_order(coroutines_max: int):
+    """Also one that fills its worker, which takes nothing more and commits no credit meanwhile."""
+    app = App(coroutines_max=coroutines_max, coroutines_waiting_max=0)
     handled: list[int] = []
 
     @app.on_packet(FLOOD)
