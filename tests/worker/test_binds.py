@@ -1,6 +1,7 @@
 """Who a session is, as the worker sees it: binds and their answers, and what makes them void."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -139,6 +140,31 @@ def test_an_answer_says_who_the_session_is_also_if_it_stands_for_others():
     bench.run(answer(3, "bob", NO))
     assert bench.told[3:] == [(NO, "bob")]
     assert [binding.result for binding in bench.bindings] == [NO, YES, NO]
+
+
+def test_an_answer_that_was_heard_ahead_makes_nobody_anew_in_its_turn():
+    bench = Bench()
+    bench.run(opened())
+    bench.do("bind:ann", "bind:bob")
+    answers = [answer(1, "ann"), answer(2, "bob")]
+    ahead = chunk(*answers, position=bench.position)
+    bench.dispatcher.hearing_ahead.hear(ahead, bench.position)
+    assert [binding.result for binding in bench.bindings] == [YES, YES]
+    for each in answers:
+        bench.run(each)
+        assert bench.session.user == "bob"
+    assert bench.told[2:] == [(YES, "bob"), (YES, "bob")]
+
+
+def test_a_session_that_binds_again_and_again_keeps_no_answers():
+    bench = Bench()
+    bench.run(opened())
+    for request in range(1, 101):
+        bench.do("bind:again")
+        bench.run(answer(request, "again"))
+    bench.bindings.clear()
+    bindings = [each for each in gc.get_objects() if isinstance(each, Binding)]
+    assert [each for each in bindings if each.user == "again"] == []
 
 
 def test_what_a_call_that_raises_asked_for_was_never_asked_for():
