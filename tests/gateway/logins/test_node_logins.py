@@ -432,6 +432,29 @@ def test_a_node_that_joins_is_told_what_it_owns(world: LoginWorld):
             assert login is None or login.session == session.id
 
 
+def test_who_waits_for_an_owner_is_decided_by_the_node_that_owns_the_user_now(world: LoginWorld):
+    world[2].kill()
+    users = [world.user_of(2, number) for number in range(9)]
+    for node in (1, 3):
+        world[node].forget_node(2)
+    user = next(user for user in users if world[3].users.logins.owner(user) == 3)
+    bound(world, 1, user, REJECT)
+    world.part(1)
+    session = world[3].open()
+    session.bind(user, REJECT)
+    world.settle()
+    assert world[3].users.logins.owned.directory.has_contests
+    world[2].begin()
+    world[3].add_node(2)
+    world.run(lambda: world[2].links.is_linked(3), "the link")
+    world.run_for(0.75 * TIMEOUT_S)
+    assert session.answers == []  # the new owner still waits for what node 1 has to tell
+    world.run(lambda: session.answers, "the answer", TIMEOUT_S)
+    assert session.results == [(YES, user)]
+    assert world[2].users.logins.owned.directory.find(user) is not None
+    assert world[3].users.logins.owned.directory.find(user) is None
+
+
 def test_what_waits_for_room_is_not_for_a_node_that_has_left(world: LoginWorld):
     replaced, freed = world.user_of(2), world.user_of(3)
     bound(world, 3, replaced)
