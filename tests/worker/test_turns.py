@@ -95,6 +95,23 @@ def test_however_calls_end_all_turns_are_free_in_the_end(seed: int) -> None:
     assert not turns.is_full
 
 
+def test_it_is_told_each_time_some_begin_to_wait_where_nobody_did() -> None:
+    told: list[int] = []
+
+    async def story() -> None:
+        for expected in ([0], [0, 0]):
+            turns.take()
+            waiting = [asyncio.create_task(turns.in_turn(asyncio.sleep(0))) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert turns.waiting_count == 3
+            assert told == expected
+            turns.free()
+            await asyncio.gather(*waiting)
+
+    turns = Turns(1, 9, lambda: told.append(turns.waiting_count))
+    asyncio.run(story())
+
+
 def test_those_that_wait_when_the_loop_is_closed_are_let_go() -> None:
     begun = []
 
