@@ -1,8 +1,10 @@
 """Turns of coroutines that end, raise and are cancelled as the seed in the test's name has it."""
 
 import asyncio
+import gc
 import random
 import types
+import weakref
 from collections.abc import Coroutine, Generator
 from contextlib import suppress
 from typing import Any
@@ -110,6 +112,29 @@ def test_it_is_told_each_time_some_begin_to_wait_where_nobody_did() -> None:
 
     turns = Turns(1, 9, lambda: told.append(turns.waiting_count))
     asyncio.run(story())
+
+
+def test_nothing_is_kept_of_those_that_have_waited() -> None:
+    waited: list[weakref.ref[Coroutine[Any, Any, None]]] = []
+
+    def wait(turns: Turns) -> asyncio.Task[None]:
+        coroutine = asyncio.sleep(0)
+        waited.append(weakref.ref(coroutine))
+        return asyncio.create_task(turns.in_turn(coroutine))
+
+    async def story(turns: Turns) -> None:
+        turns.take()
+        ends, is_cancelled = wait(turns), wait(turns)
+        await asyncio.sleep(0)
+        is_cancelled.cancel()
+        turns.free()
+        await asyncio.wait([ends, is_cancelled])
+
+    turns = Turns(1, 9, lambda: None)
+    asyncio.run(story(turns))
+    gc.collect()
+    assert [ref() for ref in waited] == [None, None]
+    assert (turns.running, turns.waiting_count) == (0, 0)
 
 
 def test_those_that_wait_when_the_loop_is_closed_are_let_go() -> None:
