@@ -139,6 +139,21 @@ def test_disconnect_in_a_callback_sends_what_that_callback_sent_first(world: Wor
     assert session.disconnected_with == "done"
 
 
+def test_a_callback_that_has_ended_its_session_sends_nothing_more(world: World):
+    class NoAnswer(RecordingSession):
+        def on_recv(self, data: bytes | memoryview) -> int:
+            assert self.disconnect("done")
+            assert not self.send(b"not this")
+            return super().on_recv(data)
+
+    session, peer = world.pair(NoAnswer)
+    peer.send(b"question")
+    world.run_until(lambda: peer.ended)
+    assert peer.received == b""
+    peer.close()
+    world.run_until(lambda: session.disconnected_with == "done")
+
+
 @pytest.mark.parametrize("name", ["on_connected", "on_recv", "on_send", "on_read_ended"])
 @pytest.mark.parametrize("end", ["disconnect", "abort"])
 def test_every_callback_may_end_its_session(world: World, name: str, end: str):

@@ -49,6 +49,22 @@ def _app() -> tuple[App, list[tuple[str, bool]]]:
     return app, seen
 
 
+def test_a_plain_handler_may_return_a_coroutine():
+    """As one does that is a part of another, or decides first what is to be awaited."""
+    app = App()
+
+    async def answer(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(1)
+        session.send(SLOW, payload)
+
+    app.on_packet(SLOW)(lambda session, payload: answer(session, payload))
+    with TestNode(app) as node:
+        client = node.connect()
+        client.send(SLOW, b"later")
+        node.advance(1)
+        assert client.receive() == Packet(SLOW, b"later")
+
+
 def test_time_that_is_awaited_is_the_time_of_the_test():
     app, seen = _app()
     with TestNode(app, workers=2) as node:
@@ -274,6 +290,50 @@ def test_what_start_and_end_await_outside_takes_its_time():
                 socket.create_connection(listener.getsockname()).close()
             thread.join()
     assert done == ["start, 60 s later", "drain", "stop"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_an_end_that_awaits_has_saved_is_there_when_it_begins_anew(waits: bool):
+    """Whether or not it has waited for a call before it."""
+    app, _ = _app()
+    saved: list[bytes | None] = []
+
+    @app.on_disconnected
+    async def ended(session: Session, cause: str) -> None:
+        saved.append(session.saved)
+        await asyncio.sleep(1)
+        session.save(b"half of it")
+        await asyncio.sleep(5)
+
+    with TestNode(app) as node:
+        client = node.connect()
+        if waits:
+            client.send(SLOW, b"a")
+        client.close()
+        node.advance(12 if waits else 2)
+        node.kill_worker()
+        node.advance(10)
+    assert saved == [None, b"half of it"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_session_whose_end_was_told_is_open_no_more(waits: bool):
+    app, _ = _app()
+    sessions: list[tuple[Session, bool]] = []
+
+    @app.on_disconnected
+    def ended(session: Session, cause: str) -> None:
+        sessions.append((session, session.is_open))
+
+    with TestNode(app) as node:
+        client = node.connect()
+        if waits:
+            client.send(SLOW, b"a")
+        client.close()
+        node.advance(11)
+        [(session, was_open)] = sessions
+        assert was_open
+        assert not session.is_open
 
 
 def test_a_drain_waits_for_what_awaits():
