@@ -200,6 +200,18 @@ def test_clocks_that_differ_count_only_between_parted_nodes(world: LoginWorld):
     assert later.cause == "replaced"
 
 
+def test_clocks_that_differ_count_no_more_when_a_cut_is_over(world: LoginWorld):
+    world[3].wall_ahead_s = -100.0
+    user = world.user_of(2)
+    older = bound(world, 1, user)
+    world[3].cut(2)
+    world.run(lambda: not world[2].links.is_linked(3), "the cut")
+    world.run_linked()
+    newer = bound(world, 3, user)
+    assert newer.is_present
+    assert older.cause == "replaced"
+
+
 def test_an_answer_that_a_cut_holds_up_is_waited_for(world: LoginWorld):
     user = world.user_of(2)
     session = world[1].open()
