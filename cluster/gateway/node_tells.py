@@ -39,6 +39,7 @@ REFUSED = 18
 _FIRST = Struct("<BQ")
 _EACH = Struct("<IH")
 _NUMBER = Struct("<Q")
+_NUMBER_MAX = (1 << 64) - 1
 
 RECORD_FILL_BYTES = 65_536
 """A record of the link takes another message until it holds this much."""
@@ -263,7 +264,10 @@ def _pack_numbers(kind: int, numbers: list[int]) -> bytes:
 
 
 def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:
-    """Return number, shard and tell of each message in a `told` record of another node."""
+    """Return number, shard and tell of each message in a `told` record of another node.
+
+    Raises RecordError or struct.error if it cannot be one, as for numbers that no answer can have.
+    """
     number: int = _FIRST.unpack_from(payload)[1]
     offset = _FIRST.size
     told: list[tuple[int, int, ToldTell]] = []
@@ -272,4 +276,6 @@ def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:
         offset += _EACH.size
         told.append((number + len(told), shard, ToldTell(payload[offset : offset + length])))
         offset += length
+    if number + len(told) > _NUMBER_MAX:
+        raise RecordError(f"{len(told)} messages from number {number} on")
     return told

@@ -20,7 +20,9 @@ from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.shared.shard_ids import ShardId
-from cluster.shared.tell_records import Purpose, Tell, pack_tell
+from cluster.shared.tell_records import Purpose, Tell, pack_content, pack_tell
+
+HELLO = pack_tell(ShardId(1, 0), Purpose.TELL, 0, pack_content(b"Hello", b""))
 
 
 class FullLinks:
@@ -139,6 +141,8 @@ def test_what_waits_goes_as_soon_as_the_link_has_room() -> None:
         pack("<B", TOLD),
         pack("<BQIH", TOLD, 1, 1 << 31, 0),
         pack("<BQIH", TOLD, 1, 0, 0),
+        # No answer can have the number of the second one.
+        pack("<BQ", TOLD, (1 << 64) - 1) + 2 * (pack("<IH", len(HELLO), 0) + HELLO),
     ],
 )
 def test_what_nobody_can_read_is_counted_and_harms_nothing(payload: bytes) -> None:

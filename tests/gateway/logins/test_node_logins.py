@@ -2,7 +2,13 @@
 
 import pytest
 
-from cluster.gateway.logins.login_records import ASK, TELL, LoginRecord, pack_login_record
+from cluster.gateway.logins.login_records import (
+    ASK,
+    STAMP_MAX,
+    TELL,
+    LoginRecord,
+    pack_login_record,
+)
 from cluster.shared.user_records import BindResult, SecondLogin
 from tests.gateway.links.world import TIMEOUT_S
 from tests.gateway.logins.world import LoginSession, LoginWorld
@@ -539,3 +545,15 @@ def test_an_answer_that_comes_while_all_users_are_told_again_is_told_too(world: 
     login = world[2].users.logins.owned.directory.find(user)
     assert login is not None
     assert login.session == session.id
+
+
+@pytest.mark.parametrize("stamp", [STAMP_MAX, (1 << 64) - 1])
+def test_behind_a_login_of_an_impossible_time_there_are_others(world: LoginWorld, stamp: int):
+    user = world.user_of(2)
+    ask = LoginRecord(ASK, 7, stamp, 1, int(REPLACE), user)
+    world[1].traffic.send(2, pack_login_record(ask))
+    world.settle()
+    bound(world, 2, user)
+    for owner in (1, 2, 3):
+        bound(world, 2, world.user_of(owner, 1))
+        bound(world, 3, world.user_of(owner, 1))
