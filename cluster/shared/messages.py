@@ -93,6 +93,10 @@ PublicIds = Annotated[list[Annotated[int, Meta(ge=0, le=0xFFFF)]], Meta(max_leng
 """Packet ids that an application declares as public."""
 
 
+Count = Annotated[int, Meta(ge=0, le=1 << 48)]
+"""What a worker counts in one life. The counts of all lives are told in 64 bits, to `status`."""
+
+
 class Hello(_Message, frozen=True, kw_only=True):
     """Worker → gateway: a process with its application imported asks for a shard.
 
@@ -199,12 +203,12 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     position_received: int
     serial_sent: int
     state: LoopState
-    decode_errors: int = 0
-    tells_full: int = 0
-    unhandled_packets: int = 0
-    coroutines_full: int = 0
-    coroutines_waited: int = 0
-    batches_waited: int = 0
+    decode_errors: Count = 0
+    tells_full: Count = 0
+    unhandled_packets: Count = 0
+    coroutines_full: Count = 0
+    coroutines_waited: Count = 0
+    batches_waited: Count = 0
     heard_ahead: int = 0
 
 
