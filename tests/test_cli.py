@@ -22,6 +22,7 @@ from cluster.shared.node_status import (
     CommitWaits,
     GatewayStatus,
     InHand,
+    LinkStatus,
     MembershipStatus,
     NodeStatus,
     RemoteWorker,
@@ -450,6 +451,32 @@ def test_status_for_people_shows_the_membership(read_status: Called):
     static = MembershipStatus(source="static", state="member", members=[3])
     read_status.result = msgspec.structs.replace(STATUS, membership=static)
     assert "membership static: member; members 3\n" in run("status").stdout
+
+
+def test_status_for_people_shows_what_stands_in_brackets(read_status: Called):
+    gateway = msgspec.structs.replace(STATUS.gateway, remote_listen="[fd00::3]:7900")
+    membership = MembershipStatus(
+        source="etcd", state="member", members=[3], reason="http://[fd00::9]:2379: [/bold] :eyes:"
+    )
+    link = LinkStatus(
+        node=4,
+        address="[fd00::4]:7800",
+        state="backoff",
+        waiting_records=0,
+        waiting_bytes=0,
+        failures=1,
+        reason="cannot connect to [fd00::4]:7800: refused",
+    )
+    read_status.result = msgspec.structs.replace(
+        STATUS, gateway=gateway, membership=membership, links=[link]
+    )
+    shown = run("status").stdout
+    for line in (
+        "workers on other machines connect at tcp://[fd00::3]:7900",
+        "members 3: http://[fd00::9]:2379: [/bold] :eyes:",
+        "link to node 4 at [fd00::4]:7800: backoff: cannot connect to [fd00::4]:7800: refused",
+    ):
+        assert f"{line}\n" in shown
 
 
 def test_status_of_nothing_is_code_4(read_status: Called, tmp_path: Path):

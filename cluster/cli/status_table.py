@@ -17,7 +17,7 @@ __all__ = ["print_table"]
 def print_table(node: NodeStatus) -> None:
     """Print the status of a node for people."""
     gateway = node.gateway
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # addresses have brackets
     console.print(f"node {node.node}, epoch {node.epoch}")
     has = f"{gateway.sessions} sessions" if node.is_of_gateway else "does not answer: as last known"
     console.print(f"gateway pid {_shown(gateway.pid)}, {gateway.driver}, {has}")

@@ -317,6 +317,8 @@ def _text(data: bytes) -> str:
 
 
 def _told(client: "Etcd3Client", error: object) -> str:
+    """Return in one short line what a server has answered; it goes to the log and to terminals."""
     detail = getattr(error, "detail_text", None) or error
     text = " ".join(str(detail).split()) or type(error).__name__
-    return f"{client.base_url}: {text[:300]}"
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:300])
+    return f"{client.base_url}: {shown}"

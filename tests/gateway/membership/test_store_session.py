@@ -251,3 +251,16 @@ def test_a_silent_server_is_told_of_as_before(server: Server) -> None:
     with pytest.raises(StoreError, match=r"timed out|as a whole"):
         store.read()
     store.close()
+
+
+def test_what_a_server_says_is_told_in_one_line_without_control_characters(server: Server) -> None:
+    said = "no\x1b]0;title\x07 such\r\n2026-01-01 INFO gateway: drained" + 1_000 * "x"
+    head = f"HTTP/1.1 500 No\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n"
+    server.answer = lambda connection: connection.sendall((head + said).encode())
+    store = EtcdStore([server.url], "test", 5.0)
+    with pytest.raises(StoreError) as raised:
+        store.read()
+    assert str(raised.value).isprintable()
+    assert r"no\x1b]0;title\x07 such 2026-01-01 INFO" in str(raised.value)
+    assert len(str(raised.value)) < 500
+    store.close()
