@@ -72,9 +72,13 @@ class PrivateDirectory:
 
     def _trusted_status(self) -> os.stat_result:
         try:
-            if self.path.is_symlink() and self._others_may_write_beside():
-                raise self._error("is a symlink in a directory where anyone may write")
-            status = self.path.stat()
+            # What is looked at is what is judged: between two looks another user could put a
+            # symlink in the place of a directory of theirs. One of ours they cannot take away.
+            status = self.path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                if self._others_may_write_beside():
+                    raise self._error("is a symlink in a directory where anyone may write")
+                status = self.path.stat()
         except OSError as error:
             raise self._error(f"cannot be examined ({_reason(error)})") from None
         if not stat.S_ISDIR(status.st_mode):

@@ -199,6 +199,34 @@ def test_a_symlink_where_anyone_may_write_is_refused(tmp_path: Path) -> None:
 
 
 @posix_only
+def test_a_symlink_that_another_user_swaps_in_behind_the_first_look_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    private.mkdir(mode=0o700)
+    path = shared / "run"
+    path.mkdir(parents=True, mode=0o700)
+    shared.chmod(0o1777)
+    theirs = path.stat().st_ino
+    monkeypatch.setattr(
+        private_directory, "is_owned_by_user", lambda status: status.st_ino != theirs
+    )
+    look = Path.stat
+
+    def look_and_swap(looked_at: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        status = look(looked_at, follow_symlinks=follow_symlinks)
+        if looked_at == path and not (shared / "away").exists():
+            path.rename(shared / "away")
+            path.symlink_to(private)
+        return status
+
+    monkeypatch.setattr(Path, "stat", look_and_swap)
+    for use in (RunDirectory(path).create, RunDirectory(path).exists):
+        with pytest.raises(RunDirectoryError, match=r"another user|is a symlink"):
+            use()
+
+
+@posix_only
 def test_a_symlink_of_ones_own_is_followed(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir(0o700)
     (tmp_path / "run").symlink_to("target")
