@@ -28,6 +28,9 @@ person will look at, and nothing to a disk, or to a run directory in memory."""
 KEPT = 0.75
 """Part of the bound that is kept when room is made, so that it is not made for each line."""
 
+_MODE = 0o600
+"""Of a new file, also where it is copied to: the packets of clients may hold passwords."""
+
 
 class DeadLetterFile:
     """The dead letters of one run directory, which this process has locked."""
@@ -56,6 +59,7 @@ class DeadLetterFile:
             )
 
     def _append(self, line: bytes) -> None:
+        self._path.touch(_MODE)
         with self._path.open("a+b", buffering=0) as file:
             end = _end_of_lines(file)
             file.truncate(end)  # without what a crash has left of a line
@@ -77,6 +81,7 @@ class DeadLetterFile:
             room -= len(lines[first])
         temporary = self._path.with_name(f".{DEAD_LETTERS}.tmp")
         try:
+            temporary.touch(_MODE)
             temporary.write_bytes(b"".join(lines[first:]) + line)
             replace_file(temporary, self._path)
         except OSError:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import stat
 import sys
 from pathlib import Path
 
@@ -190,3 +191,14 @@ def test_no_file_is_no_letters_and_no_directory_an_error(tmp_path: Path, bench: 
     assert read_dead_letters(bench.directory) == []
     with pytest.raises(RunDirectoryError, match="does not exist: pass the node's --run-dir"):
         read_dead_letters(RunDirectory(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_only_its_user_may_read_what_clients_have_sent(tmp_path: Path):
+    bench = Bench(tmp_path / "run", 2_000)
+    modes: list[int] = []
+    while not bench.count("dead_letters_dropped"):
+        bench.append(len(modes))
+        modes.append(stat.S_IMODE(bench.path.stat().st_mode))
+    assert len(modes) > 1
+    assert set(modes) == {0o600}
