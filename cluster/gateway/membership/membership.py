@@ -311,7 +311,7 @@ class Membership:
 def _member(stored: StoredEntry) -> Member | None:
     """Return the node that an entry tells of; None for one that cannot be called."""
     entry = stored.entry
-    if entry is None or entry.address is None:
+    if entry is None or entry.address is None or not entry.address.isprintable():
         return None
     try:
         address = NetAddress.parse(entry.address)

@@ -151,6 +151,19 @@ def test_what_stands_in_the_list_under_no_node_s_id_is_no_member(
     nodes.run(lambda: first.members == second.members == [1, 2], "the list")
 
 
+@pytest.mark.parametrize("address", ["a\x1b[31m:7800", "a\n2026-01-01 INFO:7800", "a\0b:7800", "a"])
+def test_an_entry_with_an_address_that_no_node_writes_is_no_member(
+    nodes: Nodes, etcd: EtcdServer, address: str
+) -> None:
+    """Addresses go to the log and to terminals."""
+    client = etcd3gw.client(port=etcd.port, api_path="/v3/")
+    entry = Entry(owner="nobody", life="ff", address=address, takes_keys=True)
+    client.put("iocp-cluster/game/nodes/00009", encode_entry(entry))
+    client.session.close()
+    first, second = nodes.join("a"), nodes.join("b")
+    nodes.run(lambda: first.members == second.members == [1, 2], "the list")
+
+
 def test_who_leaves_is_gone_at_once_and_its_id_begins_another_epoch(nodes: Nodes):
     first, second = nodes.join("a"), nodes.join("b")
     nodes.run(lambda: first.members == [1, 2], "the list")
