@@ -443,6 +443,25 @@ def test_the_parts_of_the_manifests_fit_together(tmp_path: Path):
     assert str(Path(config.links.secret_file).parent) in mounted
 
 
+def test_containers_have_no_rights_beyond_their_own_user():
+    assert [step["value"] for step in instructions() if step["instruction"] == "USER"] == [
+        "cluster"
+    ]
+    compose = yaml.safe_load((DEPLOY / "container" / "compose.yaml").read_text())
+    for service in compose["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def test_the_command_of_a_pod_runs_the_node_of_its_number(tmp_path: Path):
     (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     (script,) = container["args"]
