@@ -16,6 +16,7 @@ from cluster.gateway.node_tells import (
     NodeTells,
 )
 from cluster.gateway.node_traffic import NodeTraffic
+from cluster.gateway.shard_flow import ShardFlow
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
@@ -48,7 +49,7 @@ class FullLinks:
 class Shard:
     """As much of one as is asked whether it takes a message."""
 
-    is_draining = False
+    flow = ShardFlow(0, Counters())
 
 
 class World:

@@ -240,18 +240,16 @@ def test_packet_ids_that_cannot_be_are_no_message(kind: str, ids: object) -> Non
         decode_message(GOOD_PREFIX + msgspec.msgpack.encode(fields))
 
 
-# -- another version -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [-1, (1 << 48) + 1, U64_MAX])
 @pytest.mark.parametrize("name", ["decode_errors", "unhandled_packets", "batches_waited"])
 def test_a_worker_counts_no_more_than_a_status_can_tell(name: str, count: int) -> None:
     counts: dict[str, int] = {name: count}
-    heartbeat = WorkerHeartbeat(
-        incarnation=1, position_received=2, serial_sent=3, state="idle", **counts
-    )
+    heartbeat = WorkerHeartbeat(position_received=2, serial_sent=3, state="idle", **counts)
     with pytest.raises(ProtocolError, match=name):
         decode_message(encode_message(heartbeat))
+
+
+# -- another version -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1, 65_535])
