@@ -25,7 +25,7 @@ from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.shared.records import RecordError
-from cluster.shared.shard_ids import ShardId
+from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.tell_records import Tell
 
 __all__ = ["HANDLED", "REFUSED", "TOLD", "NodeTells"]
@@ -266,13 +266,16 @@ def _pack_numbers(kind: int, numbers: list[int]) -> bytes:
 def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:
     """Return number, shard and tell of each message in a `told` record of another node.
 
-    Raises RecordError or struct.error if it cannot be one, as for numbers that no answer can have.
+    Raises RecordError or struct.error if it cannot be one, as for numbers that no answer can have,
+    and for shards that nobody could answer.
     """
     number: int = _FIRST.unpack_from(payload)[1]
     offset = _FIRST.size
     told: list[tuple[int, int, ToldTell]] = []
     while offset < len(payload):
         length, shard = _EACH.unpack_from(payload, offset)
+        if shard >= SHARDS_MAX:
+            raise RecordError(f"a message of shard {shard}, which no node has")
         offset += _EACH.size
         told.append((number + len(told), shard, ToldTell(payload[offset : offset + length])))
         offset += length

@@ -20,7 +20,7 @@ from cluster.gateway.shard_flow import ShardFlow
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
-from cluster.shared.shard_ids import ShardId
+from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.tell_records import Purpose, Tell, pack_content, pack_tell
 
 HELLO = pack_tell(ShardId(1, 0), Purpose.TELL, 0, pack_content(b"Hello", b""))
@@ -142,6 +142,8 @@ def test_what_waits_goes_as_soon_as_the_link_has_room() -> None:
         pack("<B", TOLD),
         pack("<BQIH", TOLD, 1, 1 << 31, 0),
         pack("<BQIH", TOLD, 1, 0, 0),
+        # Nobody could answer that shard.
+        pack("<BQIH", TOLD, 1, len(HELLO), SHARDS_MAX) + HELLO,
         # No answer can have the number of the second one.
         pack("<BQ", TOLD, (1 << 64) - 1) + 2 * (pack("<IH", len(HELLO), 0) + HELLO),
     ],
