@@ -1,7 +1,8 @@
 """Serves metrics over HTTP, in a thread of its own that waits for who asks."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
@@ -9,7 +10,23 @@ from prometheus_client.registry import Collector
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
 
-__all__ = ["metrics_served"]
+__all__ = ["MetricsHandler", "metrics_served"]
+
+IDLE_TIMEOUT_S = 10.0
+"""For a client to send its request, and to take anything of the answer. Each holds a thread."""
+
+
+class MetricsHandler(WSGIRequestHandler):
+    """Logs nothing, and waits for nobody for ever, as the library's does."""
+
+    timeout = IDLE_TIMEOUT_S
+
+    def handle(self) -> None:
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @contextmanager
@@ -26,6 +43,7 @@ def metrics_served(collectors: Iterable[Collector], listen: NetAddress, flag: st
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{flag}: cannot listen at {listen}: {reason}") from None
+    server.RequestHandlerClass = MetricsHandler
     try:
         yield f"metrics http://{NetAddress.from_sockaddr(server.server_address)}/metrics"
     finally:
