@@ -4,8 +4,9 @@ fenced."""
 from typing import NamedTuple
 
 from cluster.gateway.remote.remote_control import RemotePeer
+from cluster.gateway.shard import Shard
 from cluster.shared.liveness import Liveness
-from cluster.shared.messages import Hello
+from cluster.shared.messages import GatewayHeartbeat, Hello
 
 __all__ = ["Applicant", "WorkerLife"]
 
@@ -23,35 +24,48 @@ class WorkerLife:
     """Who has a shard's lane now."""
 
     __slots__ = (
+        "_done_before",
+        "_first_position",
         "applicant",
         "committed_told",
         "counted",
-        "done_before",
-        "first_position",
         "incarnation",
         "is_ready",
         "liveness",
+        "shard",
     )
 
     def __init__(
-        self,
-        applicant: Applicant,
-        incarnation: int,
-        first_position: int,
-        done_before: int,
-        liveness: Liveness,
+        self, applicant: Applicant, shard: Shard, incarnation: int, liveness: Liveness
     ) -> None:
+        """Go on with `shard` at its commit."""
         self.applicant = applicant
+        self.shard = shard
         self.incarnation = incarnation
-        self.first_position = first_position
-        """The record that it goes on with; a commit behind it is a commit of this life."""
-        self.done_before = done_before
-        """How many deferred calls its predecessors have done; one more is progress as well."""
         self.liveness = liveness
         self.is_ready = False
         self.counted: dict[str, int] = {}
         """What it counts and has told, by the name of the counter."""
         self.committed_told = False
+        self._first_position = shard.log.committed.position
+        self._done_before = shard.succession.deferred.done_count
+
+    @property
+    def has_progressed(self) -> bool:
+        """Whether something is done for good that was not when it began: a record, or a call that
+        its predecessors have deferred."""
+        return (
+            self.shard.log.committed.position != self._first_position
+            or self.shard.succession.deferred.done_count != self._done_before
+        )
+
+    def heartbeat(self) -> GatewayHeartbeat:
+        """Return what it is told of how far the gateway is."""
+        return GatewayHeartbeat(
+            incarnation=self.incarnation,
+            position_sent=self.shard.log.sent_position,
+            serial_received=self.shard.lane.serial_applied,
+        )
 
     @property
     def pid(self) -> int:

@@ -24,7 +24,6 @@ from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
     ControlMessage,
     GatewayAlive,
-    GatewayHeartbeat,
     Hello,
     Refuse,
     ShardReport,
@@ -95,7 +94,7 @@ class Workers:
         self._heirs: list[_Heir | None] = [None] * len(grants.shards)
         self._lives: list[WorkerLife | None] = [None] * len(grants.shards)
         self._lives_begun = [0] * len(grants.shards)
-        self._by_identity: dict[bytes, int] = {}
+        self._by_identity: dict[bytes, WorkerLife] = {}
         self._has_stopped = False
         """Whether all were told that all is done: nobody is granted anything any more."""
 
@@ -128,15 +127,13 @@ class Workers:
             self._refuse_held(applicant, heir.applicant)
             return
         shard, life = self._shards[hello.shard], self._lives[hello.shard]
-        if life is not None and not self._is_gone(life.applicant, _heartbeat(shard, life)):
+        if life is not None and not self._is_gone(life.applicant, life.heartbeat()):
             self._refuse_held(applicant, life.applicant)
             return
-        self._heirs[hello.shard] = None
         self.vacate(hello.shard)
         if peer is not None and self._quarantine is not None:
             self._quarantine.told(shard, hello.past)
-        heir = _Heir(applicant, shard.begin_replay())
-        self._heirs[hello.shard] = heir
+        self._heirs[hello.shard] = heir = _Heir(applicant, shard.begin_replay())
         self._go_on_with(heir)
 
     def _go_on_with(self, heir: _Heir) -> None:
@@ -183,10 +180,8 @@ class Workers:
             self._refuse(applicant, reason, is_temporary=True)
             return
         liveness = Liveness(self._grants.identity.worker_timeout_s, self._now())
-        done_before = shard.succession.deferred.done_count
-        life = WorkerLife(applicant, incarnation, commit.position, done_before, liveness)
-        self._lives[shard.index] = life
-        self._by_identity[life.control_identity] = shard.index
+        life = WorkerLife(applicant, shard, incarnation, liveness)
+        self._lives[shard.index] = self._by_identity[life.control_identity] = life
         self._lives_begun[shard.index] += 1
         if life.peer is not None:
             logger.info("shard %d: process %d of %s has it", shard.index, life.pid, life.peer)
@@ -209,8 +204,8 @@ class Workers:
         """The supervisor wants a worker to end in good order, because another is to succeed it."""
         life = self._life_of(shard_index, pid)
         if life is not None:
-            lane = self._shards[shard_index].lane
-            self._send(life.control_identity, Stop(serial_received=lane.serial_applied))
+            serial = life.shard.lane.serial_applied
+            self._send(life.control_identity, Stop(serial_received=serial))
 
     def gone(self, shard_index: int, pid: int, was_replaced: bool = False) -> None:
         """The supervisor says that a process is dead; its shard is vacant from now on.
@@ -232,47 +227,43 @@ class Workers:
         life = self._lives[shard_index]
         if life is None:
             return
-        self._drain_lane(self._shards[shard_index])
+        self._drain_lane(life.shard)
         # Unless it was fenced for its last words.
-        if self._lives[shard_index] is None:
-            return
-        if self._end(self._shards[shard_index], was_replaced):
-            self._tell_supervisor(shard_index, life, "ended", set_aside=True)
+        if self._lives[shard_index] is not None and self._end(life, was_replaced):
+            self._tell_supervisor(life, "ended", set_aside=True)
 
     def fence(self, shard: Shard, reason: str) -> None:
         """End a life that cannot be trusted any more, dead or not."""
-        self._cut_off(shard, "fenced", reason)
+        life = self._lives[shard.index]
+        if life is not None:
+            self._cut_off(life, "fenced", reason)
 
     def _cut_off(
         self,
-        shard: Shard,
+        life: WorkerLife,
         state: Literal["stuck", "fenced"],
         reason: str,
         silent_s: float = 0.0,
     ) -> None:
         """End a life that is to have no effect any more; it has not worked for `silent_s` s."""
-        life = self._lives[shard.index]
-        if life is None:
-            return
-        logger.error("shard %d: fenced process %d: %s", shard.index, life.pid, reason)
+        logger.error("shard %d: fenced process %d: %s", life.shard.index, life.pid, reason)
         self._counters.add("workers_fenced")
         self._send(life.control_identity, Refuse(reason=f"fenced: {reason}"))
-        set_aside = self._end(shard)
-        self._tell_supervisor(shard.index, life, state, set_aside, silent_s, reason)
+        set_aside = self._end(life)
+        self._tell_supervisor(life, state, set_aside, silent_s, reason)
 
     def _tell_supervisor(
         self,
-        shard_index: int,
         life: WorkerLife,
         state: Literal["ready", "stuck", "fenced", "ended"],
         set_aside: bool = False,
         silent_s: float = 0.0,
         reason: str = "",
     ) -> None:
-        if not self.is_remote(shard_index):
+        if not self.is_remote(life.shard.index):
             self._report(
                 ShardReport(
-                    shard=shard_index,
+                    shard=life.shard.index,
                     pid=life.pid,
                     state=state,
                     committed=life.committed_told,
@@ -282,10 +273,9 @@ class Workers:
                 )
             )
 
-    def _end(self, shard: Shard, was_replaced: bool = False) -> bool:
-        """Take the shard from its life; True if that led to something being set aside."""
-        life = self._lives[shard.index]
-        assert life is not None
+    def _end(self, life: WorkerLife, was_replaced: bool = False) -> bool:
+        """Take its shard from `life`; True if that led to something being set aside."""
+        shard = life.shard
         self._lives[shard.index] = None
         self._by_identity.pop(life.control_identity, None)
         if shard.lane.state is LaneState.GRANTED:
@@ -300,28 +290,27 @@ class Workers:
         life = self._lives[shard.index]
         if life is None:
             return
-        if life.is_ready:
-            if life.committed_told or not _has_progressed(shard, life):
-                return
-            life.committed_told = True
-        else:
+        if not life.is_ready:
             life.is_ready = True
-        self.tell(shard.index)
+        elif life.committed_told or not life.has_progressed:
+            return
+        else:
+            life.committed_told = True
+        self._tell_supervisor(life, "ready")
 
     def tell(self, shard_index: int) -> None:
         """Tell the supervisor that the shard's life is ready, if it is."""
         life = self._lives[shard_index]
         if life is not None and life.is_ready:
-            self._tell_supervisor(shard_index, life, "ready")
+            self._tell_supervisor(life, "ready")
 
     def heartbeat(self, control_identity: bytes, heartbeat: WorkerHeartbeat) -> None:
         """Take a worker's sign of life."""
-        shard_index = self._by_identity.get(control_identity)
-        if shard_index is None:
+        life = self._by_identity.get(control_identity)
+        if life is None:
             self._send(control_identity, Refuse(reason="this incarnation has no shard any more"))
             return
-        life, lane = self._lives[shard_index], self._shards[shard_index].lane
-        assert life is not None
+        lane = life.shard.lane
         # A worker that waits for room is not exempt: it takes in what comes, and has published
         # no more than what has arrived here. What has arrived and waits, behind a long fan-out
         # for one, is not lost.
@@ -330,14 +319,14 @@ class Workers:
         )
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._now(), progress, behind)
-        self._shards[shard_index].heard_ahead(heartbeat.heard_ahead)
+        life.shard.heard_ahead(heartbeat.heard_ahead)
         for name in _COUNTED_BY_WORKERS:
             told, told_before = getattr(heartbeat, name), life.counted.get(name, 0)
             if told > told_before:
                 self._counters.add(name, told - told_before)
                 life.counted[name] = told
         if heartbeat.state in ("stopping", "settling"):
-            self._send(control_identity, _heartbeat(self._shards[shard_index], life))
+            self._send(control_identity, life.heartbeat())
 
     def beat(self) -> None:
         """Send each worker a heartbeat, and fence those that have shown no life."""
@@ -345,11 +334,10 @@ class Workers:
         for heir in self._heirs:
             if heir is not None:  # it waits no longer than a gateway may be silent
                 self._send(heir.applicant.control_identity, GatewayAlive())
-        for shard in self._shards:
-            life = self._lives[shard.index]
+        for shard, life in zip(self._shards, self._lives, strict=True):
             if life is None:
                 continue
-            if self._is_gone(life.applicant, _heartbeat(shard, life)):
+            if self._is_gone(life.applicant, life.heartbeat()):
                 where = "" if life.peer is None else f" of {life.peer}, or its connection,"
                 logger.warning("shard %d: process %d%s has ended", shard.index, life.pid, where)
                 self.vacate(shard.index)
@@ -359,9 +347,9 @@ class Workers:
                 # What it published is whole and counts; a fan-out that was cut short would be
                 # begun again by the successor.
                 self._drain_lane(shard)
-                self._cut_off(shard, "stuck", reason, silent_s=life.liveness.timeout_s)
+                self._cut_off(life, "stuck", reason, silent_s=life.liveness.timeout_s)
             elif life.peer is None:
-                self._send(life.control_identity, _heartbeat(shard, life))
+                self._send(life.control_identity, life.heartbeat())
 
     def stop_all(self) -> bool:
         """Tell every worker that all is done; return whether any is still there to be told."""
@@ -374,19 +362,3 @@ class Workers:
             if (who := life or heir) is not None
         ]
         return any(told)
-
-
-def _heartbeat(shard: Shard, life: WorkerLife) -> GatewayHeartbeat:
-    return GatewayHeartbeat(
-        incarnation=life.incarnation,
-        position_sent=shard.lane.log.sent_position,
-        serial_received=shard.lane.serial_applied,
-    )
-
-
-def _has_progressed(shard: Shard, life: WorkerLife) -> bool:
-    """Whether something is done for good that was not when `life` began."""
-    return (
-        shard.lane.log.committed.position != life.first_position
-        or shard.succession.deferred.done_count != life.done_before
-    )

@@ -3,9 +3,12 @@
 import pytest
 
 from cluster.gateway import supervisor_link
+from cluster.gateway.counters import Counters
+from cluster.gateway.shard import Shard, ShardBounds
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.worker_life import Applicant, WorkerLife
 from cluster.shared.liveness import Liveness
+from cluster.shared.local_lane import LocalGatewayLane
 from cluster.shared.messages import (
     ControlMessage,
     Drained,
@@ -18,6 +21,7 @@ from cluster.shared.messages import (
     WorkerReport,
 )
 from cluster.shared.node_status import WorkerState
+from cluster.shared.shard_ids import ShardId
 
 READY = GatewayReady(
     pid=1, node=1, epoch=2, listen="127.0.0.1:7777", driver="readiness", lane="zmq"
@@ -37,7 +41,9 @@ class Told:
 
 def life(pid: int = 5, *, is_ready: bool) -> WorkerLife:
     applicant = Applicant(b"control", Hello(shard=0, pid=pid, create_time=0.0))
-    made = WorkerLife(applicant, 1, 1, 0, Liveness(1.0, 0.0))
+    lane, bounds = LocalGatewayLane(1_000, 1_000), ShardBounds(1_000, 1_000, 1_000, 1_000)
+    shard = Shard(ShardId(1, 0), lane, Counters(), bounds, lambda: 0.0)
+    made = WorkerLife(applicant, shard, 1, Liveness(1.0, 0.0))
     made.is_ready = is_ready
     return made
 
