@@ -1,14 +1,15 @@
 """Looks a name up in a thread of its own, which may take long; the answer comes by the core."""
 
 from collections.abc import Callable
-from threading import Lock, Thread
+from threading import Thread
 
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject, NetAddress
+from cluster.gateway.posting import Posting
+from cluster.iocp import IocpCore, IocpEvent, NetAddress
 
 __all__ = ["LookUp"]
 
 
-class LookUp(IocpObject):
+class LookUp(Posting):
     """The look-up of one address, once. For the dispatching thread."""
 
     def __init__(
@@ -18,13 +19,10 @@ class LookUp(IocpObject):
         told: Callable[[list[NetAddress] | str], object],
     ) -> None:
         """`told` is called by the dispatching thread, with what was found or why nothing was."""
-        self.handle = None
+        super().__init__(core)
         self._address = address
-        self._core = core
         self._told = told
         self._answer: list[NetAddress] | str = ""
-        self._cancelled = False
-        self._lock = Lock()  # between the answer's way to the core and the end of that
         self._thread = Thread(target=self._look_up, name=f"look-up {address}", daemon=True)
 
     def start(self) -> None:
@@ -33,8 +31,7 @@ class LookUp(IocpObject):
 
     def cancel(self) -> None:
         """Have nobody told, and leave the core alone from now on. Idempotent."""
-        with self._lock:
-            self._cancelled = True
+        self._close_posts()
 
     def join(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the end of the thread."""
@@ -42,7 +39,7 @@ class LookUp(IocpObject):
 
     def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
         """Tell the answer."""
-        if not self._cancelled:
+        if not self._closed:
             self._told(self._answer)
 
     def _look_up(self) -> None:
@@ -50,8 +47,4 @@ class LookUp(IocpObject):
             self._answer = self._address.resolve_all()
         except OSError as error:
             self._answer = f"{self._address} is not known: {error}"
-        event = IocpEvent(EventType.POST)
-        event.owner = self
-        with self._lock:
-            if not self._cancelled:
-                self._core.post(event)
+        self._post()

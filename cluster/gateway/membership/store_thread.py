@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 
 from cluster.gateway.membership.etcd_store import EtcdStore, StoreError
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.gateway.posting import Posting
+from cluster.iocp import IocpCore, IocpEvent
 
 __all__ = ["StoreThread", "StoreWatch"]
 
@@ -19,28 +20,7 @@ Call = Callable[[], object]
 Told = Callable[[object], object]
 
 
-class _Posting(IocpObject):
-    """Posts to a core from a thread, until it is closed."""
-
-    def __init__(self, core: IocpCore) -> None:
-        self.handle = None
-        self._core = core
-        self._closed = False
-        self._lock = Lock()  # between the way of a post to the core and the end of that
-
-    def _post(self) -> None:
-        event = IocpEvent(EventType.POST)
-        event.owner = self
-        with self._lock:
-            if not self._closed:
-                self._core.post(event)
-
-    def _close_posts(self) -> None:
-        with self._lock:
-            self._closed = True
-
-
-class StoreThread(_Posting):
+class StoreThread(Posting):
     """Runs calls that wait, one after the other. For the dispatching thread."""
 
     def __init__(self, core: IocpCore) -> None:
@@ -78,7 +58,7 @@ class StoreThread(_Posting):
             self._post()
 
 
-class StoreWatch(_Posting):
+class StoreWatch(Posting):
     """Tells each time that the list in the store has changed, maybe once too often."""
 
     def __init__(self, store: EtcdStore, core: IocpCore, told: Callable[[], object]) -> None:
