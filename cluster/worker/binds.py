@@ -80,12 +80,10 @@ class Binds:
         self._bindings.append(binding)
         return binding
 
-    def unbind(self, request: int) -> tuple[str | None, int]:
-        """Be nobody from now on; return what `take_back_unbind` needs."""
-        replaced = self.user, self.unbind_request
+    def unbind(self, request: int) -> None:
+        """Be nobody from now on."""
         self.request = self.unbind_request = request
         self.user = None
-        return replaced
 
     def take_back_bind(self, request: int) -> None:
         """The call that asked for it raised: it was never asked for."""
@@ -94,9 +92,9 @@ class Binds:
         for binding in taken_back:
             binding.resolve(BindResult.REJECTED)
 
-    def take_back_unbind(self, replaced: tuple[str | None, int]) -> None:
-        """The call that asked for it raised: the session is who it was."""
-        self.user, self.unbind_request = replaced
+    def take_back_unbind(self, user: str | None, unbind_request: int) -> None:
+        """The call that asked for it raised: the session is who it was, `user`."""
+        self.user, self.unbind_request = user, unbind_request
 
     def counts(self, bound: Bound) -> bool:
         """Whether no unbind has made an answer void."""

@@ -123,7 +123,6 @@ class Dispatcher:
         self._tells = self.hearing_ahead.tells = tells
         self._messages = MessageCalls(self._app, tells, self._outbox, self.calls)
         self.deferral.messages = self._messages
-        self.calls.take_back_tell = tells.take_back
 
     @property
     def unhandled_packets(self) -> int:

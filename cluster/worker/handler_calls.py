@@ -12,24 +12,14 @@ from typing import Any
 
 from cluster.shared.causes import Cause
 from cluster.shared.records import (
-    BIND,
     BOUND,
     CLOSED,
-    DISCONNECT,
-    FORGET,
-    JOIN,
     JOINED,
-    KEEP,
-    LEAVE,
     OPENED,
-    SAVE,
-    SEND,
     SEND_BLOCKED,
     SEND_READY,
-    TELL,
-    UNBIND,
 )
-from cluster.shared.user_records import read_bind, read_bound
+from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
 from cluster.worker.handler_errors import HandlerErrors
 from cluster.worker.outbox import Mark, Outbox
@@ -52,9 +42,6 @@ EVENT_HANDLERS = {
 UNHANDLED_TOLD_MAX = 10
 """Packet ids of which it is logged that no handler takes them."""
 
-_REPLACING = frozenset({SAVE, UNBIND, LEAVE, KEEP, FORGET})
-"""Outputs of which the outbox knows what they took the place of."""
-
 
 class HandlerCalls:
     """Those of one incarnation. For the loop's thread."""
@@ -66,8 +53,6 @@ class HandlerCalls:
         "_told_unhandled",
         "errors",
         "on_error",
-        "take_back_saved",
-        "take_back_tell",
         "unhandled_packets",
     )
 
@@ -84,11 +69,6 @@ class HandlerCalls:
         self.unhandled_packets = 0
         self._told_unhandled: set[int] = set()
         """Packet ids of which it was logged that no handler takes them."""
-        self.take_back_tell: Callable[[bytes], None] = lambda payload: None
-        """Hears of a message for another shard that was not told after all."""
-        self.take_back_saved: Callable[[int, bytes, bytes | None], Any] = lambda *record: None
-        """Hears of what was not saved for the shard after all: kind, payload, and what is saved
-        instead."""
 
     def packet(self, session: Session, packet_id: int, payload: bytes, mark: Mark) -> Any:
         """Call the handler of a packet with `payload`, and return what it returns."""
@@ -179,7 +159,7 @@ class HandlerCalls:
         `what` it was is logged; with a session in hand it is the handler of that packet by default.
         What `is_once` in the life of a worker is logged in any case.
         """
-        self.take_back(mark)
+        self._outbox.take_back(mark)
         if error is None:
             return
         if session is None:
@@ -196,31 +176,3 @@ class HandlerCalls:
         """Have `on_error`, if there is one, hear of what has been dealt with."""
         if self.on_error is not None:
             self.on_error(error)
-
-    def take_back(self, mark: Mark) -> None:
-        """Undo a call that raised: what it sent and saved, and what it made of sessions."""
-        outbox = self._outbox
-        for kind, session_id, payload in reversed(outbox.take_back(mark)):
-            if kind == SEND:
-                continue
-            if kind == TELL:
-                self.take_back_tell(payload)
-                continue
-            session = self._sessions.get(session_id)
-            replaced: Any = outbox.replaced.pop() if kind in _REPLACING else None
-            if kind in (KEEP, FORGET):
-                self.take_back_saved(kind, payload, replaced)
-            if session is None:
-                continue
-            if kind == SAVE:
-                session._saved = replaced
-            elif kind == DISCONNECT:
-                session.is_open = True
-            elif kind == JOIN:
-                session._take_back_join(payload)
-            elif kind == LEAVE:
-                session._take_back_leave(payload, replaced)
-            elif session._binds is not None and kind == BIND:
-                session._binds.take_back_bind(read_bind(payload).request)
-            elif session._binds is not None and kind == UNBIND:
-                session._binds.take_back_unbind(replaced)

@@ -169,7 +169,7 @@ class MessageCalls:
         except CancelledError:
             if self.is_ending or message is None:
                 raise
-            self._calls.take_back(self._outbox.call_start)
+            self._outbox.take_back(self._outbox.call_start)
             answer = self._fail(message, CANCELLED)
         except Exception as error:
             # The step in hand is taken back here, so that the failure can be told behind it.

@@ -41,9 +41,12 @@ _FOR_OTHERS = frozenset({BROADCAST, PUBLISH, SEND_TO, KICK_USER, BIND})
 """Outputs that reach, or end, sessions which they do not name: all that was sent comes first."""
 
 
-_Run = bytes | list[bytes] | tuple[int, int, bytes]
+_Undo = tuple[Any, ...] | None
+"""What to call, and with what."""
+
+_Run = bytes | list[bytes] | tuple[int, int, bytes, _Undo]
 """Sends: a record, or a record and the payloads that belong into it too. Else kind, session and
-payload of one output."""
+payload of one output, and what undoes it."""
 
 _session_of = Struct("<8xQ").unpack_from
 """Unpack the session of a record."""
@@ -76,7 +79,6 @@ class Outbox:
         "has_repeats",
         "max_batch_bytes",
         "num_bytes",
-        "replaced",
         "runs",
         "sender",
         "thread",
@@ -98,9 +100,6 @@ class Outbox:
         """Of all payloads, and for each the header of a record."""
         self.call_start: Mark = 0
         """How many bytes there were when the handler call that runs now began."""
-        self.replaced: list[Any] = []
-        """For each save, keep, forget, unbind and leave among the entries, what it took the place
-        of."""
         self.ended: list[int] = []
         """The sessions that are ended, and maybe some of which that was taken back."""
         self._has_others = False  # whether there is anything but sends
@@ -112,17 +111,18 @@ class Outbox:
         entries = []
         for run in self.runs:
             if isinstance(run, tuple):
-                entries.append(run)
+                entries.append(run[:3])
             else:
                 parts = [run] if isinstance(run, bytes) else run
                 (session,) = _session_of(parts[0])
                 entries += [(SEND, session, payload) for payload in _payloads(parts)]
         return entries
 
-    def add(self, kind: int, session: int, payload: bytes) -> None:
-        """Append one output; OutputTooLarge, and it is not taken, when it is too much.
+    def add(self, kind: int, session: int, payload: bytes, undo: _Undo = None) -> None:
+        """Append one output that is no send; OutputTooLarge, and it is not taken, when it is too
+        much.
 
-        RuntimeError in another thread than the loop's.
+        `undo` is what to call, and with what, if it is taken back. RuntimeError in another thread than the loop's.
         """
         if get_ident() != self.thread:
             raise not_here()
@@ -130,23 +130,18 @@ class Outbox:
         if num_bytes > self.max_batch_bytes:
             self.check_call(num_bytes)
         self.num_bytes = num_bytes
-        self._append(kind, session, payload)
+        self.sender = None
+        self._has_others = True
+        self.runs.append((kind, session, payload, undo))
+        if kind == DISCONNECT:
+            self.ended.append(session)
 
     def add_commit(self, kind: int, session: int, payload: bytes) -> None:
         """Append what a handler call commits beside its output; a few bytes, always taken."""
         self.num_bytes += len(payload) + RECORD_BYTES
-        self._append(kind, session, payload)
-
-    def _append(self, kind: int, session: int, payload: bytes) -> None:
         self.sender = None
-        if kind == SEND:
-            self.has_repeats = True  # for all that is known of it
-            self.runs.append(make_record(SEND, session, payload))
-        else:
-            self._has_others = True
-            self.runs.append((kind, session, payload))
-            if kind == DISCONNECT:
-                self.ended.append(session)
+        self._has_others = True
+        self.runs.append((kind, session, payload, None))
 
     def go_on(self, payload: bytes) -> None:
         """Let the last run, which is of sends, go on with `payload`."""
@@ -172,23 +167,22 @@ class Outbox:
         self.call_start = self.num_bytes
         return self.num_bytes
 
-    def take_back(self, mark: Mark) -> list[tuple[int, int, bytes]]:
-        """Drop all that was added since `mark`, and return it."""
-        dropped = []
+    def take_back(self, mark: Mark) -> None:
+        """Drop all that was added since `mark`, the last first, and undo what it has changed."""
         while self.num_bytes > mark:
             run = self.runs.pop()
-            if isinstance(run, tuple):
-                entry = run
-            elif isinstance(run, bytes):
-                entry = SEND, _session_of(run)[0], run[RECORD_BYTES:]
-            else:
-                entry = SEND, _session_of(run[0])[0], run.pop()
+            if isinstance(run, bytes):
+                self.num_bytes -= len(run)
+            elif isinstance(run, list):
+                self.num_bytes -= len(run.pop()) + RECORD_BYTES
                 self.runs.append(run if len(run) > 1 else run[0])
+            else:
+                _, _, payload, undo = run
+                self.num_bytes -= len(payload) + RECORD_BYTES
+                if undo is not None:
+                    function, *args = undo
+                    function(*args)
             self.sender = None
-            self.num_bytes -= len(entry[2]) + RECORD_BYTES
-            dropped.append(entry)
-        dropped.reverse()
-        return dropped
 
     def records(self) -> list[bytes]:
         """Return the records of everything in the log, which stays as it is."""
@@ -216,7 +210,7 @@ class Outbox:
                 else:
                     parts += _payloads(run)
                 continue
-            kind, session, payload = run
+            kind, session, payload, _ = run
             if kind == PUBLISH:
                 _close_all(records, joined)
                 publishes.add(session, payload)
@@ -249,7 +243,6 @@ class Outbox:
         """Forget everything: it has been published."""
         self.runs.clear()
         self.sender = None
-        self.replaced.clear()
         self.ended.clear()
         self.num_bytes = self.call_start = 0
         self.has_repeats = self._has_others = self._has_lists = False

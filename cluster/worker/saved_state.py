@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cluster.shared.records import FORGET, KEEP, SAVE_BYTES_MAX
-from cluster.shared.saved_records import check_forget, pack_keep, read_keep, saved_bytes
+from cluster.shared.saved_records import pack_keep, saved_bytes
 from cluster.worker.outbox import Outbox
 
 __all__ = ["SavedState"]
@@ -42,22 +42,15 @@ class SavedState:
                 f"{num_bytes} bytes would be saved for this shard, and "
                 f"workers.saved_bytes_max allows {self._max_bytes}; forget something, or raise it"
             )
-        self._outbox.add(KEEP, 0, pack_keep(name, blob))
-        self._outbox.replaced.append(before)
+        self._outbox.add(KEEP, 0, pack_keep(name, blob), (self._set, name, before))
         self._set(name, blob)
 
     def forget(self, name: bytes) -> None:
         """Have nothing under `name` any more. Raises what `App.forget` raises."""
         before = self._blobs.get(name.decode())
         if before is not None:
-            self._outbox.add(FORGET, 0, name)
-            self._outbox.replaced.append(before)
+            self._outbox.add(FORGET, 0, name, (self._set, name, before))
             self._set(name, None)
-
-    def take_back(self, kind: int, payload: bytes, replaced: bytes | None) -> None:
-        """The call that put out this record raised: what it `replaced` is there again."""
-        name = read_keep(payload)[0] if kind == KEEP else check_forget(payload)
-        self._set(name, replaced)
 
     def _set(self, name: bytes, blob: bytes | None) -> None:
         text = name.decode()

@@ -197,7 +197,7 @@ class Session:
         """
         text = encode_name(cause, "cause")
         if self.is_open:
-            self._outbox.add(DISCONNECT, self.id, text)
+            self._outbox.add(DISCONNECT, self.id, text, (setattr, self, "is_open", True))
             self.is_open = False
 
     def kick(self, packet_id: int, message: Message = b"") -> None:
@@ -250,7 +250,8 @@ class Session:
             binding = Binding(user_id, request)
             binding.resolve(BindResult.REJECTED)
             return binding
-        self._outbox.add(BIND, self.id, pack_bind(self._second_login, request, user))
+        payload = pack_bind(self._second_login, request, user)
+        self._outbox.add(BIND, self.id, payload, (binds.take_back_bind, request))
         return binds.bind(user_id, request)
 
     def unbind(self) -> None:
@@ -262,8 +263,9 @@ class Session:
         binds = self._binds
         if binds is not None and self.is_open:
             request = binds.request + 1
-            self._outbox.add(UNBIND, self.id, pack_unbind(request))
-            self._outbox.replaced.append(binds.unbind(request))
+            undo = binds.take_back_unbind, binds.user, binds.unbind_request
+            self._outbox.add(UNBIND, self.id, pack_unbind(request), undo)
+            binds.unbind(request)
 
     @property
     def groups(self) -> frozenset[str]:
@@ -291,12 +293,12 @@ class Session:
                 f"joining {name!r}"
             )
         request = self._join_request + 1 if self._hears_joined else 0
-        self._outbox.add(JOIN, self.id, pack_join(request, data))
+        groups = {} if groups is None else groups
+        self._outbox.add(JOIN, self.id, pack_join(request, data), (groups.pop, name))
         if request:
             self._join_request = request
-        if groups is None:
-            groups = self._member_of = {}
         groups[name] = request
+        self._member_of = groups
 
     def leave(self, name: str) -> None:
         """Be in the group `name` no more, from this place on. Nothing happens if it is not in it.
@@ -306,19 +308,8 @@ class Session:
         data = encode_name(name, "group name")
         groups = self._member_of
         if groups is not None and name in groups and self.is_open:
-            self._outbox.add(LEAVE, self.id, data)
-            self._outbox.replaced.append(groups.pop(name))
-
-    def _take_back_join(self, payload: bytes) -> None:
-        """The call that asked to join raised: it never did. Done by the worker."""
-        if self._member_of is not None:
-            self._member_of.pop(read_join(payload)[1].decode(), None)
-
-    def _take_back_leave(self, name: bytes, request: int) -> None:
-        """The call that asked to leave raised: it is in the group, by that join of before."""
-        if self._member_of is None:
-            self._member_of = {}
-        self._member_of[name.decode()] = request
+            self._outbox.add(LEAVE, self.id, data, (groups.__setitem__, name, groups[name]))
+            del groups[name]
 
     def _heard_joined(self, payload: bytes) -> str | None:
         """Return the group that the answer to a join is about, if it is in it by that join."""
@@ -359,8 +350,7 @@ class Session:
                 "rest in a database, under session.id"
             )
         if not self._has_ended:
-            self._outbox.add(SAVE, self.id, data)
-            self._outbox.replaced.append(self._saved)
+            self._outbox.add(SAVE, self.id, data, (setattr, self, "_saved", self._saved))
             self._saved = data
 
     def _hear_end(self) -> None:

@@ -253,8 +253,9 @@ class Tells:
         return True
 
     def _put(self, node: int, payload: bytes) -> None:
-        self._outbox.add(TELL, 0, payload)
-        self._window(node).add(tell_cost(len(payload)))
+        window, cost = self._window(node), tell_cost(len(payload))
+        self._outbox.add(TELL, 0, payload, (window.take_back, cost))
+        window.add(cost)
 
     def _window(self, node: int) -> TellWindow:
         window = self._windows.get(node)
@@ -263,10 +264,6 @@ class Tells:
         return window
 
     # -- what comes back ---------------------------------------------------------------------------
-
-    def take_back(self, payload: bytes) -> None:
-        """The call that told this raised: it never did."""
-        self._window(read_tell(payload).node).take_back(tell_cost(len(payload)))
 
     def hear(self, kind: int, payload: bytes) -> bool:
         """Take what an inbound record of `OF_SHARDS` has for this worker itself.

@@ -109,7 +109,6 @@ class Worker:
         tells.is_in_coroutine = self._is_in_coroutine
         dispatcher.connect_shards(tells)
         saved_state = SavedState(outbox, grant.saved, grant.saved_bytes_max)
-        dispatcher.calls.take_back_saved = saved_state.take_back
         self._full_lines = LogLimit(1, FULL_LINES_S)
         self._waiting_lines = LogLimit(1, FULL_LINES_S)
         self._backlog = Backlog(lane)

@@ -194,7 +194,6 @@ class MortalWorker:
         """What is left of a batch of which a part is published."""
         self._dispatcher = Dispatcher(self.app, self._outbox, commit, 65_531, self._between_packets)
         self._dispatcher.redelivered_through = grant.redelivered_through
-        self._dispatcher.calls.take_back_saved = self.saved_state.take_back
         self._check(self._check_counts, {session.id for session in grant.sessions})
         for session in grant.sessions:
             oracle.calls["closing"] += session.closing

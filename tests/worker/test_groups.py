@@ -118,6 +118,7 @@ def test_groups_are_there_in_on_disconnected_and_a_successor_has_them():
 
 def test_publishes_that_follow_one_another_become_one_record_and_keep_their_place():
     outbox = Outbox(1 << 20)
+    session = make_session(outbox)
 
     def publish(name: bytes, payload: bytes, left_out: int = 0) -> bytes:
         packet = make_packet(1, payload)
@@ -125,9 +126,8 @@ def test_publishes_that_follow_one_another_become_one_record_and_keep_their_plac
         return packet
 
     def send(payload: bytes) -> bytes:
-        packet = make_packet(1, payload)
-        outbox.add(SEND, 7, packet)
-        return packet
+        session.send(1, payload)
+        return make_packet(1, payload)
 
     first = send(b"before")
     a, b = publish(b"room", b"a"), publish(b"room", b"b")

@@ -1,6 +1,7 @@
 """The outbox joins what it may and keeps every order that a client could see."""
 
 from collections import defaultdict
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -22,16 +23,30 @@ from cluster.shared.records import (
     make_record,
 )
 from cluster.worker.outbox import Outbox, OutputTooLarge
+from cluster.worker.packet_stream import Packets
 from cluster.worker.session import Session
 from tests.record_reader import iter_records
 
 SESSIONS = (1, 2, 3)
 
 
+@cache
+def session_of(outbox: Outbox, number: int) -> Session:
+    return Session(number, "", outbox, 100)
+
+
+def add(outbox: Outbox, kind: int, number: int, payload: bytes) -> None:
+    """Put something out as it is, also if it is a send."""
+    if kind == SEND:
+        session_of(outbox, number).send_packets(Packets(payload, 1))
+    else:
+        outbox.add(kind, number, payload)
+
+
 def test_sends_of_one_session_become_one_record():
     outbox = Outbox(1_000)
     for session, payload in ((1, b"a"), (2, b"b"), (1, b"c"), (2, b"d"), (3, b"e")):
-        outbox.add(SEND, session, payload)
+        add(outbox, SEND, session, payload)
     assert outbox.records() == [
         make_record(SEND, 1, b"ac"),
         make_record(SEND, 2, b"bd"),
@@ -41,9 +56,9 @@ def test_sends_of_one_session_become_one_record():
 
 def test_a_broadcast_comes_after_what_was_sent_before_it_and_before_the_rest():
     outbox = Outbox(1_000)
-    outbox.add(SEND, 1, b"a")
+    add(outbox, SEND, 1, b"a")
     outbox.add(BROADCAST, 0, b"to all")
-    outbox.add(SEND, 1, b"b")
+    add(outbox, SEND, 1, b"b")
     assert outbox.records() == [
         make_record(SEND, 1, b"a"),
         make_record(BROADCAST, 0, b"to all"),
@@ -54,10 +69,10 @@ def test_a_broadcast_comes_after_what_was_sent_before_it_and_before_the_rest():
 @pytest.mark.parametrize("kind", [SEND_TO, BIND])
 def test_what_may_reach_or_end_any_session_comes_after_what_was_sent_before_it(kind: int):
     outbox = Outbox(1_000)
-    outbox.add(SEND, 1, b"a")
-    outbox.add(SEND, 2, b"b")
-    outbox.add(kind, 3, b"for somebody")
-    outbox.add(SEND, 1, b"c")
+    add(outbox, SEND, 1, b"a")
+    add(outbox, SEND, 2, b"b")
+    add(outbox, kind, 3, b"for somebody")
+    add(outbox, SEND, 1, b"c")
     assert outbox.records() == [
         make_record(SEND, 1, b"a"),
         make_record(SEND, 2, b"b"),
@@ -69,17 +84,17 @@ def test_what_may_reach_or_end_any_session_comes_after_what_was_sent_before_it(k
 def test_an_unbind_keeps_its_place_among_what_is_sent_to_users():
     outbox = Outbox(1_000)
     for kind, session in ((SEND_TO, 0), (UNBIND, 1), (SEND_TO, 0)):
-        outbox.add(kind, session, b"x")
+        add(outbox, kind, session, b"x")
     kinds = [record.kind for record in iter_records(b"".join(outbox.records()))]
     assert kinds == [SEND_TO, UNBIND, SEND_TO]
 
 
 def test_the_end_of_a_session_comes_after_what_was_sent_to_it():
     outbox = Outbox(1_000)
-    outbox.add(SEND, 2, b"other")
-    outbox.add(SEND, 1, b"a")
+    add(outbox, SEND, 2, b"other")
+    add(outbox, SEND, 1, b"a")
     outbox.add(DISCONNECT, 1, b"kicked")
-    outbox.add(SEND, 2, b"wise")
+    add(outbox, SEND, 2, b"wise")
     assert outbox.records() == [
         make_record(SEND, 1, b"a"),
         make_record(DISCONNECT, 1, b"kicked"),
@@ -98,7 +113,7 @@ def test_of_what_is_saved_for_a_session_only_the_last_is_written():
         (DISCONNECT, 1, b"bye"),
         (SEND, 2, b"b"),
     ):
-        outbox.add(kind, session, payload)
+        add(outbox, kind, session, payload)
     assert outbox.records() == [
         make_record(SEND, 1, b"a"),
         make_record(BROADCAST, 0, b"all"),
@@ -123,7 +138,7 @@ def test_of_what_is_saved_for_the_shard_only_the_last_of_each_name_is_written():
         (SAVE, 1, b"its own"),
         (DONE, 1, b"x" * 10),
     ):
-        outbox.add(kind, session, payload)
+        add(outbox, kind, session, payload)
     assert outbox.records() == [
         make_record(SEND, 1, b"ab"),
         make_record(SAVE, 1, b"its own"),
@@ -136,9 +151,9 @@ def test_of_what_is_saved_for_the_shard_only_the_last_of_each_name_is_written():
 
 def test_records_leaves_the_log_as_it_is_until_it_is_cleared():
     outbox = Outbox(1_000)
-    outbox.add(SEND, 1, b"a")
+    add(outbox, SEND, 1, b"a")
     assert outbox.records() == outbox.records()
-    outbox.add(SEND, 1, b"b")
+    add(outbox, SEND, 1, b"b")
     assert outbox.records() == [make_record(SEND, 1, b"ab")]
     outbox.clear()
     assert outbox.records() == outbox.entries == []
@@ -153,13 +168,15 @@ def test_sends_of_a_session_that_follow_one_another_are_one_run_until_something_
     one.save(b"")
     one.send(2)
     first, second = make_packet(1, b""), make_packet(2, b"")
-    assert outbox.runs == [
+    *sends, save, last = outbox.runs
+    assert sends == [
         [make_record(SEND, 1, first), first],
         make_record(SEND, 2, first),
         [make_record(SEND, 1, first), first],
-        (SAVE, 1, b""),
-        make_record(SEND, 1, second),
     ]
+    assert isinstance(save, tuple)
+    assert save[:3] == (SAVE, 1, b"")
+    assert last == make_record(SEND, 1, second)
     assert outbox.records()[:2] == [
         make_record(SEND, 1, first * 4 + second),
         make_record(SEND, 2, first),
@@ -210,25 +227,44 @@ def test_a_run_goes_on_behind_a_publish_and_behind_what_was_taken_back_as_if_it_
 
 def test_what_is_taken_back_was_never_there():
     outbox = Outbox(1_000)
-    outbox.add(SEND, 1, b"stays")
+    add(outbox, SEND, 1, b"stays")
     mark = outbox.mark()
-    outbox.add(SEND, 1, b"goes")
+    add(outbox, SEND, 1, b"goes")
     outbox.add(BROADCAST, 0, b"goes too")
-    assert outbox.take_back(mark) == [(SEND, 1, b"goes"), (BROADCAST, 0, b"goes too")]
+    outbox.take_back(mark)
     assert outbox.records() == [make_record(SEND, 1, b"stays")]
     assert outbox.mark() == mark
-    assert outbox.take_back(mark) == []
+    outbox.take_back(mark)
+    assert outbox.entries == [(SEND, 1, b"stays")]
+
+
+def test_what_is_taken_back_is_undone_the_last_first_and_nothing_else():
+    outbox = Outbox(1_000)
+    undone: list[str] = []
+    outbox.add(SAVE, 1, b"", (undone.append, "stays"))
+    mark = outbox.mark()
+    outbox.add(SAVE, 1, b"", (undone.append, "first"))
+    outbox.add(BROADCAST, 0, b"")
+    outbox.add(UNBIND, 1, b"", (undone.append, "last"))
+    with pytest.raises(OutputTooLarge):
+        outbox.add(SAVE, 1, b"x" * 1_000, (undone.append, "never put out"))
+    outbox.take_back(mark)
+    outbox.take_back(mark)
+    assert undone == ["last", "first"]
+    outbox.clear()
+    outbox.take_back(0)
+    assert undone == ["last", "first"]
 
 
 def test_the_bound_is_exact_and_what_does_not_fit_is_not_taken():
     outbox = Outbox(2 * RECORD_BYTES + 10)
-    outbox.add(SEND, 1, b"x" * 5)
+    outbox.add(SAVE, 1, b"x" * 5)
     with pytest.raises(OutputTooLarge, match="allows 42"):
-        outbox.add(SEND, 2, b"x" * 6)
+        outbox.add(SAVE, 2, b"x" * 6)
     assert outbox.num_bytes == RECORD_BYTES + 5
-    outbox.add(SEND, 2, b"x" * 5)
+    outbox.add(SAVE, 2, b"x" * 5)
     with pytest.raises(OutputTooLarge):
-        outbox.add(SEND, 3, b"")
+        outbox.add(SAVE, 3, b"")
     assert len(outbox.entries) == 2
 
 
@@ -237,16 +273,16 @@ def test_the_bound_is_that_of_one_call_whatever_was_put_out_before_it(earlier: i
     outbox = Outbox(60)
     for _ in range(earlier):
         outbox.mark()
-        outbox.add(SEND, 1, b"")
+        outbox.add(SAVE, 1, b"")
     before = outbox.num_bytes
     outbox.mark()
-    outbox.add(SEND, 1, b"x" * (60 - 2 * RECORD_BYTES))
-    outbox.add(SEND, 1, b"")
+    outbox.add(SAVE, 1, b"x" * (60 - 2 * RECORD_BYTES))
+    outbox.add(SAVE, 1, b"")
     with pytest.raises(OutputTooLarge, match=f"{60 + RECORD_BYTES} bytes of output in one handler"):
-        outbox.add(SEND, 1, b"")
+        outbox.add(SAVE, 1, b"")
     assert outbox.num_bytes == before + 60
     outbox.clear()
-    outbox.add(SEND, 1, b"x" * (60 - RECORD_BYTES))
+    outbox.add(SAVE, 1, b"x" * (60 - RECORD_BYTES))
 
 
 SEVERAL = -2
@@ -299,7 +335,7 @@ def test_every_client_sees_what_was_put_out_in_that_order(outputs: list[tuple[in
                 model.append((SEND, session, b"".join(packets)))
                 marks.append(outbox.mark())
         else:
-            outbox.add(kind, session, payload)
+            add(outbox, kind, session, payload)
             model.append((kind, session, payload))
             marks.append(outbox.mark())
         assert outbox.entries == model
