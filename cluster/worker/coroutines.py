@@ -17,22 +17,22 @@ turns of their own: calls that await answers cannot keep those from being given.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.deferred_bytes import deferred_bytes, deferred_bytes_max
 from cluster.shared.messages import Grant
 from cluster.shared.note import HandlerCall, NoteWriter
 from cluster.shared.records import CLOSED, DONE, FINISHED, OF_SHARDS, OPENED
 from cluster.worker.coroutine_call import CoroutineCall
+from cluster.worker.deferral import Deferral
+from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Mark, Outbox
 from cluster.worker.session import Session
 from cluster.worker.standing_task import StandingTask
 from cluster.worker.task_loop import TaskLoop
 from cluster.worker.turns import Turns
-
-if TYPE_CHECKING:
-    from cluster.worker.dispatcher import Dispatcher
 
 __all__ = ["Coroutines"]
 
@@ -55,7 +55,8 @@ class Coroutines:
     def __init__(
         self,
         grant: Grant,
-        dispatcher: "Dispatcher",
+        deferral: Deferral,
+        calls: HandlerCalls,
         outbox: Outbox,
         note: NoteWriter,
         loop: TaskLoop,
@@ -70,7 +71,8 @@ class Coroutines:
         for their turn. Before each step of a suspect of `grant` everything is to be committed, and
         nobody else takes one ahead of it; those that are set aside are not to be run.
         """
-        self._dispatcher = dispatcher
+        self._deferral = deferral
+        self._calls = calls
         self._outbox = outbox
         self._note = note
         self._loop = loop
@@ -142,8 +144,8 @@ class Coroutines:
         done by it, and none that waits begins.
         """
         self._is_ending = True
-        if self._dispatcher.deferral.messages is not None:
-            self._dispatcher.deferral.messages.is_ending = True
+        if self._deferral.messages is not None:
+            self._deferral.messages.is_ending = True
         self._let_go()
         self._loop.cancel_all(timeout_s)
 
@@ -186,9 +188,9 @@ class Coroutines:
         except StopIteration:
             pass
         except asyncio.CancelledError:
-            self._dispatcher.calls.failed(session, packet_id, None, mark, what)
+            self._calls.failed(session, packet_id, None, mark, what)
         except Exception as error:
-            self._dispatcher.calls.failed(session, packet_id, error, mark, what)
+            self._calls.failed(session, packet_id, error, mark, what)
         else:
             call = self._next_call
             call.go_on(coroutine, awaited, session, inbound, name, packet_id, what)
@@ -279,7 +281,7 @@ class Coroutines:
         """Whether a step may be taken in this round."""
         if self._is_ending:
             return True
-        if self._outbox.num_bytes >= self._dispatcher.publish_bytes:
+        if self._outbox.num_bytes >= PUBLISH_BYTES:
             return False
         if name is None or name not in self._suspects:
             return not self._first
@@ -310,9 +312,7 @@ class Coroutines:
             self._loop.call_soon(self._guard, self._begin_message, inbound)
             return
         self._note.doing(inbound.name)
-        goes_on = self._dispatcher.deferral.deliver_message(
-            inbound, inbound.name in self._set_aside
-        )
+        goes_on = self._deferral.deliver_message(inbound, inbound.name in self._set_aside)
         self._note.clear()
         if not goes_on:
             self._done(0, inbound)
@@ -320,7 +320,7 @@ class Coroutines:
     def _answer_cancelled(self, inbound: InboundCall) -> None:
         """Have who asked hear that a call ended before it could answer: it waited for its turn, or
         for room for its answer."""
-        if not self._is_ending and not self._dispatcher.deferral.answer_cancelled(inbound):
+        if not self._is_ending and not self._deferral.answer_cancelled(inbound):
             self._done(0, inbound)
 
     def _begin_next(self, queue: _Queue) -> None:
@@ -331,7 +331,7 @@ class Coroutines:
             del self._queues[session.id]
             session._is_busy = False
             # In the middle of a record the rest of it comes next, if it is of this session.
-            session.redelivered = self._dispatcher.deferral.redelivering == session.id
+            session.redelivered = self._deferral.redelivering == session.id
             return
         if not self.may_step(queue.waiting[0].name):
             self._loop.call_soon(self._go_on, queue)
@@ -346,10 +346,10 @@ class Coroutines:
         """Call the handler; True if it goes on later."""
         mark = self._outbox.mark()
         if inbound.name in self._set_aside:
-            self._dispatcher.calls.set_aside(session, inbound.kind)
+            self._calls.set_aside(session, inbound.kind)
             return False
         self._note.doing(inbound.name)
-        goes_on = self._dispatcher.deferral.deliver(session, inbound, mark)
+        goes_on = self._deferral.deliver(session, inbound, mark)
         self._note.clear()
         return goes_on
 
@@ -368,12 +368,11 @@ class Coroutines:
         """It has, and awaits something, or has come to its end."""
         self._note.clear()
         if self._is_ending:
-            self._dispatcher.calls.failed(call.session, call.packet_id, None, call.mark)
+            self._calls.failed(call.session, call.packet_id, None, call.mark)
 
     def failed(self, call: CoroutineCall, error: BaseException | None) -> None:
         """The step in hand raised `error`, None if it was cancelled: nothing of it remains."""
-        calls = self._dispatcher.calls
-        calls.failed(call.session, call.packet_id, error, call.mark, call.what)
+        self._calls.failed(call.session, call.packet_id, error, call.mark, call.what)
         call.is_cancelled = error is None
 
     def escaped(self, error: BaseException) -> None:

@@ -42,7 +42,6 @@ class Deferral:
     __slots__ = (
         "_calls",
         "_make_coroutines",
-        "_on_full",
         "_outbox",
         "_sessions",
         "_told_of_results",
@@ -56,15 +55,13 @@ class Deferral:
         calls: HandlerCalls,
         outbox: Outbox,
         sessions: dict[int, Session],
-        on_full: Callable[[], None],
         make_coroutines: "Callable[[], Coroutines]",
     ) -> None:
-        """Tell of deferred calls in `outbox`; `on_full` hears that nothing more is to be begun
-        before something is done. `make_coroutines` is called once, for the first coroutine."""
+        """Tell of deferred calls in `outbox`. `make_coroutines` is called once, for the first
+        coroutine."""
         self._calls = calls
         self._outbox = outbox
         self._sessions = sessions
-        self._on_full = on_full
         self._make_coroutines = make_coroutines
         self._told_of_results: set[int] = set()
         """Packet ids of which it was logged that their handler returns something."""
@@ -103,11 +100,8 @@ class Deferral:
         if not isinstance(result, Coroutine):
             return False
         coroutines = self.begin_coroutines()
-        if coroutines.begin(result, session, name, inbound, mark, packet_id, what) is None:
-            return False
-        if coroutines.is_full:
-            self._on_full()
-        return True
+        begun = coroutines.begin(result, session, name, inbound, mark, packet_id, what)
+        return begun is not None
 
     def begin_packet(
         self,
@@ -131,8 +125,7 @@ class Deferral:
         if begun is not None:
             inbound = self._packet_call(call, packet_id, payload, sequence)
             begun.name, begun.inbound = inbound.name, inbound
-            coroutines.defer(inbound)
-            self._tell(session.id, inbound.name, 1)
+            self._defer(session.id, inbound)
 
     def _tell_of_result(self, packet_id: int, result: object) -> None:
         told = self._told_of_results
@@ -153,9 +146,7 @@ class Deferral:
         what = EVENT_HANDLERS[kind]
         if not self.begin(session, inbound.name, inbound, result, mark, what=what):
             return False
-        assert self.coroutines is not None
-        self.coroutines.defer(inbound)
-        self._tell(session.id, inbound.name, 1)
+        self._defer(session.id, inbound)
         return True
 
     def begin_message(
@@ -167,12 +158,9 @@ class Deferral:
         mark: Mark,
     ) -> None:
         """The same for the message of another shard at `position`."""
-        name = HandlerCall(position, 0)
-        inbound = InboundCall(name, kind, payload, 0, self.is_redelivering)
+        inbound = InboundCall(HandlerCall(position, 0), kind, payload, 0, self.is_redelivering)
         if self._begin_message(inbound, result, mark):
-            assert self.coroutines is not None
-            self.coroutines.defer(inbound)
-            self._tell(0, name, 1)
+            self._defer(0, inbound)
 
     def _begin_message(
         self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
@@ -180,6 +168,12 @@ class Deferral:
         assert self.messages is not None
         what = self.messages.what(inbound.kind, inbound.payload)
         return self.begin(None, inbound.name, inbound, result, mark, what=what)
+
+    def _defer(self, session_id: int, inbound: InboundCall) -> None:
+        """A call that began here goes on."""
+        assert self.coroutines is not None
+        self.coroutines.defer(inbound)
+        self._tell(session_id, inbound.name, 1)
 
     # -- calls that wait ---------------------------------------------------------------------------
 
@@ -246,7 +240,7 @@ class Deferral:
         payload = DEFERRED.pack(name.position, name.packet_index, count)
         self._outbox.add_commit(DEFER, session_id, payload)
         if self.coroutines is not None and self.coroutines.is_full:
-            self._on_full()
+            self._outbox.publish_at = 0.0  # and room is waited for, ahead of the next packet
 
     # -- calls whose turn it is --------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.packet_framing import HEADER_BYTES, split_packets
+from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.lane import Commit, InboundChunk
 from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, SEVERAL, HandlerCall, NoteWriter
 from cluster.shared.records import (
@@ -76,8 +77,6 @@ class Dispatcher:
         "deferral",
         "hearing_ahead",
         "now",
-        "publish_at",
-        "publish_bytes",
         "redelivered_through",
         "sessions",
     )
@@ -92,14 +91,12 @@ class Dispatcher:
         note: NoteWriter | None = None,
         make_coroutines: "Callable[[], Coroutines]" = no_coroutines,
     ) -> None:
-        """Go on at `commit`. `between_packets` publishes: it is called after a packet, once it is
-        `publish_at` (seconds) or `publish_bytes` of output wait, and begins the `note`
-        of what is in hand anew. `make_coroutines` is called once, for the first handler that is a
-        coroutine; while they are full `between_packets` does not return."""
+        """Go on at `commit`. `between_packets` publishes: it is called after a packet, once the
+        batch in `outbox` is old or large enough, and begins the `note` of what is in hand anew.
+        `make_coroutines` is called once, for the first handler that is a coroutine; while they are
+        full `between_packets` does not return."""
         self.now: Callable[[], float] = monotonic
-        """The clock of `publish_at`."""
-        self.publish_at = 0.0
-        self.publish_bytes = 0
+        """The clock of `Outbox.publish_at`."""
         self.redelivered_through = 0
         """The last record that a predecessor may have handled."""
         self._app = app
@@ -111,9 +108,7 @@ class Dispatcher:
         self._position, self._packet_index = commit
         self.sessions: dict[int, Session] = {}
         self.calls = HandlerCalls(app, outbox, self.sessions)
-        self.deferral = Deferral(
-            self.calls, outbox, self.sessions, self._publish_soon, make_coroutines
-        )
+        self.deferral = Deferral(self.calls, outbox, self.sessions, make_coroutines)
         self.hearing_ahead = HearingAhead(self.sessions)
         self._tells: Tells | None = None
         self._messages: MessageCalls | None = None
@@ -203,7 +198,7 @@ class Dispatcher:
         index = self._packet_index if self._position == position else 0
         sessions, unpack = self.sessions, PACKETS_RECORD.unpack_from
         handlers, any_handler = self._app.packet_handlers, self._app.any_handler
-        outbox, now, publish_bytes = self._outbox, self.now, self.publish_bytes
+        outbox, now, publish_bytes = self._outbox, self.now, PUBLISH_BYTES
         note_words = self._note_words
         known_id, handler = -1, None
         # A packet that kills is to be found: what may have been in hand before comes one by one.
@@ -225,7 +220,7 @@ class Dispatcher:
                     self._record(position, kind, session_id, payload)
                 offset += length
                 position += 1
-                if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                if now() >= outbox.publish_at or outbox.num_bytes >= publish_bytes:
                     self._position, self._packet_index = position, 0
                     self._between_packets()
                 index = 0
@@ -253,7 +248,7 @@ class Dispatcher:
                     if count != 1:
                         session.sequence = sequence + count - 1
                     position += 1
-                    if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                    if now() >= outbox.publish_at or outbox.num_bytes >= publish_bytes:
                         self._position, self._packet_index = position, 0
                         self._between_packets()
                     continue
@@ -292,7 +287,7 @@ class Dispatcher:
                             )
                     call += 1
                     sequence += 1
-                    if now() >= self.publish_at or outbox.num_bytes >= publish_bytes:
+                    if now() >= outbox.publish_at or outbox.num_bytes >= publish_bytes:
                         self._done_to(call, count)
                         self._between_packets()
                     elif result is None:
@@ -313,10 +308,6 @@ class Dispatcher:
         self._position, self._packet_index = call >> INDEX_BITS, call & INDEX_MASK
         if self._packet_index == count:
             self._position, self._packet_index = self._position + 1, 0
-
-    def _publish_soon(self) -> None:
-        """Have `between_packets` called behind the packet in hand."""
-        self.publish_at = 0.0
 
     def _record(self, position: int, kind: int, session_id: int, payload: bytes) -> None:
         """Handle a record that is not of packets."""
@@ -435,13 +426,13 @@ class Dispatcher:
         Those from `call` on of a record that has `count`. Returns those that are left because it is
         busy no more, or has ended, and how many wait.
         """
-        rest = list(packets)
+        outbox, rest = self._outbox, list(packets)
         deferred = 0
         while session._is_busy and session.is_open and deferred < len(rest):
             deferred += self.deferral.packets_wait_behind(
                 session, rest[deferred:], call + deferred, sequence + deferred
             )
-            if self.now() >= self.publish_at or self._outbox.num_bytes >= self.publish_bytes:
+            if self.now() >= outbox.publish_at or outbox.num_bytes >= PUBLISH_BYTES:
                 self._done_to(call + deferred, count)
                 self._between_packets()
         return iter(rest[deferred:]), deferred

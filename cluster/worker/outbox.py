@@ -79,6 +79,7 @@ class Outbox:
         "has_repeats",
         "max_batch_bytes",
         "num_bytes",
+        "publish_at",
         "runs",
         "sender",
         "thread",
@@ -94,6 +95,8 @@ class Outbox:
         """Whose sends the last run is of, if it may go on."""
         self.batch = 1
         """Counts the publishes; a session notes in which it has begun a run."""
+        self.publish_at = 0.0
+        """When the batch is old enough, by the loop's clock; for who publishes to say. 0 is now."""
         self.has_repeats = False
         """Whether any session has begun two."""
         self.num_bytes = 0

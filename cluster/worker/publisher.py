@@ -53,7 +53,7 @@ class Publisher:
         note: NoteWriter,
         now: Callable[[], float],
     ) -> None:
-        """Publish what is in `outbox`, with the commit of `dispatcher`, which is told when."""
+        """Publish what is in `outbox`, with the commit of `dispatcher`."""
         self._outbox = outbox
         self._dispatcher = dispatcher
         self._lane = lane
@@ -67,7 +67,6 @@ class Publisher:
         self.is_last = False
         """Whether the worker ends, and with it what no successor puts out again: then there is a
         bounded wait for room also when it was told to stop."""
-        dispatcher.publish_bytes = PUBLISH_BYTES
 
     # -- batches -----------------------------------------------------------------------------------
 
@@ -76,26 +75,26 @@ class Publisher:
         # A batch goes on over chunks: its age counts from the wait that brought the first of them.
         if not self.has_batch:
             self.has_batch = True
-            self._dispatcher.publish_at = self._contact.beat_at + PUBLISH_AGE_S
+            self._outbox.publish_at = self._contact.beat_at + PUBLISH_AGE_S
 
     def begin_anew(self) -> None:
         """All was published, and time has passed that is no fault of what is handled next."""
-        self._dispatcher.publish_at = self._now() + PUBLISH_AGE_S
+        self._outbox.publish_at = self._now() + PUBLISH_AGE_S
         self._note.begin()
 
     def publish_if_due(self) -> None:
         """Publish if the batch is large or old enough."""
-        dispatcher = self._dispatcher
+        outbox = self._outbox
         now = self._now()
-        if self._outbox.num_bytes >= dispatcher.publish_bytes or now >= dispatcher.publish_at:
+        if outbox.num_bytes >= PUBLISH_BYTES or now >= outbox.publish_at:
             self._note.clear()  # what is waited for here is no fault of a packet
             self.publish()
-            dispatcher.publish_at = now + PUBLISH_AGE_S
+            outbox.publish_at = now + PUBLISH_AGE_S
             self._note.begin()
 
     def publish_if_large(self) -> None:
         """Publish if as much waits as may wait when a handler is called."""
-        if self._outbox.num_bytes >= self._dispatcher.publish_bytes:
+        if self._outbox.num_bytes >= PUBLISH_BYTES:
             self.publish()
 
     def publish_what_is_done(self) -> None:

@@ -145,7 +145,8 @@ class Worker:
         tasks = TaskLoop(self._now)
         coroutines = Coroutines(
             self._grant,
-            self._dispatcher,
+            self._dispatcher.deferral,
+            self._dispatcher.calls,
             self._outbox,
             self._note,
             tasks,

@@ -39,8 +39,7 @@ class Bench:
         self.app.on_disconnected(lambda session, cause: self.told.append((cause, session.user)))
         self.outbox = Outbox(1 << 20)
         self.dispatcher = Dispatcher(self.app, self.outbox, commit, 65_531, lambda: None)
-        self.dispatcher.publish_at = float("inf")
-        self.dispatcher.publish_bytes = 1 << 30
+        self.outbox.publish_at = float("inf")
         self.position = commit.position
 
     def _any(self, session: Session, packet_id: int, payload: bytes) -> None:

@@ -38,8 +38,7 @@ class Bench:
             [Suspect(position=p, index=i, is_set_aside=aside) for p, i, aside in suspects],
             self._settle,
         )
-        self.dispatcher.publish_at = float("inf")
-        self.dispatcher.publish_bytes = 1 << 30
+        self.outbox.publish_at = float("inf")
 
     def _any(self, session: Session, packet_id: int, payload: bytes) -> None:
         self.log.append((session.id, session.sequence, payload))

@@ -421,7 +421,7 @@ def test_what_ends_the_process_is_not_held_up():
 def test_what_is_done_ahead_of_what_ends_the_process_is_in_the_commit(together: bool):
     bench = Bench()
 
-    bench.dispatcher.publish_at, bench.dispatcher.publish_bytes = math.inf, 1 << 20
+    bench.outbox.publish_at = math.inf
 
     def leave(session: Session) -> None:
         if session.sequence == 2:

@@ -30,11 +30,9 @@ class Noted:
         self.app.on_disconnected(lambda session, cause: self._look())
         self.app.on_bound(lambda session, result: self._look())
         self.app.on_any(lambda session, packet_id, payload: self._look())
-        self.dispatcher = Dispatcher(
-            self.app, Outbox(1 << 20), commit, 65_531, self._between, self.writer
-        )
-        self.dispatcher.publish_at = float("inf")
-        self.dispatcher.publish_bytes = 1 << 30
+        outbox = Outbox(1 << 20)
+        self.dispatcher = Dispatcher(self.app, outbox, commit, 65_531, self._between, self.writer)
+        outbox.publish_at = float("inf")
         self.published = 0
 
     def in_hand(self) -> HandlerCall | None:
