@@ -8,10 +8,9 @@ a dispatcher like any other.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cluster.iocp.packet_framing import HEADER_BYTES
-from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.lane import InboundChunk
 from cluster.shared.messages import Grant
 from cluster.shared.note import NoteWriter
 from cluster.shared.records import (
@@ -26,9 +25,10 @@ from cluster.shared.records import (
 )
 from cluster.shared.takeover import Suspect
 from cluster.worker.app import App
-from cluster.worker.deferral import no_coroutines
 from cluster.worker.dispatcher import MANY, Dispatcher
+from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.outbox import Outbox
+from cluster.worker.tells import Tells
 
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
@@ -38,27 +38,21 @@ __all__ = ["CarefulDispatcher", "make_dispatcher"]
 
 def make_dispatcher(
     app: App,
-    outbox: Outbox,
     grant: Grant,
-    between_packets: Callable[[], None],
+    outbox: Outbox,
+    calls: HandlerCalls,
+    tells: Tells,
     note: NoteWriter,
+    now: Callable[[], float],
+    between_packets: Callable[[], None],
     settle: Callable[[], None],
     make_coroutines: "Callable[[], Coroutines]",
 ) -> Dispatcher:
     """Return the dispatcher for what is granted: a careful one if the lane has suspects."""
-    common = (
-        app,
-        outbox,
-        Commit(grant.position, grant.index),
-        grant.max_packet_bytes - HEADER_BYTES,
-        between_packets,
-        note,
-    )
+    common = (app, grant, outbox, calls, tells, note, now, between_packets, make_coroutines)
     deferred = {(call.position, call.index) for call in grant.deferred}
     in_lane = [call for call in grant.suspects if (call.position, call.index) not in deferred]
-    if in_lane:
-        return CarefulDispatcher(*common, in_lane, settle, make_coroutines=make_coroutines)
-    return Dispatcher(*common, make_coroutines=make_coroutines)
+    return CarefulDispatcher(in_lane, settle, *common) if in_lane else Dispatcher(*common)
 
 
 class CarefulDispatcher(Dispatcher):
@@ -67,21 +61,13 @@ class CarefulDispatcher(Dispatcher):
     __slots__ = ("_settle", "_suspects")
 
     def __init__(
-        self,
-        app: App,
-        outbox: Outbox,
-        commit: Commit,
-        max_payload_bytes: int,
-        between_packets: Callable[[], None],
-        note: NoteWriter | None,
-        suspects: Sequence[Suspect],
-        settle: Callable[[], None],
-        make_coroutines: "Callable[[], Coroutines]" = no_coroutines,
+        self, suspects: Sequence[Suspect], settle: Callable[[], None], *common: Any
     ) -> None:
-        """Meet `suspects`, in the order of the lane; `settle` returns when all is committed."""
-        super().__init__(
-            app, outbox, commit, max_payload_bytes, between_packets, note, make_coroutines
-        )
+        """Meet `suspects`, in the order of the lane; the rest is what every dispatcher is given.
+
+        `settle` publishes, and returns when the gateway has what was published.
+        """
+        super().__init__(*common)
         self._suspects = deque(suspects)
         self._settle = settle
 

@@ -144,8 +144,7 @@ class Coroutines:
         done by it, and none that waits begins.
         """
         self._is_ending = True
-        if self._deferral.messages is not None:
-            self._deferral.messages.is_ending = True
+        self._deferral.messages.is_ending = True
         self._let_go()
         self._loop.cancel_all(timeout_s)
 

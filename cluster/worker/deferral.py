@@ -23,17 +23,12 @@ from cluster.worker.session import Session
 if TYPE_CHECKING:
     from cluster.worker.coroutines import Coroutines
 
-__all__ = ["Deferral", "no_coroutines"]
+__all__ = ["Deferral"]
 
 logger = logging.getLogger("cluster.worker")
 
 RESULTS_TOLD_MAX = 10
 """Packet ids of which it is logged that their handler returns something."""
-
-
-def no_coroutines() -> "Coroutines":
-    """Stands in where handlers are plain functions."""
-    raise RuntimeError("nothing here runs coroutines")
 
 
 class Deferral:
@@ -43,7 +38,6 @@ class Deferral:
         "_calls",
         "_make_coroutines",
         "_outbox",
-        "_sessions",
         "_told_of_results",
         "coroutines",
         "messages",
@@ -53,22 +47,22 @@ class Deferral:
     def __init__(
         self,
         calls: HandlerCalls,
+        messages: MessageCalls,
         outbox: Outbox,
-        sessions: dict[int, Session],
         make_coroutines: "Callable[[], Coroutines]",
     ) -> None:
-        """Tell of deferred calls in `outbox`. `make_coroutines` is called once, for the first
-        coroutine."""
+        """Tell of deferred calls in `outbox`, and make them by `calls` and `messages`.
+
+        `make_coroutines` is called once, for the first coroutine.
+        """
         self._calls = calls
         self._outbox = outbox
-        self._sessions = sessions
         self._make_coroutines = make_coroutines
         self._told_of_results: set[int] = set()
         """Packet ids of which it was logged that their handler returns something."""
         self.coroutines: Coroutines | None = None
         """What runs them, once there was one."""
-        self.messages: MessageCalls | None = None
-        """Makes the calls that messages of other shards ask for."""
+        self.messages = messages
         self.redelivering: int | None = None
         """The session, 0 if it is of none, of the record in hand, if that was given to a
         predecessor before."""
@@ -165,7 +159,6 @@ class Deferral:
     def _begin_message(
         self, inbound: InboundCall, result: Coroutine[Any, Any, None], mark: Mark
     ) -> bool:
-        assert self.messages is not None
         what = self.messages.what(inbound.kind, inbound.payload)
         return self.begin(None, inbound.name, inbound, result, mark, what=what)
 
@@ -215,7 +208,7 @@ class Deferral:
         Calls of one session come in their order; each begins in a round of the coroutines.
         """
         coroutines = self.begin_coroutines()
-        session = self._sessions.get(session_id)
+        session = self._calls.sessions.get(session_id)
         if inbound.kind in OF_SHARDS:
             coroutines.take_over_message(inbound)
         elif session is None:
@@ -265,9 +258,7 @@ class Deferral:
 
     def deliver_message(self, inbound: InboundCall, is_set_aside: bool) -> bool:
         """Make a call of a message that was deferred, or skip it; True if it goes on later."""
-        messages = self.messages
-        assert messages is not None
-        mark = self._outbox.mark()
+        messages, mark = self.messages, self._outbox.mark()
         if is_set_aside:
             result = messages.set_aside(inbound.kind, inbound.payload)
         else:
@@ -276,7 +267,6 @@ class Deferral:
 
     def answer_cancelled(self, inbound: InboundCall) -> bool:
         """Answer a message whose call was cancelled; True if that goes on later."""
-        assert self.messages is not None
         mark = self._outbox.mark()
         result = self.messages.cancelled(inbound.kind, inbound.payload)
         return result is not None and self._begin_message(inbound, result, mark)

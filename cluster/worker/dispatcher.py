@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, repeat
 from struct import Struct
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cluster.iocp.packet_framing import HEADER_BYTES, split_packets
 from cluster.shared.batch_bytes import PUBLISH_BYTES
 from cluster.shared.lane import Commit, InboundChunk
+from cluster.shared.messages import Grant
 from cluster.shared.note import CALL, INDEX_BITS, INDEX_MASK, SEVERAL, HandlerCall, NoteWriter
 from cluster.shared.records import (
     BOUND,
@@ -34,7 +34,7 @@ from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
 from cluster.worker.binds import resumed_binds
-from cluster.worker.deferral import Deferral, no_coroutines
+from cluster.worker.deferral import Deferral
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.handler_shape import refuse_coroutine
 from cluster.worker.hearing_ahead import HearingAhead
@@ -69,6 +69,7 @@ class Dispatcher:
         "_messages",
         "_note",
         "_note_words",
+        "_now",
         "_outbox",
         "_packet_index",
         "_position",
@@ -76,7 +77,6 @@ class Dispatcher:
         "calls",
         "deferral",
         "hearing_ahead",
-        "now",
         "redelivered_through",
         "sessions",
     )
@@ -84,45 +84,35 @@ class Dispatcher:
     def __init__(
         self,
         app: App,
+        grant: Grant,
         outbox: Outbox,
-        commit: Commit,
-        max_payload_bytes: int,
+        calls: HandlerCalls,
+        tells: Tells,
+        note: NoteWriter,
+        now: Callable[[], float],
         between_packets: Callable[[], None],
-        note: NoteWriter | None = None,
-        make_coroutines: "Callable[[], Coroutines]" = no_coroutines,
+        make_coroutines: "Callable[[], Coroutines]",
     ) -> None:
-        """Go on at `commit`. `between_packets` publishes: it is called after a packet, once the
-        batch in `outbox` is old or large enough, and begins the `note` of what is in hand anew.
+        """Go on where `grant` says. `between_packets` publishes: it is called after a packet, once
+        the batch in `outbox` is old or large enough, and begins the `note` of what is in hand anew.
         `make_coroutines` is called once, for the first handler that is a coroutine; while they are
         full `between_packets` does not return."""
-        self.now: Callable[[], float] = monotonic
-        """The clock of `Outbox.publish_at`."""
-        self.redelivered_through = 0
+        self.redelivered_through = grant.redelivered_through
         """The last record that a predecessor may have handled."""
         self._app = app
         self._outbox = outbox
-        self._max_payload_bytes = max_payload_bytes
+        self._max_payload_bytes = grant.max_packet_bytes - HEADER_BYTES
+        self._now = now
         self._between_packets = between_packets
-        self._note = note if note is not None else NoteWriter()
-        self._note_words = self._note.words
-        self._position, self._packet_index = commit
-        self.sessions: dict[int, Session] = {}
-        self.calls = HandlerCalls(app, outbox, self.sessions)
-        self.deferral = Deferral(self.calls, outbox, self.sessions, make_coroutines)
-        self.hearing_ahead = HearingAhead(self.sessions)
-        self._tells: Tells | None = None
-        self._messages: MessageCalls | None = None
-
-    def connect_shards(self, tells: Tells) -> None:
-        """Take what other shards tell this one, and give `tells` what is for itself."""
-        self._tells = self.hearing_ahead.tells = tells
-        self._messages = MessageCalls(self._app, tells, self._outbox, self.calls)
-        self.deferral.messages = self._messages
-
-    @property
-    def unhandled_packets(self) -> int:
-        """Packets that no handler takes."""
-        return self.calls.unhandled_packets
+        self._note = note
+        self._note_words = note.words
+        self._position, self._packet_index = grant.position, grant.index
+        self._tells = tells
+        self._messages = messages = MessageCalls(app, tells, outbox, calls)
+        self.calls = calls
+        self.sessions = calls.sessions
+        self.deferral = Deferral(calls, messages, outbox, make_coroutines)
+        self.hearing_ahead = HearingAhead(calls.sessions, tells)
 
     @property
     def commit(self) -> Commit:
@@ -198,7 +188,7 @@ class Dispatcher:
         index = self._packet_index if self._position == position else 0
         sessions, unpack = self.sessions, PACKETS_RECORD.unpack_from
         handlers, any_handler = self._app.packet_handlers, self._app.any_handler
-        outbox, now, publish_bytes = self._outbox, self.now, PUBLISH_BYTES
+        outbox, now, publish_bytes = self._outbox, self._now, PUBLISH_BYTES
         note_words = self._note_words
         known_id, handler = -1, None
         # A packet that kills is to be found: what may have been in hand before comes one by one.
@@ -361,12 +351,11 @@ class Dispatcher:
 
     def _from_shard(self, kind: int, payload: bytes) -> None:
         """Take what another shard has for this one, or for its handlers."""
-        messages = self._messages
-        if self._tells is None or messages is None or self._tells.hear(kind, payload):
+        if self._tells.hear(kind, payload):
             return
         self._note_words[CALL] = self._position << INDEX_BITS
         mark = self._outbox.mark()
-        result = messages.call(kind, payload, mark)
+        result = self._messages.call(kind, payload, mark)
         if result is not None:
             self.deferral.begin_message(kind, self._position, payload, result, mark)
 
@@ -405,8 +394,7 @@ class Dispatcher:
 
     def skip_message(self, kind: int, payload: bytes) -> None:
         """Set aside the call of the record in hand, in which workers died."""
-        assert self._messages is not None
-        if kind == KEYS and self._tells is not None:
+        if kind == KEYS:
             self._tells.hear(kind, payload)  # what it says counts all the same
         mark = self._outbox.mark()
         result = self._messages.set_aside(kind, payload)
@@ -432,7 +420,7 @@ class Dispatcher:
             deferred += self.deferral.packets_wait_behind(
                 session, rest[deferred:], call + deferred, sequence + deferred
             )
-            if self.now() >= outbox.publish_at or outbox.num_bytes >= PUBLISH_BYTES:
+            if self._now() >= outbox.publish_at or outbox.num_bytes >= PUBLISH_BYTES:
                 self._done_to(call + deferred, count)
                 self._between_packets()
         return iter(rest[deferred:]), deferred

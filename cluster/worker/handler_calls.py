@@ -48,24 +48,34 @@ class HandlerCalls:
 
     __slots__ = (
         "_app",
+        "_on_error",
         "_outbox",
-        "_sessions",
         "_told_unhandled",
         "errors",
-        "on_error",
+        "sessions",
         "unhandled_packets",
     )
 
-    def __init__(self, app: App, outbox: Outbox, sessions: dict[int, Session]) -> None:
-        """Call the handlers of `app`. One of the `sessions` that is closed is taken out of them."""
+    def __init__(
+        self,
+        app: App,
+        outbox: Outbox,
+        now: Callable[[], float],
+        on_error: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Call the handlers of `app`, which put out what they do in `outbox`.
+
+        `on_error` hears of each error that a function of the application raised, and of each
+        message of a shard that was dropped for want of a handler that takes it, behind what is done
+        about it.
+        """
         self._app = app
         self._outbox = outbox
-        self._sessions = sessions
-        self.errors = HandlerErrors()
+        self._on_error = on_error
+        self.sessions: dict[int, Session] = {}
+        """Those that the application knows, by id. One that is closed is taken out of them here."""
+        self.errors = HandlerErrors(now)
         """Logs what they raise."""
-        self.on_error: Callable[[BaseException], None] | None = None
-        """Hears of each error that a function of the application raised, and of each message of a
-        shard that was dropped for want of a handler that takes it, behind what is done about it."""
         self.unhandled_packets = 0
         self._told_unhandled: set[int] = set()
         """Packet ids of which it was logged that no handler takes them."""
@@ -109,7 +119,7 @@ class HandlerCalls:
         app = self._app
         is_due = session.is_open or was_begun
         if kind == CLOSED:
-            del self._sessions[session.id]
+            del self.sessions[session.id]
         try:
             if kind == OPENED and app.connected_handler is not None:
                 return app.connected_handler(session)
@@ -134,7 +144,7 @@ class HandlerCalls:
     def set_aside(self, session: Session, kind: int) -> None:
         """End the session whose handler call is skipped."""
         if kind == CLOSED:
-            self._sessions.pop(session.id, None)
+            self.sessions.pop(session.id, None)
         logger.error(
             "a handler call that %#x (%s) asked for is set aside, and the session is ended: "
             "workers died of it",
@@ -165,7 +175,7 @@ class HandlerCalls:
         if session is None:
             self.errors.of_other(what, error, is_once=is_once)
         else:
-            has_ended = session.id not in self._sessions
+            has_ended = session.id not in self.sessions
             what = what or f"the handler of packet id {packet_id}"
             self.errors.of_session(session, what, error, has_ended=has_ended)
             if not has_ended:
@@ -174,5 +184,5 @@ class HandlerCalls:
 
     def heard(self, error: BaseException) -> None:
         """Have `on_error`, if there is one, hear of what has been dealt with."""
-        if self.on_error is not None:
-            self.on_error(error)
+        if self._on_error is not None:
+            self._on_error(error)

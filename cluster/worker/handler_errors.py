@@ -22,11 +22,11 @@ LOG_INTERVAL_S = 10.0
 class HandlerErrors:
     """Those of one incarnation. For the loop's thread."""
 
-    __slots__ = ("_of_others", "_of_sessions", "now")
+    __slots__ = ("_now", "_of_others", "_of_sessions")
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """Have logged nothing yet; `now` is a clock in seconds that never goes back."""
-        self.now = now
+        self._now = now
         # Of their own each: what clients cause hides no timer that fails, nor the other way round.
         self._of_sessions = LogLimit(TRACEBACKS_MAX, LOG_INTERVAL_S)
         self._of_others = LogLimit(TRACEBACKS_MAX, LOG_INTERVAL_S)
@@ -37,7 +37,7 @@ class HandlerErrors:
         """`what` was called for `session` and raised; it is ended for that unless it `has_ended`
         already."""
         self.log_unlogged()
-        if self._of_sessions.admit(self.now()):
+        if self._of_sessions.admit(self._now()):
             logger.error(
                 "%s raised; session %#x (%s), packet %d, %s",
                 what,
@@ -51,7 +51,7 @@ class HandlerErrors:
     def of_other(self, what: str, error: BaseException, *, is_once: bool = False) -> None:
         """`what` was called for no session and raised; that is told in any case if it `is_once`."""
         self.log_unlogged()
-        if is_once or self._of_others.admit(self.now()):
+        if is_once or self._of_others.admit(self._now()):
             logger.error("%s raised", what, exc_info=error)
 
     def log_unlogged(self, is_last: bool = False) -> None:
@@ -59,7 +59,7 @@ class HandlerErrors:
 
         To be called now and then, so that it is told also when no more come; now if `is_last`.
         """
-        now = self.now()
+        now = self._now()
         for limit, whose in (
             (self._of_sessions, "for sessions"),
             (self._of_others, "of timers, posted functions and messages"),

@@ -30,12 +30,12 @@ _OF_SHARDS = OF_SHARDS - {KEYS, DRAIN}
 class HearingAhead:
     """That of one incarnation. For the loop's thread."""
 
-    __slots__ = ("_below", "_sessions", "ends", "position", "tells")
+    __slots__ = ("_below", "_sessions", "_tells", "ends", "position")
 
-    def __init__(self, sessions: Mapping[int, Session]) -> None:
-        """Tell `sessions`, which others change, and `tells`, once there are any."""
+    def __init__(self, sessions: Mapping[int, Session], tells: Tells) -> None:
+        """Tell `sessions`, which others change, and `tells`."""
         self._sessions = sessions
-        self.tells: Tells | None = None
+        self._tells = tells
         self.position = 0
         """Of the last answer to a bind, or credit, that was heard ahead of its turn."""
         self.ends: set[int] = set()
@@ -62,8 +62,8 @@ class HearingAhead:
                 elif kind == BOUND:
                     self._hear_answer(session_id, bytes(records[start:end]))
                     self.position = position
-                elif kind in _OF_SHARDS and self.tells is not None:
-                    self.tells.hear(kind, bytes(records[start:end]))
+                elif kind in _OF_SHARDS:
+                    self._tells.hear(kind, bytes(records[start:end]))
                     if kind == CREDIT:
                         self.position = position
             offset = end

@@ -98,11 +98,13 @@ class Tells:
         window_bytes: int,
         states: Iterable[TellState],
         first_request: int,
+        is_in_coroutine: Callable[[], bool],
     ) -> None:
         """Be the shard `name` among the nodes of `keys`; this one has `shard_count` shards.
 
         Each node may be told `window_bytes` at a time; `states` is what predecessors have told.
         Questions are numbered from `first_request`, which no life before has come near.
+        `is_in_coroutine` tells whether what runs now may await.
         """
         self.name = name
         self.keys = keys
@@ -110,8 +112,6 @@ class Tells:
         self.nodes = keys.nodes
         self.full_count = 0
         """How often there was no credit."""
-        self.is_in_coroutine: Callable[[], bool] = lambda: False
-        """Whether what runs now may await."""
         self._outbox = outbox
         self._shard_count = shard_count
         self._window_bytes = window_bytes
@@ -119,6 +119,7 @@ class Tells:
             state.node: TellWindow(window_bytes, state.told, state.returned) for state in states
         }
         self._questions = Questions(first_request)
+        self._is_in_coroutine = is_in_coroutine
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Tells:
     def _tell(self, node: int, payload: bytes) -> Telling:
         if self._tell_now(node, Purpose.TELL, payload):
             return Telling(self, node, payload, is_told=True)
-        if not self.is_in_coroutine():
+        if not self._is_in_coroutine():
             window = self._window(node)
             raise Full(
                 f"{window.on_the_way_bytes} bytes of messages are on their way to node {node}, and "
@@ -293,8 +294,8 @@ class Tells:
         return True
 
 
-def granted_tells(grant: Grant, outbox: Outbox) -> Tells:
-    """Return those of the shard that is granted, which go into `outbox`."""
+def granted_tells(grant: Grant, outbox: Outbox, is_in_coroutine: Callable[[], bool]) -> Tells:
+    """Return those of the shard that is granted, which go into `outbox`; the rest as `Tells`."""
     return Tells(
         outbox,
         ShardId(grant.node, grant.shard),
@@ -304,6 +305,7 @@ def granted_tells(grant: Grant, outbox: Outbox) -> Tells:
         grant.tells,
         # Of this life alone: an answer to a question of another one is for nobody.
         (grant.nonce ^ grant.incarnation << 32) % (1 << 64),
+        is_in_coroutine,
     )
 
 

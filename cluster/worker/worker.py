@@ -23,6 +23,7 @@ from cluster.worker.backlog import Backlog
 from cluster.worker.careful_dispatcher import make_dispatcher
 from cluster.worker.control_link import ControlLink
 from cluster.worker.gateway_contact import GatewayContact
+from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.outbox import Outbox
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.planned_calls import PlannedCalls
@@ -92,41 +93,36 @@ class Worker:
         self._rounds: Rounds | None = None
         """Those of the coroutines of an application that has any."""
         self._outbox = outbox = Outbox(grant.lane.max_batch_bytes)
+        self._calls = calls = HandlerCalls(app, outbox, now, on_error)
+        tells = granted_tells(grant, outbox, self._is_in_coroutine)
         self._dispatcher = dispatcher = make_dispatcher(
             app,
-            outbox,
             grant,
-            self._between_packets,
+            outbox,
+            calls,
+            tells,
             note,
+            now,
+            self._between_packets,
             lambda: self._publisher.settle(),
             self._make_coroutines,
         )
-        dispatcher.now = now
-        dispatcher.calls.errors.now = now
-        dispatcher.calls.on_error = on_error
-        dispatcher.redelivered_through = grant.redelivered_through
-        tells = granted_tells(grant, outbox)
-        tells.is_in_coroutine = self._is_in_coroutine
-        dispatcher.connect_shards(tells)
-        saved_state = SavedState(outbox, grant.saved, grant.saved_bytes_max)
         self._full_lines = LogLimit(1, FULL_LINES_S)
         self._waiting_lines = LogLimit(1, FULL_LINES_S)
-        self._backlog = Backlog(lane)
-        self._waiting = self._backlog.chunks
-        self._contact = GatewayContact(
-            grant, lane, link, self._backlog, app.decode_errors, dispatcher.calls, tells, now
+        self._backlog = backlog = Backlog(lane)
+        self._waiting = backlog.chunks
+        self._contact = contact = GatewayContact(
+            grant, lane, link, backlog, app.decode_errors, calls, tells, now
         )
-        self._publisher = Publisher(
-            outbox, dispatcher, lane, self._backlog, self._contact, note, now
-        )
+        self._publisher = Publisher(outbox, dispatcher, lane, backlog, contact, note, now)
         self._timers = AppTimers()
         self._planned = PlannedCalls(app, self._timers, dispatcher, self._publisher, note, now)
         self.runtime = WorkerRuntime(
             outbox,
             grant.max_packet_bytes,
             tells,
-            saved_state,
-            dispatcher.sessions,
+            SavedState(outbox, grant.saved, grant.saved_bytes_max),
+            calls.sessions,
             self._timers,
             now,
             link.wake,
@@ -146,7 +142,7 @@ class Worker:
         coroutines = Coroutines(
             self._grant,
             self._dispatcher.deferral,
-            self._dispatcher.calls,
+            self._calls,
             self._outbox,
             self._note,
             tasks,
@@ -257,7 +253,7 @@ class Worker:
     @property
     def sessions(self) -> Mapping[int, Session]:
         """The sessions that the application knows, by id. Look, do not touch."""
-        return self._dispatcher.sessions
+        return self._calls.sessions
 
     @property
     def awaits_outside(self) -> bool:
@@ -267,7 +263,7 @@ class Worker:
     @property
     def unhandled_packets(self) -> int:
         """Packets that no handler took."""
-        return self._dispatcher.unhandled_packets
+        return self._calls.unhandled_packets
 
     def _in_loop(self, step: Callable[[], _T]) -> _T:
         """Take `step` with the loop of the coroutines, if there are any, as the running one."""
@@ -384,7 +380,7 @@ class Worker:
         if self._app.stop_handler is not None:
             self._stop(self._app.stop_handler)
         self._app.decode_errors.log_unlogged(is_last=True)
-        self._dispatcher.calls.errors.log_unlogged(is_last=True)
+        self._calls.errors.log_unlogged(is_last=True)
         self._publisher.publish()
 
     # -- `on_start` and `on_stop` ------------------------------------------------------------------
@@ -406,7 +402,7 @@ class Worker:
             raise error
         if error is not None:
             what = "the application's on_stop"
-            self._dispatcher.calls.failed(None, None, error, mark, what, is_once=True)
+            self._calls.failed(None, None, error, mark, what, is_once=True)
 
     def _call_to_end(
         self, handler: Callable[[], Any], timeout_s: float = inf

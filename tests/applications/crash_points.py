@@ -160,13 +160,13 @@ def _hook(worker: Any, publisher: Any, process: Any) -> None:
         self: Worker, hooked_app: App, grant: Grant, lane: Any, *others: Any, **named: Any
     ) -> None:
         make_worker(self, hooked_app, grant, CrashingLane(lane), *others, **named)
-        clock = self._dispatcher.now
+        clock = self._dispatcher._now
 
         def clock_hooked() -> float:
             at("after_handler")  # the dispatcher looks at the clock after each call
             return clock()
 
-        self._dispatcher.now = clock_hooked
+        self._dispatcher._now = clock_hooked
 
     def take_over_hooked(self: Worker) -> None:
         take_over(self)

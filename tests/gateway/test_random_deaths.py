@@ -24,7 +24,6 @@ from cluster.shared.records import BROADCAST, PUBLISH, SEND_TO
 from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
 from cluster.worker.app_timers import TimerHandle
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
 from cluster.worker.saved_state import SavedState
@@ -32,6 +31,7 @@ from cluster.worker.session import Session
 from cluster.worker.tells import Tells
 from tests.gateway.world import GatewayWorld, packets_in
 from tests.iocp.peers import Peer
+from tests.worker.dispatchers import make_dispatcher
 
 ECHO, SAVE, TO_ALL, LEAVE, FAIL = range(1, 6)
 """Answer; answer and save the packet; tell all; leave, saving that; fail, and leave by that."""
@@ -192,8 +192,13 @@ class MortalWorker:
         self._published = commit
         self._rest: list[bytes] | None = None
         """What is left of a batch of which a part is published."""
-        self._dispatcher = Dispatcher(self.app, self._outbox, commit, 65_531, self._between_packets)
-        self._dispatcher.redelivered_through = grant.redelivered_through
+        self._dispatcher = make_dispatcher(
+            self.app,
+            self._outbox,
+            commit,
+            self._between_packets,
+            redelivered_through=grant.redelivered_through,
+        )
         self._check(self._check_counts, {session.id for session in grant.sessions})
         for session in grant.sessions:
             oracle.calls["closing"] += session.closing

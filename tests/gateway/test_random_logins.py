@@ -17,10 +17,10 @@ from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
 from cluster.shared.messages import Grant
 from cluster.worker import App, BindResult, Session
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from tests.gateway.world import GatewayWorld
 from tests.iocp.peers import Peer
+from tests.worker.dispatchers import make_dispatcher
 
 BIND, UNBIND, LOOK, FAIL, LEAVE = range(1, 6)
 USERS = ("ann", "bob", "eve")
@@ -69,10 +69,13 @@ class MortalWorker:
         app.on_bound(self._bound)
         app.on_disconnected(self._disconnected)
         self._published = Commit(grant.position, grant.index)
-        self.dispatcher = Dispatcher(
-            app, self._outbox, self._published, 65_531, self._between_packets
+        self.dispatcher = make_dispatcher(
+            app,
+            self._outbox,
+            self._published,
+            self._between_packets,
+            redelivered_through=grant.redelivered_through,
         )
-        self.dispatcher.redelivered_through = grant.redelivered_through
         for session in grant.sessions:
             self.dispatcher.resume(session)
 

@@ -12,8 +12,8 @@ from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import Bind, Bound, SecondLogin, pack_bound, read_bind, read_unbind
 from cluster.worker import App, Binding, BindResult, OutputTooLarge, Session
 from cluster.worker.binds import Binds
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 YES, NO = BindResult
@@ -38,7 +38,7 @@ class Bench:
         self.app.bound_handler = lambda session, result: self.told.append((result, session.user))
         self.app.on_disconnected(lambda session, cause: self.told.append((cause, session.user)))
         self.outbox = Outbox(1 << 20)
-        self.dispatcher = Dispatcher(self.app, self.outbox, commit, 65_531, lambda: None)
+        self.dispatcher = make_dispatcher(self.app, self.outbox, commit)
         self.outbox.publish_at = float("inf")
         self.position = commit.position
 

@@ -10,8 +10,8 @@ from cluster.shared.records import BOUND, DISCONNECT, SEND, make_record
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App, Session
-from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.outbox import Outbox
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
@@ -20,6 +20,8 @@ class Bench:
 
     def __init__(self, *suspects: tuple[int, int, bool], commit: Commit = START) -> None:
         self.log: list[Any] = []
+        self.settled: list[Any] = []
+        """What was done, and put out, each time."""
         self.outbox = Outbox(1 << 20)
         app = App()
         app.on_connected(lambda session: self.log.append(("connected", session.id)))
@@ -28,15 +30,12 @@ class Bench:
             lambda session, result: self.log.append(("bound", session.id, result, session.user))
         )
         app.on_any(self._any)
-        self.dispatcher = CarefulDispatcher(
+        self.dispatcher = make_dispatcher(
             app,
             self.outbox,
             commit,
-            65_531,
-            lambda: None,
-            None,
-            [Suspect(position=p, index=i, is_set_aside=aside) for p, i, aside in suspects],
-            self._settle,
+            suspects=[Suspect(position=p, index=i, is_set_aside=aside) for p, i, aside in suspects],
+            settle=self._settle,
         )
         self.outbox.publish_at = float("inf")
 
@@ -49,6 +48,7 @@ class Bench:
 
     def _settle(self) -> None:
         self.log.append(self.dispatcher.commit)
+        self.settled.append((self.dispatcher.commit, self.outbox.entries))
         self.outbox.clear()
 
     def run(self, *records: bytes, position: int = 1) -> None:
@@ -94,16 +94,9 @@ def test_a_packet_that_is_set_aside_is_skipped_and_its_session_ended():
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_the_end_of_a_session_leaves_with_the_commit_that_skips_its_packet(index: int):
     bench = Bench((2, index, True))
-    sent: list[Any] = []
-
-    def settle() -> None:
-        sent.append((bench.dispatcher.commit, list(bench.outbox.entries)))
-        bench.outbox.clear()
-
-    bench.dispatcher._settle = settle
     bench.run(opened(1), ABC)
     before = [(SEND, 1, make_packet(1, payload)) for payload in (b"a", b"b", b"c")[:index]]
-    assert sent == [
+    assert bench.settled == [
         (Commit(2, index), before),
         (Commit(3, 0), [(DISCONNECT, 1, b"poison")]),
     ]

@@ -23,10 +23,10 @@ from cluster.shared.records import (
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import pack_send_to
 from cluster.worker import App, OutputTooLarge, Session, TimerHandle
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.saved_state import SavedState
 from cluster.worker.tells import Tells
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
@@ -45,8 +45,8 @@ class Bench:
         self.commits: list[Commit] = []
         """The commit at each moment at which it could have been published."""
         self.outbox = Outbox(max_batch_bytes)
-        self.dispatcher = Dispatcher(
-            self.app, self.outbox, commit, 65_531, lambda: self.commits.append(self.commit)
+        self.dispatcher = make_dispatcher(
+            self.app, self.outbox, commit, lambda: self.commits.append(self.commit)
         )
         # Put in place, not registered: a test may register its own instead.
         self.app.connected_handler = lambda session: self.calls.append(("connected", session.id))
@@ -139,7 +139,7 @@ def test_a_packet_that_nobody_handles_is_counted_and_done():
     bench.app.on_packet(7)(lambda session, payload: bench.calls.append(payload))
     bench.run(opened(), packets((8, b"x"), (7, b"y"), (9, b"z")))
     assert bench.calls[1:] == [b"y"]
-    assert bench.dispatcher.unhandled_packets == 2
+    assert bench.dispatcher.calls.unhandled_packets == 2
     assert bench.commit == Commit(3, 0)
 
 
@@ -155,7 +155,7 @@ def test_a_packet_id_that_nobody_handles_is_told_of_once(caplog: pytest.LogCaptu
 
 
 def test_an_application_without_handlers_is_fine():
-    dispatcher = Dispatcher(App(), Outbox(1_000), START, 100, lambda: None)
+    dispatcher = make_dispatcher(App(), Outbox(1_000))
     dispatcher.resume(ReplayedSession(id=5, address=ADDRESS))
     dispatcher.run(chunk(opened(), packets((1, b"x")), closed(), closed(5)))
     assert dispatcher.commit == Commit(5, 0)

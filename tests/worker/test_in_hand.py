@@ -12,8 +12,8 @@ from cluster.shared.records import BOUND, make_record
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import BindResult, Bound, pack_bound
 from cluster.worker import App
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
@@ -31,7 +31,7 @@ class Noted:
         self.app.on_bound(lambda session, result: self._look())
         self.app.on_any(lambda session, packet_id, payload: self._look())
         outbox = Outbox(1 << 20)
-        self.dispatcher = Dispatcher(self.app, outbox, commit, 65_531, self._between, self.writer)
+        self.dispatcher = make_dispatcher(self.app, outbox, commit, self._between, note=self.writer)
         outbox.publish_at = float("inf")
         self.published = 0
 

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from cluster.shared.group_records import read_join
-from cluster.shared.lane import START
 from cluster.shared.records import DEFER, DISCONNECT, JOIN
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
-from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.outbox import Outbox
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, joined, opened, packets
 from tests.worker.test_dispatcher import Bench
 from tests.worker.test_groups import written
@@ -168,15 +167,11 @@ def test_a_suspect_is_met_with_care_and_skipped_when_it_is_set_aside(
     app, outbox = App(), Outbox(1 << 20)
     heard: list[Any] = []
     app.on_joined(lambda session, name: heard.append(name))
-    dispatcher = CarefulDispatcher(
+    dispatcher = make_dispatcher(
         app,
         outbox,
-        START,
-        65_531,
-        lambda: None,
-        None,
-        [Suspect(position=1, index=0, is_set_aside=is_set_aside)],
-        lambda: heard.append("settled"),
+        suspects=[Suspect(position=1, index=0, is_set_aside=is_set_aside)],
+        settle=lambda: heard.append("settled"),
     )
     dispatcher.resume(
         ReplayedSession(

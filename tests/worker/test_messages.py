@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.shared.key_records import KeyOwners
-from cluster.shared.lane import START, Commit
+from cluster.shared.lane import Commit
 from cluster.shared.records import DEFER, DONE, MESSAGE, TELL, make_record
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.takeover import Suspect
@@ -21,11 +20,11 @@ from cluster.shared.tell_records import (
     read_tell,
 )
 from cluster.worker import App, Full, Session
-from cluster.worker.careful_dispatcher import CarefulDispatcher
+from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
-from cluster.worker.tells import Tells
 from tests.support import wait_until
 from tests.worker.bench import ECHO, MakeBench
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import chunk
 
 ASK, FLOOD = 10, 11
@@ -115,23 +114,18 @@ def test_the_annotation_of_undelivered_adds_types():
 # -- suspects --------------------------------------------------------------------------------------
 
 
-def careful(
-    app: App, *suspects: tuple[int, bool]
-) -> tuple[CarefulDispatcher, Outbox, list[Commit]]:
+def careful(app: App, *suspects: tuple[int, bool]) -> tuple[Dispatcher, Outbox, list[Commit]]:
     """Return a dispatcher that was told of suspects, its outbox, and the commits it waited for."""
     outbox = Outbox(1 << 20)
     commits: list[Commit] = []
-    dispatcher = CarefulDispatcher(
+    dispatcher = make_dispatcher(
         app,
         outbox,
-        START,
-        65_531,
-        lambda: None,
-        None,
-        [Suspect(position=p, index=0, is_set_aside=is_set_aside) for p, is_set_aside in suspects],
-        lambda: commits.append(dispatcher.commit),
+        suspects=[
+            Suspect(position=p, index=0, is_set_aside=is_set_aside) for p, is_set_aside in suspects
+        ],
+        settle=lambda: commits.append(dispatcher.commit),
     )
-    dispatcher.connect_shards(Tells(outbox, ME, KeyOwners((1, 2)), 1, 1 << 20, [], 1))
     return dispatcher, outbox, commits
 
 

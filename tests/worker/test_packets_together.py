@@ -15,10 +15,10 @@ from cluster.shared.note import CALL, INDEX_BITS, SEVERAL, NoteWriter
 from cluster.shared.records import DISCONNECT, RECORD_BYTES, SEND
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, OutputTooLarge, Packets, Session
-from cluster.worker.careful_dispatcher import CarefulDispatcher
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import join_packets
 from tests.worker.bench import MakeBench
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 from tests.worker.test_coroutines import open_sessions, run, send, sent
 
@@ -36,15 +36,14 @@ class Bench:
         self.commits: list[Commit] = []
         self.note = NoteWriter()
         self.outbox = Outbox(max_batch_bytes)
-        self.dispatcher = CarefulDispatcher(
+        self.dispatcher = make_dispatcher(
             self.app,
             self.outbox,
             commit,
-            65_531,
             lambda: self.commits.append(self.dispatcher.commit),
-            self.note,
-            suspects,
-            lambda: self.calls.append(self.dispatcher.commit),
+            note=self.note,
+            suspects=suspects,
+            settle=lambda: self.calls.append(self.dispatcher.commit),
         )
         self.app.on_packets(self._packets)
 

@@ -6,10 +6,9 @@ from cluster.shared.lane import START, Commit
 from cluster.shared.records import ACCEPT, DISCONNECT, SEND, SEND_BLOCKED, SEND_READY, make_record
 from cluster.shared.takeover import ReplayedSession, Suspect
 from cluster.worker import App, Session
-from cluster.worker.careful_dispatcher import CarefulDispatcher
-from cluster.worker.dispatcher import Dispatcher
 from cluster.worker.outbox import Outbox
 from tests.record_reader import iter_records
+from tests.worker.dispatchers import make_dispatcher
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 BLOCKED, READY = make_record(SEND_BLOCKED, 1, b""), make_record(SEND_READY, 1, b"")
@@ -26,11 +25,7 @@ class Bench:
         app.on_send_blocked(lambda session: self._note("blocked", session))
         app.on_send_ready(lambda session: self._note("ready", session))
         app.on_any(lambda session, packet_id, payload: self._note("packet", session))
-        common = (app, self.outbox, commit, 65_531, lambda: None, None)
-        if suspects:
-            self.dispatcher: Dispatcher = CarefulDispatcher(*common, suspects, lambda: None)
-        else:
-            self.dispatcher = Dispatcher(*common)
+        self.dispatcher = make_dispatcher(app, self.outbox, commit, suspects=suspects)
 
     def _note(self, what: str, session: Session) -> None:
         self.calls.append((what, session.is_send_blocked))
@@ -57,7 +52,7 @@ def test_both_ends_of_a_full_queue_are_told_in_their_place():
 
 def test_without_a_handler_the_session_knows():
     bench = Bench()
-    bench.dispatcher = Dispatcher(App(), bench.outbox, START, 65_531, lambda: None)
+    bench.dispatcher = make_dispatcher(App(), bench.outbox)
     bench.run(opened(1), BLOCKED)
     assert bench.dispatcher.sessions[1].is_send_blocked
     bench.run(READY, position=3)
@@ -127,6 +122,6 @@ def test_an_acceptance_of_a_call_that_raised_is_taken_back():
         session.accept()
         raise ValueError
 
-    bench.dispatcher = Dispatcher(app, bench.outbox, START, 65_531, lambda: None)
+    bench.dispatcher = make_dispatcher(app, bench.outbox)
     bench.run(opened(1), packets((1, b"")))
     assert [kind for kind, _, _ in bench.outbox.entries] == [DISCONNECT]

@@ -1,0 +1,67 @@
+"""Dispatchers alone, without a worker around them."""
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from cluster.shared.lane import START, Commit
+from cluster.shared.messages import Grant, LaneOffer
+from cluster.shared.note import NoteWriter
+from cluster.shared.takeover import Suspect
+from cluster.worker import App, careful_dispatcher
+from cluster.worker.coroutines import Coroutines
+from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.handler_calls import HandlerCalls
+from cluster.worker.outbox import Outbox
+from cluster.worker.tells import granted_tells
+
+
+def no_coroutines() -> Coroutines:
+    raise AssertionError("nothing here runs coroutines")
+
+
+def make_dispatcher(
+    app: App,
+    outbox: Outbox,
+    commit: Commit = START,
+    between_packets: Callable[[], None] = lambda: None,
+    *,
+    note: NoteWriter | None = None,
+    suspects: Iterable[Suspect] = (),
+    settle: Callable[[], None] = lambda: None,
+    redelivered_through: int = 0,
+) -> Dispatcher:
+    """Return the dispatcher of a worker of node 1 of 1 and 2 that goes on at `commit`.
+
+    Its batch is always old enough, as long as `outbox.publish_at` says nothing else.
+    """
+    offer = LaneOffer(
+        kind="local", endpoint="", identity=b"", capacity_bytes=1 << 20, max_batch_bytes=1 << 20
+    )
+    grant = Grant(
+        node=1,
+        nonce=1,
+        shard=0,
+        incarnation=1,
+        lane=offer,
+        position=commit.position,
+        index=commit.packet_index,
+        sessions=[],
+        redelivered_through=redelivered_through,
+        max_packet_bytes=65_535,
+        worker_timeout_s=60.0,
+        suspects=list(suspects),
+        nodes=[1, 2],
+        key_owners=[1, 2],
+    )
+    return careful_dispatcher.make_dispatcher(
+        app,
+        grant,
+        outbox,
+        HandlerCalls(app, outbox, monotonic),
+        granted_tells(grant, outbox, lambda: False),
+        note if note is not None else NoteWriter(),
+        monotonic,
+        between_packets,
+        settle,
+        no_coroutines,
+    )
