@@ -8,13 +8,12 @@ a successor, which sees the same records, finds the same user at the same packet
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import BindResult, Bound
 
 if TYPE_CHECKING:
     from asyncio import Future
 
-__all__ = ["Binding", "Binds", "resumed_binds"]
+__all__ = ["Binding", "Binds"]
 
 
 class Binding:
@@ -63,11 +62,11 @@ class Binds:
 
     __slots__ = ("_bindings", "_heard", "request", "unbind_request", "user")
 
-    def __init__(self) -> None:
-        self.user: str | None = None
-        self.request = 0
+    def __init__(self, user: str | None = None, request: int = 0, unbind_request: int = 0) -> None:
+        self.user = user
+        self.request = request
         """The number of the last bind or unbind. One that was taken back is not used again."""
-        self.unbind_request = 0
+        self.unbind_request = unbind_request
         """The number of the last unbind: answers to binds before it are void."""
         self._bindings: list[Binding] = []
         self._heard = 0
@@ -120,14 +119,3 @@ class Binds:
         bindings, self._bindings = self._bindings, []
         for binding in bindings:
             binding.resolve(BindResult.REJECTED)
-
-
-def resumed_binds(replayed: ReplayedSession) -> Binds | None:
-    """Return who a session that is taken over is; None if it never was, nor asked to be, anyone."""
-    if not replayed.bind_request:
-        return None
-    binds = Binds()
-    binds.user = replayed.user
-    binds.request = replayed.bind_request
-    binds.unbind_request = replayed.unbind_request
-    return binds

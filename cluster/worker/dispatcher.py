@@ -7,7 +7,7 @@ packet, so that a publish may commit in the middle of a record.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, repeat
+from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,7 @@ from cluster.shared.records import (
     SEND_READY,
 )
 from cluster.shared.takeover import ReplayedSession
-from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
-from cluster.worker.binds import resumed_binds
 from cluster.worker.deferral import Deferral
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.handler_shape import refuse_coroutine
@@ -129,17 +127,8 @@ class Dispatcher:
         One whose `on_connected` is not done (`is_opening`) is not resumed: that call comes again.
         """
         session = self._make_session(replayed.id, replayed.address)
-        session.sequence = replayed.sequence
-        session._saved = replayed.saved
-        session._binds = resumed_binds(replayed)
-        if replayed.groups:
-            requests = replayed.group_requests or repeat(0)
-            session._member_of = dict(zip(replayed.groups, requests, strict=False))
-        session._join_request = replayed.join_request
-        session.is_send_blocked = replayed.send_blocked
-        if replayed.closing:
-            session.is_open = False
-        elif self._app.resumed_handler is not None and not is_opening:
+        session._resume(replayed)
+        if session.is_open and self._app.resumed_handler is not None and not is_opening:
             self._note.resuming(replayed.id)
             mark = self._outbox.mark()
             try:
@@ -339,10 +328,9 @@ class Dispatcher:
     def _bound(self, session_id: int, answer: bytes) -> None:
         """Take the answer to a bind, for who awaits it too, and have the application hear of it."""
         session = self.sessions.get(session_id)
-        if session is None or session._binds is None:
+        if session is None or not session._hear_bound(answer):
             return
-        counts = session._binds.heard(read_bound(answer))
-        if counts and session.is_open and self._app.bound_handler is not None:
+        if session.is_open and self._app.bound_handler is not None:
             self._event(session_id, BOUND, answer)
 
     def hear_ahead(self, chunk: InboundChunk) -> None:

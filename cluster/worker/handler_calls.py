@@ -19,7 +19,6 @@ from cluster.shared.records import (
     SEND_BLOCKED,
     SEND_READY,
 )
-from cluster.shared.user_records import read_bound
 from cluster.worker.app import App
 from cluster.worker.handler_errors import HandlerErrors
 from cluster.worker.outbox import Mark, Outbox
@@ -117,25 +116,24 @@ class HandlerCalls:
         That of a session which has ended only if it `was_begun` before.
         """
         app = self._app
-        is_due = session.is_open or was_begun
         if kind == CLOSED:
             del self.sessions[session.id]
+        elif kind != OPENED and not (session.is_open or was_begun):
+            return None
         try:
             if kind == OPENED and app.connected_handler is not None:
                 return app.connected_handler(session)
             if kind == CLOSED and app.disconnected_handler is not None:
                 return app.disconnected_handler(session, payload.decode())
-            if kind == BOUND and app.bound_handler is not None and session._binds is not None:
-                bound = read_bound(payload)
-                if is_due and session._binds.counts(bound):
-                    return app.bound_handler(session, bound.result)
-            if kind == JOINED and app.joined_handler is not None and is_due:
-                name = session._heard_joined(payload)
-                if name is not None:
-                    return app.joined_handler(session, name)
-            if kind == SEND_BLOCKED and app.send_blocked_handler is not None and is_due:
+            if kind == BOUND and app.bound_handler is not None:
+                result = session._bind_result(payload)
+                return None if result is None else app.bound_handler(session, result)
+            if kind == JOINED and app.joined_handler is not None:
+                name = session._joined_group(payload)
+                return None if name is None else app.joined_handler(session, name)
+            if kind == SEND_BLOCKED and app.send_blocked_handler is not None:
                 return app.send_blocked_handler(session)
-            if kind == SEND_READY and app.send_ready_handler is not None and is_due:
+            if kind == SEND_READY and app.send_ready_handler is not None:
                 return app.send_ready_handler(session)
         except Exception as error:
             self.failed(session, None, error, mark, EVENT_HANDLERS[kind])

@@ -17,7 +17,6 @@ from cluster.shared.records import (
     RECORD,
     RECORD_BYTES,
 )
-from cluster.shared.user_records import read_bound
 from cluster.worker.session import Session
 from cluster.worker.tells import Tells
 
@@ -60,7 +59,9 @@ class HearingAhead:
                 if kind == CLOSED:
                     self._hear_end(session_id)
                 elif kind == BOUND:
-                    self._hear_answer(session_id, bytes(records[start:end]))
+                    session = self._sessions.get(session_id)
+                    if session is not None:
+                        session._hear_bound(bytes(records[start:end]))
                     self.position = position
                 elif kind in _OF_SHARDS:
                     self._tells.hear(kind, bytes(records[start:end]))
@@ -69,11 +70,6 @@ class HearingAhead:
             offset = end
             position += 1
         self._below = position
-
-    def _hear_answer(self, session_id: int, answer: bytes) -> None:
-        session = self._sessions.get(session_id)
-        if session is not None and session._binds is not None:
-            session._binds.heard(read_bound(answer))
 
     def _hear_end(self, session_id: int) -> None:
         session = self._sessions.get(session_id)

@@ -1,6 +1,7 @@
 """A client as handlers see it. It lives in the worker; the connection is the gateway's."""
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from struct import Struct
 from struct import error as StructError
 from threading import get_ident
@@ -24,7 +25,8 @@ from cluster.shared.records import (
     SEND,
     UNBIND,
 )
-from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind
+from cluster.shared.takeover import ReplayedSession
+from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind, read_bound
 from cluster.worker.binds import Binding, Binds
 from cluster.worker.outbox import Outbox, not_here
 from cluster.worker.packet_stream import Packets, join_packets, too_long
@@ -45,7 +47,8 @@ class Session:
     `id` is never used again in the cluster. `sequence` is the number of the packet that is
     being handled, from 1 (of the first of several, `App.on_packets`), and behind it of the last one
     that was; 0 before the first. `state` is
-    any object of the application's; it is lost with the worker. `saved` is not.
+    any object of the application's; it is lost with the worker. `saved` is not. What begins with an
+    underscore is the worker's own.
     """
 
     __slots__ = (
@@ -100,11 +103,11 @@ class Session:
         self._saved: bytes | None = None
         self.state: Any = None
         self._binds: Binds | None = None
-        """Who it is and what of that is not answered yet; the worker's own."""
+        """Who it is and what of that is not answered yet."""
         self._member_of: dict[str, int] | None = None
-        """The groups that it is in, with the numbers of their joins; the worker's own."""
+        """The groups that it is in, with the numbers of their joins."""
         self._join_request = 0
-        """The number of the last join that is to be answered; the worker's own."""
+        """The number of the last join that is to be answered."""
         self._hears_joined = hears_joined
         self._batch = 0
         self._has_ended = False
@@ -311,13 +314,6 @@ class Session:
             self._outbox.add(LEAVE, self.id, data, (groups.__setitem__, name, groups[name]))
             del groups[name]
 
-    def _heard_joined(self, payload: bytes) -> str | None:
-        """Return the group that the answer to a join is about, if it is in it by that join."""
-        request, data = read_join(payload)
-        name = data.decode()
-        groups = self._member_of
-        return name if groups is not None and groups.get(name) == request else None
-
     @property
     def saved(self) -> bytes | None:
         """What `save` was given last, by this worker or, with its commit, by one before it."""
@@ -353,18 +349,50 @@ class Session:
             self._outbox.add(SAVE, self.id, data, (setattr, self, "_saved", self._saved))
             self._saved = data
 
+    def __repr__(self) -> str:
+        return f"<Session {self.id:#x} {self.address}>"
+
+    # -- for the worker ----------------------------------------------------------------------------
+
+    def _resume(self, replayed: ReplayedSession) -> None:
+        """Be as the predecessor's commit has left it."""
+        self.sequence = replayed.sequence
+        self._saved = replayed.saved
+        if replayed.bind_request:  # else it is nobody, and never asked to be anyone
+            self._binds = Binds(replayed.user, replayed.bind_request, replayed.unbind_request)
+        if replayed.groups:
+            requests = replayed.group_requests or repeat(0)
+            self._member_of = dict(zip(replayed.groups, requests, strict=False))
+        self._join_request = replayed.join_request
+        self.is_send_blocked = replayed.send_blocked
+        self.is_open = not replayed.closing
+
+    def _hear_bound(self, answer: bytes) -> bool:
+        """Take the answer to a bind; return whether the application is to hear of it."""
+        return self._binds is not None and self._binds.heard(read_bound(answer))
+
+    def _bind_result(self, answer: bytes) -> BindResult | None:
+        """Return what the answer to a bind says, unless an unbind has made it void."""
+        bound = read_bound(answer)
+        counts = self._binds is not None and self._binds.counts(bound)
+        return bound.result if counts else None
+
+    def _joined_group(self, answer: bytes) -> str | None:
+        """Return the group that the answer to a join is about, if it is in it by that join."""
+        request, data = read_join(answer)
+        name = data.decode()
+        groups = self._member_of
+        return name if groups is not None and groups.get(name) == request else None
+
     def _hear_end(self) -> None:
         """Its connection has ended, though `on_disconnected` has to wait: who awaits an answer to a
-        bind, or asks for one from now on, would hold that up. Done by the worker."""
+        bind, or asks for one from now on, would hold that up."""
         self._end_is_known = True
         if self._binds is not None:
             self._binds.end()
 
     def _end(self) -> None:
-        """Take nothing more: its `on_disconnected` has run. Done by the worker."""
+        """Take nothing more: its `on_disconnected` has run."""
         self.is_open = False
         self._has_ended = True
         self._hear_end()
-
-    def __repr__(self) -> str:
-        return f"<Session {self.id:#x} {self.address}>"
