@@ -12,7 +12,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    Protocol,
     TypeVar,
     TypeVarTuple,
     get_origin,
@@ -32,14 +31,14 @@ from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers
 from cluster.worker.message_handlers import encode_message, is_message_type
 from cluster.worker.questions import decode_answer
-from cluster.worker.saved_state import SavedState
+from cluster.worker.runtime import Runtime
 from cluster.worker.session import Session
 from cluster.worker.tells import Receiver, Telling, Tells
 
 if TYPE_CHECKING:
     from cluster.shared.rendezvous import Key
 
-__all__ = ["App", "Runtime"]
+__all__ = ["App"]
 
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _Arguments = TypeVarTuple("_Arguments")
@@ -49,55 +48,6 @@ ANSWER_TYPES_MAX = 256
 
 POSTED_MAX = 65_536
 """Functions that may wait to be run on the loop."""
-
-
-class Runtime(Protocol):
-    """What a running worker gives its application."""
-
-    @property
-    def tells(self) -> Tells:
-        """What goes to other shards."""
-        ...
-
-    @property
-    def saved_state(self) -> SavedState:
-        """What is saved for the shard."""
-        ...
-
-    @property
-    def sessions(self) -> Mapping[int, Session]:
-        """The sessions that the application knows, by id."""
-        ...
-
-    def now(self) -> float:
-        """Return the time by the clock that timers go by."""
-        ...
-
-    def broadcast(self, packet: bytes) -> None:
-        """Send one packet to every session of the node."""
-        ...
-
-    def send_to(self, user: bytes, packet: bytes) -> None:
-        """Send one packet to a user."""
-        ...
-
-    def kick_user(self, user: bytes, packet: bytes) -> None:
-        """Send one last packet to a user, and end its session."""
-        ...
-
-    def call_later(
-        self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]
-    ) -> TimerHandle:
-        """Call a function of the application on the loop when `seconds` have passed."""
-        ...
-
-    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
-        """Send one packet to every member of a group but the session of that id; 0 for none."""
-        ...
-
-    def wake(self) -> None:
-        """Make the loop look at what was posted; any thread."""
-        ...
 
 
 class App(Handlers):

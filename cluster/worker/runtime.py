@@ -17,11 +17,11 @@ from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
 from cluster.worker.tells import Tells
 
-__all__ = ["WorkerRuntime"]
+__all__ = ["Runtime"]
 
 
-class WorkerRuntime:
-    """The `Runtime` of one incarnation. For the loop's thread, but for `wake`."""
+class Runtime:
+    """That of one incarnation. For the loop's thread, but for `wake`."""
 
     def __init__(
         self,

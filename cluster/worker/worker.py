@@ -28,7 +28,7 @@ from cluster.worker.outbox import Outbox
 from cluster.worker.payload_annotation import handler_name
 from cluster.worker.planned_calls import PlannedCalls
 from cluster.worker.publisher import Publisher
-from cluster.worker.runtime import WorkerRuntime
+from cluster.worker.runtime import Runtime
 from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
 from cluster.worker.stops import (
@@ -117,7 +117,7 @@ class Worker:
         self._publisher = Publisher(outbox, dispatcher, lane, backlog, contact, note, now)
         self._timers = AppTimers()
         self._planned = PlannedCalls(app, self._timers, dispatcher, self._publisher, note, now)
-        self.runtime = WorkerRuntime(
+        self.runtime = Runtime(
             outbox,
             grant.max_packet_bytes,
             tells,

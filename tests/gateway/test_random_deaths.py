@@ -9,29 +9,24 @@ own dispatcher and outbox. Everything that happens follows from the seed in the 
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
 from cluster.shared.messages import Grant
-from cluster.shared.records import BROADCAST, PUBLISH, SEND_TO
-from cluster.shared.user_records import pack_send_to
 from cluster.worker.app import App
-from cluster.worker.app_timers import TimerHandle
 from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
 from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
-from cluster.worker.tells import Tells
 from tests.gateway.world import GatewayWorld, packets_in
 from tests.iocp.peers import Peer
-from tests.worker.dispatchers import make_dispatcher
+from tests.worker.dispatchers import make_dispatcher, make_runtime
 
 ECHO, SAVE, TO_ALL, LEAVE, FAIL = range(1, 6)
 """Answer; answer and save the packet; tell all; leave, saving that; fail, and leave by that."""
@@ -182,12 +177,12 @@ class MortalWorker:
         self.app.on_connected(lambda session: self._event(session, "opened"))
         self.app.on_disconnected(lambda session, cause: self._event(session, "closed"))
         self.app.on_resumed(self._resumed)
-        self.app._attach(self)
         self._rng = rng
         self._lane = lane
         self._oracle = oracle
         self._outbox = Outbox(1 << 20)
-        self.saved_state = SavedState(self._outbox, dict(grant.saved), grant.saved_bytes_max)
+        saved_state = SavedState(self._outbox, dict(grant.saved), grant.saved_bytes_max)
+        self.app._attach(make_runtime(self._outbox, saved_state))
         commit = Commit(grant.position, grant.index)
         self._published = commit
         self._rest: list[bytes] | None = None
@@ -203,35 +198,6 @@ class MortalWorker:
         for session in grant.sessions:
             oracle.calls["closing"] += session.closing
             self._dispatcher.resume(session)
-
-    def broadcast(self, packet: bytes) -> None:
-        self._outbox.add(BROADCAST, 0, packet)
-
-    def send_to(self, user: bytes, packet: bytes) -> None:
-        self._outbox.add(SEND_TO, 0, pack_send_to(user, packet))
-
-    def kick_user(self, user: bytes, packet: bytes) -> None:
-        raise AssertionError("nobody is kicked here")
-
-    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
-        raise AssertionError("nothing here waits")
-
-    @property
-    def tells(self) -> Tells:
-        raise AssertionError("nobody here tells other shards anything")
-
-    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
-        self._outbox.add(PUBLISH, left_out, pack_publish(name, packet))
-
-    @property
-    def sessions(self) -> Mapping[int, Session]:
-        raise AssertionError("nobody here looks for sessions")
-
-    def now(self) -> float:
-        raise AssertionError("nobody here asks for the time")
-
-    def wake(self) -> None:
-        pass
 
     def _maybe_die(self, chance: float) -> None:
         if self._rng.random() < chance:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.worker import App, Session, ShardId, TimerHandle
+from cluster.worker import App, Session, ShardId
 from cluster.worker.app_timers import AppTimers
 from cluster.worker.outbox import Outbox
+from cluster.worker.runtime import Runtime
 from cluster.worker.saved_state import SavedState
-from cluster.worker.tells import Tells
+from cluster.worker.tells import granted_tells
+from tests.worker.dispatchers import make_grant
 
 
 def test_handlers_are_found_by_packet_id():
@@ -188,7 +190,9 @@ def test_a_broadcast_needs_a_running_worker():
         App().broadcast(1, b"x")
 
 
-class Runtime:
+class Noted(Runtime):
+    """Notes what is to be sent, and how often it is woken."""
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.sent_to: list[tuple[bytes, bytes]] = []
@@ -196,6 +200,12 @@ class Runtime:
         self.published: list[tuple[bytes, bytes, int]] = []
         self.wakes = 0
         self.timers = AppTimers()
+        outbox = Outbox(1 << 20)
+        tells = granted_tells(make_grant(), outbox, lambda: False)
+        saved_state = SavedState(outbox, {}, 0)
+        super().__init__(
+            outbox, 65_535, tells, saved_state, {}, self.timers, lambda: 0.0, self._woken
+        )
 
     def broadcast(self, packet: bytes) -> None:
         self.sent.append(packet)
@@ -206,33 +216,15 @@ class Runtime:
     def kick_user(self, user: bytes, packet: bytes) -> None:
         self.kicked.append((user, packet))
 
-    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
-        return self.timers.call_at(seconds, function, *args)
-
-    @property
-    def tells(self) -> Tells:
-        raise AssertionError("nobody here tells other shards anything")
-
-    @property
-    def saved_state(self) -> SavedState:
-        raise AssertionError("nobody here saves anything for the shard")
-
-    @property
-    def sessions(self) -> Mapping[int, Session]:
-        raise AssertionError("nobody here looks for sessions")
-
-    def now(self) -> float:
-        raise AssertionError("nobody here asks for the time")
-
     def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
         self.published.append((name, packet, left_out))
 
-    def wake(self) -> None:
+    def _woken(self) -> None:
         self.wakes += 1
 
 
 def test_a_broadcast_is_one_packet():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     app._attach(runtime)
     app.broadcast(7, b"abc")
     assert runtime.sent == [b"\x07\x00\x07\x00abc"]
@@ -243,7 +235,7 @@ def test_a_broadcast_is_one_packet():
 
 
 def test_a_send_to_is_one_packet_for_one_user():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     with pytest.raises(RuntimeError, match="running worker"):
         app.send_to("ann", 7, b"abc")
     app._attach(runtime)
@@ -256,7 +248,7 @@ def test_a_send_to_is_one_packet_for_one_user():
 
 
 def test_a_kick_is_one_packet_for_one_user():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     with pytest.raises(RuntimeError, match="running worker"):
         app.kick_user("ann", 7, b"abc")
     app._attach(runtime)
@@ -270,7 +262,7 @@ def test_a_kick_is_one_packet_for_one_user():
 
 
 def test_a_publish_names_a_group_and_whom_to_leave_out():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     with pytest.raises(RuntimeError, match="running worker"):
         app.publish("room", 1, b"x")
     app._attach(runtime)
@@ -293,7 +285,7 @@ class Said(msgspec.Struct):
 
 
 def test_a_struct_goes_to_all_and_to_one_by_the_codec_of_the_application():
-    app, runtime = App(codec="json"), Runtime()
+    app, runtime = App(codec="json"), Noted()
     app._attach(runtime)
     app.broadcast(7, Said("hi"))
     app.send_to("ann", 8, Said("hi"))
@@ -354,7 +346,7 @@ def test_a_decorator_of_the_import_registers_nothing_in_a_running_worker(name: s
     app = App()
     given = {"on_packet": 1, "on_message": Said, "every": 1.0}[name]
     early = getattr(app, name)(given)
-    app._attach(Runtime())
+    app._attach(Noted())
     with pytest.raises(RuntimeError, match=f"^{name} is for the import"):
         early(lambda *args: None)
     assert (app.packet_handlers, app.messages.by_name, app.repeated) == ({}, {}, [])
@@ -383,7 +375,7 @@ def test_a_decorator_of_the_import_registers_nothing_in_a_running_worker(name: s
     ],
 )
 def test_nothing_is_registered_in_a_running_worker(name: str, given: Any):
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     app._attach(runtime)
     remedy = "use call_later" if name == "every" else "have a handler there that calls"
     with pytest.raises(RuntimeError, match=rf"^{name} is for the import .*; .*{remedy}"):
@@ -393,7 +385,7 @@ def test_nothing_is_registered_in_a_running_worker(name: str, given: Any):
 
 
 def test_call_later_is_the_runtimes_and_needs_one():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     ran: list[str] = []
     with pytest.raises(RuntimeError, match="on_start"):
         app.call_later(1, ran.append, "early")
@@ -412,7 +404,7 @@ def test_call_later_is_the_runtimes_and_needs_one():
 def test_a_type_checker_holds_the_arguments_of_call_later_against_the_function():
     """What is ignored here is an error to mypy, which says so where it is none any more."""
     app = App()
-    app._attach(Runtime())
+    app._attach(Noted())
 
     def remind(session: Session, text: str, *, loud: bool = False) -> None: ...
 
@@ -432,7 +424,7 @@ def test_a_type_checker_holds_the_arguments_of_call_later_against_the_function()
 
 def test_call_later_and_post_refuse_what_was_called_instead_of_given():
     """At their due time nobody could say any more where the mistake is."""
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     app._attach(runtime)
 
     async def remind() -> None: ...
@@ -453,13 +445,13 @@ def test_call_later_and_post_refuse_what_was_called_instead_of_given():
 
 def test_a_publish_excludes_sessions_only():
     app = App()
-    app._attach(Runtime())
+    app._attach(Noted())
     with pytest.raises(TypeError, match="publish excludes a session, not 'ann'"):
         app.publish("room", 1, b"x", exclude="ann")  # type: ignore[arg-type]
 
 
 def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     ran: list[int] = []
     app.post(lambda: ran.append(0))  # before there is a worker
     app._attach(runtime)
@@ -473,7 +465,7 @@ def test_what_is_posted_comes_out_once_in_order_and_wakes_the_loop():
 
 
 def test_posts_of_many_threads_all_arrive():
-    app, runtime = App(), Runtime()
+    app, runtime = App(), Noted()
     app._attach(runtime)
     ran: list[tuple[int, int]] = []
 

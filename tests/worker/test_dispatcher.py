@@ -2,31 +2,22 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.group_records import pack_publish
 from cluster.shared.lane import START, Commit
 from cluster.shared.records import (
-    BROADCAST,
     DISCONNECT,
-    KICK_USER,
-    PUBLISH,
     SAVE,
     SEND,
-    SEND_TO,
     make_record,
 )
 from cluster.shared.takeover import ReplayedSession
-from cluster.shared.user_records import pack_send_to
-from cluster.worker import App, OutputTooLarge, Session, TimerHandle
+from cluster.worker import App, OutputTooLarge, Session
 from cluster.worker.outbox import Outbox
-from cluster.worker.saved_state import SavedState
-from cluster.worker.tells import Tells
-from tests.worker.dispatchers import make_dispatcher
+from tests.worker.dispatchers import make_dispatcher, make_runtime
 from tests.worker.records import ADDRESS, chunk, closed, opened, packets
 
 
@@ -55,40 +46,7 @@ class Bench:
             ("disconnected", session.id, cause)
         )
         self.app.any_handler = self._any
-        self.app._attach(self)
-
-    def broadcast(self, packet: bytes) -> None:
-        self.outbox.add(BROADCAST, 0, packet)
-
-    def send_to(self, user: bytes, packet: bytes) -> None:
-        self.outbox.add(SEND_TO, 0, pack_send_to(user, packet))
-
-    def kick_user(self, user: bytes, packet: bytes) -> None:
-        self.outbox.add(KICK_USER, 0, pack_send_to(user, packet))
-
-    def call_later(self, seconds: float, function: Callable[..., Any], args: Any) -> TimerHandle:
-        raise AssertionError("nothing here waits")
-
-    @property
-    def tells(self) -> Tells:
-        raise AssertionError("nobody here tells other shards anything")
-
-    @property
-    def saved_state(self) -> SavedState:
-        raise AssertionError("nobody here saves anything for the shard")
-
-    @property
-    def sessions(self) -> Mapping[int, Session]:
-        raise AssertionError("nobody here looks for sessions")
-
-    def now(self) -> float:
-        raise AssertionError("nobody here asks for the time")
-
-    def send_group(self, name: bytes, packet: bytes, left_out: int) -> None:
-        self.outbox.add(PUBLISH, left_out, pack_publish(name, packet))
-
-    def wake(self) -> None:
-        pass
+        self.app._attach(make_runtime(self.outbox))
 
     def _any(self, session: Session, packet_id: int, payload: bytes) -> None:
         self.calls.append((session.id, session.sequence, packet_id, payload))

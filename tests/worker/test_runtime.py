@@ -6,7 +6,7 @@ import pytest
 
 from cluster.shared.messages import Stop
 from cluster.shared.records import RecordKind
-from cluster.worker.runtime import WorkerRuntime
+from cluster.worker.runtime import Runtime
 from tests.record_reader import iter_records
 from tests.worker.bench import ALL, MakeBench
 
@@ -42,7 +42,7 @@ def test_broadcasts_are_bounded_like_packets(make_bench: MakeBench):
     ],
 )
 def test_a_packet_is_one_output_and_one_that_is_too_long_is_none(
-    make_bench: MakeBench, send: Callable[[WorkerRuntime, bytes], None], kind: int
+    make_bench: MakeBench, send: Callable[[Runtime, bytes], None], kind: int
 ):
     worker = make_bench().worker
     send(worker.runtime, b"x" * 65_535)
