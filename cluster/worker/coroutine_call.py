@@ -6,42 +6,17 @@ cancellation and child tasks are those of asyncio. What the coroutine raises end
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cluster.shared.note import HandlerCall
 from cluster.worker.inbound_call import InboundCall
 from cluster.worker.outbox import Mark
 from cluster.worker.session import Session
 
-__all__ = ["CoroutineCall", "Steps"]
+if TYPE_CHECKING:
+    from cluster.worker.coroutines import Coroutines
 
-
-class Steps(Protocol):
-    """Who hears of each step, but not of a call's first, which is part of what began it."""
-
-    def may_step(self, name: HandlerCall | None) -> bool:
-        """Whether a step may be taken in this round."""
-        ...
-
-    def before_step(self, call: "CoroutineCall") -> None:
-        """A step begins."""
-        ...
-
-    def after_step(self, call: "CoroutineCall") -> None:
-        """It has ended."""
-        ...
-
-    def failed(self, call: "CoroutineCall", error: BaseException | None) -> None:
-        """A step raised `error`, None if it was cancelled."""
-        ...
-
-    def escaped(self, error: BaseException) -> None:
-        """A step raised what is no error of the application's, and not to end in a task."""
-        ...
-
-    def ended(self, call: "CoroutineCall") -> None:
-        """The coroutine has come to its end."""
-        ...
+__all__ = ["CoroutineCall"]
 
 
 class CoroutineCall(Coroutine[Any, Any, None]):
@@ -52,7 +27,7 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         "_coroutine",
         "_held",
         "_is_begun",
-        "_steps",
+        "_owner",
         "inbound",
         "is_cancelled",
         "is_redelivered",
@@ -64,9 +39,12 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         "what",
     )
 
-    def __init__(self, steps: Steps) -> None:
-        """Be the coroutine of a task that stands by; `go_on` says what it is for."""
-        self._steps = steps
+    def __init__(self, owner: "Coroutines") -> None:
+        """Be the coroutine of a task that stands by; `go_on` says what it is for.
+
+        `owner` hears of each step but the first, which is part of what began the call.
+        """
+        self._owner = owner
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._awaited: Any = None
         self._is_begun = False
@@ -113,7 +91,7 @@ class CoroutineCall(Coroutine[Any, Any, None]):
             raise StopIteration
         if not self._is_begun:
             return self._begin()
-        if not self._steps.may_step(self.name):
+        if not self._owner.may_step(self.name):
             return None  # to asyncio that is a bare yield: it comes again in the next round
         if self._held is not None:
             error, self._held = self._held, None
@@ -133,7 +111,7 @@ class CoroutineCall(Coroutine[Any, Any, None]):
                 return awaited
             self._held = error
             return None
-        if not self._steps.may_step(self.name):
+        if not self._owner.may_step(self.name):
             self._held = error
             return None
         return self._step(coroutine.throw, error)
@@ -153,23 +131,23 @@ class CoroutineCall(Coroutine[Any, Any, None]):
         raise TypeError("what a task runs is not awaited")
 
     def _step(self, resume: Callable[[Any], Any], value: Any) -> Any:
-        steps = self._steps
-        steps.before_step(self)
+        owner = self._owner
+        owner.before_step(self)
         try:
             awaited = resume(value)
         except StopIteration:
             pass
         except asyncio.CancelledError:
-            steps.failed(self, None)
+            owner.failed(self, None)
         except Exception as error:
-            steps.failed(self, error)
+            owner.failed(self, error)
         except (SystemExit, KeyboardInterrupt):
             raise  # which asyncio lets through
         except BaseException as error:
-            steps.escaped(error)
+            owner.escaped(error)
         else:
-            steps.after_step(self)
+            owner.after_step(self)
             return awaited
-        steps.after_step(self)
-        steps.ended(self)
+        owner.after_step(self)
+        owner.ended(self)
         raise StopIteration

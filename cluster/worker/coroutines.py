@@ -124,13 +124,10 @@ class Coroutines:
         """Let the coroutines go on by a step; as `TaskLoop.round`."""
         ready = self._loop.round(timeout_s)
         self._may_run_suspects = False
-        self._raise_escaped()
-        return ready
-
-    def _raise_escaped(self) -> None:
         if self._escaped is not None:
             error, self._escaped = self._escaped, None
             raise error
+        return ready
 
     def settled(self) -> None:
         """Everything is committed: suspects may take a step in the next round."""
@@ -211,7 +208,7 @@ class Coroutines:
             standing.go_on()
 
     def defer(self, inbound: InboundCall) -> None:
-        """Count a call that began here and goes on."""
+        """Count a call that is deferred."""
         self.num_bytes += deferred_bytes(inbound.payload)
 
     def wait_behind(self, session: Session, inbound: InboundCall) -> None:
@@ -364,7 +361,7 @@ class Coroutines:
         call.mark = self._outbox.mark()
 
     def after_step(self, call: CoroutineCall) -> None:
-        """It has, and awaits something, or has come to its end."""
+        """It has been taken, and the coroutine awaits something, or has come to its end."""
         self._note.clear()
         if self._is_ending:
             self._calls.failed(call.session, call.packet_id, None, call.mark)
@@ -375,7 +372,7 @@ class Coroutines:
         call.is_cancelled = error is None
 
     def escaped(self, error: BaseException) -> None:
-        """To be raised by the round in which it happens."""
+        """A step raised what is no error of the application's: the round raises it, no task."""
         self._escaped = error
 
     def ended(self, call: CoroutineCall) -> None:
