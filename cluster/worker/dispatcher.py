@@ -1,8 +1,7 @@
 """Turns inbound records into handler calls, and knows how far it is.
 
-A handler that raises ends its session, not the worker: it is logged with session, packet id or
-event, and traceback, and what the call had sent is taken back. The position moves on after every
-packet, so that a publish may commit in the middle of a record.
+The position moves on after every packet, so that a publish may commit in the middle of a record.
+What becomes of a call that raises stands in `handler_calls`, of one that awaits in `deferral`.
 """
 
 import logging

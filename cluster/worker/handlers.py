@@ -31,18 +31,15 @@ PacketHandler = Callable[[Session, bytes], Any]
 AnyHandler = Callable[[Session, int, bytes], Any]
 PacketsHandler = Callable[[Session, Packets], Any]
 SessionHandler = Callable[[Session], Any]
-StartHandler = Callable[[], Any]
-StopHandler = Callable[[], Any]
+PlainHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
-MessageHandler = Callable[[Any, ShardId], Any]
-UndeliveredHandler = Callable[[Any, ShardId | bytes], Any]
 KeysHandler = Callable[[tuple[int, ...]], Any]
 DrainHandler = Callable[[float], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
-_PlainHandler = TypeVar("_PlainHandler", bound=Callable[[], Any])
+_PlainHandler = TypeVar("_PlainHandler", bound=PlainHandler)
 _SessionHandler = TypeVar("_SessionHandler", bound=SessionHandler)
 _DisconnectedHandler = TypeVar("_DisconnectedHandler", bound=DisconnectedHandler)
 _JoinedHandler = TypeVar("_JoinedHandler", bound=JoinedHandler)
@@ -52,8 +49,8 @@ _DrainHandler = TypeVar("_DrainHandler", bound=DrainHandler)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
-_MessageHandler = TypeVar("_MessageHandler", bound=MessageHandler)
-_UndeliveredHandler = TypeVar("_UndeliveredHandler", bound=UndeliveredHandler)
+_MessageHandler = TypeVar("_MessageHandler", bound=Callable[[Any, ShardId], Any])
+_UndeliveredHandler = TypeVar("_UndeliveredHandler", bound=Callable[[Any, ShardId | bytes], Any])
 
 _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; keep one of them"
 
@@ -77,8 +74,8 @@ class Handlers:
         self.any_handler: AnyHandler | None = None
         self.packets_handler: PacketsHandler | None = None
         """What packets that came together are given to at once."""
-        self.start_handler: StartHandler | None = None
-        self.stop_handler: StopHandler | None = None
+        self.start_handler: PlainHandler | None = None
+        self.stop_handler: PlainHandler | None = None
         self.connected_handler: SessionHandler | None = None
         self.resumed_handler: SessionHandler | None = None
         self.disconnected_handler: DisconnectedHandler | None = None

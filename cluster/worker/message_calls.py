@@ -69,10 +69,8 @@ class MessageCalls:
         """
         if kind == UNDELIVERED:
             return self._undelivered(payload, mark)
-        if kind == KEYS:
-            return self._keys(payload, mark)
-        if kind == DRAIN:
-            return self._drain(payload, mark)
+        if kind in (KEYS, DRAIN):
+            return self._of_node(kind, payload, mark)
         message = read_message(payload)
         try:
             name, body = read_content(message.content)
@@ -119,20 +117,15 @@ class MessageCalls:
         awaits = is_coroutine_function(handler)
         return self._run(handler, awaits, arguments, None, mark, UNDELIVERED, payload)
 
-    def _keys(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
-        handler = self._app.keys_handler
+    def _of_node(self, kind: int, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
+        app = self._app
+        handler: Callable[[Any], Any] | None
+        handler = app.keys_handler if kind == KEYS else app.drain_handler
         if handler is None:
             return None
-        owners = read_keys(payload).owners
+        told = read_keys(payload).owners if kind == KEYS else read_drain(payload)
         awaits = is_coroutine_function(handler)
-        return self._run(handler, awaits, (owners,), None, mark, KEYS, payload)
-
-    def _drain(self, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
-        handler = self._app.drain_handler
-        if handler is None:
-            return None
-        awaits = is_coroutine_function(handler)
-        return self._run(handler, awaits, (read_drain(payload),), None, mark, DRAIN, payload)
+        return self._run(handler, awaits, (told,), None, mark, kind, payload)
 
     def _run(
         self,
