@@ -7,13 +7,13 @@ each batch of completions the lanes are flushed once.
 import logging
 import os
 import secrets
-from collections.abc import Callable
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.drain import DrainPhase
 from cluster.gateway.gateway_core import GatewayCore
 from cluster.gateway.gateway_life import GatewayLife
+from cluster.gateway.listen_error import told_as
 from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.membership.membership import Membership
 from cluster.gateway.note_files import NoteFiles
@@ -51,7 +51,7 @@ from cluster.shared.messages import (
 )
 from cluster.shared.run_directory import RunDirectory
 
-__all__ = ["Gateway", "ListenError"]
+__all__ = ["Gateway"]
 
 logger = logging.getLogger("cluster.gateway")
 
@@ -61,16 +61,6 @@ DRAIN_TIMEOUT_MAX_S = 86_400
 LAST_WORDS_MS = 500
 """Time for the last control messages of a drain to leave, and for workers to act on them: a
 connection that ends under IMMEDIATE takes with it what its peer has not read yet."""
-
-
-class ListenError(Exception):
-    """An address cannot be listened at; the message is one line with the key and the remedy."""
-
-    def __init__(self, key: str, address: str, error: OSError) -> None:
-        flag = "--listen or " if key == "node.listen" else ""
-        super().__init__(
-            f"cannot listen at {address}: {error.strerror}; choose another address with {flag}{key}"
-        )
 
 
 class Gateway(IocpObject):
@@ -162,7 +152,7 @@ class Gateway(IocpObject):
         self._beat_timer: Timer | None = None
 
     def _open_remote_door(self, keys: RemoteKeys) -> RemoteDoor:
-        try:
+        with told_as("remote.listen", str(self._config.remote.listen)):
             return RemoteDoor(
                 self._config,
                 keys,
@@ -171,8 +161,6 @@ class Gateway(IocpObject):
                 lambda identity, hello, peer: self._workers.hello(identity, hello, peer),
                 lambda identity, heartbeat: self._workers.heartbeat(identity, heartbeat),
             )
-        except OSError as error:
-            raise ListenError("remote.listen", str(self._config.remote.listen), error) from error
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
         """Send to a peer on whichever control plane it is; False when it takes nothing."""
@@ -192,8 +180,10 @@ class Gateway(IocpObject):
     def start(self) -> None:
         """Listen; raises ListenError when an address cannot be had."""
         service = self._serving.service
-        self._listen("node.listen", self._config.node.listen, service.start)
-        self._listen("links.listen", str(self._config.links.listen), self._others.start)
+        with told_as("node.listen", self._config.node.listen):
+            service.start()
+        with told_as("links.listen", str(self._config.links.listen)):
+            self._others.start()
         self._others.announce(takes_keys=True)
         self._beat()
         ready = GatewayReady(
@@ -210,13 +200,6 @@ class Gateway(IocpObject):
             logger.info("workers of shards %s connect at tcp://%s", shards, address)
         logger.info("listening at %s, epoch %d", ready.listen, ready.epoch)
         self._supervisor.set_ready(ready)
-
-    @staticmethod
-    def _listen(key: str, address: str, start: Callable[[], object]) -> None:
-        try:
-            start()
-        except OSError as error:
-            raise ListenError(key, address, error) from error
 
     def serve(self) -> None:
         """Dispatch until a drain is through."""

@@ -12,8 +12,9 @@ import msgspec
 import zmq
 
 from cluster.gateway.descriptors import cap_sessions
-from cluster.gateway.gateway import Gateway, ListenError
+from cluster.gateway.gateway import Gateway
 from cluster.gateway.links.secret import SecretError, read_secret
+from cluster.gateway.listen_error import ListenError, check_listens
 from cluster.gateway.membership.cluster_members import IdentityLostError
 from cluster.gateway.membership.etcd_store import StoreMissingError
 from cluster.gateway.membership.join import JoinError, join_cluster
@@ -87,7 +88,10 @@ def _serve_on(
     remote_keys: RemoteKeys | None,
 ) -> int:
     try:
+        check_listens(config)  # before workers can connect, which would only see that it ends
         lane = choose_lane(config.lane.kind)
+    except ListenError as error:
+        return _refuse(str(error))
     except LaneUnavailableError as error:
         return _refuse(f"lane.kind: {error}")
     config = msgspec.structs.replace(config, lane=msgspec.structs.replace(config.lane, kind=lane))

@@ -561,6 +561,7 @@ def test_a_port_in_use_is_named(cluster_up_unready: StartNode):
         assert node.wait_exit() == 2
     assert f"cannot listen at {address}" in node.told_reason()
     assert "--listen" in node.told_reason()
+    assert node.stderr.count("\n") == 1  # nothing of workers whose gateway has gone
     assert node.stdout == ""
     assert node.processes() == []
 
