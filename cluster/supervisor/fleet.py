@@ -110,7 +110,8 @@ def supervise_nodes(
 
     0 when all have drained, else the first other code of a node, in the order of ids; 1 if there
     is no such and one had to be killed; 128 and the signal's number after a second signal. Raises
-    ConfigError, RunDirectoryError and OSError when nothing was started. For the main thread.
+    ConfigError, RunDirectoryError and OSError when nothing was started. For the main thread of a
+    process that ends when this returns: signals that ask for that are ignored from then on.
     """
     check_descriptors("cluster up --nodes", DESCRIPTORS)
     base = RunDirectory(directory)
@@ -138,6 +139,7 @@ def supervise_nodes(
             return fleet.run()
         finally:
             fleet.close()
+            signals.ignore_what_comes_behind()
 
 
 def exit_code_of(codes: Sequence[int | None]) -> int:

@@ -50,6 +50,15 @@ class SignalWatch:
         """Return the descriptor that is readable when there may be something to do."""
         return self._wake_pair.fileno()
 
+    def ignore_what_comes_behind(self) -> None:
+        """Have signals that ask for the end ignored when this watch ends.
+
+        For a process that ends then: one that came in its last moments would change its exit code.
+        """
+        for number in self._previous:
+            if number != getattr(signal, "SIGCHLD", None):
+                self._previous[number] = signal.SIG_IGN
+
     def clear(self) -> None:
         """Take the wake-ups that came; do it before looking at what they are about."""
         self._wake_pair.drain()

@@ -70,8 +70,8 @@ def supervise(
     2 when the node cannot start; 3 when a process died too often; 128 and the signal's number
     after a second signal. Raises
     RunDirectoryError when the run directory cannot be used or is held, OSError when no process
-    can be made or this one may open too few files. For the main thread, whose signal handlers are
-    replaced until this returns.
+    can be made or this one may open too few files. For the main thread of a process that ends when
+    this returns: signals that ask for that are ignored from then on.
     """
     check_descriptors("a supervisor", DESCRIPTORS)
     run_directory.create()
@@ -79,6 +79,7 @@ def supervise(
     with ExitStack() as stack:
         lock = stack.enter_context(run_directory.lock("supervisor"))
         signals = stack.enter_context(SignalWatch())
+        stack.callback(signals.ignore_what_comes_behind)
         run_directory.begin_with(config)
         stack.callback(_tidy, run_directory)
         node = Node(config, run_directory, lock)

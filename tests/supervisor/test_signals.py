@@ -96,3 +96,19 @@ def test_the_handlers_of_before_come_back():
         assert all(signal.getsignal(number) not in before for number in numbers[:2])
     assert [signal.getsignal(number) for number in numbers] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_what_asks_for_an_end_that_has_come_is_ignored_behind_it():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGCHLD)}
+    try:
+        with SignalWatch() as watch:
+            watch.ignore_what_comes_behind()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.stop_count == 1  # until then it is counted
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(signal.SIGCHLD) is before[signal.SIGCHLD]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -94,9 +95,14 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
 
         monkeypatch.setattr(node, "launch_worker", launch_worker)
         monkeypatch.setattr(node, "launch_spare", launch_spare)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        handlers = {number: signal.getsignal(number) for number in numbers}
         try:
             return supervise(config, RunDirectory(tmp_path / "run"))
         finally:
+            assert {signal.getsignal(number) for number in handlers} == {signal.SIG_IGN}
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             assert all(process.returncode is not None for process in started), "a child was left"
 
     return run

@@ -16,7 +16,7 @@ from cluster.shared.run_directory import RunDirectory
 from cluster.shared.stop_requests import SAME_REQUEST_S
 from cluster.supervisor.status import read_status
 from tests.support import wait_until
-from tests.system.cluster_node import READY_TIMEOUT_S, run_cluster
+from tests.system.cluster_node import READY_TIMEOUT_S, ROOT, run_cluster
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
@@ -218,6 +218,39 @@ def test_a_second_signal_stops_at_once(cluster_up: StartNode, tmp_path: Path):
         node.signal(signal.SIGINT)
         assert node.wait_exit() == 128 + signal.SIGINT  # a drain that is over would be 0
     assert node.processes() == []
+
+
+AT_EXIT = """
+import atexit
+import sys
+import time
+from pathlib import Path
+
+
+def wait():
+    Path("at-exit").touch()
+    while not Path("go-on").exists():
+        time.sleep(0.01)
+
+
+if "up" in sys.argv:
+    atexit.register(wait)
+"""
+
+
+def test_a_signal_behind_the_end_of_a_node_does_not_change_its_exit_code(
+    cluster_up: StartNode, tmp_path: Path
+):
+    apps = write_app(tmp_path / "apps", AT_EXIT, name="sitecustomize")
+    write_app(apps, ECHO_ONCE_THEN_DIE)
+    path = os.pathsep.join([str(apps), str(ROOT)])
+    node = cluster_up("--app", "the_app:app", cwd=apps, env={"PYTHONPATH": path})
+    node.signal(signal.SIGTERM)
+    wait_until((apps / "at-exit").exists, what="the last moments of the process")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        node.signal(number)
+    (apps / "go-on").touch()
+    assert node.wait_exit() == 0
 
 
 @pytest.mark.long
