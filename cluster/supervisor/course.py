@@ -4,6 +4,7 @@ The first reason to end is the one that counts: what is found behind it follows 
 """
 
 from enum import Enum
+from math import inf
 
 from cluster.shared.exit_codes import CANNOT_START
 
@@ -36,16 +37,28 @@ class Phase(Enum):
 class Course:
     """The course of a node from its start to its end. Times are seconds of any steady clock."""
 
-    __slots__ = ("_gave_up", "drain_due", "exit_code", "is_drained", "phase")
+    __slots__ = (
+        "_gave_up",
+        "_leave_within_s",
+        "drain_due",
+        "exit_code",
+        "is_drained",
+        "leave_due",
+        "phase",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, leave_within_s: float = inf) -> None:
+        """Have processes end within `leave_within_s` seconds after the gateway has drained."""
         self.phase = Phase.STARTING
         self.exit_code: int | None = None
         """What the supervisor ends with; None while the node goes on."""
         self.is_drained = False
         """Whether the gateway has told that it is drained, by a message or by how it ended."""
-        self.drain_due = float("inf")
+        self.drain_due = inf
         """Until when a drain is to be over; then it is too late."""
+        self.leave_due = inf
+        """Until when every process is to have left, once that is known; one that has not hangs."""
+        self._leave_within_s = leave_within_s
         self._gave_up = False
 
     def became_ready(self) -> None:
@@ -57,6 +70,17 @@ class Course:
         """The node was asked to end, and has until `due` for it."""
         self.phase = Phase.DRAINING
         self.drain_due = due
+
+    def drained(self, now: float) -> None:
+        """The gateway has drained; told once or more often."""
+        if not self.is_drained:
+            self.is_drained = True
+            self.leave_due = now + self._leave_within_s
+
+    def goes_on(self) -> None:
+        """The gateway has ended, and another one follows: if it has drained, nobody had asked."""
+        self.is_drained = False
+        self.leave_due = inf
 
     def finish(self, exit_code: int) -> None:
         """Have the supervisor end after this turn of its loop, unless there is a reason already."""

@@ -177,12 +177,12 @@ class Deaths:
         course = self._course
         if course.phase is Phase.DRAINING:
             self._node.gateway.stopped()
-            self._gateway_ended_in_drain(gateway, exit_code)
+            self._gateway_ended_in_drain(gateway, exit_code, now)
             return
         if course.phase is Phase.STARTING and exit_code == CANNOT_START:
             course.finish(EXIT_CANNOT_START)
             return
-        course.is_drained = False  # if it has drained, nobody had asked for that here
+        course.goes_on()
         self._give_ups.clear()
         self._reload.gateway_ended()
         decision = self._node.gateway.ended(now)
@@ -191,13 +191,13 @@ class Deaths:
             self._give_up(gateway, decision)
         self._node.kill_workers()
 
-    def _gateway_ended_in_drain(self, gateway: Child, exit_code: int) -> None:
+    def _gateway_ended_in_drain(self, gateway: Child, exit_code: int, now: float) -> None:
         course = self._course
         if not course.is_drained and exit_code != 0:
             logger.error("the gateway ended with %s before it was drained", gateway.describe_exit())
             course.finish(EXIT_NOT_DRAINED)
             return
-        course.is_drained = True  # its exit code tells it too
+        course.drained(now)  # its exit code tells it too
         # Whom the gateway's word to stop did not reach, nobody else would tell.
         self._node.stop_workers()
         self._check_drained()

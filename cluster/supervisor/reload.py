@@ -67,6 +67,8 @@ class Reloader:
         self._end_within_s = end_within_s
         self._write = write
         self._is_under_way = False
+        self._has_ended = False
+        """Whether the node is about to end, so that nobody waits for another version."""
         self._began_at = 0.0
         self._told_vacant = False
         self._asked: int | None = None
@@ -97,7 +99,15 @@ class Reloader:
         self._number = 0
 
     def end(self, reason: str) -> None:
-        """Tell who waits for a reload that there is none, since the node is about to end."""
+        """Tell who waits for a reload that there is none, since the node is about to end.
+
+        No version follows any more, so a process that cannot start has nothing to wait for: its
+        death counts like any other.
+        """
+        now = time.monotonic()
+        for shard in self._node.shards:
+            if shard.restart_due is not None:  # after a long pause, maybe
+                shard.restart_due = now
         is_awaited = self._is_under_way and self.versions.verdict is not Verdict.FAILS
         if is_awaited or self._asked is not None:
             number = self._number if self._asked is None else self._asked
@@ -106,11 +116,13 @@ class Reloader:
             )
         self._is_under_way = False
         self._asked = None
+        self._has_ended = True
 
     def take_changes(self) -> bool:
-        """Make a version of what has changed, or is asked for; False if nothing is."""
+        """Make a version of what has changed, or is asked for; False if nothing is, or none
+        follows any more."""
         changed = [] if self.watch is None else self.watch.take()
-        if not changed and self._asked is None:
+        if self._has_ended or (not changed and self._asked is None):
             return False
         if self._asked is not None:
             self._number, self._asked = self._asked, None
@@ -155,8 +167,10 @@ class Reloader:
         The first time that is told, with what the process left to say in `failure`.
         """
         gateway = self._node.gateway
-        if exit_code == TRY_AGAIN or (
-            exit_code == LOST_GATEWAY and gateway.has_been_silent(time.monotonic())
+        if (
+            self._has_ended
+            or exit_code == TRY_AGAIN
+            or (exit_code == LOST_GATEWAY and gateway.has_been_silent(time.monotonic()))
         ):
             return False
         latest = self.versions.latest

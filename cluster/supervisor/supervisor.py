@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 
 import zmq
@@ -44,7 +45,8 @@ __all__ = ["Supervisor", "supervise"]
 logger = logging.getLogger("cluster.supervisor")
 
 DRAIN_GRACE_S = 2.0
-"""Past the time to drain: for the gateway to report, and for every process to leave."""
+"""Past the time to drain: for the gateway to report, and for every process to leave. As much past
+the time of a worker for `on_stop`, behind which it has its last words."""
 
 DESCRIPTORS = 64
 """Open files of a supervisor: 16, with --reload 21, and what comes and goes."""
@@ -89,7 +91,8 @@ def supervise(
             watch = FileWatch(reload_directories)
             stack.callback(watch.close)
         reload = Reloader(node, watch, drain_timeout_s, tell)
-        return Supervisor(node, signals, drain_timeout_s, reload).run()
+        timeouts = (drain_timeout_s, config.workers.worker_timeout_s)
+        return Supervisor(node, signals, *timeouts, reload).run()
 
 
 class Supervisor:
@@ -100,6 +103,7 @@ class Supervisor:
         node: Node,
         signals: SignalWatch,
         drain_timeout_s: float,
+        worker_timeout_s: float,
         reload: Reloader,
     ) -> None:
         """Prepare to run `node`, which stays the caller's to close, and to `reload` it."""
@@ -107,7 +111,7 @@ class Supervisor:
         self._signals = signals
         self._reload = reload
         self._drain_timeout_s = drain_timeout_s
-        self._course = Course()
+        self._course = Course(worker_timeout_s + DRAIN_GRACE_S)
         self._deaths = Deaths(node, self._course, reload)
         self._wake_max_s = WAKE_MAX_S if signals.tells_deaths else WAKE_FOR_DEATHS_S
 
@@ -135,6 +139,8 @@ class Supervisor:
             node.kill_overdue()
             if time.monotonic() >= course.drain_due:
                 self._drain_is_late()
+            elif time.monotonic() >= course.leave_due:
+                self._leaving_is_late()
             if course.exit_code is None:
                 node.start_due()
                 node.tell_slow_starts()
@@ -142,7 +148,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         due = self._node.next_due()
-        first = min(self._course.drain_due, self._deaths.next_due)
+        first = min(self._course.drain_due, self._course.leave_due, self._deaths.next_due)
         if due is not None:
             first = min(first, due)
         timeout_s = min(max(0.0, first - time.monotonic()), self._wake_max_s)
@@ -218,7 +224,7 @@ class Supervisor:
             case GatewayAlive():
                 return
             case Drained():
-                self._course.is_drained = True
+                self._course.drained(time.monotonic())
                 self._node.gateway.may_be_silent()
                 self._node.start_no_more_workers()
             case Refuse(reason=reason):
@@ -318,6 +324,18 @@ class Supervisor:
             if shard.state == "ready":
                 shard.state = "draining"
                 self._node.report(shard)
+
+    def _leaving_is_late(self) -> None:
+        """End those that hang, though all is done: nobody else would notice."""
+        self._course.leave_due = inf
+        for child in self._node.children:
+            logger.error(
+                "%s (pid %d) has not ended, though the node is drained; killed once it has logged "
+                "where it hangs",
+                child.role,
+                child.pid,
+            )
+            child.kill_once_told()
 
     def _drain_is_late(self) -> None:
         left = [f"{child.role} (pid {child.pid})" for child in self._node.children]

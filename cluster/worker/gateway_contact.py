@@ -122,14 +122,15 @@ class GatewayContact:
     # -- what the gateway is told ------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Send a heartbeat if one is due. Raises GatewayLostError."""
+        """Send a heartbeat if one is due. Raises GatewayLostError, unless it was told to stop: a
+        gateway that has drained says that last, and ends."""
         now = self.beat_at = self._now()
         if now < self.next_beat:
             return
         self.next_beat = now + self._beat_interval_s
         self.take_messages()
         reason = self._liveness.verdict(now)
-        if reason is not None:
+        if reason is not None and not self.is_stopping:
             raise GatewayLostError(f"the gateway is lost: {reason}")
         self._decode_errors.log_unlogged()
         self._calls.errors.log_unlogged()

@@ -1,5 +1,7 @@
 """How far a node is, and with which exit code it ends."""
 
+from math import inf
+
 import pytest
 
 from cluster.supervisor.course import (
@@ -37,6 +39,24 @@ def test_a_process_that_is_given_up_ends_the_node(is_ready: bool):
         course.became_ready()
     course.give_up()
     assert course.exit_code == EXIT_GAVE_UP
+
+
+def test_processes_have_their_time_from_the_moment_of_which_it_is_first_told_that_all_is_done():
+    course = Course(leave_within_s=3.0)
+    course.became_ready()
+    course.begin_drain(60.0)
+    assert not course.is_drained
+    course.drained(10.0)
+    course.drained(11.0)
+    assert (course.is_drained, course.leave_due) == (True, 13.0)
+
+
+def test_a_gateway_that_drained_unasked_leaves_nothing_to_its_successor():
+    course = Course(leave_within_s=3.0)
+    course.became_ready()
+    course.drained(10.0)
+    course.goes_on()
+    assert (course.is_drained, course.leave_due) == (False, inf)
 
 
 @pytest.mark.parametrize("is_drained", [False, True])

@@ -202,3 +202,84 @@ def test_a_shard_that_is_given_up_does_not_hold_the_drain(
     assert "the time to drain is up" not in node.stderr
     assert "the drain has left undone what was for shards without a worker" in node.stderr
     assert node.processes() == []
+
+
+FAILED_RELOAD = "raise RuntimeError('no database here')\n"
+
+
+@pytest.mark.parametrize("dies", ["before the drain", "in the drain"])
+def test_a_shard_that_a_failed_reload_left_without_a_worker_does_not_hold_the_drain(
+    cluster_up: StartNode, tmp_path: Path, dies: str
+) -> None:
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 600\n[workers]\ncount = 1\nspares = 0\n")
+    app = tmp_path / "the_app.py"
+    app.write_text(DIES_LATER)
+    node = cluster_up("--app", "the_app:app", "--config", str(config), cwd=tmp_path)
+    [pid] = node.worker_pids()
+    with PacketClient(node.port, timeout_s=30) as lost:
+        assert lost.ask(1, b"x") == (1, b"x")
+        app.write_text(FAILED_RELOAD)
+        assert run_cluster("reload", "--run-dir", str(node.run_dir)).returncode == 1
+        if dies == "before the drain":
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: "worker 0 has no process" in node.stderr, what="the pause")
+            node.signal(signal.SIGTERM)
+        else:
+            node.signal(signal.SIGTERM)
+            node.wait_status(
+                lambda status: status["workers"][0]["state"] == "draining", "the begin of the drain"
+            )
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(EOFError, match="after 0 of 4 bytes"):
+            lost.receive()
+    assert node.wait_exit() == 3
+    assert node.told_reason().startswith("cluster: gave up restarting worker 0: 5 lives in ")
+    assert "the time to drain is up" not in node.stderr
+    assert node.processes() == []
+
+
+ENDS_LATE = """
+import asyncio
+import time
+
+from cluster.worker import App
+
+app = App()
+
+
+@app.on_stop
+"""
+
+
+@pytest.mark.parametrize(
+    ("on_stop", "told"),
+    [
+        pytest.param("def hang():\n    time.sleep(3600)\n", "in hang\n", id="hangs"),
+        pytest.param(
+            "async def wait():\n    await asyncio.sleep(3600)\n",
+            "TimeoutError: it has not come to its end within 1 s",
+            id="awaits",
+        ),
+        pytest.param("def end():\n    pass\n", "(pid", id="is stopped"),
+    ],
+)
+def test_a_worker_that_does_not_end_holds_the_end_of_a_node_no_longer_than_its_timeout(
+    cluster_up: StartNode, tmp_path: Path, on_stop: str, told: str, request: pytest.FixtureRequest
+) -> None:
+    config = tmp_path / "cluster.toml"
+    config.write_text(
+        "[supervisor]\ndrain_timeout_s = 600\n[workers]\ncount = 1\nworker_timeout_s = 1.0\n"
+    )
+    (tmp_path / "the_app.py").write_text(ENDS_LATE + on_stop)
+    node = cluster_up("--app", "the_app:app", "--config", str(config), cwd=tmp_path)
+    [pid] = node.worker_pids()
+    if request.node.callspec.id == "is stopped":
+        os.kill(pid, signal.SIGSTOP)
+    node.signal(signal.SIGTERM)
+    assert node.wait_exit() == 0
+    assert told in node.stderr
+    assert "is lost" not in node.stderr
+    hung = f"worker 0 (pid {pid}) has not ended, though the node is drained; killed"
+    assert (hung in node.stderr) == ("async" not in on_stop)
+    assert node.processes() == []

@@ -1,5 +1,7 @@
 """What a worker does with its gateway's words, what it tells, and when it takes it for lost."""
 
+import asyncio
+
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
@@ -8,6 +10,7 @@ from cluster.shared.messages import (
     ProtocolError,
     Refuse,
     StatusRequest,
+    Stop,
     WorkerHeartbeat,
 )
 from cluster.worker import Session
@@ -40,6 +43,28 @@ def test_a_silent_gateway_is_lost(make_bench: MakeBench):
     bench.join()
     assert isinstance(bench.error, GatewayLostError)
     assert "no heartbeat" in str(bench.error)
+
+
+def test_a_gateway_that_is_silent_behind_its_word_to_stop_is_not_lost(
+    make_bench: MakeBench, clock: Clock
+):
+    bench = make_bench(worker_timeout_s=1.0)
+    ends: list[str] = []
+
+    @bench.app.on_stop
+    async def take_long() -> None:
+        for _ in range(3):
+            clock.now += 0.3
+            await asyncio.sleep(0)
+        ends.append("done")
+
+    bench.start()
+    wait_until(lambda: bench.take(), what="the first batch")
+    clock.now += 0.4  # the gateway was heard before that
+    bench.tell(Stop(serial_received=1_000))
+    bench.join()
+    assert bench.error is None
+    assert ends == ["done"]
 
 
 def test_a_gateway_that_claims_to_have_sent_more_is_lost(make_bench: MakeBench, clock: Clock):
