@@ -275,6 +275,9 @@ class Reloader:
             for shard in self._node.shards
         ):
             return
+        # The version that comes next may not start. Then the spares of this one are all there are.
+        if any(spare.is_awaited for spare in self._node.spares.lasting):
+            return
         self._is_under_way = False
         logger.info(
             "reload: all workers run version %d, after %.2f s",

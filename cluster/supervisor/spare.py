@@ -29,6 +29,11 @@ class Spare(Place):
         """Whether the process has its application imported, and waits."""
         return self.child is not None and self.was_ready
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a process is soon to wait here that does not yet; not if the last one failed."""
+        return (self.is_retired or not self.is_ready) and not self.policy.failures
+
     def take(self, now: float) -> Child:
         """Take out the process, which is given a shard; the next one is due in a moment."""
         child = self.child

@@ -497,6 +497,40 @@ def test_whoever_asks_for_a_version_that_does_not_start_is_told_why_and_nothing_
     assert node.drain() == 0
 
 
+def test_a_reload_has_ended_when_spares_of_the_new_version_wait(
+    cluster_up: StartNode, application: Application
+):
+    config = write_config(application.directory, "[workers]\ncount = 1\n")
+    node = cluster_up("--app", "the_app:app", *config, cwd=application.directory)
+    before = complete(node)
+    application.edit("two", "\nimport time\ntime.sleep(1.0)\n")
+    assert asked_to_reload(node) == (0, "")
+    [spare] = spare_pids(node.status())
+    assert spare not in spare_pids(before)
+    application.write(DOES_NOT_IMPORT)
+    assert asked_to_reload(node)[0] == 1
+    with PacketClient(node.port) as client:
+        os.kill(node.worker_pids()[0], signal.SIGKILL)
+        assert client.ask(*ASK) == (ASK[0], b"two")
+    assert node.worker_pids() == [spare]
+    assert node.drain() == 0
+
+
+def test_a_reload_does_not_wait_for_a_spare_that_does_not_come(
+    cluster_up: StartNode, application: Application
+):
+    config = write_config(application.directory, "[workers]\ncount = 1\n")
+    node = cluster_up("--app", "the_app:app", *config, cwd=application.directory)
+    complete(node)
+    once = "import os\nos.mkdir('begun')\n"  # the second one to import it cannot
+    application.edit("two", once)
+    assert asked_to_reload(node) == (0, "")
+    with PacketClient(node.port) as client:
+        assert client.ask(*ASK) == (ASK[0], b"two")
+    assert node.status()["spares"] == []
+    assert node.drain() == 0
+
+
 def test_a_version_whose_on_start_hangs_is_served_by_a_spare_of_the_one_before(
     cluster_up: StartNode, application: Application
 ):
