@@ -18,6 +18,16 @@ logger = logging.getLogger("cluster.worker")
 TRACEBACKS_MAX = 10
 LOG_INTERVAL_S = 10.0
 
+_REMEDIES = {
+    "'Session' object has no attribute ": "a session takes no attributes of your own: keep what is "
+    "yours in session.state",
+    "property 'user' of 'Session' object ": "call session.bind(user_id); it is the user once "
+    "on_bound is called",
+    "property 'groups' of 'Session' object ": "call session.join(name)",
+}
+"""What to do instead, by how an AttributeError begins. Here because a `__setattr__` of `Session`
+would make each packet pay for it."""
+
 
 class HandlerErrors:
     """Those of one incarnation. For the loop's thread."""
@@ -36,6 +46,7 @@ class HandlerErrors:
     ) -> None:
         """`what` was called for `session` and raised; it is ended for that unless it `has_ended`
         already."""
+        _add_remedy(error)
         self.log_unlogged()
         if self._of_sessions.admit(self._now()):
             logger.error(
@@ -50,6 +61,7 @@ class HandlerErrors:
 
     def of_other(self, what: str, error: BaseException, *, is_once: bool = False) -> None:
         """`what` was called for no session and raised; that is told in any case if it `is_once`."""
+        _add_remedy(error)
         self.log_unlogged()
         if is_once or self._of_others.admit(self._now()):
             logger.error("%s raised", what, exc_info=error)
@@ -71,3 +83,15 @@ class HandlerErrors:
                     unlogged,
                     whose,
                 )
+
+
+def _add_remedy(error: BaseException) -> None:
+    """Note on `error` what to do instead, if it is about an attribute that no session takes."""
+    if not isinstance(error, AttributeError) or hasattr(error, "__notes__"):
+        return
+    if error.obj is not None and not isinstance(error.obj, Session):
+        return  # a class of the application's has that name too
+    text = str(error)
+    for beginning, remedy in _REMEDIES.items():
+        if text.startswith(beginning):
+            error.add_note(remedy)

@@ -6,9 +6,10 @@ on they stay as they are: what the gateway is told of an application, and how it
 handled, is settled when a worker begins.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
@@ -52,7 +53,22 @@ _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
 _MessageHandler = TypeVar("_MessageHandler", bound=Callable[[Any, ShardId], Any])
 _UndeliveredHandler = TypeVar("_UndeliveredHandler", bound=Callable[[Any, ShardId | bytes], Any])
 
+_Decorator = TypeVar("_Decorator", bound=Callable[..., Any])
+
 _ONE_OF_TWO = "on_any and on_packets are two ways to handle the same packets; keep one of them"
+
+
+def _without_brackets(decorator: _Decorator) -> _Decorator:
+    """Return `decorator`, which is given a handler itself; called without one it says how to."""
+    name = decorator.__name__
+
+    @functools.wraps(decorator)
+    def register(self: Any, *given: Any, **named: Any) -> Any:
+        if not given and not named:
+            raise TypeError(f"{name} is given no handler; write @app.{name} without brackets")
+        return decorator(self, *given, **named)
+
+    return cast("_Decorator", register)
 
 
 class Handlers:
@@ -136,6 +152,7 @@ class Handlers:
 
         return register
 
+    @_without_brackets
     def on_any(self, handler: _AnyHandler) -> _AnyHandler:
         """Handle the packets whose id has no handler by `f(session, packet_id, payload)`.
 
@@ -153,6 +170,7 @@ class Handlers:
         self._names["on_any"] = handler_name(handler)
         return handler
 
+    @_without_brackets
     def on_packets(self, handler: _PacketsHandler) -> _PacketsHandler:
         """Handle the packets whose id has no handler by `f(session, packets)`, those that came
         together in one call: for clients that send many at a time.
@@ -181,6 +199,7 @@ class Handlers:
         )
         return handler
 
+    @_without_brackets
     def on_start(self, handler: _PlainHandler) -> _PlainHandler:
         """Call `f()` once in each worker, when it is given its shard and before anything else.
 
@@ -192,6 +211,7 @@ class Handlers:
         self.start_handler = self._only("on_start", handler)
         return handler
 
+    @_without_brackets
     def on_stop(self, handler: _PlainHandler) -> _PlainHandler:
         """Call `f()` once in a worker that ends in good order: in a drain, or asked to stop.
 
@@ -205,21 +225,25 @@ class Handlers:
         self.stop_handler = self._only("on_stop", handler)
         return handler
 
+    @_without_brackets
     def on_connected(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when a client has connected."""
         self.connected_handler = self._only("on_connected", handler, "session")
         return handler
 
+    @_without_brackets
     def on_resumed(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` for each session that was taken over from a worker that died."""
         self.resumed_handler = self._only("on_resumed", handler, "session")
         return handler
 
+    @_without_brackets
     def on_disconnected(self, handler: _DisconnectedHandler) -> _DisconnectedHandler:
         """Call `f(session, cause)` when a session has ended."""
         self.disconnected_handler = self._only("on_disconnected", handler, "session", "cause")
         return handler
 
+    @_without_brackets
     def on_bound(self, handler: _BoundHandler) -> _BoundHandler:
         """Call `f(session, result)` with the answer to a `session.bind`: a `BindResult`.
 
@@ -229,6 +253,7 @@ class Handlers:
         self.bound_handler = self._only("on_bound", handler, "session", "result")
         return handler
 
+    @_without_brackets
     def on_joined(self, handler: _JoinedHandler) -> _JoinedHandler:
         """Call `f(session, name)` once every linked node knows that `session` has joined `name`.
 
@@ -265,6 +290,7 @@ class Handlers:
 
         return register
 
+    @_without_brackets
     def on_send_blocked(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when much waits to be sent to a client: it takes less than it is sent.
 
@@ -275,6 +301,7 @@ class Handlers:
         self.send_blocked_handler = self._only("on_send_blocked", handler, "session")
         return handler
 
+    @_without_brackets
     def on_send_ready(self, handler: _SessionHandler) -> _SessionHandler:
         """Call `f(session)` when little waits again, `limits.send_ready_bytes`, to be sent.
 
@@ -291,6 +318,7 @@ class Handlers:
     @overload
     def on_message(self, what: _MessageHandler) -> _MessageHandler: ...
 
+    @_without_brackets
     def on_message(self, what: Any) -> Any:
         """Call `f(message, sender)` for the messages of one type that shards tell this one.
 
@@ -311,6 +339,7 @@ class Handlers:
 
         return register if given is not None else register(what)
 
+    @_without_brackets
     def on_undelivered(self, handler: _UndeliveredHandler) -> _UndeliveredHandler:
         """Call `f(message, receiver)` when nobody knows what became of a message.
 
@@ -323,6 +352,7 @@ class Handlers:
         self.messages.set_undelivered(self._only("on_undelivered", handler, "message", "receiver"))
         return handler
 
+    @_without_brackets
     def on_keys(self, handler: _KeysHandler) -> _KeysHandler:
         """Call `f(owners)` when nodes join or leave, and keys are owned anew: by `owners`, ids.
 
@@ -336,6 +366,7 @@ class Handlers:
         self.keys_handler = self._only("on_keys", handler, "owners")
         return handler
 
+    @_without_brackets
     def on_drain(self, handler: _DrainHandler) -> _DrainHandler:
         """Call `f(seconds)` when the node drains: sessions are this application's to let go.
 

@@ -12,6 +12,7 @@ import pytest
 from cluster.iocp.packet_framing import make_packet
 from cluster.worker import App, Session, ShardId
 from cluster.worker.app_timers import AppTimers
+from cluster.worker.handlers import Handlers
 from cluster.worker.outbox import Outbox
 from cluster.worker.runtime import Runtime
 from cluster.worker.saved_state import SavedState
@@ -116,6 +117,16 @@ def test_a_decorator_without_what_it_is_to_be_given_says_how_it_is_written():
         app.on_packet(forgotten)
     with pytest.raises(TypeError, match=r"not <function .*>; write @app.every\(1.0\)"):
         app.every(forgotten)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in sorted(vars(Handlers)) if name.startswith("on_") and name != "on_packet"],
+)
+def test_a_decorator_with_brackets_that_it_does_not_take_says_how_it_is_written(name: str):
+    app = App()
+    with pytest.raises(TypeError, match=rf"^{name} .* no handler; write @app.{name} without brack"):
+        getattr(app, name)()
 
 
 def test_methods_and_callable_objects_can_be_handlers():

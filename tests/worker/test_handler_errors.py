@@ -50,6 +50,47 @@ def test_what_clients_cause_hides_no_timer_that_fails(caplog: pytest.LogCaptureF
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("points", "in session.state"), ("user", "call session.bind"), ("groups", "session.join")],
+)
+def test_an_attribute_that_no_session_takes_is_told_with_the_remedy(
+    name: str, remedy: str, caplog: pytest.LogCaptureFixture
+):
+    app = App()
+
+    @app.on_packet(RAISE)
+    def wrong(session: Session, payload: bytes) -> None:
+        setattr(session, name, 3)
+
+    @app.on_packet(RAISE + 1)
+    def reads(session: Session, payload: bytes) -> Any:
+        return getattr(session, f"{name}_before")
+
+    with TestNode(app) as node:
+        client = node.connect()
+        with pytest.raises(AttributeError) as raised:
+            client.send(RAISE)
+        (note,) = raised.value.__notes__
+        assert remedy in note
+        with pytest.raises(AttributeError) as raised:
+            node.connect().send(RAISE + 1)
+        (note,) = raised.value.__notes__
+        assert "in session.state" in note
+    assert remedy in caplog.text
+
+
+def test_attributes_of_the_applications_own_classes_are_not_told_of(
+    caplog: pytest.LogCaptureFixture,
+):
+    own: Any = type("Session", (), {"__slots__": ()})
+    errors = HandlerErrors(Clock())
+    with pytest.raises(AttributeError) as raised:
+        own().points += 1
+    errors.of_other("a timer", raised.value)
+    assert "session.state" not in caplog.text
+
+
 def fail(*arguments: Any) -> None:
     raise ValueError("no")
 
