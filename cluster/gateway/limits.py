@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.gateway.admission import Admission
 from cluster.gateway.counters import Counters
 from cluster.gateway.deadlines import Deadlines
+from cluster.gateway.other_protocols import OtherProtocols
 from cluster.gateway.proxies import Proxies
 from cluster.gateway.rate_limit import UNLIMITED, RateLimit
 from cluster.iocp import IocpCore, NetAddress
@@ -34,6 +35,7 @@ class Limits:
         "deadlines",
         "has_rates",
         "needs_acceptance",
+        "other_protocols",
         "packet_rate",
         "proxies",
         "watches_recvs",
@@ -64,6 +66,7 @@ class Limits:
         self.needs_acceptance = config.auth_timeout_s > 0
         """Whether a session's packets wait until it is accepted, but for public ones."""
         self.proxies = Proxies(proxies, counters, core.now)
+        self.other_protocols = OtherProtocols(counters)
         self.watches_recvs = bool(
             config.idle_timeout_s or self.needs_acceptance or self.has_rates or self.proxies
         )

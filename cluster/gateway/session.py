@@ -92,9 +92,11 @@ class GatewaySession(Session):
         if count and not self._pass_on(bytes(data[:offset]), count):
             return offset
         if bad_size is not None:
+            if not offset and not self.packets_taken:
+                self._table.limits.other_protocols.look(self._address, data)
             self.abort(Cause.BAD_SIZE)
         elif offset != len(data):
-            self._leave_part()
+            self._leave_part(data)
         return offset
 
     def _pass_on(self, packets: bytes, count: int) -> bool:
@@ -111,13 +113,15 @@ class GatewaySession(Session):
             shard.flow.slow_down(self)
         return True
 
-    def _leave_part(self) -> None:
-        """A part of a packet is left over: its time runs from its first one."""
+    def _leave_part(self, data: bytes | memoryview) -> None:
+        """A part of a packet is left over of `data`: its time runs from its first one."""
         number = self.packets_taken + 1
         if number != self.partial_number:
             self.partial_number = number
             self.partial_since = self._core.batch_now
             self._table.limits.deadlines.left_part(self)
+            if number == 1:
+                self._table.limits.other_protocols.look(self._address, data)
 
     def may_spend(self, packet_count: int, num_bytes: int) -> bool:
         """Count packets that have come; False, and the session is ended, when they are too many."""
