@@ -30,10 +30,6 @@ NODES_MAX = 100
 
 CLIENT_PORT = 7777
 
-WAITS_MAX = 5_000
-"""How often a worker may wait by itself: each time one of the links has something to do, some
-seconds later."""
-
 WALL_S = 1_700_000_000.0
 """What wall clocks show when the cluster's clock is at 0."""
 
@@ -106,7 +102,7 @@ class TestCluster:
         if not 1 <= nodes <= NODES_MAX:
             raise ValueError(f"nodes={nodes}: a cluster under test has 1 to {NODES_MAX}")
         self._first_nodes = range(1, nodes + 1)
-        self._stage = Stage(app, "cluster", raise_errors, self._remarks, WAITS_MAX)
+        self._stage = Stage(app, "cluster", raise_errors, self._remarks)
         self._outside = Outside(self._stage)
         self._places: dict[int, _Place] = {}
         """The nodes of the list, by id."""

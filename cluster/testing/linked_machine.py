@@ -120,3 +120,7 @@ class Outside:
     def awaits_outside(self) -> bool:
         """See `Stands`."""
         return False
+
+    def awaits_time(self) -> bool:
+        """See `Stands`."""
+        return False

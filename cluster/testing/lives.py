@@ -146,6 +146,10 @@ class Lives:
         """Whether coroutines of any of them have begun what no clock of ours brings."""
         return any(life.worker.awaits_outside for life in self._incarnations.values())
 
+    def awaits_time(self) -> bool:
+        """Whether anything but `every` is planned in any of them."""
+        return any(life.worker.awaits_time for life in self._incarnations.values())
+
     def sessions(self) -> dict[int, Session]:
         """Return the sessions that they know, by id."""
         return {

@@ -108,6 +108,10 @@ class Machine:
         """See `Stands`."""
         return self.lives.awaits_outside()
 
+    def awaits_time(self) -> bool:
+        """See `Stands`."""
+        return self.lives.awaits_time()
+
     @property
     def calls_in_progress(self) -> int:
         """See `Stands`."""

@@ -28,6 +28,14 @@ OUTSIDE_POLL_S = 0.001
 OUTSIDE_MAX_S = 10.0
 """How long a worker that waits by itself waits for what nothing here brings."""
 
+WAITS_MAX = 5_000
+"""How often a worker waits by itself where the application has planned nothing but what comes again
+and again, as gateways and links have. Something of theirs is due in each: that is an hour and more,
+if nothing is due more often than once in a second."""
+
+WAITS_MIN_S = 1.0
+"""It waits so long in any case, by a clock that goes: a thread may post something."""
+
 HOPELESS = (
     "a worker waits for its own coroutines, which nothing in this {place} ends: in on_start or "
     "on_stop, or because as many of them wait as may; give App(coroutines_max=..., "
@@ -56,6 +64,10 @@ class Stands(Protocol):
         """Whether coroutines have begun what no clock of ours brings."""
         ...
 
+    def awaits_time(self) -> bool:
+        """Whether the application has planned anything but what comes again and again."""
+        ...
+
     @property
     def calls_in_progress(self) -> int:
         """Calls of the application that await something, or wait behind such."""
@@ -79,13 +91,11 @@ class Stage:
         place: str,
         raise_errors: bool,
         remarks: Callable[[], Sequence[str]] = tuple,
-        waits_max: int | None = None,
     ) -> None:
         """Have all run `app`; `place` is what they are together, in words.
 
         What a handler raises is raised again by the call that made it run, if `raise_errors`.
-        `remarks` says what else there is to know when all is at rest. A worker that has waited
-        `waits_max` times by itself, `TURNS_MAX` by default, is taken to wait in vain.
+        `remarks` says what else there is to know when all is at rest.
         """
         self.app = app
         self.place = place
@@ -101,10 +111,11 @@ class Stage:
         """Whether the test is over."""
         self.raises_errors = raise_errors
         self._remarks = remarks
-        self._waits_max = waits_max
         self._is_settling = False
         self._waits = 0
         """How often a worker has waited by itself since the test has done something."""
+        self._waits_since = 0.0
+        """When it began to, by a clock that goes."""
         self._waits_until = math.inf
         """When, by a clock that goes, it has waited too long for what nothing here brings."""
 
@@ -240,6 +251,8 @@ class Stage:
 
         Everything else goes on, and time passes once it is at rest.
         """
+        if not self._waits:
+            self._waits_since = time.monotonic()
         self._waits += 1
         if self._turn_until_quiet():
             self._waits_until = math.inf
@@ -254,13 +267,19 @@ class Stage:
             if now < self._waits_until:
                 return OUTSIDE_POLL_S
             raise RuntimeError(HOPELESS.format(place=self.place))
-        elif self._waits > (TURNS_MAX if self._waits_max is None else self._waits_max):
+        elif self._has_waited_in_vain():
             raise RuntimeError(HOPELESS.format(place=self.place))
         self._waits_until = math.inf
         due = self._next_due(of_running=False)
         end = self.clock.now() + seconds
         self.clock.advance_to(end if due is None else min(due, end))
         return 0.0
+
+    def _has_waited_in_vain(self) -> bool:
+        """Whether a worker has waited so often that what is due here will not end that."""
+        if self._waits <= WAITS_MAX or time.monotonic() - self._waits_since < WAITS_MIN_S:
+            return False
+        return self._waits > TURNS_MAX or not any(each.awaits_time() for each in self.standing)
 
 
 def _advance_drains(nodes: Sequence[Drains]) -> bool:

@@ -261,6 +261,12 @@ class Worker:
         return self._rounds is not None and self._rounds.tasks.awaits_outside
 
     @property
+    def awaits_time(self) -> bool:
+        """Whether anything but `every` is planned: by `call_later`, or by its coroutines."""
+        is_awaited = self._rounds is not None and self._rounds.tasks.next_due() is not None
+        return is_awaited or self._timers.waiting > 0
+
+    @property
     def unhandled_packets(self) -> int:
         """Packets that no handler took."""
         return self._calls.unhandled_packets

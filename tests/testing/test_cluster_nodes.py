@@ -551,7 +551,8 @@ def test_a_worker_that_waits_has_the_other_nodes_go_on():
 
 
 def test_who_waits_for_what_nothing_brings_is_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cluster.testing.cluster.WAITS_MAX", 100)
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MAX", 100)
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MIN_S", 0.0)
     app = App(coroutines_max=1, coroutines_waiting_max=0)
 
     @app.on_packet(WAIT)
@@ -563,6 +564,25 @@ def test_who_waits_for_what_nothing_brings_is_told(monkeypatch: pytest.MonkeyPat
             one, _ = cluster.nodes
             one.connect().send(WAIT)
             one.connect().send(WAIT)
+
+
+def test_a_time_that_a_full_worker_awaits_may_be_far_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MAX", 100)
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MIN_S", 0.0)
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
+
+    @app.on_packet(WAIT)
+    async def wait(session: Session, payload: bytes) -> None:
+        await asyncio.sleep(600)
+        session.send(WAIT)
+
+    with TestCluster(app, nodes=2) as cluster:
+        one, _ = cluster.nodes
+        client, began = one.connect(), cluster.now
+        client.send(WAIT)
+        one.connect()
+        assert client.receive().id == WAIT
+        assert cluster.now - began >= 600
 
 
 def test_an_on_start_that_asks_another_node_is_told_in_time():

@@ -161,7 +161,8 @@ def test_a_worker_full_of_what_never_ends_is_an_error_and_no_hang(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("cluster.testing.stage.OUTSIDE_MAX_S", 0.05)
-    monkeypatch.setattr("cluster.testing.stage.TURNS_MAX", 2_000)
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MAX", 100)
+    monkeypatch.setattr("cluster.testing.stage.WAITS_MIN_S", 0.0)
     app = App(coroutines_max=1, coroutines_waiting_max=0)
 
     @app.on_packet(SLOW)
