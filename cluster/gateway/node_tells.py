@@ -94,6 +94,7 @@ class NodeTells(Topic):
         self._number = secrets.randbits(62)
         self._peers: dict[int, _Peer] = {}
         self._known: set[int] = set()
+        """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
         self._retries = False
         traffic.register([TOLD, HANDLED, REFUSED], self)
 
