@@ -360,8 +360,9 @@ class Handlers:
         `tell_key` go by that list from here on. Only the keys of nodes that have left move, and
         those that a new node gets: hand over what is not this shard's any more. A node whose lease
         has ended is not among the owners, which may be none; nor is one that drains. With a static
-        list, nothing ever changes. A call that raises is logged and taken back; as any other it
-        comes again after a worker's death without its commit.
+        list, nothing ever changes, and a node that begins anew owns what it owned: what it had
+        saved (`App.save`) is gone, and no other is called for that. A call that raises is logged
+        and taken back; as any other it comes again after a worker's death without its commit.
         """
         self.keys_handler = self._only("on_keys", handler, "owners")
         return handler

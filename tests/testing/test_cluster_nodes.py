@@ -160,6 +160,56 @@ def test_a_node_begins_anew_behind_a_cut():
         assert ann.receive().payload == b"0"
 
 
+def test_a_node_that_begins_anew_has_nothing_saved_and_asks_for_it_itself():
+    app = App()
+    log: list[Any] = []
+
+    @app.on_start
+    def start() -> None:
+        log.append(("start", app.shard.node, dict(app.saved)))
+        for node in app.nodes:
+            if node != app.shard.node:
+                app.tell(ShardId(node, 0), Total(app.shard.node))
+
+    @app.on_message
+    def began(total: Total, sender: ShardId) -> None:
+        log.append(("told", app.shard.node, total.points))
+
+    @app.on_message
+    def save(score: Score, sender: ShardId) -> None:
+        app.save(score.player, b"1")
+
+    @app.on_keys
+    def keys_changed(owners: tuple[int, ...]) -> None:
+        log.append(("keys", app.shard.node, owners))
+
+    @app.on_packet(TELL)
+    def tell(session: Session, player: bytes) -> None:
+        app.tell(ShardId(2, 0), Score(player.decode(), 1))
+
+    @app.on_packet(DO)
+    def look(session: Session, payload: bytes) -> None:
+        session.send(DO, ",".join(app.saved).encode())
+
+    def saved_by(node: ClusterNode) -> bytes:
+        client = node.connect()
+        client.send(DO)
+        return client.receive().payload
+
+    with TestCluster(app, nodes=2) as cluster:
+        one, two = cluster.nodes
+        one.connect().send(TELL, b"ann")
+        assert saved_by(two) == b"ann"
+        del log[:]
+        cluster.kill(two)
+        cluster.advance(60)
+        assert log == []
+        two = cluster.start(two)
+        cluster.advance(10)
+        assert log == [("start", 2, {}), ("told", 1, 2)]
+        assert saved_by(two) == b""
+
+
 def test_a_node_that_does_not_come_back_is_forgotten():
     app, log, ladders = _ladder()
     with TestCluster(app, nodes=3) as cluster:
