@@ -610,15 +610,19 @@ def test_the_payload_of_a_dead_letter_is_written_raw(letters: Path):
         assert told in done.stderr
 
 
-def test_no_dead_letters_is_code_0_and_no_run_directory_code_2(letters: Path, tmp_path: Path):
+def test_no_dead_letters_is_code_0_and_no_run_directory_code_4(letters: Path, tmp_path: Path):
     (letters / DEAD_LETTERS).unlink()
     done = run("dead-letters", "--run-dir", str(letters))
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"cluster: no dead letters in {letters}\n"
     assert run("dead-letters", "--json", "--run-dir", str(letters)).output == ""
-    done = run("dead-letters", "--run-dir", str(tmp_path / "nowhere"))
-    assert done.exit_code == 2
-    assert "does not exist" in done.stderr
+    nowhere = tmp_path / "nowhere"
+    for more in ((), ("--json",), ("--payload", "1")):
+        done = run("dead-letters", "--run-dir", str(nowhere), *more)
+        assert (done.exit_code, done.stdout) == (4, "")  # as `cluster status` ends
+        assert done.stderr == (
+            f"cluster: no node has run in {nowhere}: pass the node's --run-dir\n"
+        )
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--payload", "1")])

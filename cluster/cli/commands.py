@@ -379,13 +379,19 @@ def dead_letters(
 ) -> int:
     """List packets and other calls of the node in DIR that killed workers, oldest first.
 
-    Exit code 2 if only the folders of DIR have some, as `cluster up --nodes` makes them.
+    Exit code 2 if only the folders of DIR have some, as `cluster up --nodes` makes them; 4 if no
+    node has run in DIR.
     """
     from cluster.cli.dead_letter_lines import dead_letter_line
     from cluster.shared.dead_letters import read_dead_letters
     from cluster.shared.run_directory import RunDirectory
 
     run_directory = RunDirectory(find_run_directory(config, run_dir))
+    if not run_directory.exists():
+        typer.echo(
+            f"cluster: no node has run in {run_directory.path}: pass the node's --run-dir", err=True
+        )
+        return EXIT_NOTHING_RUNS
     letters = read_dead_letters(run_directory)
     if not letters:
         from cluster.cli.folder_hints import letters_elsewhere_line
