@@ -294,7 +294,8 @@ class App(Handlers):
     ) -> msgspec.Struct | None:
         """Tell a shard, or the owner of a key, a message, and wait for what its handler returns.
 
-        `to` is as for `tell`, or a str or bytes that is a key. The answer is a `reply_type`;
+        `to` is as for `tell`, so that an int is a shard; or it is a str or bytes that is a key. For
+        keys that may be ints there is `ask_key`. The answer is a `reply_type`;
         without one it is only waited for. Not in `on_start` and `on_stop`, when nothing comes.
 
         Raises TimeoutError when there is no answer within `timeout_s` seconds, the time without
@@ -306,17 +307,52 @@ class App(Handlers):
         If the worker that asks dies, the handler call begins again in its
         successor, and asks again: then the message may be handled twice.
         """
+        decode, content = self._prepare_question(message, reply_type)
+        answer = await self._tells("ask").ask(to, content, timeout_s)
+        return None if reply_type is None else decode_answer(answer, reply_type, decode)
+
+    @overload
+    async def ask_key(
+        self,
+        key: "Key",
+        message: msgspec.Struct,
+        reply_type: type[_Reply],
+        *,
+        timeout_s: float = ...,
+    ) -> _Reply: ...
+
+    @overload
+    async def ask_key(
+        self, key: "Key", message: msgspec.Struct, *, timeout_s: float = ...
+    ) -> None: ...
+
+    async def ask_key(
+        self,
+        key: "Key",
+        message: msgspec.Struct,
+        reply_type: type[msgspec.Struct] | None = None,
+        *,
+        timeout_s: float = 5.0,
+    ) -> msgspec.Struct | None:
+        """Tell the shard that owns `key`, as `tell_key` does, and wait for the answer, as `ask`.
+
+        Raises what `ask` raises, and what `tell_key` raises for what is no key.
+        """
+        decode, content = self._prepare_question(message, reply_type)
+        answer = await self._tells("ask_key").ask_key(key, content, timeout_s)
+        return None if reply_type is None else decode_answer(answer, reply_type, decode)
+
+    def _prepare_question(
+        self, message: msgspec.Struct, reply_type: type[msgspec.Struct] | None
+    ) -> tuple[Callable[[bytes], Any], bytes]:
+        """Return what decodes the answer, and the content of the message; raises TypeError."""
         if reply_type is not None and not is_message_type(get_origin(reply_type) or reply_type):
             raise TypeError(
                 f"ask is told the msgspec.Struct that the answer is, not {reply_type!r}; leave it "
                 "out to wait for the end of the handler only"
             )
-        decode = None if reply_type is None else self._answer_decoder(reply_type)
-        content = encode_message(message, self.codec)
-        answer = await self._tells("ask").ask(to, content, timeout_s)
-        if reply_type is None or decode is None:
-            return None
-        return decode_answer(answer, reply_type, decode)
+        decode = bytes if reply_type is None else self._answer_decoder(reply_type)
+        return decode, encode_message(message, self.codec)
 
     def _tells(self, what: str) -> Tells:
         return self._running(what).tells

@@ -144,10 +144,22 @@ class Tells:
 
     async def ask(self, to: Receiver, content: bytes, timeout_s: float) -> bytes:
         """Ask a question, and return the content of the answer; see `App.ask`."""
+        if isinstance(to, str | bytes):
+            return await self.ask_key(to, content, timeout_s)
+        return await self._ask(self._pack_for_shard, to, content, timeout_s)
+
+    async def ask_key(self, key: "Key", content: bytes, timeout_s: float) -> bytes:
+        """Ask the owner of a key; see `App.ask_key`."""
+        return await self._ask(self._pack_for_key, key, content, timeout_s)
+
+    async def _ask(
+        self,
+        pack: Callable[[Any, Purpose, int, bytes], tuple[int, bytes]],
+        to: Receiver,
+        content: bytes,
+        timeout_s: float,
+    ) -> bytes:
         number = self._questions.number()
-        pack: Callable[..., tuple[int, bytes]] = (
-            self._pack_for_key if isinstance(to, str | bytes) else self._pack_for_shard
-        )
         node, payload = pack(to, Purpose.ASK, number, content)
         tell = partial(self._tell_or_wait, node, Purpose.ASK, payload)
         return await self._questions.ask(number, tell, to, timeout_s)
@@ -198,7 +210,7 @@ class Tells:
         else:
             raise TypeError(
                 f"a shard is a ShardId, or an index, not {type(to).__name__}: {to!r}; keys have "
-                "tell_key"
+                "tell_key and ask_key"
             )
         node, index = shard
         if node not in self.nodes:
@@ -206,7 +218,8 @@ class Tells:
         if not 0 <= index < (self._shard_count if node == self.name.node else SHARDS_MAX):
             raise ValueError(
                 f"there is no {shard}; this node, {self.name.node}, has shards 0 to "
-                f"{self._shard_count - 1}, others {SHARDS_MAX - 1} at most"
+                f"{self._shard_count - 1}, others {SHARDS_MAX - 1} at most; keys have tell_key and "
+                "ask_key"
             )
         return node, pack_tell(shard, purpose, request, content)
 

@@ -200,6 +200,41 @@ def test_a_question_is_answered_by_a_coroutine():
         assert client.receive().payload == b"42"
 
 
+def test_an_int_is_a_key_where_a_key_is_asked_and_a_shard_where_a_shard_is():
+    app = App()
+    owners: list[int] = []
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        number = payload[0]
+        question = Question(number)
+        answers = [
+            await app.ask_key(number, question, Answer),
+            await app.ask_key(str(number), question, Answer),
+            await app.ask(str(number), question, Answer),
+            await app.ask(number, question, Answer),
+        ]
+        assert answers[0] == answers[1] == answers[2]
+        assert app.owns(number) == (answers[0].number == app.shard.shard)
+        assert answers[3].number == number
+        owners.append(answers[0].number)
+
+    @app.on_message
+    def answer(question: Question, sender: ShardId) -> Answer:
+        return Answer(app.shard.shard)
+
+    with TestNode(app, workers=3) as node:
+        client = node.connect()
+        for number in range(3):
+            client.send(ASK, bytes([number]))
+        assert len(owners) == 3
+        assert owners != [0, 1, 2]
+        with pytest.raises(
+            ValueError, match=r"there is no shard 3 .* keys have tell_key and ask_k"
+        ):
+            client.send(ASK, b"\x03")
+
+
 def test_a_question_ends_at_its_deadline():
     app = asking(App())
 
