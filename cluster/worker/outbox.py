@@ -125,7 +125,8 @@ class Outbox:
         """Append one output that is no send; OutputTooLarge, and it is not taken, when it is too
         much.
 
-        `undo` is what to call, and with what, if it is taken back. RuntimeError in another thread than the loop's.
+        `undo` is what to call, and with what, if it is taken back. RuntimeError in another thread
+        than the loop's.
         """
         if get_ident() != self.thread:
             raise not_here()
