@@ -312,9 +312,9 @@ def reload_application(
     """Have the workers of the node in DIR run the application as it is now.
 
     New workers replace the old ones one after the other, while clients stay connected; the command
-    returns when all run it. Exit code 1, with the reason, if the new version does not start (the
-    old workers go on then, and what is left without one is named), or if that is not known within S
-    seconds; 4 if no node runs there.
+    returns when all run it and spares wait. Exit code 1, with the reason, if the new version does
+    not start (the old workers go on then, and what is left without one is named), or if that is not
+    known within S seconds; 4 if no node runs there.
     """
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.reload_request import request_reload
