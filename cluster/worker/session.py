@@ -5,7 +5,7 @@ from itertools import repeat
 from struct import Struct
 from struct import error as StructError
 from threading import get_ident
-from typing import Any
+from typing import Any, Never
 
 from cluster.iocp.packet_framing import HEADER, HEADER_BYTES, bad_packet_id
 from cluster.shared.causes import Cause
@@ -320,7 +320,7 @@ class Session:
         return self._saved
 
     @saved.setter
-    def saved(self, blob: bytes | None) -> None:
+    def saved(self, blob: Never) -> None:
         raise AttributeError(
             "session.saved only tells what was saved last; call session.save(blob) to save more"
         )
