@@ -137,3 +137,11 @@ def test_the_traceback_of_a_failed_import_begins_in_the_application(here: Path):
 @pytest.mark.parametrize("spec", [":app", ".relative:app", "a/path.py:app"])
 def test_a_spec_that_names_no_module_is_refused(here: Path, spec: str):
     assert "cannot import" in refusal(spec)
+
+
+def test_what_is_imported_from_the_package_above_is_told_where_it_is(here: Path):
+    for name in ("App", "Session"):
+        (here / f"wants_{name}.py").write_text(f"from cluster import {name}\n")
+        assert f"from cluster.worker import {name}" in refusal(f"wants_{name}:app")
+    (here / "wants_more.py").write_text("import cluster\ncluster.nothing\n")
+    assert "has no attribute 'nothing'" in refusal("wants_more:app")
