@@ -212,6 +212,24 @@ class GatewayCore:
         self.lanes.flush()
         return count
 
+    def count(self) -> dict[str, int]:
+        """Return what was counted, and what the parts count themselves or can tell right now."""
+        counts, shards, listener = self.counters.snapshot(), self.shards, self.service.listener
+        counts["accept_errors"] = listener.accept_errors
+        counts["connections_refused_full"] = listener.full_refusals
+        counts["packets_received"] = sum(shard.log.packets_appended for shard in shards)
+        counts["bytes_received"] = sum(shard.log.packet_bytes_appended for shard in shards)
+        counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
+        counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
+        counts["saved_bytes"] = sum(shard.succession.saves.num_bytes for shard in shards)
+        counts["sessions_waiting"] = sum(len(shard.flow.waiting) for shard in shards)
+        counts["sessions_held"] = sum(len(shard.flow.held) for shard in shards)
+        counts["messages_waiting"] = sum(len(shard.tells.waiting) for shard in shards)
+        counts["tells_on_the_way_bytes"] = sum(
+            shard.tells.windows.on_the_way_bytes for shard in shards
+        )
+        return counts
+
     def close(self) -> None:
         """Reset the sessions that are left, and accept nobody."""
         self.service.close_service(Cause.DRAIN)

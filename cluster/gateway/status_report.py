@@ -86,13 +86,8 @@ class StatusReport:
         return invocation.shown(self._serving.core.now() - since)
 
     def _count(self) -> dict[str, int]:
-        """Return what was counted, and what the parts count themselves or can tell right now."""
-        counts, shards = self._serving.counters.snapshot(), self._serving.shards
-        listener = self._serving.service.listener
-        counts["accept_errors"] = listener.accept_errors
-        counts["connections_refused_full"] = listener.full_refusals
-        counts["packets_received"] = sum(shard.log.packets_appended for shard in shards)
-        counts["bytes_received"] = sum(shard.log.packet_bytes_appended for shard in shards)
+        """Return what the gateway counts, and what its doors do."""
+        counts = self._serving.count()
         counts.setdefault("control_refused", 0)
         counts["dropped_batches"] = 0
         counts["lanes_refused"] = self._local_door.hub.lanes_refused
@@ -100,13 +95,4 @@ class StatusReport:
             if door is not None:
                 counts["control_refused"] += door.control.refused
                 counts["dropped_batches"] += door.hub.dropped_batches
-        counts["uncommitted_bytes"] = sum(shard.lane.log.uncommitted_bytes for shard in shards)
-        counts["deferred_calls"] = sum(shard.succession.deferred.count for shard in shards)
-        counts["saved_bytes"] = sum(shard.succession.saves.num_bytes for shard in shards)
-        counts["sessions_waiting"] = sum(len(shard.flow.waiting) for shard in shards)
-        counts["messages_waiting"] = sum(len(shard.tells.waiting) for shard in shards)
-        counts["tells_on_the_way_bytes"] = sum(
-            shard.tells.windows.on_the_way_bytes for shard in shards
-        )
-        counts["sessions_held"] = sum(len(shard.flow.held) for shard in shards)
         return counts

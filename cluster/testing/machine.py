@@ -162,7 +162,8 @@ class Machine:
 
     def count(self) -> Counter[str]:
         """Return what the node has counted, by the names that `cluster status` shows."""
-        counted = Counter(self.counters.snapshot())
+        counts = self.gateway.count()
+        counted = Counter({name: count for name, count in counts.items() if count})
         # Workers tell these with their heartbeats, which are not exchanged here.
         if decode_errors := self.lives.decode_errors():
             counted["decode_errors"] = decode_errors

@@ -343,6 +343,26 @@ def test_limits_of_the_configuration_hold():
         assert node.counters["closed_bad_size"] == 1
 
 
+def test_what_there_is_now_is_counted_as_in_the_status():
+    app = App()
+
+    @app.on_packet(ECHO)
+    async def keep(session: Session, payload: bytes) -> None:
+        app.save("kept", payload)
+        await asyncio.sleep(5)
+        app.forget("kept")
+
+    with TestNode(app, workers=2) as node:
+        assert not node.counters
+        client = node.connect()
+        client.send(ECHO, b"x" * 96)
+        assert node.counters["packets_received"] == 1
+        assert node.counters["deferred_calls"] == 1
+        assert node.counters["saved_bytes"] > 96
+        node.advance(5)
+        assert node.counters["deferred_calls"] == node.counters["saved_bytes"] == 0
+
+
 def test_the_codec_is_the_applications():
     class Move(msgspec.Struct):
         x: int
