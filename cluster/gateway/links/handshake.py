@@ -212,7 +212,10 @@ class Handshake:
             )
         if node not in self._claimed:
             raise LinkRefusedError(
-                LinkRefusal.NODE, f"node {node} is not the one that links.nodes names here"
+                LinkRefusal.NODE,
+                f"node {node} is there, and not node {self._wanted}"
+                if self.is_dialler
+                else f"node {node} is not one that this node knows, by links.nodes or from etcd",
             )
         if not self.is_dialler and node >= mine:
             raise LinkRefusedError(

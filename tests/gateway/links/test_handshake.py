@@ -121,6 +121,13 @@ def test_a_node_that_does_not_belong_here_is_refused(
     assert refusal(answerer, Handshake(dialler, wanted).begin()) is expected
 
 
+def test_a_caller_that_is_not_known_yet_is_refused_without_blame_for_a_list():
+    """With etcd there is no list: a node that has just begun does not know its callers."""
+    answerer = Handshake(identity(2), None, frozenset())
+    with pytest.raises(LinkRefusedError, match=r"node 1 is not one .* from etcd"):
+        answerer.take(Handshake(identity(1), 2).begin())
+
+
 def test_another_node_than_the_one_that_was_called_is_refused():
     """Its address is now that of another one, which knows the secret as well."""
     dialler, _ = pair()
