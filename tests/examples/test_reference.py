@@ -86,6 +86,49 @@ def test_no_ticket_is_drawn_twice(module: ModuleType):
         assert [packet.payload for packet in client.received] == [b"1", b"2", b"3", b"4"]
 
 
+class Database:
+    """Keeps what it is given, and loses the first connection."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[bytes]] = {}
+        self.calls = 0
+
+    async def insert_unless_there(self, match: str, winner: memoryview) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise ConnectionResetError
+        self.rows.setdefault(match, []).append(bytes(winner))
+
+
+@pytest.mark.parametrize("module", ["When a worker dies"], indirect=True)
+def test_the_result_of_a_match_is_written_as_it_was_committed(module: ModuleType):
+    """Its worker dies before the commit, and the next one finds another winner."""
+    app, database, ends = module.app, Database(), ["ann", "bob", "eve"]
+    vars(module)["database"] = database
+
+    @app.on_packet(20)
+    def last_move(session: Session, payload: bytes) -> None:
+        app.call_later(1, lambda: module.end_match("final", ends.pop(0)))
+
+    @app.on_start
+    def plan_again() -> None:
+        if len(ends) == 2:
+            app.call_later(1, lambda: module.end_match("final", ends.pop(0)))
+
+    with TestNode(app) as node:
+        node.connect().send(20)
+        node.kill_worker(at_commit=True)
+        node.advance(1)
+        assert ends == ["bob", "eve"]
+        assert database.calls == 0
+        node.advance(1)
+        assert database.calls == 1
+        node.kill_worker()  # its message is handled again
+        node.advance(10)
+        assert database.rows == {"final": [b"bob"]}
+        assert node.counters["saved_bytes"] == 0
+
+
 @pytest.mark.parametrize("module", ["Groups"], indirect=True)
 def test_people_in_a_room_hear_who_comes_speaks_and_leaves(module: ModuleType):
     with TestNode(module.app, workers=2) as node:
