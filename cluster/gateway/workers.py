@@ -347,7 +347,8 @@ class Workers:
                 # What it published is whole and counts; a fan-out that was cut short would be
                 # begun again by the successor.
                 self._drain_lane(shard)
-                self._cut_off(life, "stuck", reason, silent_s=life.liveness.timeout_s)
+                if self._lives[shard.index] is not None:  # or it was fenced for its last words
+                    self._cut_off(life, "stuck", reason, silent_s=life.liveness.timeout_s)
             elif life.peer is None:
                 self._send(life.control_identity, life.heartbeat())
 

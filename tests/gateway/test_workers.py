@@ -62,6 +62,7 @@ class Node:
         self.reports: list[ShardReport] = []
         self.fenced: list[int] = []
         self.drained = 0
+        self.on_drain: Callable[[Shard], object] = lambda shard: None
         self.next: list[Callable[[], None]] = []
         self.workers = self.workers_by(
             Grants(NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S), self.shards, "ipc://lanes"),
@@ -88,6 +89,7 @@ class Node:
 
     def _drain(self, shard: Shard) -> None:
         self.drained += 1
+        self.on_drain(shard)
 
     def hello(
         self, name: bytes, shard: int = 0, pid: int = LIVING_PID, since: float = LIVING_SINCE
@@ -547,6 +549,19 @@ def test_what_a_worker_published_before_it_fell_silent_is_applied(node: Node):
     node.beat_for(TIMEOUT_S)
     assert node.workers.life(0) is None
     assert node.drained == 1
+
+
+def test_a_worker_that_is_fenced_for_what_it_published_before_it_fell_silent_ends_once(node: Node):
+    """Its last words cannot be carried out: it is not stuck as well, and its end counts once."""
+    node.start()
+    node.on_drain = lambda shard: node.workers.fence(shard, "for its last words")
+    node.beat_for(TIMEOUT_S)
+    assert node.workers.life(0) is None
+    assert node.drained == 1
+    assert [report.state for report in node.reports] == ["ready", "fenced"]
+    assert node.fenced == [0]
+    assert node.counters.snapshot()["workers_fenced"] == 1
+    assert sum(isinstance(message, Refuse) for _, message in node.sent) == 1
 
 
 def test_a_worker_that_waits_for_room_is_not_fenced_for_it(node: Node):
