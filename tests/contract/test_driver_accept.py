@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from cluster.iocp.driver import Handle
 from cluster.iocp.errors import ACCEPT_EXHAUSTED, MisuseError
 from cluster.iocp.iocp_event import AcceptEvent, ConnectEvent, RecvEvent
 from cluster.iocp.net_address import NetAddress
+from cluster.iocp.socket_utils import hold_port
 from tests.contract.driver_harness import Owner, Port
 
 WSAEADDRINUSE, WSAECONNREFUSED, ERROR_CONNECTION_REFUSED = 10048, 10061, 1225
@@ -198,26 +199,32 @@ def no_descriptor_left(resource: Any) -> Iterator[None]:
 # -- connecting ------------------------------------------------------------------------------------
 
 
-def test_a_connect_to_nobody_is_refused(port: Port, host: str) -> None:
-    listener = port.listen(host)
+@contextmanager
+def closed_to_all(port: Port, listener: Owner) -> Iterator[NetAddress]:
+    """Close `listener` and give its address, at which nobody listens meanwhile: not even another
+    test of this machine, to which the system may give a port that is free."""
     address = listener.socket.local_address
     listener.close()
-    client = Owner(port.driver.open_socket(address))
-    outcome = port.do(client, ConnectEvent(address))
+    with nullcontext() if port.driver.name == "memory" else hold_port(address):
+        yield address
+
+
+def test_a_connect_to_nobody_is_refused(port: Port, host: str) -> None:
+    with closed_to_all(port, port.listen(host)) as address:
+        client = Owner(port.driver.open_socket(address))
+        outcome = port.do(client, ConnectEvent(address))
     assert outcome.error is Cause.REFUSED
     assert outcome.raw_error in (errno.ECONNREFUSED, WSAECONNREFUSED, ERROR_CONNECTION_REFUSED)
     client.close()
 
 
 def test_a_refused_connect_does_not_hurt_the_next(port: Port, listener: Owner) -> None:
-    gone = port.listen()
-    address = gone.socket.local_address
-    gone.close()
-    for _ in range(3):
-        client = Owner(port.driver.open_socket(address))
-        assert port.do(client, ConnectEvent(address)).error is Cause.REFUSED
-        client.close()
-        port.pair(listener=listener)
+    with closed_to_all(port, port.listen()) as address:
+        for _ in range(3):
+            client = Owner(port.driver.open_socket(address))
+            assert port.do(client, ConnectEvent(address)).error is Cause.REFUSED
+            client.close()
+            port.pair(listener=listener)
 
 
 def test_connecting_again_does_no_harm(port: Port, listener: Owner) -> None:
@@ -232,7 +239,6 @@ def test_connecting_again_does_no_harm(port: Port, listener: Owner) -> None:
 
 
 def test_a_listener_closes_when_its_accepts_were_cancelled(port: Port, listener: Owner) -> None:
-    address = listener.socket.local_address
     accepts = [port.submit(listener, AcceptEvent()) for _ in range(5)]
     with pytest.raises(MisuseError):
         listener.close()
@@ -240,9 +246,9 @@ def test_a_listener_closes_when_its_accepts_were_cancelled(port: Port, listener:
         port.driver.cancel(accept)
     port.wait_all()
     assert {accept.error for accept in accepts} == {Cause.CANCELLED}
-    listener.close()
-    client = Owner(port.driver.open_socket(address))
-    assert port.do(client, ConnectEvent(address)).error is Cause.REFUSED
+    with closed_to_all(port, listener) as address:
+        client = Owner(port.driver.open_socket(address))
+        assert port.do(client, ConnectEvent(address)).error is Cause.REFUSED
 
 
 def test_clients_that_were_never_accepted_see_the_listener_close(
