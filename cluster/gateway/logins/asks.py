@@ -6,13 +6,15 @@ that waited before: what the answers say of the last one stands for those in bet
 
 from collections.abc import Callable
 
+from cluster.gateway.logins.login_records import STAMP_MAX
 from cluster.shared.user_records import Bind
 
 __all__ = ["Asks", "LoginClock", "PendingAsk"]
 
 
 class LoginClock:
-    """Stamps for logins: microseconds, each above all that were given or seen before."""
+    """Stamps for logins: microseconds, each above all that were given or seen before, as long as
+    there are any."""
 
     __slots__ = ("_last",)
 
@@ -21,7 +23,7 @@ class LoginClock:
 
     def next(self, now_s: float) -> int:
         """Return a stamp for a login of the time `now_s`, seconds since the epoch."""
-        self._last = max(self._last + 1, int(now_s * 1_000_000))
+        self._last = min(max(self._last + 1, int(now_s * 1_000_000)), STAMP_MAX)
         return self._last
 
     def saw(self, stamp: int) -> None:

@@ -9,7 +9,14 @@ whose node cannot be reached keeps nobody out. No I/O, no clock.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cluster.gateway.logins.login_records import ANSWER, CHECK, TAKEN, Login, LoginRecord
+from cluster.gateway.logins.login_records import (
+    ANSWER,
+    CHECK,
+    STAMP_MAX,
+    TAKEN,
+    Login,
+    LoginRecord,
+)
 from cluster.shared.user_records import SecondLogin
 
 __all__ = ["Ask", "Command", "UserDirectory"]
@@ -114,7 +121,8 @@ class UserDirectory:
         holder, login = self._logins.get(ask.user), ask.login
         stamp = login.stamp
         if holder is not None:
-            stamp = max(stamp, holder.stamp + (holder[1:] != login[1:]))
+            above = min(holder.stamp + (holder[1:] != login[1:]), STAMP_MAX)
+            stamp = max(stamp, above)
         commands = self._take(ask.user, login._replace(stamp=stamp))
         return [_answer(ask, stamp), *commands]
 

@@ -45,8 +45,9 @@ LOGIN_KINDS = (ASK, ANSWER, TELL, TAKEN, CHECK, CHECKED)
 
 _RECORD = Struct("<BBQQI")
 
-STAMP_MAX = (1 << 63) - 1
-"""Of a record that is read: the logins behind it count up from there, and need stamps as well."""
+STAMP_MAX = (1 << 64) - 1
+"""What a record has room for. Logins behind one of this stamp have it as well, so that a stamp is
+the same wherever it is compared."""
 
 
 class LoginNews(IntEnum):
@@ -89,11 +90,11 @@ def pack_login_record(record: LoginRecord) -> bytes:
 
 
 def read_login_record(payload: bytes) -> LoginRecord:
-    """Return what a record says, with `STAMP_MAX` at most; RecordError if it cannot be one."""
+    """Return what a record says; RecordError if it cannot be one."""
     if len(payload) >= _RECORD.size:
         kind, what, session, stamp, request = _RECORD.unpack_from(payload)
         is_bare = kind == TELL and what in (LoginNews.BEGIN, LoginNews.END)
         user = "" if is_bare else decode_name(payload[_RECORD.size :])
         if user is not None and what <= (LoginNews.END if kind == TELL else 1):
-            return LoginRecord(kind, session, min(stamp, STAMP_MAX), request, what, user)
+            return LoginRecord(kind, session, stamp, request, what, user)
     raise RecordError(f"a record about logins that cannot be read: {payload[:300]!r}")

@@ -547,7 +547,10 @@ def test_an_answer_that_comes_while_all_users_are_told_again_is_told_too(world: 
     assert login.session == session.id
 
 
-@pytest.mark.parametrize("stamp", [STAMP_MAX, (1 << 64) - 1])
+IMPOSSIBLE_TIMES = pytest.mark.parametrize("stamp", [(1 << 63) - 1, STAMP_MAX - 1, STAMP_MAX])
+
+
+@IMPOSSIBLE_TIMES
 def test_behind_a_login_of_an_impossible_time_there_are_others(world: LoginWorld, stamp: int):
     user = world.user_of(2)
     ask = LoginRecord(ASK, 7, stamp, 1, int(REPLACE), user)
@@ -557,3 +560,23 @@ def test_behind_a_login_of_an_impossible_time_there_are_others(world: LoginWorld
     for owner in (1, 2, 3):
         bound(world, 2, world.user_of(owner, 1))
         bound(world, 3, world.user_of(owner, 1))
+
+
+@IMPOSSIBLE_TIMES
+def test_behind_a_login_of_an_impossible_time_a_cut_leaves_one_who_is_the_user(
+    world: LoginWorld, stamp: int
+):
+    """Neither node insists on a stamp that the other takes for an earlier one."""
+    ask = LoginRecord(ASK, 7, stamp, 1, int(REPLACE), world.user_of(2))
+    world[1].traffic.send(2, pack_login_record(ask))
+    world.settle()
+    user = world.user_of(3, 1)
+    world.part(2)
+    older = world[2].open()
+    older.bind(user, REPLACE)
+    world.run(lambda: older.results, "a decision alone")
+    world.heal()
+    world.run_linked()
+    newer = bound(world, 1, user)
+    assert older.cause == "replaced"
+    assert holders(world, user) == [newer]
