@@ -24,6 +24,7 @@ from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
+from cluster.shared.log_limit import LogLimit
 from cluster.shared.records import RecordError
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 from cluster.shared.tell_records import Tell
@@ -49,6 +50,8 @@ NUMBERS_MAX = RECORD_FILL_BYTES // _NUMBER.size
 
 RETRY_S = 0.02
 """How long what finds the log of a link full, by what others put there, waits for its next try."""
+
+_LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
 
 
 class _Told(NamedTuple):
@@ -96,6 +99,7 @@ class NodeTells(Topic):
         self._known: set[int] = set()
         """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
         self._retries = False
+        self._unreadable_lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
         traffic.register([TOLD, HANDLED, REFUSED], self)
 
     # -- to other nodes ----------------------------------------------------------------------------
@@ -209,7 +213,15 @@ class NodeTells(Topic):
                 self._hear(node, peer, payload[0], list(_NUMBER.iter_unpack(payload[1:])))
         except (RecordError, StructError) as error:
             self._counters.add("messages_unreadable")
-            logger.error("node %d has sent messages that cannot be read: %s", node, error)
+            self._log_unreadable(node, error)
+
+    def _log_unreadable(self, node: int, error: Exception) -> None:
+        now = self._core.now()
+        more = self._unreadable_lines.take_refused(now)
+        if self._unreadable_lines.admit(now):
+            text = "node %d has sent messages that cannot be read: %s"
+            text += f" ({more} more such)" if more else ""
+            logger.error(text, node, error)
 
     def _hear(self, node: int, peer: _Peer | None, kind: int, numbers: list[tuple[int]]) -> None:
         """Hear what became of what `node` was told under these numbers."""

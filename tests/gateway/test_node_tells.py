@@ -56,7 +56,8 @@ class World:
     """The messages of a node, and links that take nothing."""
 
     def __init__(self) -> None:
-        self.core = IocpCore(driver=MemoryDriver(MemoryNetwork(clock=ManualClock())))
+        self.clock = ManualClock()
+        self.core = IocpCore(driver=MemoryDriver(MemoryNetwork(clock=self.clock)))
         self.counters = Counters()
         self.links = FullLinks()
         self.traffic = NodeTraffic(1, self.counters)
@@ -152,4 +153,17 @@ def test_what_nobody_can_read_is_counted_and_harms_nothing(payload: bytes) -> No
     world = World()
     world.traffic.delivered(Delivery(2, 2, 1, 1), payload)
     assert world.counters.snapshot()["messages_unreadable"] == 1
+    world.core.close()
+
+
+def test_what_nobody_can_read_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    for number in range(1, 101):
+        world.traffic.delivered(Delivery(2, 2, 1, number), pack("<B", TOLD))
+    assert len(caplog.messages) == 5
+    world.clock.advance(10.0)
+    world.traffic.delivered(Delivery(2, 2, 1, 101), pack("<B", TOLD))
+    assert len(caplog.messages) == 6
+    assert caplog.messages[-1].endswith("(95 more such)")
+    assert world.counters.snapshot()["messages_unreadable"] == 101
     world.core.close()
