@@ -164,10 +164,19 @@ class _Front:
             write_limit=WRITE_LIMITS,
             create_connection=_connections_of(self),
         )
+        self._warn_of_origins(bound)
         announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
         await is_over.wait()
         door.shut()
         await self._stop(server)
+
+    def _warn_of_origins(self, bound: NetAddress) -> None:
+        host = ip_address(bound.host.partition("%")[0])
+        if not host.is_loopback and not self._settings.origins.are_listed:
+            logger.warning(
+                "without --origin each page is admitted whose host is the one that it connects to; "
+                "DNS can make that so for pages of others (rebinding): name yours by --origin"
+            )
 
     async def _stop(self, server: Server) -> None:
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):

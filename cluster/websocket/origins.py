@@ -27,6 +27,11 @@ class Origins:
         """
         self._listed = frozenset(listed)
 
+    @property
+    def are_listed(self) -> bool:
+        """Whether somebody has said which, or that any may."""
+        return bool(self._listed)
+
     def admit(self, origin: str | None, host: str | None) -> bool:
         """Return whether a page of `origin` may connect to `host`, the header of that name."""
         if origin is None or ANY in self._listed:

@@ -236,6 +236,23 @@ def test_pages_are_admitted_by_their_origin(
             front.wait_for_line(f"is a page of '{origin}'; to admit its kind pass --origin")
 
 
+@pytest.mark.parametrize(
+    ("listen", "more", "is_warned"),
+    [
+        ("0.0.0.0:0", (), True),
+        ("0.0.0.0:0", ("--origin", "https://game.example"), False),
+        ("0.0.0.0:0", ("--origin", "*"), False),
+        ("127.0.0.1:0", (), False),
+    ],
+)
+def test_who_listens_beyond_loopback_is_told_to_name_pages(
+    fake_node: FakeNode, tmp_path: Path, listen: str, more: tuple[str, ...], is_warned: bool
+) -> None:
+    with front_of(tmp_path, fake_node.port, more=more, listen=listen) as front:
+        pass
+    assert front.stderr.count("name yours by --origin") == is_warned
+
+
 # -- bounds ----------------------------------------------------------------------------------------
 
 
