@@ -7,6 +7,7 @@ descriptor left when somebody connects to its Unix socket.
 import msgspec
 
 from cluster.gateway.links.strangers import UNPROVED_MAX
+from cluster.gateway.remote.connection_counts import UNPROVED_MAX as UNPROVED_AT_A_PORT_MAX
 from cluster.shared.addresses import parse_node
 from cluster.shared.config import Config
 from cluster.shared.descriptor_limit import REMEDY, TooFewDescriptorsError
@@ -27,8 +28,9 @@ lane, while its predecessor's connections may be there yet."""
 PER_SPARE = 2
 """Its connection, and that of the one whose place it takes."""
 
-REMOTE = 96
-"""Sockets for workers on other machines, 14, and connections that have not proved their key."""
+REMOTE = 16 + 2 * (UNPROVED_AT_A_PORT_MAX + 100)
+"""Sockets for workers on other machines, 16; and at both ports connections that have not proved
+their key, with those that ZeroMQ accepts until the gateway hears that there are so many."""
 
 PER_REMOTE_WORKER = 4
 """Two connections, and those of its predecessor."""

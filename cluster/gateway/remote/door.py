@@ -7,7 +7,7 @@ from typing import NamedTuple
 import zmq
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.remote.connection_counts import ConnectionCounts
+from cluster.gateway.remote.connection_counts import UNPROVED_MAX, ConnectionCounts
 from cluster.gateway.remote.key_check import KeyCheck
 from cluster.gateway.remote.remote_control import RemoteControl, RemotePeer
 from cluster.iocp import IocpCore, NetAddress
@@ -23,6 +23,9 @@ __all__ = ["RemoteDoor", "RemoteKeys"]
 
 CONTROL_BYTES_MAX = 1 << 20
 """Several times the longest hello."""
+
+PER_SHARD = 2
+"""Connections at one port: that of a worker, and that of its predecessor."""
 
 FRAME_BYTES = 1_024
 """What headers and encryption add to a batch."""
@@ -68,6 +71,7 @@ class RemoteDoor:
         self._core = core
         self._counters = counters
         self._counts: list[ConnectionCounts] = []
+        self._connections_max = UNPROVED_MAX + PER_SHARD * len(config.remote.shards)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         with ExitStack() as opened:
             opened.callback(self._context.term)
@@ -99,7 +103,9 @@ class RemoteDoor:
         """Where workers connect, as HOST:PORT."""
 
     def _count(self, socket: "zmq.Socket[bytes]") -> None:
-        self._counts.append(ConnectionCounts(self._core, socket, self._counters))
+        self._counts.append(
+            ConnectionCounts(self._core, socket, self._counters, self._connections_max)
+        )
 
     def _stop_counting(self) -> None:
         for counts in self._counts:

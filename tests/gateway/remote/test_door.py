@@ -1,15 +1,20 @@
 """Who comes in from other machines, over real sockets, and what becomes of everybody else."""
 
+import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import zmq
 
 from cluster.gateway.counters import Counters
-from cluster.gateway.remote.door import CONTROL_BYTES_MAX, RemoteDoor, RemoteKeys
+from cluster.gateway.remote import listener_gate
+from cluster.gateway.remote.connection_counts import UNPROVED_MAX
+from cluster.gateway.remote.door import CONTROL_BYTES_MAX, PER_SHARD, RemoteDoor, RemoteKeys
 from cluster.gateway.remote.remote_control import RemoteControl, RemotePeer
 from cluster.iocp import IocpCore, NetAddress, choose_driver
 from cluster.shared import remote_endpoints
@@ -264,3 +269,44 @@ def test_an_address_that_cannot_be_had_is_an_error_of_the_system(tmp_path: Path)
                 lambda identity, beat: None,
             )
         core.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can shut the port")
+def test_connections_that_prove_nothing_are_bounded_and_disturb_no_worker(
+    doorway: Doorway,
+) -> None:
+    worker = doorway.knock(doorway.curve())
+    worker.send(encode_message(HELLO))
+    doorway.run_until(lambda: len(doorway.came) == 1, "hello")
+    address = doorway.address.sockaddr
+    with ExitStack() as silent:
+        for count in range(2, UNPROVED_MAX + PER_SHARD + 1):
+            silent.enter_context(socket.create_connection(address[:2]))
+            doorway.wait_counted("remote_connections", count)
+        doorway.wait_counted("remote_crowded")
+        one_more = silent.enter_context(socket.socket())
+        one_more.setblocking(False)
+        one_more.connect_ex(address)
+        worker.send(encode_message(BEAT))
+        doorway.run_until(lambda: len(doorway.came) == 2, "the heartbeat")
+        assert not select.select([], [one_more], [], 0)[1]
+        assert doorway.count("remote_connections") == UNPROVED_MAX + PER_SHARD
+    another = doorway.knock(doorway.curve())
+    another.send(encode_message(HELLO))
+    doorway.run_until(lambda: len(doorway.came) == 3, "the hello of another one")
+    assert doorway.count("remote_crowded") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can shut the port")
+def test_a_kernel_that_cannot_shut_the_port_is_told_of_once(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listener_gate, "_SO_ATTACH_FILTER", 9_999)
+    address = doorway.address.sockaddr
+    with ExitStack() as silent:
+        for count in range(1, UNPROVED_MAX + PER_SHARD + 10):
+            silent.enter_context(socket.create_connection(address[:2]))
+            doorway.wait_counted("remote_connections", count)
+    assert doorway.count("remote_crowded") == 0
+    assert [text for text in caplog.messages if "have no bound here" in text] == caplog.messages
+    assert len(caplog.messages) == 1
