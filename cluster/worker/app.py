@@ -348,8 +348,8 @@ class App(Handlers):
         """Return what decodes the answer, and the content of the message; raises TypeError."""
         if reply_type is not None and not is_message_type(get_origin(reply_type) or reply_type):
             raise TypeError(
-                f"ask is told the msgspec.Struct that the answer is, not {reply_type!r}; leave it "
-                "out to wait for the end of the handler only"
+                f"reply_type is the msgspec.Struct that the answer is, not {reply_type!r}; leave "
+                "it out to wait for the end of the handler only"
             )
         decode = bytes if reply_type is None else self._answer_decoder(reply_type)
         return decode, encode_message(message, self.codec)
