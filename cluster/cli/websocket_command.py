@@ -60,6 +60,15 @@ def websocket(
             help="Tell nodes the clients' addresses; they need this machine in gateway.proxies.",
         ),
     ] = False,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            metavar="NETWORK",
+            help="Believe the X-Forwarded-For of HTTP proxies at this address, or in this network; "
+            "may be repeated. Needs --proxy-protocol.",
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -153,12 +162,18 @@ def websocket(
     from cluster.shared.addresses import parse_listen
     from cluster.shared.config import ConfigError
     from cluster.shared.logs import configure_logging
+    from cluster.shared.networks import Networks, check_network
     from cluster.websocket.front_settings import FrontSettings
     from cluster.websocket.origins import Origins, parse_origin
 
     configure_logging("websocket")
     if key is not None and certificate is None:
         raise ConfigError(f"--key: {str(key)!r}: pass --certificate as well, or leave it out")
+    if trusted_proxy and not proxy_protocol:
+        raise ConfigError(
+            f"--trusted-proxy: {trusted_proxy[0]!r}: pass --proxy-protocol as well, by which the "
+            "nodes are told the clients' addresses"
+        )
     settings = FrontSettings(
         nodes=_node_addresses(node or ["127.0.0.1:7777"], source),
         listen=NetAddress(*parsed_flag("--listen", listen, parse_listen)),
@@ -167,6 +182,9 @@ def websocket(
             tuple(parsed_flag("--origin", text, parse_origin) for text in origin or [])
         ),
         proxy_protocol=proxy_protocol,
+        trusted_proxies=Networks(
+            parsed_flag("--trusted-proxy", text, check_network) for text in trusted_proxy or []
+        ),
         source=source,
         certificate=certificate,
         key=key,

@@ -8,7 +8,6 @@ result (`decode_config`), and are to start fast.
 """
 
 import difflib
-import ipaddress
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -23,6 +22,7 @@ from cluster.shared.config import MIB, Config
 from cluster.shared.config_rules import check_across_keys, check_cpus
 from cluster.shared.config_setting import Setting, config_error
 from cluster.shared.cpus import parse_cpus
+from cluster.shared.networks import check_network
 
 FILE_BYTES_MAX = MIB
 """A configuration is a page of text; anything this long is some other file."""
@@ -256,15 +256,6 @@ def _check_file(text: str) -> None:
         raise ValueError("the path of a file")
 
 
-def _check_network(text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError(
-            "an address or a network, for example 10.0.0.5, 10.0.0.0/8 or fd00::/8"
-        ) from None
-
-
 def _check_advertise(text: str) -> None:
     if parse_listen(text)[1] == 0:
         raise ValueError("HOST:PORT with a port from 1 to 65535, where other nodes reach this one")
@@ -280,7 +271,7 @@ _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "node.app": _check_app,
     "node.run_dir": _check_run_dir,
     "gateway.cpus": parse_cpus,
-    "gateway.proxies": _check_network,
+    "gateway.proxies": check_network,
     "workers.cpus": parse_cpus,
     "links.cluster": _check_cluster,
     "links.listen": parse_listen,

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -24,6 +24,7 @@ from cluster.shared.config import ConfigError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.door import Door
+from cluster.websocket.forwarded import client_of
 from cluster.websocket.front_counters import REFUSALS, FrontCounters
 from cluster.websocket.front_settings import FrontSettings
 from cluster.websocket.limited_log import LimitedLog, LimitedRecords
@@ -237,6 +238,11 @@ class _Front:
 
     # -- the life of a connection ------------------------------------------------------------------
 
+    def client_of(self, peer: NetAddress, request: Request) -> NetAddress:
+        """Return whose `request` it is that came from `peer`."""
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        return client_of(peer, forwarded, self._settings.trusted_proxies)
+
     def accepted(self, connection: ServerConnection) -> None:
         """A connection has come, and completed its TLS handshake; it may be one too many still,
         where no `Door` has counted it."""
@@ -383,6 +389,16 @@ def _connections_of(front: _Front) -> type[ServerConnection]:
 
     class Connection(ServerConnection):
         _end: asyncio.TimerHandle | None = None
+
+        @property
+        def remote_address(self) -> Any:
+            """The client's, also behind a trusted proxy as soon as its request is there."""
+            address = super().remote_address
+            if not address or self.request is None:
+                return address
+            peer = NetAddress.from_sockaddr(address)
+            client = front.client_of(peer, self.request)
+            return address if client is peer else client.sockaddr
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)

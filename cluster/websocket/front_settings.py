@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.iocp import NetAddress
+from cluster.shared.networks import Networks
 from cluster.websocket.origins import Origins
 
 __all__ = ["FrontSettings"]
@@ -19,6 +20,8 @@ class FrontSettings:
     origins: Origins
     proxy_protocol: bool
     """Whether nodes are told the client's address; they have to expect it."""
+    trusted_proxies: Networks
+    """HTTP proxies whose `X-Forwarded-For` is believed."""
     source: str | None
     """The local address from which nodes are called."""
     certificate: Path | None

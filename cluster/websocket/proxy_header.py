@@ -3,10 +3,11 @@
 Version 2 of the PROXY protocol; `cluster/gateway/proxy_header.py` is what reads it.
 """
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from cluster.iocp import NetAddress
+from cluster.shared.networks import IpAddress, read_ip
 
 __all__ = ["make_proxy_header"]
 
@@ -19,7 +20,7 @@ _PORTS = Struct("!HH")
 
 def make_proxy_header(client: NetAddress, server: NetAddress) -> bytes:
     """Return the header for a connection from `client` to `server`, two numeric addresses."""
-    hosts = [_read_host(client), _read_host(server)]
+    hosts = [read_ip(client.host), read_ip(server.host)]
     if not all(isinstance(host, IPv4Address) for host in hosts):
         hosts = [_as_ipv6(host) for host in hosts]
     addresses = b"".join(host.packed for host in hosts) + _PORTS.pack(client.port, server.port)
@@ -27,11 +28,5 @@ def make_proxy_header(client: NetAddress, server: NetAddress) -> bytes:
     return _FRONT.pack(_SIGNATURE, _PROXY, family, len(addresses)) + addresses
 
 
-def _read_host(address: NetAddress) -> IPv4Address | IPv6Address:
-    host = ip_address(address.host.partition("%")[0])
-    mapped = host.ipv4_mapped if isinstance(host, IPv6Address) else None
-    return mapped or host
-
-
-def _as_ipv6(host: IPv4Address | IPv6Address) -> IPv6Address:
+def _as_ipv6(host: IpAddress) -> IPv6Address:
     return host if isinstance(host, IPv6Address) else IPv6Address(f"::ffff:{host}")

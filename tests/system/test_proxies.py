@@ -76,9 +76,16 @@ def test_each_client_has_its_own_address_and_limit(node: ClusterNode) -> None:
 
 
 @contextmanager
-def haproxy(config: Path) -> Iterator[None]:
-    process = subprocess.Popen(["haproxy", "-f", str(config)], stdin=subprocess.DEVNULL)
+def balancer(port: int, *command: str) -> Iterator[None]:
+    """Run a load balancer that listens at `port`, by `command`, which stays in the foreground."""
+
+    def is_up() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
+        wait_until(is_up, timeout_s=20, what=command[0])
         yield
     finally:
         process.terminate()
@@ -108,11 +115,6 @@ def self_signed(directory: Path) -> Path:
 def test_haproxy_ends_tls_and_tells_addresses(node: ClusterNode, tmp_path: Path) -> None:
     certificate = self_signed(tmp_path)
     config = tmp_path / "haproxy.cfg"
-
-    def is_up() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
     with free_ports(1) as (port,):
         text = HAPROXY_CFG.read_text()
         for shown, here in (
@@ -124,8 +126,7 @@ def test_haproxy_ends_tls_and_tells_addresses(node: ClusterNode, tmp_path: Path)
             text = text.replace(shown, here)
         config.write_text(text)
         subprocess.run(["haproxy", "-c", "-f", str(config)], check=True, timeout=60)
-        with haproxy(config):
-            wait_until(is_up, timeout_s=20, what="haproxy")
+        with balancer(port, "haproxy", "-f", str(config)):
             speak_tls(port, certificate)
     assert node.counters()["sessions_opened"] == 1, "HAProxy's checks are no sessions"
 

@@ -27,7 +27,7 @@ from tests.system.cluster_node import (
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import free_ports
 from tests.system.packet_client import PacketClient
-from tests.system.test_proxies import TELLS_ADDRESSES, self_signed
+from tests.system.test_proxies import TELLS_ADDRESSES, balancer, self_signed
 from tests.system.test_spares import write_config
 from tests.websocket.front import FakeNode, front_of, read_to_end, reset
 from tests.websocket.ws_client import ClosedError, RefusedError, WsClient
@@ -38,6 +38,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX sig
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+NGINX_CONF = Path(__file__).parents[2] / "deploy" / "nginx" / "nginx.conf"
+NGINX_HTTP = "http { access_log off; " + " ".join(
+    f"{what}_temp_path {what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
 
 
@@ -520,6 +525,69 @@ def test_nodes_are_told_the_addresses_of_clients(
             assert direct.receive()[1].startswith(b"127.0.0.3:")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_nodes_are_told_for_whom_a_trusted_proxy_connects(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    (tmp_path / "tells.py").write_text(TELLS_ADDRESSES)
+    config = write_config(tmp_path, '[gateway]\nproxies = ["127.0.0.2"]\n')
+    node = cluster_up(*config, "--app", "tells:app", cwd=tmp_path)
+    more = ("--proxy-protocol", "--source", "127.0.0.2", "--trusted-proxy", "127.0.0.1")
+    with (
+        front_of(tmp_path, node.port, more=more) as front,
+        WsClient(front.address, forwarded_for="6.6.6.6, 203.0.113.7") as client,
+        WsClient(front.address, forwarded_for="2001:db8::7") as other,
+        WsClient(front.address) as direct,
+    ):
+        assert client.receive() == (1, b"203.0.113.7:0")
+        assert other.receive() == (1, b"[2001:db8::7]:0")
+        assert direct.receive() == (1, direct.address.encode())
+        with pytest.raises(RefusedError):
+            WsClient(front.address, origin="http://elsewhere", forwarded_for="203.0.113.9")
+        front.wait_for_line("203.0.113.9:0 is refused: it is a page of 'http://elsewhere'")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+@pytest.mark.skipif(
+    not (shutil.which("nginx") and shutil.which("openssl")), reason="needs nginx and openssl"
+)
+def test_nginx_ends_tls_and_tells_addresses(cluster_up: StartNode, tmp_path: Path) -> None:
+    (tmp_path / "tells.py").write_text(TELLS_ADDRESSES)
+    node_config = write_config(tmp_path, '[gateway]\nproxies = ["127.0.0.2"]\n')
+    node = cluster_up(*node_config, "--app", "tells:app", cwd=tmp_path)
+    certificate = self_signed(tmp_path)
+    more = ("--proxy-protocol", "--source", "127.0.0.2", "--trusted-proxy", "127.0.0.3")
+    with front_of(tmp_path, node.port, more=more) as front, free_ports(1) as (port,):
+        text = NGINX_CONF.read_text()
+        for shown, here in (
+            ("listen 8443 ssl", f"listen 127.0.0.1:{port} ssl"),
+            ("ssl_certificate /etc/nginx/games.pem", f"ssl_certificate {certificate}"),
+            ("ssl_certificate_key /etc/nginx/games.pem", f"ssl_certificate_key {certificate}"),
+            ("10.0.0.21:8080", f"127.0.0.1:{front.port}"),
+            ("10.0.0.22:8080", f"127.0.0.1:{front.port} backup"),
+            ("20000", "64"),
+            ("worker_rlimit_nofile 65536;", "daemon off; master_process off; pid nginx.pid;"),
+            ("http {", NGINX_HTTP),
+            ("proxy_buffering off;", "proxy_buffering off; proxy_bind 127.0.0.3;"),
+        ):
+            assert shown in text
+            text = text.replace(shown, here, 1)
+        (tmp_path / "nginx.conf").write_text(text)
+        with balancer(port, "nginx", "-p", str(tmp_path), "-e", "stderr", "-c", "nginx.conf"):
+            context = ssl.create_default_context(cafile=str(certificate))
+            address = f"wss://localhost:{port}/"
+            with WsClient(
+                address,
+                context=context,
+                origin=f"https://localhost:{port}",
+                forwarded_for="6.6.6.6",
+            ) as client:
+                assert client.receive() == (1, b"127.0.0.1:0")
+                large = os.urandom(60_000)
+                assert client.ask(3, large) == (3, large)
+                assert client.close().code == 1000
+
+
 # -- TLS -------------------------------------------------------------------------------------------
 
 
@@ -592,6 +660,15 @@ def test_an_idle_client_with_tls_takes_little_memory(
         (["--source", "here"], "--source: 'here': expected a numeric address of this machine"),
         (["--source", "::1"], "--source: '::1': --node 127.0.0.1 is not of its kind, IPv4 or IPv6"),
         (["--source", "192.0.2.1"], "--source: '192.0.2.1' is no address of this machine: "),
+        (["--trusted-proxy", "nginx"], "--trusted-proxy: 'nginx': "),
+        (
+            ["--trusted-proxy", "10.0.0.0/8"],
+            "--trusted-proxy: '10.0.0.0/8': pass --proxy-protocol as well",
+        ),
+        (
+            ["--proxy-protocol", "--trusted-proxy", "10.0.0.1/8"],
+            "--trusted-proxy: '10.0.0.1/8': expected an address or a network, for example",
+        ),
         (["--key", "key"], "--key: 'key': pass --certificate as well, or leave it out"),
         (["--certificate", "/no/such"], "--certificate: /no/such: cannot be read: No such file"),
         (["--certificate", __file__], f"--certificate: {__file__}: no certificate with its key"),

@@ -6,6 +6,8 @@ import pytest
 
 from cluster.gateway.proxy_header import read_proxy_header
 from cluster.iocp import NetAddress
+from cluster.shared.networks import Networks
+from cluster.websocket.forwarded import client_of
 from cluster.websocket.limited_log import LimitedRecords
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.origins import Origins, parse_origin
@@ -85,6 +87,53 @@ def test_what_is_written_is_what_a_gateway_reads(client: str, server: str, told:
     header = read_proxy_header(data + b"a packet")
     assert header is not None
     assert (header.num_bytes, header.address) == (len(data), NetAddress.parse(told))
+
+
+PROXY = "10.0.0.1:5"
+PROXY_6 = "[fd00::1]:5"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        (PROXY, ["203.0.113.7"], "203.0.113.7:0"),
+        (PROXY, ["6.6.6.6, 203.0.113.7"], "203.0.113.7:0"),
+        (PROXY, ["6.6.6.6, 203.0.113.7 ,10.0.0.3"], "203.0.113.7:0"),
+        (PROXY, ["6.6.6.6", "203.0.113.7", "10.0.0.3,10.0.0.2"], "203.0.113.7:0"),
+        (PROXY, ["10.0.0.3, 10.0.0.2"], "10.0.0.3:0"),
+        (PROXY, ["203.0.113.7:4711"], "203.0.113.7:4711"),
+        (PROXY, ["[2001:db8::7]:4711"], "[2001:db8::7]:4711"),
+        (PROXY, ["[2001:db8::7]"], "[2001:db8::7]:0"),
+        (PROXY_6, ["2001:db8::7"], "[2001:db8::7]:0"),
+        (PROXY_6, ["::ffff:203.0.113.7"], "203.0.113.7:0"),
+        ("[::ffff:10.0.0.1]:5", ["203.0.113.7"], "203.0.113.7:0"),
+        ("203.0.113.8:5", ["203.0.113.7"], "203.0.113.8:5"),
+        ("[fe80::1%lo]:5", ["203.0.113.7"], "[fe80::1%lo]:5"),
+        (PROXY, [], PROXY),
+    ],
+)
+def test_the_client_is_who_a_trusted_proxy_was_called_by(
+    peer: str, forwarded: list[str], client: str
+) -> None:
+    told = client_of(NetAddress.parse(peer), forwarded, Networks(["10.0.0.0/8", "fd00::/8"]))
+    assert told == NetAddress.parse(client)
+
+
+@pytest.mark.parametrize(
+    "hop",
+    [
+        *("", "unknown", "203.0.113", "203.0.113.7:70000", "203.0.113.7:", "[203.0.113.7", "a:1"),
+        *("[::1", "[]:1", "::1]:1", "1:2:3", ":", "fe80::7%lo", "[fe80::7%lo]:1", "\xb2:\xb2"),
+    ],
+)
+def test_of_what_is_no_address_the_proxy_is_the_client(hop: str) -> None:
+    proxies = Networks(["10.0.0.0/8"])
+    assert client_of(A, [f"203.0.113.7, {hop}"], proxies) == A
+    assert client_of(A, [f"203.0.113.7, {hop}, 10.0.0.9"], proxies) == NetAddress("10.0.0.9", 0)
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    assert client_of(A, ["203.0.113.7"], Networks()) == A
 
 
 def test_what_a_library_logs_is_one_line_and_bounded() -> None:

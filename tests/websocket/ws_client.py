@@ -50,6 +50,7 @@ class WsClient:
         origin: str | None = None,
         context: ssl.SSLContext | None = None,
         buffer_bytes: int | None = None,
+        forwarded_for: str | None = None,
     ) -> None:
         """Connect to a front that said `address`; raises RefusedError."""
         uri = parse_uri(address)
@@ -70,7 +71,10 @@ class WsClient:
             self.socket.connect((uri.host, uri.port))
             if context is not None:
                 self.socket = context.wrap_socket(self.socket, server_hostname=uri.host)
-            self.protocol.send_request(self.protocol.connect())
+            request = self.protocol.connect()
+            if forwarded_for is not None:
+                request.headers["X-Forwarded-For"] = forwarded_for
+            self.protocol.send_request(request)
             self._flush()
             while self.protocol.state is State.CONNECTING:
                 self._receive()
