@@ -9,6 +9,7 @@ import pytest
 from cluster.gateway.links.handshake import LinkRefusal
 from cluster.shared.causes import Cause
 from cluster.shared.config_file import load_config
+from cluster.shared.node_status import COUNTERS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -69,12 +70,21 @@ def _counted() -> set[str]:
     return {name for each in names for name in each.replace('"', "").split(", ")}
 
 
+OF_WORKERS = {
+    *("batches_waited", "coroutines_full", "coroutines_waited"),
+    *("decode_errors", "tells_full", "unhandled_packets"),
+}
+
+
 def test_what_is_counted_is_told() -> None:
     counted = _counted()
     assert len(counted) > 60
+    # What workers count comes by other ways.
+    assert counted - COUNTERS == {"closed_application", "links_refused_node"}
+    assert COUNTERS - counted == OF_WORKERS
     told = _section("docs/configuration.md", "Counters")
     named = set(re.findall(r"`([a-z_]+)`", told))
-    assert {name for name in counted if not name.startswith("links_refused_")} - named == set()
+    assert COUNTERS | {"closed_application"} <= named
     assert {refusal.value for refusal in LinkRefusal} - named == set()
 
 

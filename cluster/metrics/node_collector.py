@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from cluster.shared.messages import ProtocolError
 from cluster.shared.node_status import (
     COMMIT_BOUNDS_S,
+    COUNTERS,
     MOMENTARY_COUNTERS,
     CommitWaits,
     InHand,
@@ -179,7 +180,9 @@ def _link_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
 def _counter_metrics(nodes: Sequence[NodeStatus]) -> Iterator[Metric]:
     families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
     for node in nodes:
-        for counter, count in node.counters.items():
+        # Those that are 0 as well: of a series that begins with 1 nobody learns that it has grown.
+        known = dict.fromkeys(COUNTERS, 0) if node.is_of_gateway else {}
+        for counter, count in sorted((known | node.counters).items()):
             name, *labels = _name_and_label(counter)
             if name not in families:
                 text = "As docs/configuration.md has it, under Counters."

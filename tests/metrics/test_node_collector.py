@@ -16,6 +16,7 @@ from cluster.metrics.node_collector import NodeCollector
 from cluster.shared.messages import ProtocolError
 from cluster.shared.node_status import (
     COMMIT_BOUNDS_S,
+    COUNTERS,
     MOMENTARY_COUNTERS,
     CommitWaits,
     GatewayStatus,
@@ -116,6 +117,12 @@ def test_metrics_are_what_the_status_says(tmp_path: Path) -> None:
     assert [float(bound) for bound in buckets] == [*COMMIT_BOUNDS_S, math.inf]
     assert found.pop(("commit_wait_seconds_count", "7", "0")) == 205
     assert found.pop(("commit_wait_seconds_sum", "7", "0")) == 1_234.5
+    still = {key for key in found if key[0].removesuffix("_total") in COUNTERS - {*STATUS.counters}}
+    assert {key[0] for key in still} == {
+        name if name in MOMENTARY_COUNTERS else f"{name}_total"
+        for name in COUNTERS - {*STATUS.counters}
+    }
+    assert {found.pop(key) for key in still} == {0}
     assert found == {
         ("nodes",): 1,
         ("gateway_up", "7"): 1,
