@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -423,6 +424,48 @@ def test_status_for_people_shows_the_same(read_status: Called):
         "sends 123",
     ):
         assert shown in done.stdout
+
+
+def statuses(monkeypatch: pytest.MonkeyPatch, *following: NodeStatus | None) -> None:
+    """Have each read of the status find the next of these; then somebody presses Ctrl-C."""
+    results = iter(following)
+
+    def read(directory: object) -> NodeStatus | None:
+        for status in results:
+            return status
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cluster.supervisor.status.read_status", read)
+
+
+def test_status_again_and_again_shows_what_grows_by_the_second(monkeypatch: pytest.MonkeyPatch):
+    more = {"sends": 1_123, "dead_letters": 0, "sessions_held": 1_007}
+    again = msgspec.structs.replace(STATUS, counters=more)
+    reborn = msgspec.structs.replace(again, epoch=6, counters={"sends": 5})
+    statuses(monkeypatch, STATUS, again, again, reborn)
+    done = run("status", "--watch", "0.1")
+    assert done.exit_code == 0
+    first, second, third, fourth = done.stdout.strip().split("\n\n")
+    for block in (first, second, third, fourth):
+        assert block.startswith("node 3, epoch ")
+        assert "spares 4713" in block
+    assert "sends" not in first
+    assert "\nsessions_held 1,007 now" in second
+    rate = re.search(r"\nsends ([\d,.]+)/s", second)
+    assert rate
+    assert 0 < float(rate[1].replace(",", "")) <= 1_000 / 0.1
+    assert "dead_letters" not in second
+    assert "sends" not in third
+    assert "sends" not in fourth
+
+
+def test_status_again_and_again_as_json_until_the_node_has_ended(monkeypatch: pytest.MonkeyPatch):
+    statuses(monkeypatch, STATUS, STATUS, None)
+    done = run("status", "--watch", "0.1", "--json")
+    assert done.exit_code == 4
+    lines = done.stdout.splitlines()
+    assert [msgspec.json.decode(line, type=NodeStatus) for line in lines] == [STATUS, STATUS]
+    assert "nothing runs in " in done.stderr
 
 
 def test_status_for_people_says_that_the_gateway_does_not_answer(read_status: Called):

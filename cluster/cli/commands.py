@@ -273,16 +273,32 @@ def status(
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            "--watch",
+            metavar="S",
+            min=0.1,
+            max=3_600.0,
+            help="Show it again every S seconds until Ctrl-C, with what has grown by the second.",
+        ),
+    ] = None,
 ) -> int:
     """Show the node that runs in DIR, or in the run directory that FILE names.
 
-    Exit code 4 if none runs there.
+    Exit code 4 if none runs there, or no longer.
     """
     from cluster.shared.run_directory import RunDirectory
     from cluster.supervisor.status import read_status
 
     run_directory = RunDirectory(find_run_directory(config, run_dir))
     node = read_status(run_directory)
+    if node is not None and watch is not None:
+        from cluster.cli.status_watch import watch_status
+
+        node = watch_status(node, lambda: read_status(run_directory), watch, as_json=as_json)
+        if node is not None:
+            return 0
     if node is None:
         from cluster.cli.folder_hints import nothing_runs_line
 
@@ -293,9 +309,9 @@ def status(
 
         typer.echo(msgspec.json.encode(node).decode())
     else:
-        from cluster.cli.status_table import print_table
+        from cluster.cli.status_table import counts_of, make_console, print_parts, status_parts
 
-        print_table(node)
+        print_parts(make_console(), status_parts(node, counts_of(node)))
     return 0
 
 

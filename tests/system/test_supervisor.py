@@ -2,8 +2,10 @@
 
 import os
 import re
+import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +18,13 @@ from cluster.shared.run_directory import RunDirectory
 from cluster.shared.stop_requests import SAME_REQUEST_S
 from cluster.supervisor.status import read_status
 from tests.support import wait_until
-from tests.system.cluster_node import READY_TIMEOUT_S, ROOT, run_cluster
+from tests.system.cluster_node import (
+    READY_TIMEOUT_S,
+    ROOT,
+    cluster_command,
+    cluster_environment,
+    run_cluster,
+)
 from tests.system.conftest import StartNode
 from tests.system.packet_client import PacketClient
 
@@ -765,6 +773,49 @@ def test_status_has_the_promised_shape(cluster_up: StartNode):
     assert table.returncode == 0
     assert str(status["gateway"]["pid"]) in table.stdout
     assert node.drain() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("ends", ["Ctrl-C", "the node"])
+def test_status_on_a_terminal_is_drawn_again_until_the_end(cluster_up: StartNode, ends: str):
+    node = cluster_up("--workers", "1")
+    screen, terminal = os.openpty()
+    drawn = b""
+
+    def reads() -> bool:
+        nonlocal drawn
+        assert select.select([screen], [], [], 20)[0], drawn
+        try:
+            more = os.read(screen, 65_536)
+        except OSError:  # the program has ended
+            return False
+        drawn += more
+        return bool(more)
+
+    command = cluster_command("status", "--watch", "0.1", "--run-dir", str(node.run_dir))
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env=cluster_environment({"TERM": "xterm"}),
+    ) as process:
+        try:
+            os.close(terminal)
+            while drawn.count(b"gateway pid") < 3:
+                assert reads(), drawn
+            if ends == "the node":
+                assert node.drain() == 0
+            else:
+                process.send_signal(signal.SIGINT)
+            while reads():
+                pass
+            assert process.wait(20) == (4 if ends == "the node" else 0)
+        finally:
+            process.kill()
+            os.close(screen)
+    assert b"\x1b[?1049l" in drawn, "the terminal is as it was"
+    assert (b"nothing runs in" in drawn) is (ends == "the node")
 
 
 def test_status_of_a_gateway_that_hangs_is_what_the_supervisor_knows(cluster_up: StartNode):
