@@ -1,7 +1,7 @@
-"""The frames of a link, behind its handshake: a header of 16 bytes and, for a record, a payload.
+"""The frames of a link: a header of 16 bytes and, for a record, a payload.
 
 `RESUME` is the first frame of each side and says how far it is; `RECORD` carries one record;
-`ALIVE` says, in one, that the sender lives and how far it is.
+`ALIVE` says, in one, that the sender lives and how far it is. They go under seals (`seals`).
 """
 
 from struct import Struct
@@ -16,8 +16,8 @@ __all__ = [
     "RESUME",
     "make_frame",
     "make_progress_frame",
+    "read_frames",
     "read_progress",
-    "scan_frames",
 ]
 
 _FRAME = Struct("<IB3xQ")
@@ -50,23 +50,23 @@ def read_progress(position: int, payload: bytes) -> Progress:
     return Progress(position, _SETTLED.unpack(payload)[0])
 
 
-def scan_frames(data: bytes | memoryview) -> tuple[list[tuple[int, int, bytes]], int]:
-    """Return the complete frames of `data`, as (kind, position, payload), and how long they are.
+def read_frames(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Return the frames of which `data` consists, as (kind, position, payload).
 
-    Raises LinkViolation for a kind or a length that no frame has, before any of its payload has
-    come.
+    Raises LinkViolation for a kind or a length that no frame has.
     """
     frames: list[tuple[int, int, bytes]] = []
     offset, end = 0, len(data)
-    while end - offset >= FRAME_BYTES:
+    while offset < end:
+        if end - offset < FRAME_BYTES:
+            raise LinkViolation("what it sent ends within a frame")
         length, kind, position = _FRAME.unpack_from(data, offset)
         if not RESUME <= kind <= ALIVE:
             raise LinkViolation(f"a frame of unknown kind {kind}")
         if length > RECORD_BYTES_MAX or (kind != RECORD and length != _SETTLED.size):
             raise LinkViolation(f"a frame of kind {kind} with {length} bytes")
-        first, offset_next = offset + FRAME_BYTES, offset + FRAME_BYTES + length
-        if offset_next > end:
-            break
-        frames.append((kind, position, bytes(data[first:offset_next])))
-        offset = offset_next
-    return frames, offset
+        first, offset = offset + FRAME_BYTES, offset + FRAME_BYTES + length
+        if offset > end:
+            raise LinkViolation("what it sent ends within a frame")
+        frames.append((kind, position, data[first:offset]))
+    return frames

@@ -8,7 +8,8 @@
 Every message has a fixed size, and none is read before the one before it has been found right.
 The dialler proves first, so that a stranger who knocks gets nothing that it could work on. Both
 greetings are under both proofs: a proof is worth nothing on another connection, in the other
-direction, between other nodes, in another life or under another protocol version.
+direction, between other nodes, in another life or under another protocol version. What is sent
+behind the handshake is sealed with keys that come of the secret and both greetings as well.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
+from typing import NamedTuple
 
 __all__ = [
     "GREETING_BYTES",
@@ -28,9 +30,10 @@ __all__ = [
     "LinkRefusal",
     "LinkRefusedError",
     "Peer",
+    "SealKeys",
 ]
 
-LINK_PROTOCOL = 1
+LINK_PROTOCOL = 2
 """Raised by one with every change that an older node would misread."""
 
 _MAGIC = b"IOCPLINK"
@@ -43,6 +46,8 @@ PROOF_BYTES = hashlib.sha256().digest_size
 
 _DIALLER = b"iocp-cluster link, dialler"
 _ANSWERER = b"iocp-cluster link, answerer"
+_OF_DIALLER = b"iocp-cluster link, frames of the dialler"
+_OF_ANSWERER = b"iocp-cluster link, frames of the answerer"
 
 
 class LinkRefusal(StrEnum):
@@ -96,6 +101,13 @@ class Peer:
 
     node: int
     life: int
+
+
+class SealKeys(NamedTuple):
+    """The keys of one connection, each for what one side sends."""
+
+    ours: bytes
+    theirs: bytes
 
 
 class Handshake:
@@ -154,6 +166,14 @@ class Handshake:
         """Return what to send when the connection stands; empty for an answerer."""
         return self._ours
 
+    def seal_keys(self) -> SealKeys:
+        """Return the keys for what is sent behind the handshake, once there is a `peer`."""
+        assert self.peer is not None
+        of_dialler, of_answerer = self._sign(_OF_DIALLER), self._sign(_OF_ANSWERER)
+        if self.is_dialler:
+            return SealKeys(of_dialler, of_answerer)
+        return SealKeys(of_answerer, of_dialler)
+
     def take(self, message: bytes) -> bytes:
         """Take the next message of the peer, of `expected_bytes`; return what to answer.
 
@@ -200,7 +220,7 @@ class Handshake:
         self._theirs = message
         self.expected_bytes = PROOF_BYTES
         if self.is_dialler:
-            return self._prove(_DIALLER)
+            return self._sign(_DIALLER)
         self._ours = self._greeting(node)
         return self._ours
 
@@ -225,16 +245,17 @@ class Handshake:
     def _take_proof(self, message: bytes) -> bytes:
         role = _ANSWERER if self.is_dialler else _DIALLER
         _, _, node, _, _, life, _ = _GREETING.unpack(self._theirs)
-        if not hmac.compare_digest(message, self._prove(role)):
+        if not hmac.compare_digest(message, self._sign(role)):
             raise LinkRefusedError(
                 LinkRefusal.PROOF, f"node {node} does not know the secret of this cluster"
             )
         self.peer = Peer(node, life)
         self.expected_bytes = 0
-        return b"" if self.is_dialler else self._prove(_ANSWERER)
+        return b"" if self.is_dialler else self._sign(_ANSWERER)
 
-    def _prove(self, role: bytes) -> bytes:
+    def _sign(self, label: bytes) -> bytes:
+        """Return what only those who know the secret can make of both greetings and `label`."""
         first, second = (
             (self._ours, self._theirs) if self.is_dialler else (self._theirs, self._ours)
         )
-        return hmac.digest(self._identity.secret, role + b"\0" + first + second, "sha256")
+        return hmac.digest(self._identity.secret, label + b"\0" + first + second, "sha256")

@@ -23,6 +23,7 @@ from cluster.gateway.links.handshake import Peer
 from cluster.gateway.links.link_log import LinkLog, LinkViolation, Progress
 from cluster.gateway.links.link_user import Delivery, LinkUser
 from cluster.gateway.links.node_session import NodeSession
+from cluster.gateway.links.seals import SEAL_BYTES, SEALED_FILL_BYTES
 from cluster.iocp import ClientService, NetAddress
 from cluster.shared.causes import Cause
 from cluster.shared.log_limit import LogLimit
@@ -169,7 +170,7 @@ class Link:
         self._give_back(undelivered, f"node {peer.node} has begun another life")
         logger.info("linked with node %d at %s", peer.node, session.address)
         self._told = self.log.progress
-        session.send(make_progress_frame(RESUME, self._told))
+        session.send_frames(make_progress_frame(RESUME, self._told))
 
     def take_frames(self, session: NodeSession, frames: list[tuple[int, int, bytes]]) -> None:
         """Take what a proved peer has sent; raises LinkViolation."""
@@ -263,12 +264,20 @@ class Link:
         if progress != self._told:
             self._tell(session, progress)
         # Outside of the session's callbacks, so what was queued counts at once.
-        while session.queued_bytes < QUEUED_BYTES_MAX and session.is_connected:
-            record = log.next_unsent()
-            if record is None:
+        while (room := QUEUED_BYTES_MAX - session.queued_bytes) > 0 and session.is_connected:
+            frames = self._next_frames(min(room, SEALED_FILL_BYTES))
+            if not frames:
                 return
+            session.send_frames(*frames)
+
+    def _next_frames(self, fill_bytes: int) -> list[bytes]:
+        """Return the next records, `fill_bytes` of them and the rest of the last one."""
+        frames: list[bytes] = []
+        while fill_bytes > 0 and (record := self.log.next_unsent()) is not None:
             position, payload = record
-            session.send(make_frame(RECORD, position, payload))
+            frames.append(make_frame(RECORD, position, payload))
+            fill_bytes -= len(frames[-1])
+        return frames
 
     def beat(self, now: float, timeout_s: float) -> None:
         """Show the peer a sign of life, and give it up when it has shown none for `timeout_s`."""
@@ -281,12 +290,15 @@ class Link:
             self.calls.failures = 0
         if now - session.heard_at > timeout_s:
             session.abort(Cause.TIMEOUT)
-        elif session.is_resumed and session.queued_bytes < QUEUED_BYTES_MAX + FRAME_BYTES:
+        elif (
+            session.is_resumed
+            and session.queued_bytes < QUEUED_BYTES_MAX + SEAL_BYTES + FRAME_BYTES
+        ):
             self._tell(session, self.log.progress)
 
     def _tell(self, session: NodeSession, progress: Progress) -> None:
         self._told = progress
-        session.send(make_progress_frame(ALIVE, progress))
+        session.send_frames(make_progress_frame(ALIVE, progress))
 
     # -- its end -----------------------------------------------------------------------------------
 

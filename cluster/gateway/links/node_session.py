@@ -1,4 +1,4 @@
-"""One connection between two nodes: the handshake, then frames both ways.
+"""One connection between two nodes: the handshake, then sealed frames both ways.
 
 Until its peer has proved itself a connection may send exactly what the handshake expects next,
 in one size, and has a few seconds for it; anything else ends it without an answer.
@@ -6,7 +6,7 @@ in one size, and has a few seconds for it; anything else ends it without an answ
 
 from typing import TYPE_CHECKING
 
-from cluster.gateway.links.frames import scan_frames
+from cluster.gateway.links.frames import read_frames
 from cluster.gateway.links.handshake import (
     Handshake,
     LinkRefusal,
@@ -14,6 +14,7 @@ from cluster.gateway.links.handshake import (
     Peer,
 )
 from cluster.gateway.links.link_log import LinkViolation
+from cluster.gateway.links.seals import Opener, Sealer
 from cluster.iocp import Session
 from cluster.iocp.timers import Timer
 from cluster.shared.causes import Cause
@@ -34,6 +35,8 @@ class NodeSession(Session):
     __slots__ = (
         "_handshake",
         "_links",
+        "_opener",
+        "_sealer",
         "_timer",
         "arrival",
         "dialled",
@@ -68,6 +71,8 @@ class NodeSession(Session):
         """When something came last, in seconds of the core's clock."""
         self._links = links
         self._handshake: Handshake | None = None
+        self._opener: Opener | None = None  # once the peer has proved itself
+        self._sealer: Sealer | None = None
         self._timer: Timer | None = None
 
     def on_connected(self) -> None:
@@ -85,10 +90,12 @@ class NodeSession(Session):
         if self.peer is None:
             return self._take_handshake(data)
         self.heard_at = self._links.core.now()
+        assert self._opener is not None
         try:
-            frames, consumed = scan_frames(data)
-            if self.link is not None:
-                self.link.take_frames(self, frames)
+            opened, consumed = self._opener.open(data)
+            for frames in opened:
+                if self.link is not None:
+                    self.link.take_frames(self, read_frames(frames))
         except LinkViolation as violation:
             self._links.violated(self, str(violation))
             return len(data)
@@ -104,6 +111,11 @@ class NodeSession(Session):
 
     def on_connect_failed(self, cause: str) -> None:
         self._links.ended(self, cause)
+
+    def send_frames(self, *frames: bytes) -> None:
+        """Send `frames` under one seal, once the peer has proved itself."""
+        assert self._sealer is not None
+        self.send(self._sealer.seal(frames))
 
     def refuse(self, refusal: LinkRefusal, reason: str) -> None:
         """End a connection whose peer has not proved itself, and count why."""
@@ -130,6 +142,8 @@ class NodeSession(Session):
             self.send(answer)
         if handshake.peer is not None:
             self._stop_timer()
+            ours, theirs = handshake.seal_keys()
+            self._sealer, self._opener = Sealer(ours), Opener(theirs)
             self._handshake = None
             self.peer = handshake.peer
             self.life = handshake.life

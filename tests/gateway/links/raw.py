@@ -3,6 +3,7 @@
 from cluster.gateway.links.frames import RESUME, make_progress_frame
 from cluster.gateway.links.handshake import Handshake, LinkIdentity
 from cluster.gateway.links.link_log import Progress
+from cluster.gateway.links.seals import Opener, Sealer
 from cluster.iocp import ClientService, Session
 from tests.gateway.links.world import SECRET, LinkWorld
 
@@ -16,6 +17,14 @@ class Raw(Session):
         super().__init__()
         self.received = b""
         self.ended: str | None = None
+        self.sealer: Sealer | None = None
+        """Once it has proved itself."""
+        self.opener: Opener | None = None
+
+    def send_frames(self, *frames: bytes) -> None:
+        """Send `frames` under one seal."""
+        assert self.sealer is not None
+        self.send(self.sealer.seal(frames))
 
     def on_recv(self, data: bytes | memoryview) -> int:
         self.received += bytes(data)
@@ -53,3 +62,5 @@ def prove(world: LinkWorld, raw: Raw, node: int, as_node: int, life: int = 77) -
         answer = handshake.take(message)
         if answer:
             raw.send(answer)
+    ours, theirs = handshake.seal_keys()
+    raw.sealer, raw.opener = Sealer(ours), Opener(theirs)

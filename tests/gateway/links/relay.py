@@ -6,7 +6,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 _TURNS_TO_CLOSE = 4
@@ -29,6 +29,9 @@ class Relay:
         """Nothing is passed on, and nothing ends: as if a cable was pulled."""
         self.cut_after: range | None = None
         """Each connection is reset after so many bytes, chosen from here, wherever that is."""
+        self.change: Callable[[int, bool, bytes], bytes] | None = None
+        """Returns what is passed on instead of bytes of the connection of that number, from 1,
+        which came from whoever called, or did not. In the thread of the relay."""
         self.connections = 0
         self.cuts = 0
         self._target = target
@@ -50,6 +53,7 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        number = self.connections
         try:
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except BaseException as error:
@@ -62,7 +66,8 @@ class Relay:
         left = [self._random.choice(self.cut_after) if self.cut_after else 1 << 60]
         try:
             await asyncio.gather(
-                self._pass_on(reader, to_writer, left), self._pass_on(to_reader, writer, left)
+                self._pass_on(reader, to_writer, left, number, True),
+                self._pass_on(to_reader, writer, left, number, False),
             )
         except (OSError, asyncio.CancelledError):
             pass  # an end of this relay, too: asyncio in 3.11 logs a cancelled one as an error
@@ -72,9 +77,16 @@ class Relay:
                 each.transport.abort()
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        left: list[int],
+        number: int,
+        is_of_caller: bool,
     ) -> None:
         while data := await reader.read(4_096):
+            if self.change is not None:
+                data = self.change(number, is_of_caller, data)
             while self.is_stalled:
                 await asyncio.sleep(0.01)
             if self.delay_s:

@@ -13,6 +13,7 @@ from cluster.gateway.links.frames import RECORD, RESUME, make_frame, make_progre
 from cluster.gateway.links.handshake import Handshake, LinkIdentity
 from cluster.gateway.links.link_log import Progress
 from cluster.gateway.links.look_up import LookUp
+from cluster.gateway.links.seals import Sealer
 from cluster.iocp import IocpCore, NetAddress, ServerService, Session
 from cluster.iocp.driver.memory import MemoryDriver
 from tests.gateway.links.conftest import MakeWorld
@@ -80,7 +81,7 @@ class Violator(Session):
             return 0
         self.send(self._handshake.take(bytes(data[:expected])))
         if self._handshake.peer is not None:
-            self.send(self._frames)
+            self.send(Sealer(self._handshake.seal_keys().ours).seal([self._frames]))
         return expected
 
 
@@ -95,7 +96,7 @@ def test_a_proof_that_comes_late_takes_no_later_connection_s_place(make_world: M
     late_proof = handshake.take(early.received)
     (raw,) = knock(world, 2)
     prove(world, raw, 2, as_node=1, life=77)
-    raw.send(RESUMED + make_frame(RECORD, 1, b"of the later life"))
+    raw.send_frames(RESUMED, make_frame(RECORD, 1, b"of the later life"))
     world.run(lambda: world[2].state(1) == "linked", "the link")
     assert world[2].links.send(1, b"for the later life")
     early.send(late_proof)
@@ -104,8 +105,8 @@ def test_a_proof_that_comes_late_takes_no_later_connection_s_place(make_world: M
     assert world[2].lost_payloads == []
     (again,) = knock(world, 2)
     prove(world, again, 2, as_node=1, life=77)
-    again.send(make_progress_frame(RESUME, Progress(1, 0)))
-    again.send(make_frame(RECORD, 2, b"and another"))
+    again.send_frames(make_progress_frame(RESUME, Progress(1, 0)))
+    again.send_frames(make_frame(RECORD, 2, b"and another"))
     world.run(lambda: len(world[2].got) == 2, "both records")
     assert world[2].count("links_violations") == 0
 

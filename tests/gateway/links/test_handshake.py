@@ -142,12 +142,26 @@ def test_greetings_and_proofs_are_what_nodes_of_the_same_protocol_expect():
     reply = answerer.take(greeting)
     cluster = hashlib.sha256(b"iocp-cluster name\0game").digest()[:16]
     for said, node, wanted in [(greeting, 1, 2), (reply, 2, 1)]:
-        head, life = struct.pack("<8sHHH", b"IOCPLINK", 1, node, wanted), 1000 + node
+        head, life = struct.pack("<8sHHH", b"IOCPLINK", 2, node, wanted), 1000 + node
         assert said[:-32] == head + cluster + struct.pack("<Q", life)
     proof = dialler.take(reply)
-    for said, role in [(proof, b"dialler"), (answerer.take(proof), b"answerer")]:
-        signed = b"iocp-cluster link, " + role + b"\0" + greeting + reply
-        assert said == hmac.digest(SECRET, signed, "sha256")
+    last = answerer.take(proof)
+    dialler.take(last)
+    for said, side, name in [(proof, dialler, b"dialler"), (last, answerer, b"answerer")]:
+        for made, label in [(said, b""), (side.seal_keys().ours, b"frames of the ")]:
+            signed = b"iocp-cluster link, " + label + name + b"\0" + greeting + reply
+            assert made == hmac.digest(SECRET, signed, "sha256")
+
+
+def test_both_sides_have_the_same_two_keys_for_one_connection_only():
+    keys: list[bytes] = []
+    for _ in range(2):
+        dialler, answerer = pair()
+        proof = dialler.take(answerer.take(dialler.begin()))
+        dialler.take(answerer.take(proof))
+        assert dialler.seal_keys() == answerer.seal_keys()[::-1]
+        keys += dialler.seal_keys()
+    assert len(set(keys)) == 4
 
 
 def test_strangers_and_other_versions_are_told_apart():

@@ -16,6 +16,7 @@ from cluster.gateway.links.frames import (
 )
 from cluster.gateway.links.link import FULL_LINES_S, QUEUED_BYTES_MAX
 from cluster.gateway.links.link_log import Progress
+from cluster.gateway.links.seals import SEAL_BYTES
 from cluster.iocp import NetAddress
 from cluster.iocp.driver.memory import Faults
 from tests.gateway.links.conftest import MakeWorld
@@ -64,10 +65,10 @@ def test_a_connection_is_given_little_more_than_it_has_sent(make_world: MakeWorl
         sent += 1
     world[1].links.flush()
     full = session.queued_bytes
-    assert QUEUED_BYTES_MAX <= full < QUEUED_BYTES_MAX + len(payload) + FRAME_BYTES
+    assert QUEUED_BYTES_MAX <= full < QUEUED_BYTES_MAX + len(payload) + FRAME_BYTES + SEAL_BYTES
     for _ in range(10):  # nor signs of life, which would not arrive any sooner
         world[1].links._links[2].beat(world.core.now(), TIMEOUT_S)
-    assert session.queued_bytes <= full + FRAME_BYTES
+    assert session.queued_bytes <= full + FRAME_BYTES + SEAL_BYTES
     world.run(lambda: len(world[2].got) == sent, "everything")
 
 
@@ -77,7 +78,7 @@ def test_a_connection_goes_on_as_it_gets_rid_of_what_it_had(make_world: MakeWorl
     world.nodes.pop(1).kill()
     (raw,) = knock(world, 2)
     prove(world, raw, 2, as_node=1)
-    raw.send(RESUMED)
+    raw.send_frames(RESUMED)
     world.run(lambda: world[2].state(1) == "linked", "the link")
     sent = 0
     while world[2].links.send(1, bytes(10_000)):
@@ -249,7 +250,7 @@ def test_a_peer_that_falls_silent_is_lost(make_world: MakeWorld):
     world.nodes.pop(1).kill()
     (raw,) = knock(world, 2)
     prove(world, raw, 2, as_node=1)
-    raw.send(RESUMED)
+    raw.send_frames(RESUMED)
     world.run(lambda: world[2].state(1) == "linked", "the link")
     world.run_for(TIMEOUT_S * 0.9)
     assert raw.ended is None
@@ -296,6 +297,8 @@ def test_a_second_connection_of_the_same_node_replaces_the_first(make_world: Mak
         make_frame(9, 0),
         make_frame(ALIVE, 0, b"with a payload"),
         b"\xff\xff\xff\xff\x02" + bytes(11),
+        RESUMED[:-1],
+        RESUMED + RESUMED[:10],
     ],
 )
 def test_a_proved_peer_that_breaks_the_protocol_loses_its_connection(
@@ -305,7 +308,7 @@ def test_a_proved_peer_that_breaks_the_protocol_loses_its_connection(
     world.nodes.pop(1).kill()
     (raw,) = knock(world, 2)
     prove(world, raw, 2, as_node=1)
-    raw.send(frames)
+    raw.send_frames(frames)
     world.run(lambda: raw.ended is not None, "its end", 1)
     assert world[2].count("links_violations") == 1
     assert world[2].got == []

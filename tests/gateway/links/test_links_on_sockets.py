@@ -13,6 +13,7 @@ from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.links.links import Links
 from cluster.iocp import IocpCore, NetAddress
 from tests.gateway.conftest import open_driver
+from tests.gateway.links.meddler import ATTACKS, Meddler
 from tests.gateway.links.relay import Relay
 from tests.gateway.links.world import SECRET
 
@@ -98,8 +99,8 @@ class Pair:
     def run_linked(self) -> None:
         self.run(lambda: self.first.is_linked and self.second.is_linked, "the link")
 
-    def check(self, sent: dict[int, list[bytes]]) -> None:
-        """Everything has arrived once and in order, both ways."""
+    def check(self, sent: dict[int, list[bytes]], violations: int = 0) -> None:
+        """Everything has arrived once and in order, both ways; node 2 has seen `violations`."""
         self.run(
             lambda: len(self.second.got) >= len(sent[1]) and len(self.first.got) >= len(sent[2]),
             "everything",
@@ -108,7 +109,11 @@ class Pair:
         assert self.first.got == sent[2]
         for node in (self.first, self.second):
             assert node.undelivered_payloads == []
-            assert node.counters.snapshot().get("links_violations", 0) == 0
+        counts = [
+            node.counters.snapshot().get("links_violations", 0)
+            for node in (self.first, self.second)
+        ]
+        assert counts == [0, violations]
 
 
 @pytest.fixture
@@ -208,3 +213,20 @@ def test_one_direction_that_is_lost_is_noticed_by_both(pair: Pair) -> None:
     assert pair.second.links.send(1, b"unheard")
     pair.run(lambda: pair.relay.connections > connections, "another call")
     pair.run(lambda: pair.first.got == [b"unheard"], "what was unheard")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_whoever_is_on_the_way_can_cut_the_link_and_no_more(
+    patient_pair: Pair, seed: int, attack: str
+) -> None:
+    """He passes the handshake on, and then changes what is said: on two connections."""
+    pair = patient_pair
+    meddler = pair.relay.change = Meddler(ATTACKS[attack], connections=2)
+    rng = random.Random(seed)
+    sent: dict[int, list[bytes]] = {1: [], 2: []}
+    while pair.relay.connections < 3:
+        send_some(pair, sent, rng, 4)
+        pair.run_for(0.02)
+    pair.run_linked()
+    pair.check(sent, violations=2)
+    assert meddler.attacks == 2
