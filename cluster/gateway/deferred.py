@@ -113,17 +113,18 @@ class Deferred:
         except StructError:
             raise LaneViolation(f"a defer record of {len(payload)} bytes") from None
         entry = log.entry_at(position)
-        what = f"{count} calls from {Commit(position, first)} on are deferred"
+        name = Commit(position, first)
         # Nobody owns a record about credit, which asks for no call.
         if entry is None or entry[1] is None or entry[1].id != session_id:
-            raise LaneViolation(f"{what}, of no record that session {session_id:#x} has sent")
+            why = f"of no record that session {session_id:#x} has sent"
+            raise _impossible(name, count, why)
         kind, session, _, packet_count, record = entry
         if count < 1 or first + count > (packet_count if kind == PACKETS else 1):
-            raise LaneViolation(f"{what}, of a record of {packet_count} packets")
-        if Commit(position, first) < log.committed:
-            raise LaneViolation(f"{what}, behind {log.committed}")
-        if Commit(position, first + count - 1) >= commit:
-            raise LaneViolation(f"{what}, and not committed by {commit}")
+            raise _impossible(name, count, f"of a record of {packet_count} packets")
+        if name < log.committed:
+            raise _impossible(name, count, f"behind {log.committed}")
+        if (position, first + count - 1) >= commit:
+            raise _impossible(name, count, f"and not committed by {commit}")
         calls = _calls_of(session, kind, record, first, count)
         bytes_max = deferred_bytes_max(log.capacity_bytes)
         for index, call in enumerate(calls, first):
@@ -228,6 +229,10 @@ class Deferred:
         assert self.num_bytes == sum(deferred_bytes(call.payload) for call in self._calls.values())
         closing = {call.session.id for call in self._calls.values() if call.kind == CLOSED}
         assert self.closing == closing
+
+
+def _impossible(first: Commit, count: int, why: str) -> LaneViolation:
+    return LaneViolation(f"{count} calls from {first} on are deferred, {why}")
 
 
 def _calls_of(
