@@ -325,7 +325,7 @@ class Workers:
             if told > told_before:
                 self._counters.add(name, told - told_before)
                 life.counted[name] = told
-        if heartbeat.state in ("stopping", "settling"):
+        if heartbeat.wants_answer:
             self._send(control_identity, life.heartbeat())
 
     def beat(self) -> None:

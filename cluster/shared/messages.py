@@ -35,7 +35,6 @@ __all__ = [
     "Grant",
     "Hello",
     "LaneOffer",
-    "LoopState",
     "ProtocolError",
     "ProtocolVersionError",
     "Refuse",
@@ -58,14 +57,11 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")
 _MAGIC = b"IC"
-
-LoopState = Literal["idle", "blocked", "settling", "stopping"]
-"""What a worker's loop waits for, if for more than work."""
 
 
 class ProtocolError(Exception):
@@ -190,9 +186,9 @@ class Refuse(_Message, frozen=True, kw_only=True):
 class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
-    A worker that is `stopping` or `settling` waits for its last batch to arrive, or for the room
-    for it; it is answered at once. One that is `blocked` waits for room in its lane;
-    `batches_waited` counts how often one did in this life. `decode_errors` counts the packets and
+    A worker that `wants_answer` waits for its last batch to arrive, or for the room for it, and is
+    answered at once. `batches_waited` counts how often one waited for room in its lane in this
+    life. `decode_errors` counts the packets and
     messages that did not decode, `unhandled_packets` those that no handler took, `tells_full` the
     messages to other shards for which there was no credit, `coroutines_waited` how often coroutines
     began to wait for their turn, and `coroutines_full` how often as many waited as may. One that
@@ -202,7 +198,7 @@ class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
 
     position_received: int
     serial_sent: int
-    state: LoopState
+    wants_answer: bool = False
     decode_errors: Count = 0
     tells_full: Count = 0
     unhandled_packets: Count = 0

@@ -14,7 +14,6 @@ from cluster.shared.messages import (
     ControlMessage,
     GatewayHeartbeat,
     Grant,
-    LoopState,
     Refuse,
     Stop,
     WorkerHeartbeat,
@@ -74,8 +73,6 @@ class GatewayContact:
         """When it was last looked whether one is: that is the time of the last publish or wait."""
         self.serial_taken = 0
         """The last batch that the gateway is known to have taken."""
-        self.is_blocked = False
-        """Whether the worker waits for room in its lane, which its heartbeats tell."""
         self.batches_waited = 0
         """How often it has begun to."""
         self.coroutines_full = 0
@@ -134,15 +131,15 @@ class GatewayContact:
             raise GatewayLostError(f"the gateway is lost: {reason}")
         self._decode_errors.log_unlogged()
         self._calls.errors.log_unlogged()
-        self.send_heartbeat("blocked" if self.is_blocked else "idle")
+        self.send_heartbeat()
         self.take_messages()  # the send may have swallowed the announcement of a message
 
-    def send_heartbeat(self, state: LoopState) -> None:
-        """Send one now. To "stopping" and "settling" the gateway answers by one of its own."""
+    def send_heartbeat(self, wants_answer: bool = False) -> None:
+        """Send one now, which the gateway answers, if that is wanted, by one of its own."""
         heartbeat = WorkerHeartbeat(
             position_received=self._lane.position_received,
             serial_sent=self._lane.serial_published,
-            state=state,
+            wants_answer=wants_answer,
             decode_errors=self._decode_errors.count - self._decode_errors_before,
             tells_full=self._tells.full_count,
             unhandled_packets=self._calls.unhandled_packets,
@@ -158,7 +155,7 @@ class GatewayContact:
         in their turn: what was held back until then may come."""
         if position > self._heard_ahead:
             self._heard_ahead = position
-            self.send_heartbeat("idle")
+            self.send_heartbeat()
             self.take_messages()  # as in `beat`
 
     # -- what it says ------------------------------------------------------------------------------

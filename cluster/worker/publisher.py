@@ -127,23 +127,19 @@ class Publisher:
 
     def _wait_for_room(self, commit: Commit, records: list[bytes]) -> None:
         contact = self._contact
-        contact.is_blocked = True
         contact.batches_waited += 1
-        try:
-            while not contact.is_stopping:
-                contact.wait(ROOM_ASK_S)
-                self._backlog.take_in()
-                if self._lane.publish(commit, records):
-                    return
-            deadline = self._now() + FAREWELL_S
-            while self.is_last and self._now() < deadline:
-                contact.send_heartbeat("stopping")
-                contact.wait_for_message(FAREWELL_ASK_S)
-                self._backlog.take_in()
-                if self._lane.publish(commit, records):
-                    return
-        finally:
-            contact.is_blocked = False
+        while not contact.is_stopping:
+            contact.wait(ROOM_ASK_S)
+            self._backlog.take_in()
+            if self._lane.publish(commit, records):
+                return
+        deadline = self._now() + FAREWELL_S
+        while self.is_last and self._now() < deadline:
+            contact.send_heartbeat(wants_answer=True)
+            contact.wait_for_message(FAREWELL_ASK_S)
+            self._backlog.take_in()
+            if self._lane.publish(commit, records):
+                return
         raise StoppedWithoutRoom
 
     # -- until the gateway has it ------------------------------------------------------------------
@@ -164,7 +160,7 @@ class Publisher:
         while not self.is_taken:
             if contact.is_stopping:
                 raise StoppedBeforeSuspect
-            contact.send_heartbeat("settling")
+            contact.send_heartbeat(wants_answer=True)
             contact.wait(SETTLE_ASK_S)
             self._backlog.take_in()
             contact.take_messages()
@@ -184,5 +180,5 @@ class Publisher:
                     FAREWELL_S,
                 )
                 return
-            self._contact.send_heartbeat("stopping")
+            self._contact.send_heartbeat(wants_answer=True)
             self._contact.wait_for_message(FAREWELL_ASK_S)

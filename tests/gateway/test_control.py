@@ -153,7 +153,7 @@ def test_more_messages_than_one_turn_takes_all_come(plane: Plane):
     plane.run_until_taken(1)
     count = 5 * MESSAGES_PER_TURN + 1
     for number in range(count):
-        beat = WorkerHeartbeat(position_received=number, serial_sent=0, state="idle")
+        beat = WorkerHeartbeat(position_received=number, serial_sent=0)
         peer.send(encode_message(beat))
     plane.run_until_taken(1 + count)
     numbers = [message.position_received for _, message in plane.taken[1:]]  # type: ignore[union-attr]

@@ -143,7 +143,6 @@ class Node:
         fields = {
             "position_received": lane.log.sent_position,
             "serial_sent": lane.serial_applied,
-            "state": "idle",
         }
         return WorkerHeartbeat(**{**fields, **changes})
 
@@ -490,15 +489,14 @@ def test_a_heartbeat_tells_each_worker_how_far_the_gateway_is(node: Node):
     assert node.sent == [(b"worker", expected)]
 
 
-@pytest.mark.parametrize("state", ["stopping", "settling"])
-def test_a_worker_that_waits_for_it_is_told_at_once_what_has_arrived(node: Node, state: str):
+def test_a_worker_that_waits_for_it_is_told_at_once_what_has_arrived(node: Node):
     lane = node.start()
     node.sent.clear()
     node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2))
     assert node.sent == []
-    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state=state))
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, wants_answer=True))
     node.publish(lane)
-    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, state=state))
+    node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=2, wants_answer=True))
     answers = [message for _, message in node.sent]
     assert [answer.serial_received for answer in answers] == [1, 2]  # type: ignore[union-attr]
     assert all(isinstance(answer, GatewayHeartbeat) for answer in answers)
@@ -518,16 +516,13 @@ def test_a_worker_that_is_silent_for_the_whole_timeout_is_fenced(node: Node):
     assert "no heartbeat" in node.reports[-1].reason
 
 
-@pytest.mark.parametrize("state", ["idle", "blocked"])
 @pytest.mark.parametrize("lost", [{"position_received": 0}, {"serial_sent": 2}])
-def test_a_worker_that_stays_behind_what_was_sent_is_fenced(
-    node: Node, lost: dict[str, int], state: str
-):
+def test_a_worker_that_stays_behind_what_was_sent_is_fenced(node: Node, lost: dict[str, int]):
     node.start()
     node.open_session()
     for _ in range(6):
         assert node.workers.life(0) is not None
-        node.workers.heartbeat(b"worker", node.beat_of(0, **lost, state=state))
+        node.workers.heartbeat(b"worker", node.beat_of(0, **lost))
         node.now += 1
         node.workers.beat()
     assert node.workers.life(0) is None
@@ -571,7 +566,7 @@ def test_a_worker_that_waits_for_room_is_not_fenced_for_it(node: Node):
     for _ in range(3):
         assert lane.publish(START, [])
     for _ in range(9):
-        node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=4, state="blocked"))
+        node.workers.heartbeat(b"worker", node.beat_of(0, serial_sent=4))
         node.now += 1
         node.workers.beat()
     assert node.workers.life(0) is not None

@@ -195,7 +195,7 @@ class Bench:
 
     def answer_farewells(self) -> int:
         """Tell a worker that is stopping that all has arrived; return how often it has asked."""
-        asked = [beat for beat in self.heartbeats() if beat.state == "stopping"]
+        asked = [beat for beat in self.heartbeats() if beat.wants_answer]
         for beat in asked:
             self.tell(heartbeat(self, beat.serial_sent))
         return len(asked)

@@ -436,13 +436,7 @@ def test_a_worker_without_room_makes_no_calls_until_there_is_some(make_bench: Ma
 
     bench.app.every(0.001)(tick)
     bench.start()
-    wait_until(
-        lambda: (
-            any(beat.state == "blocked" for beat in bench.heartbeats())
-            or bench.worker._contact.is_blocked
-        ),
-        what="a full lane",
-    )
+    wait_until(lambda: bench.worker._contact.batches_waited, what="a full lane")
     before = count
     waits = 0
     wait = bench.link.wait

@@ -44,7 +44,7 @@ from cluster.shared.zmq_lane import ZmqWorkerLane
 from cluster.shared.zmq_sockets import open_control_socket
 
 HELLO = Hello(shard=1, pid=7, create_time=1.0)
-BEAT = WorkerHeartbeat(position_received=0, serial_sent=0, state="idle")
+BEAT = WorkerHeartbeat(position_received=0, serial_sent=0)
 
 
 class Doorway:
