@@ -5,7 +5,7 @@ trusted proxy appended is true, and what stands before the first address that is
 written by that client.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cluster.iocp import NetAddress
 from cluster.shared.networks import IpAddress, Networks, read_ip
@@ -19,16 +19,23 @@ def client_of(peer: NetAddress, forwarded: Sequence[str], proxies: Networks) -> 
     `forwarded` is what the request has as `X-Forwarded-For`, a line each. The port is 0 where no
     proxy tells it. If somebody trusted passes on what is no address, that proxy is the client.
     """
-    client = peer
-    host = read_ip(peer.host)
-    hops = [hop for line in forwarded for hop in line.split(",")]
-    while hops and host in proxies:
+    client, host = peer, read_ip(peer.host)
+    for hop in _from_the_end(forwarded):
+        if host not in proxies:
+            break
         try:
-            host, port = _read_hop(hops.pop().strip())
+            host, port = _read_hop(hop.strip())
         except ValueError:
             break
         client = NetAddress(str(host), port)
     return client
+
+
+def _from_the_end(lines: Sequence[str]) -> Iterator[str]:
+    """Return the hops of all lines, and take no line apart that nobody gets to: all of them may be
+    long, and from anybody."""
+    for line in reversed(lines):
+        yield from reversed(line.split(","))
 
 
 def _read_hop(hop: str) -> tuple[IpAddress, int]:
