@@ -2,7 +2,6 @@
 
 import struct
 import typing
-
 from typing import Any
 
 import msgspec
