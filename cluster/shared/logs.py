@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from cluster.shared.log_lines import LineFormatter
 from cluster.shared.stderr_handler import StderrHandler
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def change_role(role: str) -> None:
     """Say from now on in each line that this process is `role`; leaves other handlers alone."""
     _said["role"] = role
     who = f"{_said['node']}{role}[{os.getpid()}]".replace("%", "%%")
-    _handler.setFormatter(
-        logging.Formatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s")
-    )
+    _handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {who} %(name)s: %(message)s"))
 
 
 def set_log_level(level: str) -> None:

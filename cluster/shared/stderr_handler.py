@@ -23,6 +23,9 @@ __all__ = ["StderrHandler"]
 _NOT_HERE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 """What a descriptor answers for which there is no write that does not wait."""
 
+_PIECE_BYTES = 4_096
+"""What a pipe takes whole or not at all (PIPE_BUF on Linux)."""
+
 
 class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes lines to a stream, by its descriptor if that can be done without waiting.
@@ -91,17 +94,31 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
         Whether any of it was: its rest is kept then, so that no line is cut. Raises OSError.
         """
-        for data in (self._rest, line):
-            if not data:
-                continue
+        self._rest = self._rest[self._write_lines(self._rest) :]
+        if self._rest:
+            return False
+        count = self._write_lines(line)
+        if count:
+            self._rest = line[count:]
+        return count > 0
+
+    def _write_lines(self, data: bytes) -> int:
+        """Write as much of `data` as is taken at once, and return how many bytes. Raises OSError.
+
+        Other processes may write in between, but only between two lines.
+        """
+        done = 0
+        while done < len(data):
+            end = data.rfind(b"\n", done, done + _PIECE_BYTES) + 1 or done + _PIECE_BYTES
+            piece = data[done:end]
             try:
-                count = _write(self._descriptor, data)
+                count = _write(self._descriptor, piece)
             except BlockingIOError:
-                return False
-            self._rest = data[count:]
-            if self._rest:
-                return data is line
-        return True
+                break
+            done += count
+            if count < len(piece):
+                break
+        return done
 
 
 def _write(descriptor: int, data: bytes) -> int:

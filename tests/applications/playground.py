@@ -62,7 +62,7 @@ def fail(session: Session, payload: bytes) -> None:
     """Send something that nobody will get."""
     session.send(RAISE, b"discarded")
     app.broadcast(RAISE, b"discarded")
-    raise ValueError("the application is broken here")
+    raise ValueError("the application is broken here" + payload.decode())
 
 
 @app.on_packet(POST)

@@ -101,6 +101,26 @@ def test_a_line_that_is_taken_in_part_comes_to_its_end_before_the_next(pair: tup
     assert "lines of the log were dropped" in lines[1]
 
 
+@pytest.mark.parametrize("pair", ["pipe"], indirect=True)  # which is what processes share
+def test_what_others_write_to_the_same_pipe_comes_between_lines(pair: tuple[TextIO, int]):
+    """A record that is taken in part goes on at a line's beginning, not in the midst of one."""
+    stream, reader = pair
+    logger = logger_to(StderrHandler(stream))
+    line = "    " + "x" * 900
+    logger.warning("\n".join(["record", *[line] * 300]))
+    got = os.read(reader, 10_000).decode()
+    got += os.read(reader, 1 << 20).decode()
+    os.write(stream.fileno(), b"another process\n")
+    for _ in range(100):
+        logger.warning("next")
+        got += read_all(reader)
+    lines = got.splitlines()
+    assert lines.count(line) == 300
+    assert set(lines) == {line, "record", "another process", "next"} | {
+        each for each in lines if "were dropped" in each
+    }
+
+
 def test_a_file_is_written_to_as_ever(tmp_path: Path):
     path = tmp_path / "log"
     with path.open("w", encoding="utf-8") as stream:

@@ -247,7 +247,7 @@ def test_a_handler_that_raises_ends_its_session_and_no_other(
     (line,) = [line for line in play.stderr.splitlines() if f"session {session} " in line]
     assert f"packet id {playground.RAISE} raised" in line
     assert "ValueError: the application is broken here" in play.stderr
-    assert 'in fail\n    raise ValueError("the application' in play.stderr
+    assert 'in fail\n        raise ValueError("the application' in play.stderr
 
 
 def test_what_another_thread_posts_runs_on_the_loop(guests: list[PacketClient]) -> None:

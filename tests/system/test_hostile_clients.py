@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import socket
 import struct
 import sys
@@ -214,6 +215,31 @@ def test_a_client_that_keeps_its_side_open_is_closed_all_the_same(node: ClusterN
             lambda status: status["gateway"]["sessions"] == 1, "it is closed within its time"
         )
     assert outcome.causes == {"handler_error": 1, "eof": 1}
+
+
+LOG_RECORD = re.compile(r"\d{4}-\d\d-\d\d [\d:,]{12} [A-Z]+ [a-z]+(-\d+)?\[\d+\] cluster\.[\w.]+: ")
+"""How a record of the log begins."""
+
+
+def test_what_clients_say_in_a_traceback_passes_for_no_line_of_the_log(node: ClusterNode) -> None:
+    """The application raises with their text, as it is."""
+    begins = "2026-01-01 00:00:00,000 ERROR gateway[1] cluster.gateway: forged"
+    ends = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028", "\x1b[2K\x1b[1G", "x" * 4_050]
+    with everything_comes_back(node) as (_, outcome):
+        before = len(node.stderr)
+        for end in ends:
+            with PacketClient(node.port) as forger:
+                assert forger.receive()[0] == playground.GREETING
+                text = "".join(f"{end}{begins}" for _ in range(3))[:4_000]
+                forger.send(playground.RAISE, text.encode())
+                assert forger.socket.recv(1) == b""
+    log = node.stderr[before:]
+    assert log.count("ValueError: the application is broken here") == len(ends)
+    for line in log.splitlines():  # which splits where any reader might
+        assert line.startswith("    ") or LOG_RECORD.match(line), line
+        assert line.isprintable()
+        assert not line.startswith("2026-01-01")
+    assert outcome.causes["handler_error"] == len(ends)
 
 
 def test_a_reader_that_never_reads_is_paused_and_then_cut_off(node: ClusterNode) -> None:
