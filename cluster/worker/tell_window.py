@@ -70,6 +70,7 @@ class TellWindow:
         queue = self._queues[purpose.is_answer]
         waiter = (get_running_loop().create_future(), cost, purpose)
         queue.append(waiter)
+        self._serve()  # who was refused may wait for it later, when what was on its way is back
         try:
             await waiter[0]
         except CancelledError:

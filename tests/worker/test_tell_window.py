@@ -70,6 +70,21 @@ def test_who_waits_is_served_in_order_and_nobody_overtakes():
     assert asyncio.run(run()) == ["a", "b"]
 
 
+def test_who_waits_for_what_has_come_back_meanwhile_has_it_at_once():
+    """Nothing more may come back, of which it would hear."""
+
+    async def run() -> None:
+        window = TellWindow(1_000, told=1_000)
+        assert not window.has_credit(100, TELL)
+        window.hear(1_000)
+        await asyncio.wait_for(window.wait(100, TELL), 20)
+        window.add(100)
+        assert window.has_credit(900, TELL)
+        assert not window.has_credit(901, TELL)
+
+    asyncio.run(run())
+
+
 def test_who_is_cancelled_leaves_its_place_and_what_was_kept_for_it():
     async def run() -> None:
         window = TellWindow(1_000)
