@@ -71,17 +71,12 @@ class InboundChunk(NamedTuple):
 
 
 class OutboundBatch(NamedTuple):
-    """What a worker published in one step; `records` are whole records, maybe none.
-
-    `more` marks a part: it is to be applied together with the parts that follow, at the first
-    one without the mark, whose commit counts for all.
-    """
+    """What a worker published in one step; `records` are whole records, maybe none."""
 
     incarnation: int
     serial: int
     commit: Commit
     records: bytes | memoryview
-    more: bool = False
 
 
 Freed = tuple[int, Any, int, int, bytes]
@@ -114,15 +109,12 @@ class GatewayLane(Protocol):
 
     @property
     def serial_applied(self) -> int:
-        """The last batch of the present incarnation that was applied; 0 before the first.
-
-        A part that was taken counts at once: it needs no room any more.
-        """
+        """The last batch of the present incarnation that was applied; 0 before the first."""
         ...
 
     @property
     def serial_received(self) -> int:
-        """The last batch or part of the present incarnation that `receive` has looked at."""
+        """The last batch of the present incarnation that `receive` has looked at."""
         ...
 
     @property
@@ -283,13 +275,13 @@ class WorkerLane(Protocol):
         """Return the next records, or None. Raises LaneViolation for a gap in the positions."""
         ...
 
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+    def publish(self, commit: Commit, records: list[bytes]) -> bool:
         """Publish `records` and `commit` as one batch, in one step.
 
         Returns False, and nothing was published, when there is no room, or no connection yet:
         receive, and try again whenever `has_events` was True. What is longer than the room there
-        is may go on its way with later calls of `receive` and `has_events`. A part (`more`)
-        holds at least one record. Raises LaneClosedError.
+        is may go on its way with later calls of `receive` and `has_events`. Raises
+        LaneClosedError.
         """
         ...
 

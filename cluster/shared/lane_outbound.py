@@ -8,19 +8,14 @@ from collections import deque
 
 from cluster.shared.lane import LaneViolation, OutboundBatch
 
-__all__ = ["PARTS_MAX", "OutboundSequence", "OutboundWindow"]
-
-PARTS_MAX = 4_096
-"""Parts of one batch: their bytes are bounded, and what each costs beside them is not nothing."""
+__all__ = ["OutboundSequence", "OutboundWindow"]
 
 
 class OutboundSequence:
-    """Takes the granted incarnation's batches, one serial after the other, and joins parts."""
+    """Takes the granted incarnation's batches, one serial after the other."""
 
     __slots__ = (
         "_in_hand",
-        "_parts",
-        "_parts_bytes",
         "incarnation",
         "max_batch_bytes",
         "serial",
@@ -28,16 +23,14 @@ class OutboundSequence:
     )
 
     def __init__(self, max_batch_bytes: int) -> None:
-        """Allow batches of up to `max_batch_bytes` in all their parts."""
+        """Allow batches of up to `max_batch_bytes`."""
         self.max_batch_bytes = max_batch_bytes
         self.incarnation = 0
         self.serial = 0
-        """The last batch or part that was taken."""
+        """The last batch that was taken."""
         self.serial_applied = 0
-        """The last batch that was applied, or part that was taken."""
+        """The last batch that was applied."""
         self._in_hand: OutboundBatch | None = None
-        self._parts: list[bytes | memoryview] = []
-        self._parts_bytes = 0
 
     def grant(self, incarnation: int) -> None:
         """Expect the batches of `incarnation`, from serial 1."""
@@ -47,16 +40,13 @@ class OutboundSequence:
         self.serial = self.serial_applied = 0
 
     def revoke(self) -> None:
-        """Forget the parts of a batch whose last one did not come, and the batch in hand."""
+        """Forget the batch in hand."""
         self._in_hand = None
-        self._parts = []
-        self._parts_bytes = 0
 
-    def take(self, batch: OutboundBatch) -> OutboundBatch | None:
-        """Take the next batch or part; return what is complete now, or None after a part.
+    def take(self, batch: OutboundBatch) -> None:
+        """Take the next batch, which is to be `applied` before the one after it.
 
-        What it returned is to be `applied` before the next one. Raises LaneViolation when it is
-        not the one expected, or too large.
+        Raises LaneViolation when it is not the one expected, or too large.
         """
         if self._in_hand is not None:
             raise ValueError(f"batch {self.serial} is still to be applied")
@@ -67,29 +57,13 @@ class OutboundSequence:
         if batch.serial != self.serial + 1:
             raise LaneViolation(f"batch {batch.serial} came after batch {self.serial}")
         self.serial = batch.serial
-        self._parts_bytes += len(batch.records)
-        if self._parts_bytes > self.max_batch_bytes:
-            raise LaneViolation(
-                f"a batch of {self._parts_bytes} bytes; at most {self.max_batch_bytes}"
-            )
-        if batch.more:
-            if not batch.records:
-                # Any number of these would fit into the bound.
-                raise LaneViolation("a part of a batch that holds nothing")
-            if len(self._parts) >= PARTS_MAX:
-                raise LaneViolation(f"a batch of more than {PARTS_MAX} parts")
-            self._parts.append(bytes(batch.records))
-            self.serial_applied = batch.serial
-            return None
-        self._parts_bytes = 0
-        if self._parts:
-            parts, self._parts = [*self._parts, batch.records], []
-            batch = OutboundBatch(batch.incarnation, batch.serial, batch.commit, b"".join(parts))
+        num_bytes = len(batch.records)
+        if num_bytes > self.max_batch_bytes:
+            raise LaneViolation(f"a batch of {num_bytes} bytes; at most {self.max_batch_bytes}")
         self._in_hand = batch
-        return batch
 
     def applied(self, batch: OutboundBatch) -> None:
-        """`batch`, the last that `take` returned, was carried out."""
+        """`batch`, the last that `take` was given, was carried out."""
         if batch is not self._in_hand:
             raise ValueError(f"batch {batch.serial} was not received last, or its worker is fenced")
         self._in_hand = None

@@ -82,22 +82,18 @@ class LocalGatewayLane(KeptLane):
             self._state = LaneState.VACANT
 
     def receive(self) -> OutboundBatch | None:
-        while self._inbox:
-            batch = self._sequence.take(self._inbox.popleft())
-            if batch is not None:
-                self._log.check(batch.commit)
-                return batch
-            self._tell_taken()
-        return None
+        if not self._inbox:
+            return None
+        batch = self._inbox.popleft()
+        self._sequence.take(batch)
+        self._log.check(batch.commit)
+        return batch
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:
         self._sequence.applied(batch)
-        self._tell_taken()
-        return self._log.commit(batch.commit)
-
-    def _tell_taken(self) -> None:
         if self._worker is not None:
             self._worker.taken(self._sequence.serial_applied)
+        return self._log.commit(batch.commit)
 
 
 class LocalWorkerLane:
@@ -147,7 +143,7 @@ class LocalWorkerLane:
         self._cursor.advance(chunk.first_position, count)
         return chunk
 
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+    def publish(self, commit: Commit, records: list[bytes]) -> bool:
         self.on_publish()
         if self._closed:
             raise LaneClosedError("the lane is closed")
@@ -160,7 +156,7 @@ class LocalWorkerLane:
         if self._fenced:
             self._gateway.dropped_batches += 1
         else:
-            batch = OutboundBatch(self._incarnation, serial, commit, chunk, more)
+            batch = OutboundBatch(self._incarnation, serial, commit, chunk)
             self._gateway._inbox.append(batch)
         return True
 

@@ -159,29 +159,31 @@ class ShmGatewayLane(KeptLane):
         end = self.end
         if end is None:
             return None
-        violation = self._violation
-        while violation is None:
+        violation, message = self._violation, None
+        if violation is None:
             try:
                 message = end.receiver.receive()
             except RingViolation as error:
                 violation = str(error)
-                break
-            if message is None:
-                return None
-            batch = self._sequence.take(decode_batch(message))
-            # The worker's first batch proves that its end is there to be sent to.
-            self._is_open = True
-            if batch is not None:
-                self._log.check(batch.commit)
-                return batch
-            self._free(end)
-        # Not while the other error is handled: it holds on to the memory that is closed now.
-        raise LaneViolation(violation)
+        if violation is not None:
+            # Not while the other error is handled: it holds on to the memory that is closed now.
+            raise LaneViolation(violation)
+        if message is None:
+            return None
+        batch = decode_batch(message)
+        self._sequence.take(batch)
+        # The worker's first batch proves that its end is there to be sent to.
+        self._is_open = True
+        self._log.check(batch.commit)
+        return batch
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:
         self._sequence.applied(batch)
-        if self.end is not None:
-            self._free(self.end)
+        end = self.end
+        if end is not None:
+            # Before the room is freed: whoever sees that it was has to find this.
+            end.taken_words[_TAKEN] = self._sequence.serial_applied
+            end.receiver.free()
         return self._log.commit(batch.commit)
 
     def close(self) -> None:
@@ -189,11 +191,6 @@ class ShmGatewayLane(KeptLane):
         if self._next_segment is not None:
             self._next_segment.close()
             self._next_segment = None
-
-    def _free(self, end: GatewayEnd) -> None:
-        # Before the room is freed: whoever sees that it was has to find this.
-        end.taken_words[_TAKEN] = self._sequence.serial_applied
-        end.receiver.free()
 
     def _count_unread(self) -> int:
         count = 0
@@ -310,14 +307,14 @@ class ShmWorkerLane:
         self._cursor.advance(first_position, count)
         return InboundChunk(first_position, message[INBOUND.size :])
 
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+    def publish(self, commit: Commit, records: list[bytes]) -> bool:
         if self._closed:
             raise LaneClosedError("the lane is closed")
         window = self._window
         if window.outstanding_bytes >= self._look_at_bytes:
             window.taken(self._taken_words[_TAKEN])
         serial = window.serial_published + 1
-        message = encode_batch(self._incarnation, serial, commit, records, more)
+        message = encode_batch(self._incarnation, serial, commit, records)
         if not window.has_room(len(message)) or not self._sender.send(message):
             # The other way round than the gateway stores them, so that no room is overlooked.
             self._freed_at_refusal = self._writer.look()

@@ -200,18 +200,16 @@ class ZmqGatewayLane(KeptLane):
             self._state = LaneState.VACANT
 
     def receive(self) -> OutboundBatch | None:
-        while self._inbox:
-            message = self._inbox.popleft()
-            batch = self._sequence.take(decode_batch(message))
-            # The worker's first batch proves that its end is there to be sent to.
-            self._is_open = True
-            if batch is not None:
-                self._log.check(batch.commit)
-                self._in_hand_bytes = len(message)
-                return batch
-            # The parts of one batch may be more than the worker's window holds.
-            self._untold_bytes += len(message)
-        return None
+        if not self._inbox:
+            return None
+        message = self._inbox.popleft()
+        batch = decode_batch(message)
+        self._sequence.take(batch)
+        # The worker's first batch proves that its end is there to be sent to.
+        self._is_open = True
+        self._log.check(batch.commit)
+        self._in_hand_bytes = len(message)
+        return batch
 
     def apply(self, batch: OutboundBatch) -> list[Freed]:
         self._sequence.applied(batch)
@@ -281,12 +279,12 @@ class ZmqWorkerLane:
             if count:
                 return InboundChunk(first_position, memoryview(message)[INBOUND.size :])
 
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
+    def publish(self, commit: Commit, records: list[bytes]) -> bool:
         if self._closed:
             raise LaneClosedError("the lane is closed")
         window = self._window
         serial = window.serial_published + 1
-        message = encode_batch(self._incarnation, serial, commit, records, more)
+        message = encode_batch(self._incarnation, serial, commit, records)
         if not window.has_room(len(message)):
             return False
         try:

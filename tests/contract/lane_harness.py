@@ -112,18 +112,16 @@ class LaneHarness(ABC):
 
         return wait_until(pumped, timeout_s=timeout_s, interval_s=0.0005, what=what)
 
-    def publish(
-        self, worker: WorkerLane, commit: Commit, *records: bytes, more: bool = False
-    ) -> None:
+    def publish(self, worker: WorkerLane, commit: Commit, *records: bytes) -> None:
         """Publish as soon as there is room."""
-        self.wait(lambda: worker.publish(commit, list(records), more), "room for a batch")
+        self.wait(lambda: worker.publish(commit, list(records)), "room for a batch")
 
-    def push(self, worker: WorkerLane, commit: Commit, *records: bytes, more: bool = False) -> None:
+    def push(self, worker: WorkerLane, commit: Commit, *records: bytes) -> None:
         """Publish as soon as there is room, of which the worker hears; no records are coming."""
 
         def has_gone() -> bool:
             assert worker.receive() is None
-            return worker.publish(commit, list(records), more)
+            return worker.publish(commit, list(records))
 
         self.wait(has_gone, "room for a batch")
 
@@ -136,16 +134,6 @@ class LaneHarness(ABC):
         batch = self.receive_batch(lane)
         payloads = outbound_payloads(batch)
         return payloads, lane.apply(batch)
-
-    def take_parts(self, lane: GatewayLane, serial: int) -> None:
-        """Wait until the parts up to `serial` were taken; the batch is not complete with them."""
-
-        def is_taken() -> bool:
-            assert lane.receive() is None
-            return lane.serial_applied >= serial
-
-        self.wait(is_taken, f"part {serial} to be taken")
-        assert lane.serial_applied == serial
 
     def flush(self, lane: GatewayLane) -> None:
         """Flush until everything has gone."""

@@ -63,13 +63,9 @@ class Worker:
     def tick(self) -> None:
         self._outputs.append(TICK)
 
-    def publish(self, part_count: int) -> None:
-        """Publish some of the outputs as parts, or all of them with the commit."""
-        if part_count and part_count < len(self._outputs):
-            records = [send_record(output) for output in self._outputs[:part_count]]
-            if self.lane.publish(self.commit, records, more=True):
-                del self._outputs[:part_count]
-        elif self.lane.publish(self.commit, [send_record(output) for output in self._outputs]):
+    def publish(self) -> None:
+        """Publish the outputs with the commit, if there is room."""
+        if self.lane.publish(self.commit, [send_record(output) for output in self._outputs]):
             self._outputs = []
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         if worker.commit == before and rng.random() < 0.9:
             wait(lane)
         else:
-            worker.publish(part_count=rng.choice([0, 0, 1, 3]))
+            worker.publish()
 
 
 def wait(lane: WorkerLane) -> None:

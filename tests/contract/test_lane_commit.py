@@ -236,18 +236,6 @@ def test_what_came_of_a_fenced_incarnation_and_was_not_received_is_dropped(
     assert successor.serial_published == 1
 
 
-def test_parts_of_a_fenced_incarnation_are_gone(lanes: LaneHarness) -> None:
-    lane = lanes.open_lane()
-    fenced = lanes.start_worker(lane)
-    lanes.publish(fenced, START, send_record(b"half"), more=True)
-    lanes.take_parts(lane, serial=2)
-    lane.revoke()
-
-    successor = lanes.start_worker(lane)
-    lanes.publish(successor, START, send_record(b"whole"))
-    assert lanes.apply_next(lane)[0] == [b"whole"]
-
-
 def test_a_batch_of_a_fenced_incarnation_cannot_be_applied(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     worker = lanes.start_worker(lane)

@@ -102,7 +102,7 @@ def _live_and_die(lanes: LaneHarness, seed: int) -> None:
             case "tick":
                 worker.tick()
             case "publish":
-                worker.publish(part_count=rng.choice([0, 0, 0, 1, 3]))
+                worker.publish()
             case "die":
                 if rng.random() < 0.5:
                     worker.lane.close()
@@ -115,13 +115,13 @@ def _live_and_die(lanes: LaneHarness, seed: int) -> None:
                 ghost = rng.choice(ghosts)
                 ghost.receive()
                 ghost.handle()
-                ghost.publish(part_count=rng.choice([0, 1]))
+                ghost.publish()
         lane.log.check_invariants()
 
     def is_done() -> bool:
         worker.receive()
         worker.handle()
-        worker.publish(part_count=0)
+        worker.publish()
         lane.flush()
         return gateway.is_done()
 

@@ -1,13 +1,12 @@
-"""From the worker to the gateway: batches, parts, and the window of what is not applied yet."""
+"""From the worker to the gateway: batches, and the window of what is not applied yet."""
 
-import functools
 import random
 
 import pytest
 
 from cluster.shared.lane import START, Commit, GatewayLane, LaneViolation, WorkerLane
 from tests.contract.lane_harness import LaneHarness, lane_fixture
-from tests.contract.lane_records import after, append_text, outbound_payloads, send_record
+from tests.contract.lane_records import after, append_text, send_record
 
 lanes = lane_fixture()
 
@@ -56,7 +55,7 @@ def test_a_batch_tells_who_wrote_it(lanes: LaneHarness) -> None:
     worker = lanes.open_worker(grant)
     lanes.publish(worker, START)
     batch = lanes.receive_batch(lane)
-    assert (batch.incarnation, batch.serial, batch.more) == (grant.incarnation, 1, False)
+    assert (batch.incarnation, batch.serial) == (grant.incarnation, 1)
 
 
 def test_has_received_tells_of_batches(lanes: LaneHarness) -> None:
@@ -70,78 +69,6 @@ def test_has_received_tells_of_batches(lanes: LaneHarness) -> None:
     assert not lane.has_received
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
-def test_parts_are_joined_and_applied_at_the_last_one(lanes: LaneHarness) -> None:
-    lane = lanes.open_lane()
-    worker = lanes.start_worker(lane)
-    append_text(lane, b"a", b"b")
-    lanes.flush_and_read(lane, worker)
-    lanes.publish(worker, after(1), send_record(b"1"), send_record(b"2"), more=True)
-    lanes.publish(worker, after(1), send_record(b"3"), more=True)
-    lanes.take_parts(lane, serial=3)
-    assert lane.log.committed == START
-
-    lanes.publish(worker, after(2), send_record(b"4"))
-    batch = lanes.receive_batch(lane)
-    assert outbound_payloads(batch) == [b"1", b"2", b"3", b"4"]
-    assert (batch.serial, batch.commit, batch.more) == (4, after(2), False)
-    assert len(lane.apply(batch)) == 2
-
-    # The next batch is one of its own.
-    lanes.publish(worker, after(2), send_record(b"5"))
-    assert lanes.apply_next(lane)[0] == [b"5"]
-
-
-def test_the_last_part_may_hold_nothing(lanes: LaneHarness) -> None:
-    lane = lanes.open_lane()
-    worker = lanes.start_worker(lane)
-    lanes.publish(worker, START, send_record(b"all"), more=True)
-    lanes.publish(worker, START)
-    assert lanes.apply_next(lane)[0] == [b"all"]
-
-
-def test_a_part_that_holds_nothing_is_a_violation(lanes: LaneHarness) -> None:
-    """No bound on bytes would ever end a sequence of them."""
-    lane = lanes.open_lane()
-    worker = lanes.start_worker(lane)
-    lanes.publish(worker, START, more=True)
-    with pytest.raises(LaneViolation):
-        lanes.receive_batch(lane)
-
-
-def test_parts_may_be_more_than_the_window_holds(lanes: LaneHarness) -> None:
-    """Parts are taken at once; if they waited for their last one, it could never go."""
-    lane = lanes.open_lane(CAPACITY_BYTES, max_batch_bytes=20 * CAPACITY_BYTES)
-    worker = lanes.start_worker(lane)
-    parts = [send_record(bytes([number]) * 3_000) for number in range(80)]
-
-    def has_gone(record: bytes, more: bool) -> bool:
-        assert lane.receive() is None
-        if lane.needs_flush:
-            lane.flush()
-        assert worker.receive() is None
-        return worker.publish(START, [record], more)
-
-    for record in parts:  # for the last one too the gateway may have to tell of room
-        more = record is not parts[-1]
-        lanes.wait(functools.partial(has_gone, record, more), "room for a part")
-    assert lanes.apply_next(lane)[0] == [bytes([number]) * 3_000 for number in range(80)]
-
-
-def test_parts_without_number_are_a_violation(
-    lanes: LaneHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cluster.shared.lane_outbound.PARTS_MAX", 10)
-    lane = lanes.open_lane()
-    worker = lanes.start_worker(lane)
-    for _ in range(11):
-        lanes.publish(worker, START, b"x", more=True)
-    with pytest.raises(LaneViolation, match="10 parts"):
-        lanes.receive_batch(lane)
-
-
 # -- bounds ----------------------------------------------------------------------------------------
 
 
@@ -150,20 +77,12 @@ def test_a_batch_of_max_batch_bytes_is_applied(lanes: LaneHarness) -> None:
     worker = lanes.start_worker(lane)
     lanes.publish(worker, START, *[KIB_RECORD] * 5)
     assert len(lanes.apply_next(lane)[0]) == 5
-    for _ in range(4):
-        lanes.publish(worker, START, KIB_RECORD, more=True)
-    lanes.publish(worker, START, KIB_RECORD)
-    assert len(lanes.apply_next(lane)[0]) == 5
 
 
-@pytest.mark.parametrize("part_counts", [[6], [5, 1], [1, 1, 1, 1, 1, 1], [3, 3]])
-def test_a_batch_beyond_max_batch_bytes_is_a_violation(
-    lanes: LaneHarness, part_counts: list[int]
-) -> None:
+def test_a_batch_beyond_max_batch_bytes_is_a_violation(lanes: LaneHarness) -> None:
     lane = lanes.open_lane(max_batch_bytes=5 * len(KIB_RECORD))
     worker = lanes.start_worker(lane)
-    for count in part_counts:
-        lanes.publish(worker, START, *[KIB_RECORD] * count, more=True)
+    lanes.publish(worker, START, *[KIB_RECORD] * 6)
     with pytest.raises(LaneViolation, match=str(5 * len(KIB_RECORD))):
         lanes.receive_batch(lane)
 

@@ -235,14 +235,13 @@ def test_an_accepted_session_stays_accepted_for_a_successor(timed_gateway: MakeG
     assert peer.ended is None
 
 
-def test_an_acceptance_that_was_not_committed_is_asked_for_again(timed_gateway: MakeGateway):
+def test_who_was_not_accepted_when_the_worker_died_is_asked_about_again(timed_gateway: MakeGateway):
     world = timed_gateway(limits=AUTH)
     worker = world.start_worker(public_ids=[LOGIN])
     peer = world.connect()
     session_id = world.newest().id
     peer.send(login + game(1))
     world.wait_for(worker, PACKETS)
-    assert worker.publish(accept(session_id), more=True)  # a part of a batch, and then it dies
     world.kill()
     world.settle()
     assert not world.newest().is_accepted

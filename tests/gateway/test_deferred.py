@@ -132,24 +132,18 @@ def test_what_is_deferred_and_done_in_one_batch_was_never_deferred(memory_gatewa
     assert successor(world).grant.deferred == []
 
 
-@pytest.mark.parametrize("part_only", [True, False])
 def test_a_batch_that_is_not_committed_defers_nothing_and_ends_nothing(
-    memory_gateway: MakeGateway, part_only: bool
+    memory_gateway: MakeGateway,
 ):
     world = memory_gateway()
     worker, session = with_packets(world, 2)
     worker.publish(defer(session, 2), commit=Commit(2, 1))
     committed(world, Commit(2, 1))
     changes = (done(session, 2), defer(session, 2, 1))
-    if part_only:
-        worker.publish(*changes, commit=Commit(3, 0), more=True)
-        world.settle()
-        worker = successor(world)
-    else:
-        # The last record of the batch is a mistake that shows only when it is carried out.
-        worker.publish(*changes, done(session, 77), commit=Commit(3, 0))
-        world.run_until(lambda: world.violations, "the violation")
-        worker = world.start_worker()
+    # The last record of the batch is a mistake that shows only when it is carried out.
+    worker.publish(*changes, done(session, 77), commit=Commit(3, 0))
+    world.run_until(lambda: world.violations, "the violation")
+    worker = world.start_worker()
     assert worker.grant.deferred == [kept(session, 0)]
     assert (worker.grant.position, worker.grant.index) == (2, 1)
 

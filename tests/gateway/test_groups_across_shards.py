@@ -7,7 +7,6 @@ import pytest
 from cluster.gateway.fan_out import FAN_OUT_SLICE
 from cluster.iocp.driver.memory import MemoryDriver, MemoryNetwork
 from cluster.shared.group_records import GROUPS_MAX, pack_join, pack_publish
-from cluster.shared.lane import Commit
 from cluster.shared.records import (
     BROADCAST,
     CLOSED,
@@ -290,14 +289,6 @@ def test_groups_stay_while_their_shard_has_no_worker(two: Two):
     two.do(1, publish(b"hello"))
     two.world.wait_received(two.peers[0], 5)
     assert two.peers[0].received == b"hello"
-
-
-def test_a_join_that_was_not_published_whole_was_never_made(two: Two):
-    two.workers[0].read()
-    two.workers[0].publish(join(two.ids[0]), commit=Commit(2, 0), more=True)
-    two.world.settle()
-    two.world.kill(0)
-    assert len(two.world.table.groups) == 0
 
 
 def test_a_session_whose_connection_is_gone_is_in_its_groups_until_its_end_is_done(memory_two: Two):

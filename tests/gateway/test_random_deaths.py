@@ -185,7 +185,6 @@ class MortalWorker:
         self.app._attach(make_runtime(self._outbox, saved_state))
         commit = Commit(grant.position, grant.index)
         self._published = commit
-        self._rest: list[bytes] | None = None
         """What is left of a batch of which a part is published."""
         self._dispatcher = make_dispatcher(
             self.app,
@@ -297,25 +296,15 @@ class MortalWorker:
 
     def publish(self) -> bool:
         """Publish if there is anything; False when there is no room."""
-        if self._rest is not None:
-            if not self._lane.publish(self._published, self._rest):
-                return False
-            self._rest = None
         commit = self._dispatcher.commit
         assert commit >= self._published
         if commit == self._published and not self._outbox.entries:
             return True
         records = self._outbox.records()
-        parts = len(records) > 1 and self._rng.random() < 0.3
-        size = self._rng.randrange(1, len(records)) if parts else len(records)
-        if not self._lane.publish(commit, records[:size], more=parts):
+        if not self._lane.publish(commit, records):
             return False
         self._published = commit
         self._outbox.clear()
-        if parts:
-            self._rest = records[size:]
-            self._maybe_die(0.1)
-            return self.publish()
         return True
 
     def work(self) -> None:

@@ -68,15 +68,6 @@ def test_no_session_is_needed_and_none_takes_it_along(memory_gateway: MakeGatewa
     assert successor(world).grant.saved == {"match": b"on"}
 
 
-def test_what_a_batch_that_is_a_part_only_saves_was_never_saved(memory_gateway: MakeGateway):
-    world = memory_gateway()
-    worker = world.start_worker()
-    worker.publish(keep(b"name", b"whole"))
-    worker.publish(keep(b"name", b"in part") + forget(b"name"), more=True)
-    world.settle()
-    assert successor(world).grant.saved == {"name": b"whole"}
-
-
 def test_what_a_batch_with_a_mistake_saves_is_forgotten(memory_gateway: MakeGateway):
     world = memory_gateway()
     worker = world.start_worker()

@@ -84,18 +84,6 @@ def test_nothing_was_saved_until_something_is(memory_gateway: MakeGateway):
     assert taken_over(world)[session_id].saved is None
 
 
-def test_a_save_in_a_batch_that_is_a_part_only_was_never_made(memory_gateway: MakeGateway):
-    world = memory_gateway()
-    worker, session_id = with_packets(world, 1)
-    worker.publish(make_record(SAVE, session_id, b"whole"), commit=Commit(2, 0))
-    committed(world, Commit(2, 0))
-    part = make_record(SAVE, session_id, b"in part") + make_record(DISCONNECT, session_id, BYE)
-    worker.publish(part, commit=Commit(3, 0), more=True)
-    world.settle()
-    told = taken_over(world)[session_id]
-    assert (told.saved, told.closing) == (b"whole", False)
-
-
 def test_what_a_batch_with_a_mistake_saved_or_ended_is_forgotten(memory_gateway: MakeGateway):
     world = memory_gateway()
     worker, session_id = with_packets(world, 1)
@@ -197,16 +185,6 @@ def test_the_end_of_a_session_that_has_lost_its_connection_is_an_end(memory_gate
     worker.publish(make_record(DISCONNECT, session_id, BYE), commit=Commit(2, 1))
     committed(world, Commit(2, 1))
     assert taken_over(world)[session_id].closing
-
-
-def test_an_end_that_is_not_committed_is_no_end(memory_gateway: MakeGateway):
-    world = memory_gateway()
-    _, session_id = with_packets(world, 1)
-    worker = successor(world)
-    worker.publish(make_record(DISCONNECT, session_id, BYE), commit=Commit(1, 0), more=True)
-    world.settle()
-    assert taken_over(world) == {}
-    assert world.newest().is_connected
 
 
 def test_what_is_opened_ended_and_closed_in_one_batch_leaves_nothing(memory_gateway: MakeGateway):

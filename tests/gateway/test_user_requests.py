@@ -3,7 +3,6 @@
 import pytest
 
 from cluster.iocp.packet_framing import make_packet
-from cluster.shared.lane import Commit
 from cluster.shared.records import (
     BIND,
     BOUND,
@@ -354,16 +353,6 @@ def test_a_bind_that_was_published_counts_and_its_answer_waits_for_the_successor
     world.settle()
     assert answers(two.workers[0]) == []
     assert two.user_of(0) == "ann"
-
-
-def test_a_bind_that_was_not_published_whole_was_never_made(two: Two):
-    two.workers[0].read()
-    two.workers[0].publish(bind(two.ids[0], "ann", 3), commit=Commit(2, 0), more=True)
-    two.world.settle()
-    worker = successor(two)
-    assert worker.grant.sessions == []
-    assert len(two.world.table.users) == 0
-    two.world.wait_for(worker, OPENED)
 
 
 def test_a_successor_hears_of_an_unbind_and_that_answers_before_it_are_void(memory_two: Two):

@@ -121,10 +121,10 @@ class ScriptedWorker:
         self.records += new
         return new
 
-    def publish(self, *records: bytes, commit: Commit | None = None, more: bool = False) -> bool:
+    def publish(self, *records: bytes, commit: Commit | None = None) -> bool:
         """Publish `records`; without a commit nothing is committed."""
         self._committed = commit or self._committed
-        taken = self.lane.publish(self._committed, list(records), more)
+        taken = self.lane.publish(self._committed, list(records))
         self._hub.ring()
         return taken
 

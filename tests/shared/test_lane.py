@@ -219,10 +219,14 @@ TestInboundLogMachine.settings = settings(max_examples=60, stateful_step_count=4
 # -- OutboundSequence ------------------------------------------------------------------------------
 
 
-def make_batch(
-    serial: int, records: bytes = b"", more: bool = False, incarnation: int = 1
-) -> OutboundBatch:
-    return OutboundBatch(incarnation, serial, Commit(serial, 0), records, more)
+def make_batch(serial: int, records: bytes = b"", incarnation: int = 1) -> OutboundBatch:
+    return OutboundBatch(incarnation, serial, Commit(serial, 0), records)
+
+
+def take(sequence: OutboundSequence, batch: OutboundBatch) -> OutboundBatch:
+    """Take a batch; return it, for `applied`."""
+    sequence.take(batch)
+    return batch
 
 
 def make_sequence(max_batch_bytes: int = 100) -> OutboundSequence:
@@ -231,40 +235,12 @@ def make_sequence(max_batch_bytes: int = 100) -> OutboundSequence:
     return sequence
 
 
-def take(sequence: OutboundSequence, batch: OutboundBatch) -> OutboundBatch:
-    """Take a batch that is complete."""
-    complete = sequence.take(batch)
-    assert complete is not None
-    return complete
-
-
-def test_a_single_batch_is_handed_on_as_it_is() -> None:
+def test_a_batch_is_applied_after_it_was_taken() -> None:
     sequence = make_sequence()
-    batch = make_batch(1, b"records")
-    assert sequence.take(batch) is batch
+    batch = take(sequence, make_batch(1, b"records"))
     assert (sequence.serial, sequence.serial_applied) == (1, 0)
     sequence.applied(batch)
     assert sequence.serial_applied == 1
-
-
-def test_parts_are_joined_with_the_commit_of_the_last() -> None:
-    sequence = make_sequence()
-    assert sequence.take(make_batch(1, b"ab", more=True)) is None
-    assert sequence.take(make_batch(2, memoryview(b"cd"), more=True)) is None  # type: ignore[arg-type]
-    assert sequence.serial_applied == 2
-    batch = take(sequence, make_batch(3, b"ef"))
-    assert batch == OutboundBatch(1, 3, Commit(3, 0), b"abcdef")
-    assert sequence.serial_applied == 2
-    sequence.applied(batch)
-    assert take(sequence, make_batch(4, b"g")).records == b"g"
-
-
-def test_parts_are_copied_out_of_memory_that_changes() -> None:
-    sequence = make_sequence()
-    memory = bytearray(b"first")
-    assert sequence.take(make_batch(1, memoryview(memory), more=True)) is None  # type: ignore[arg-type]
-    memory[:] = b"other"
-    assert take(sequence, make_batch(2)).records == b"first"
 
 
 @pytest.mark.parametrize("serial", [0, 2, 4, 5, (1 << 64) - 1])
@@ -293,13 +269,18 @@ def test_an_incarnation_that_does_not_grow_is_misuse(incarnation: int) -> None:
         sequence.grant(incarnation)
 
 
-def test_revoking_forgets_parts_and_serials() -> None:
+def test_revoking_forgets_the_batch_in_hand_and_serials() -> None:
     sequence = make_sequence()
-    assert sequence.take(make_batch(1, bytes(90), more=True)) is None
+    sequence.take(make_batch(1, bytes(90)))
     sequence.revoke()
     sequence.grant(2)
     assert (sequence.serial, sequence.serial_applied) == (0, 0)
-    assert take(sequence, make_batch(1, bytes(100), incarnation=2)).records == bytes(100)
+    sequence.take(make_batch(1, bytes(100), incarnation=2))
+
+
+def test_a_batch_that_is_too_large_is_a_violation() -> None:
+    with pytest.raises(LaneViolation, match="101 bytes; at most 100"):
+        make_sequence(max_batch_bytes=100).take(make_batch(1, bytes(101)))
 
 
 def test_a_batch_is_applied_once_and_before_the_next() -> None:
@@ -316,27 +297,6 @@ def test_a_batch_is_applied_once_and_before_the_next() -> None:
     sequence.revoke()
     with pytest.raises(ValueError, match="fenced"):
         sequence.applied(second)
-
-
-def test_a_part_that_holds_nothing_is_a_violation() -> None:
-    with pytest.raises(LaneViolation):
-        make_sequence().take(make_batch(1, b"", more=True))
-
-
-@given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6))
-def test_the_bound_is_on_the_sum_of_the_parts(sizes: list[int]) -> None:
-    sequence = make_sequence(max_batch_bytes=100)
-    total = 0
-    for serial, size in enumerate(sizes, 1):
-        total += size
-        batch = make_batch(serial, bytes(size), more=serial < len(sizes))
-        if total > 100:
-            with pytest.raises(LaneViolation, match="100"):
-                sequence.take(batch)
-            return
-        complete = sequence.take(batch)
-    assert complete is not None
-    assert len(complete.records) == total
 
 
 # -- OutboundWindow --------------------------------------------------------------------------------
