@@ -170,9 +170,8 @@ class GatewayCore:
             report,
             lambda shard: self._appliers[shard.index].abandon(),
             lambda shard: self.lanes.drain(shard),
-            self.core.now,
-            lambda callback: self.core.call_later(0, callback),
-            self._config.limits.auth_timeout_s,
+            self.core,
+            config.limits.auth_timeout_s,
         )
 
     def _make_service(self) -> GatewayService:

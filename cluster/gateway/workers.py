@@ -19,6 +19,7 @@ from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.replay import Replay
 from cluster.gateway.shard import Shard
 from cluster.gateway.worker_life import Applicant, WorkerLife
+from cluster.iocp import IocpCore
 from cluster.shared.lane import LaneState
 from cluster.shared.liveness import Liveness
 from cluster.shared.messages import (
@@ -68,17 +69,16 @@ class Workers:
         report: Callable[[ShardReport], None],
         on_fenced: Callable[[Shard], None],
         drain_lane: Callable[[Shard], None],
-        now: Callable[[], float],
-        call_next: Callable[[Callable[[], None]], object],
+        core: IocpCore,
         auth_timeout_s: float = 0.0,
     ) -> None:
         """Give out the shards of `grants`, answer workers by `send`, and tell the supervisor by
         `report`.
 
         `on_fenced` lets go of what a shard's fenced life had in hand; `drain_lane` applies
-        everything that was published so far; `call_next` calls a function in the next turn. The
-        supervisor is told nothing of the shards that are for workers on other machines. With
-        `auth_timeout_s` above 0 it is logged, once, if a worker lets nothing through to log in by.
+        everything that was published so far. The supervisor is told nothing of the shards that are
+        for workers on other machines. With `auth_timeout_s` above 0 it is logged, once, if a worker
+        lets nothing through to log in by.
         """
         self._grants = grants
         self._shards = grants.shards
@@ -87,8 +87,7 @@ class Workers:
         self._report = report
         self._on_fenced = on_fenced
         self._drain_lane = drain_lane
-        self._now = now
-        self._call_next = call_next
+        self._core = core
         self._quarantine = grants.quarantine
         self._auth_timeout_s = auth_timeout_s
         self._heirs: list[_Heir | None] = [None] * len(grants.shards)
@@ -142,7 +141,7 @@ class Workers:
         if self._heirs[shard_index] is not heir or self._has_stopped:
             return
         if not heir.replay.advance(SESSIONS_PER_TURN):
-            self._call_next(lambda: self._go_on_with(heir))
+            self._core.call_later(0, lambda: self._go_on_with(heir))
             return
         self._heirs[shard_index] = None
         self._grant(heir)
@@ -179,7 +178,7 @@ class Workers:
             reason = f"there is no lane for it: {error.strerror}"
             self._refuse(applicant, reason, is_temporary=True)
             return
-        liveness = Liveness(self._grants.identity.worker_timeout_s, self._now())
+        liveness = Liveness(self._grants.identity.worker_timeout_s, self._core.now())
         life = WorkerLife(applicant, shard, incarnation, liveness)
         self._lives[shard.index] = self._by_identity[life.control_identity] = life
         self._lives_begun[shard.index] += 1
@@ -318,7 +317,7 @@ class Workers:
             not lane.has_received and lane.serial_received < heartbeat.serial_sent
         )
         progress = (heartbeat.position_received, lane.serial_received)
-        life.liveness.heard(self._now(), progress, behind)
+        life.liveness.heard(self._core.now(), progress, behind)
         life.shard.heard_ahead(heartbeat.heard_ahead)
         for name in _COUNTED_BY_WORKERS:
             told, told_before = getattr(heartbeat, name), life.counted.get(name, 0)
@@ -330,7 +329,7 @@ class Workers:
 
     def beat(self) -> None:
         """Send each worker a heartbeat, and fence those that have shown no life."""
-        now = self._now()
+        now = self._core.now()
         for heir in self._heirs:
             if heir is not None:  # it waits no longer than a gateway may be silent
                 self._send(heir.applicant.control_identity, GatewayAlive())

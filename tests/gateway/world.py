@@ -236,8 +236,7 @@ class GatewayWorld:
             self.reports.append,
             lambda shard: self.appliers[shard.index].abandon(),
             lambda shard: self.runner.drain(shard),
-            self.core.now,
-            lambda callback: self.core.call_later(0, callback),
+            self.core,
         )
         self.violations: list[tuple[int, str]] = []
         self.echoing: list[ScriptedWorker] = []

@@ -131,7 +131,7 @@ def test_a_worker_whose_connection_stands_keeps_its_shard_until_it_is_silent(sit
     site.workers.heartbeat(b"one", site.beat_of(0))
     site.beat_for(TIMEOUT_S - 1)
     assert site.workers.life(0) is not None
-    site.now += 1
+    site.time += 1
     site.workers.beat()
     assert site.workers.life(0) is None
     assert site.count("workers_fenced") == 1
