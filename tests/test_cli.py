@@ -745,7 +745,7 @@ def test_version_and_help_are_code_0():
 
 def test_the_command_line_imports_no_room_before_it_knows_the_command():
     code = (
-        "import sys, cluster.cli\n"
+        "import sys, cluster.cli.commands\n"
         "rooms = ('supervisor', 'gateway', 'worker', 'bots', 'iocp', 'shared')\n"
         "print([name for name in sys.modules if name.startswith('cluster.')"
         " and name.split('.')[1] in rooms])"
@@ -758,6 +758,35 @@ def test_the_command_line_imports_no_room_before_it_knows_the_command():
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("module", ["typer", "cluster.shared.config", "cluster.supervisor.status"])
+@pytest.mark.parametrize(("is_ignored", "code"), [(False, 130), (True, 4)])
+def test_ctrl_c_ends_a_command_quietly_whatever_it_is_importing(
+    module: str, is_ignored: bool, code: int, tmp_path: Path
+):
+    interrupted = (
+        "import signal, sys\n"
+        f"if {is_ignored}:\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "class Interrupts:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts)\n"
+        "from cluster.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted, "status", "--run-dir", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert not done.stderr or is_ignored, done.stderr
 
 
 def test_python_m_cluster_is_the_command_line():

@@ -87,16 +87,14 @@ class LoadProgress:
 class LoadRun:
     """One run. Made and run by one thread, which is then its dispatching thread."""
 
-    def __init__(
-        self, settings: BotsSettings, show: Callable[[LoadProgress], None] | None = None
-    ) -> None:
-        """Prepare a run; `show` is called a few times a second. Raises OSError for a bad name."""
+    def __init__(self, settings: BotsSettings) -> None:
+        """Prepare a run. Raises OSError for a bad name."""
         self.settings = settings
         self.sending = False
         self.phase = LoadPhase.CONNECTING
         self.failures: Counter[str] = Counter()
         """Connects that failed, by cause."""
-        self._show = show
+        self._show: Callable[[LoadProgress], None] | None = None
         self._latencies = Latencies()
         self._bots: list[BotSession] = []
         self._tags = count()
@@ -123,8 +121,12 @@ class LoadRun:
         """End the run early, in order; may be called from a signal handler."""
         self._stop_asked = True
 
-    def run(self) -> BotsReport:
-        """Run, and return the result. Raises BotsError when nothing could be connected."""
+    def run(self, show: Callable[[LoadProgress], None] | None = None) -> BotsReport:
+        """Run, and return the result; `show` is called a few times a second.
+
+        Raises BotsError when nothing could be connected.
+        """
+        self._show = show
         try:
             self._connect()
             self._load()

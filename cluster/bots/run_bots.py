@@ -34,16 +34,16 @@ def run_bots(settings: BotsSettings, *, as_json: bool) -> int:
             "here; raise the limit (ulimit -n)",
             EXIT_BAD_ARGUMENTS,
         )
-    with _progress_shown() as show:
-        try:
-            run = LoadRun(settings, show)
-        except OSError as error:
-            return _fail(f"--connect {settings.address}: {error.strerror}", EXIT_BAD_ARGUMENTS)
-        try:
-            with _stopped_by_signal(run):
-                report = run.run()
-        except BotsError as error:
-            return _fail(str(error), EXIT_NOT_CLEAN)
+    try:
+        run = LoadRun(settings)
+    except OSError as error:
+        return _fail(f"--connect {settings.address}: {error.strerror}", EXIT_BAD_ARGUMENTS)
+    try:
+        # In this order: an end by a signal while progress is shown would leave no cursor.
+        with _stopped_by_signal(run), _progress_shown() as show:
+            report = run.run(show)
+    except BotsError as error:
+        return _fail(str(error), EXIT_NOT_CLEAN)
     print(report.to_json() if as_json else report.to_text(), flush=True)
     if run.failures:
         causes = ", ".join(f"{number} {cause}" for cause, number in run.failures.items())

@@ -126,7 +126,7 @@ def test_what_came_while_the_run_was_stopped_is_not_lost(monkeypatch: pytest.Mon
             time.sleep(0.4)  # longer than the patience
 
     with echo_server(answer_late) as address:
-        report = LoadRun(settings(address), stop_until_all_is_there).run()
+        report = LoadRun(settings(address)).run(stop_until_all_is_there)
     assert (report.packets, report.lost) == (6, 0)
 
 
@@ -157,7 +157,7 @@ def test_more_sessions_than_connect_at_once_all_connect(monkeypatch: pytest.Monk
 def test_progress_is_shown_phase_by_phase(seconds: float):
     shown: list[LoadProgress] = []
     with echo_server() as address:
-        LoadRun(settings(address, seconds=seconds), shown.append).run()
+        LoadRun(settings(address, seconds=seconds)).run(shown.append)
     phases = [progress.phase for progress in shown]
     assert phases == sorted(phases, key=list(LoadPhase).index)
     assert {LoadPhase.CONNECTING, LoadPhase.LOADING} <= set(phases)
