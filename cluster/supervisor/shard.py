@@ -33,6 +33,10 @@ class ShardPlace(Place):
         """Whether the gateway takes nothing more from the process, which is being killed."""
         return self.state in ("stuck", "fenced")
 
+    def is_slow_to_start(self, now: float, after_s: float) -> bool:
+        """As for all places; but of a process that was cut off it is known what is wrong."""
+        return super().is_slow_to_start(now, after_s) and not self.is_cut_off
+
     def started(self, child: Child, now: float) -> None:
         super().started(child, now)
         self.state = "starting"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.shared.node_status import WorkerState
 from cluster.supervisor.child import Child
 from cluster.supervisor.restart_policy import Restart
 from cluster.supervisor.shard import ShardPlace
@@ -80,6 +81,17 @@ def test_a_process_that_takes_long_to_get_ready_is_noticed_once(children: list[C
     shard.started(children[2], 300.0)
     shard.became_ready(301.0)
     assert not shard.is_slow_to_start(400.0, 30.0)
+
+
+@pytest.mark.parametrize("state", ["stuck", "fenced"])
+def test_a_process_that_was_cut_off_is_not_slow_to_start(children: list[Child], state: WorkerState):
+    shard = ShardPlace(0)
+    shard.started(children[0], 100.0)
+    shard.state = state
+    assert not shard.is_slow_to_start(200.0, 30.0)
+    shard.ended(200.0)
+    shard.started(children[1], 200.0)
+    assert shard.is_slow_to_start(300.0, 30.0)
 
 
 def test_a_process_that_was_told_to_stop_has_no_successor(children: list[Child]):
