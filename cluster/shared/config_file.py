@@ -115,7 +115,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        reason = str(error).replace("end of document", f"end of document, {_end_of(text)}")
+        reason = str(error).replace(
+            "(at end of document)", f"(at end of document, {_end_of(text)})"
+        )
         raise config_error(f"{path}: not TOML: {reason}") from None
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, arrays a thousand deep: the parser has no better name.

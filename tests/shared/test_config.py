@@ -176,6 +176,10 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         ("[node]\n[node]\n", "line 2, column 6"),
         ("[node]\nid = 1\nid = 2\n", "line 3"),
         ('[node]\nlisten = """', "line 2, column 13"),
+        (
+            '[node]\nlisten = "a"b\nid = 1',
+            "end of document after a statement (at line 2, column 13)",
+        ),
     ],
 )
 def test_invalid_toml_is_told_with_line_and_column(tmp_path: Path, text: str, where: str) -> None:
