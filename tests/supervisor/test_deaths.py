@@ -175,6 +175,32 @@ def test_a_worker_that_lost_a_silent_gateway_is_not_to_blame(bench: Bench):
     assert bench.shard.policy.failures == bench.spare.policy.failures == 0
     bench.worker_ends(LOST_GATEWAY, silent_at - 0.1)  # others heard the gateway
     assert bench.shard.policy.failures == 1
+    bench.worker_ends(3, silent_at)  # and this is something else
+    assert bench.shard.policy.failures == 2
+
+
+def test_a_worker_that_ends_unasked_has_died_also_with_0(bench: Bench):
+    bench.course.became_ready()
+    bench.worker_ends(0, 1.0)
+    assert bench.shard.policy.failures == 1
+    assert bench.shard.restart_due == 1.0 + BACKOFF_FIRST_S
+
+
+def test_before_a_node_was_ready_a_spare_is_given_up_like_a_worker(bench: Bench):
+    bench.spare_ends(3, 1.0)
+    assert bench.spare.restart_due == 1.0 + BACKOFF_FIRST_S
+    for _ in range(FAILURES_MAX - 1):
+        assert bench.course.exit_code is None
+        bench.spare_ends(3, 1.0)
+    assert bench.course.exit_code == EXIT_GAVE_UP
+
+
+def test_the_gateway_is_told_of_a_spare_that_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    told: list[messages.ControlMessage] = []
+    monkeypatch.setattr(bench.node.gateway, "tell", told.append)
+    bench.course.became_ready()
+    bench.spare_ends(-9, 1.0)
+    assert [message.pid for message in told if isinstance(message, messages.SpareGone)]
 
 
 def test_a_worker_for_which_the_gateway_had_no_memory_tries_again_if_the_node_was_ready(
@@ -335,11 +361,50 @@ def test_a_gateway_that_ends_in_a_drain_tells_by_its_exit_code_how_it_went(
     assert bench.course.exit_code == code_of_the_node
 
 
-def test_a_gateway_that_cannot_start_ends_a_node_that_was_never_ready_only(bench: Bench):
-    bench.course.became_ready()
+@pytest.mark.parametrize("was_ready", [False, True])
+def test_a_gateway_that_cannot_start_ends_a_node_that_was_never_ready_only(
+    bench: Bench, was_ready: bool
+):
+    if was_ready:
+        bench.course.became_ready()
     bench.gateway_ends(CANNOT_START)
-    assert bench.course.exit_code is None
-    assert bench.node.gateway.restart_due == 1.0 + BACKOFF_FIRST_S
+    if was_ready:
+        assert bench.course.exit_code is None
+        assert bench.node.gateway.restart_due == 1.0 + BACKOFF_FIRST_S
+    else:
+        assert bench.course.exit_code == EXIT_CANNOT_START
+
+
+def test_a_gateway_that_dies_before_the_node_was_ready_is_succeeded_until_it_is_given_up(
+    bench: Bench,
+):
+    for _ in range(FAILURES_MAX):
+        assert bench.course.exit_code is None
+        bench.gateway_ends(-9)
+    assert bench.course.exit_code == EXIT_GAVE_UP
+
+
+def test_the_workers_of_a_gateway_that_died_are_ended_and_have_done_no_wrong(bench: Bench):
+    bench.course.became_ready()
+    worker, spare = fake_child(role="worker 0"), fake_child()
+    bench.shard.started(worker, 0.0)
+    bench.spare.started(spare, 0.0)
+    bench.gateway_ends(-9)
+    assert process_of(worker).was_killed
+    assert process_of(spare).was_killed
+    assert bench.shard.policy.failures == bench.spare.policy.failures == 0
+
+
+def test_whoever_is_left_when_the_gateway_has_drained_is_ended_too(bench: Bench):
+    bench.course.begin_drain(10.0)
+    spare = fake_child()
+    bench.spare.started(spare, 0.0)
+    bench.gateway_ends(0)
+    assert process_of(spare).was_killed
+    assert bench.course.exit_code is None  # that is waited for
+    process_of(spare).returncode = -9
+    bench.deaths.spare_ended(bench.spare, spare, -9, 1.0)
+    assert bench.course.exit_code == EXIT_DRAINED
 
 
 def test_a_gateway_that_drained_unasked_is_succeeded_by_one_that_has_not(bench: Bench):
