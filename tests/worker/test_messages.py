@@ -9,15 +9,17 @@ import msgspec
 import pytest
 
 from cluster.shared.lane import Commit
-from cluster.shared.records import DEFER, DONE, MESSAGE, TELL, make_record
+from cluster.shared.records import CREDIT, DEFER, DONE, MESSAGE, TELL, make_record
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.takeover import Suspect
 from cluster.shared.tell_records import (
     Purpose,
     pack_content,
+    pack_credit,
     pack_message,
     pack_tell,
     read_tell,
+    tell_cost,
 )
 from cluster.worker import App, Full, Session
 from cluster.worker.dispatcher import Dispatcher
@@ -201,6 +203,66 @@ def test_a_message_whose_handler_awaits_is_deferred_and_then_done(make_bench: Ma
     kinds = [kind for kind, _ in bench.others()]
     assert kinds == [DEFER, DEFER, DONE, DONE]
     assert ended == [1, 2]
+    bench.finish()
+    bench.join()
+
+
+def test_who_asked_hears_that_an_answer_was_cancelled_once_there_is_room_for_that(
+    make_bench: MakeBench,
+):
+    answering: list[asyncio.Task[Any] | None] = []
+
+    def prepare(app: App) -> None:
+        @app.on_message
+        async def reply(message: Note, sender: ShardId) -> Note:
+            answering.append(asyncio.current_task())
+            return message
+
+    bench = make_bench(prepare=prepare, tell_window_bytes=1_024)
+    bench.start()
+    count = 40
+    for number in range(count):
+        bench.gateway.append(MESSAGE, 0, message(number, Purpose.ASK, number))
+    bench.gateway.flush()
+
+    def answers(purpose: Purpose) -> list[bytes]:
+        bench.take()
+        told = [payload for kind, payload in bench.others() if kind == TELL]
+        return [payload for payload in told if read_tell(payload).purpose is purpose]
+
+    def deferred() -> int:
+        bench.take()
+        return [kind for kind, _ in bench.others()].count(DEFER)
+
+    wait_until(lambda: len(answers(Purpose.REPLY)) + deferred() == count, what="all calls")
+    replied = answers(Purpose.REPLY)
+    assert 0 < len(replied) < count
+    last = answering[-1]
+    assert last is not None
+    bench.app.post(last.cancel)
+    wait_until(last.done, what="the end of the last one")
+    returned = 0
+
+    def all_are_answered() -> bool:
+        """Give back what was told since the last time."""
+        nonlocal returned
+        told = sum(tell_cost(len(each)) for purpose in Purpose for each in answers(purpose))
+        if told > returned:
+            returned = told
+            bench.gateway.append(CREDIT, 0, pack_credit(OTHER.node, returned))
+            bench.gateway.flush()
+        return len(answers(Purpose.REPLY)) == count - 1 and bool(answers(Purpose.FAILURE))
+
+    wait_until(all_are_answered, what="all answers")
+    (failure,) = answers(Purpose.FAILURE)
+    assert read_tell(failure).request == count - 1
+    wait_until(
+        lambda: (
+            bench.take() is not None
+            and [kind for kind, _ in bench.others()].count(DONE) == deferred()
+        ),
+        what="the end of all",
+    )
     bench.finish()
     bench.join()
 
