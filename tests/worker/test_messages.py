@@ -11,7 +11,7 @@ import pytest
 from cluster.shared.lane import Commit
 from cluster.shared.records import CREDIT, DEFER, DONE, MESSAGE, TELL, make_record
 from cluster.shared.shard_ids import ShardId
-from cluster.shared.takeover import Suspect
+from cluster.shared.takeover import DeferredRecord, Suspect
 from cluster.shared.tell_records import (
     Purpose,
     pack_content,
@@ -203,6 +203,48 @@ def test_a_message_whose_handler_awaits_is_deferred_and_then_done(make_bench: Ma
     kinds = [kind for kind, _ in bench.others()]
     assert kinds == [DEFER, DEFER, DONE, DONE]
     assert ended == [1, 2]
+    bench.finish()
+    bench.join()
+
+
+def test_a_deferred_message_that_is_set_aside_is_skipped_and_who_asked_hears_that(
+    make_bench: MakeBench,
+):
+    handled: list[int] = []
+
+    def prepare(app: App) -> None:
+        @app.on_message
+        async def handle(message: Note, sender: ShardId) -> Note:
+            handled.append(message.number)
+            return message
+
+    bench = make_bench(
+        prepare=prepare,
+        deferred=[
+            DeferredRecord(
+                position=position,
+                index=0,
+                session=0,
+                kind=MESSAGE,
+                payload=message(position, Purpose.ASK, position),
+                sequence=0,
+            )
+            for position in (3, 4)
+        ],
+        suspects=[Suspect(position=3, index=0, is_set_aside=True)],
+    )
+    bench.start()
+    wait_until(
+        lambda: bench.take() is not None and [k for k, _ in bench.others()].count(DONE) == 2,
+        what="the end of both",
+    )
+    answers = [read_tell(payload) for kind, payload in bench.others() if kind == TELL]
+    assert [(each.request, each.purpose) for each in answers] == [
+        (3, Purpose.FAILURE),
+        (4, Purpose.REPLY),
+    ]
+    assert b"workers died of it" in answers[0].content
+    assert handled == [4]
     bench.finish()
     bench.join()
 
