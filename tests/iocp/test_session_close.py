@@ -176,6 +176,34 @@ def test_every_callback_may_end_its_session(world: World, name: str, end: str):
     assert session.disconnected_with == ("eof" if name == "on_read_ended" else "there")
 
 
+@pytest.mark.parametrize("when", ["connected", "resumed"])
+@pytest.mark.parametrize("end", ["disconnect", "abort"])
+def test_an_idle_peer_sees_the_end_that_a_callback_asked_for(world: World, when: str, end: str):
+    class EndsThere(RecordingSession):
+        def on_connected(self) -> None:
+            super().on_connected()
+            if when == "connected":
+                getattr(self, end)("there")
+
+        def on_recv(self, data: bytes | memoryview) -> int:
+            super().on_recv(data)
+            if self.count("recv") == 2:
+                getattr(self, end)("there")
+            self.pause_recv()
+            return 0
+
+    session, peer = world.pair(EndsThere)
+    if when == "resumed":
+        peer.send(b"heard twice")
+        world.run_until(lambda: session.received)
+        session.resume_recv()
+    world.run_until(lambda: peer.ended)
+    assert peer.ended in ((Cause.EOF,) if end == "disconnect" else RESETS)
+    peer.close()
+    world.run_until(lambda: session.disconnected_with)
+    assert session.disconnected_with == "there"
+
+
 def test_abort_does_not_wait_and_the_peer_sees_a_reset(world: World):
     session, peer = world.pair(reading=False)
     fill(session)
