@@ -124,7 +124,7 @@ class GatewayCore:
         self.intake = Intake(core, self.shards, self.table.limits)
         """What the core may deliver by, if the clients of this node are the only ones on it."""
         self.drain = GatewayDrain(
-            core, self.shards, self.table, self.service, self.lanes, self.traffic
+            core, self.shards, self.table, self.service, self.lanes, self.traffic, self.tells
         )
 
     def _make_shard(self, index: int) -> Shard:

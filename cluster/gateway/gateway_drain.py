@@ -12,6 +12,7 @@ from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.service import GatewayService
 from cluster.gateway.session_table import SessionTable
 from cluster.gateway.shard import Shard
+from cluster.gateway.tell_router import TellRouter
 from cluster.iocp import IocpCore
 from cluster.shared.causes import Cause
 
@@ -31,15 +32,17 @@ class GatewayDrain:
         service: GatewayService,
         lanes: LaneRunner,
         traffic: NodeTraffic,
+        tells: TellRouter,
     ) -> None:
         """End the sessions of `table`, which `service` has accepted and `shards` serve by `lanes`,
-        and what `traffic` has for other nodes."""
+        and what `traffic` and `tells` have for other nodes."""
         self._core = core
         self._shards = shards
         self._table = table
         self._service = service
         self._lanes = lanes
         self._traffic = traffic
+        self._tells = tells
         self.phase = DrainPhase.SERVING
         self._deadline = self._leave_deadline = 0.0
         self._served = list(shards)
@@ -127,7 +130,7 @@ class GatewayDrain:
             is_answered=all(shard.has_answered for shard in self._served),
             is_committed=all(shard.is_idle for shard in self._served),
             session_count=len(self._table.sessions),
-            is_told=self._traffic.is_told,
+            is_told=self._tells.is_told and self._traffic.is_told,
             is_late=self._is_late,
         )
 
@@ -142,5 +145,6 @@ class GatewayDrain:
         for shard in self._shards:
             shard.flow.reads_no_more = True
             shard.drain.end()
+        self._tells.end()
         for session in self._table.sessions.values():
             session.pause_recv()

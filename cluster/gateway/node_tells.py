@@ -3,11 +3,15 @@
     told      u8 16, u64 number of the first, then each: u32 length, u16 shard that told it, tell
     handled   u8 17, u64 numbers
     refused   u8 18, u64 numbers
+    moved     u8 19, u64 numbers
 
 A record of the link is settled when it has arrived, so that nothing else of that link waits for a
 shard that is slow. What each node has told another stays in a table here, under its number, until
-that one says that it is handled for good, or that it has no such shard. When the other node has
-begun another life, or is gone, the table has what is undelivered.
+that one says that it is handled for good, that it has no such shard, or that it does not own the
+key. When the other node has begun another life, or is gone, the table has what is undelivered.
+
+A record with messages whose keys are another's is settled when the node that told them has heard of
+that. So a node that ends, which waits until all is settled, still tells them their owner.
 """
 
 import logging
@@ -16,10 +20,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.link_user import Delivery, Life
+from cluster.gateway.moved_tells import MovedTell
 from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
@@ -27,15 +31,15 @@ from cluster.iocp import IocpCore
 from cluster.shared.log_limit import LogLimit
 from cluster.shared.records import RecordError
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
-from cluster.shared.tell_records import Tell
 
-__all__ = ["HANDLED", "REFUSED", "TOLD", "NodeTells"]
+__all__ = ["HANDLED", "MOVED", "REFUSED", "TOLD", "NodeTells"]
 
 logger = logging.getLogger("cluster.gateway")
 
 TOLD = 16
 HANDLED = 17
 REFUSED = 18
+MOVED = 19
 
 _FIRST = Struct("<BQ")
 _EACH = Struct("<IH")
@@ -54,26 +58,23 @@ RETRY_S = 0.02
 _LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
 
 
-class _Told(NamedTuple):
-    """What is on its way, and who told it."""
-
-    shard: int
-    told: ToldTell
-
-
 class _Peer:
     """What there is for one other node."""
 
-    __slots__ = ("answers", "life", "on_the_way", "records")
+    __slots__ = ("answers", "life", "moved", "moved_sent", "on_the_way", "records")
 
     def __init__(self, life: Life) -> None:
         self.life = life
         """The life of it that everything here is for."""
-        self.on_the_way: dict[int, _Told] = {}  # in the order of their numbers
+        self.on_the_way: dict[int, MovedTell] = {}  # in the order of their numbers
         self.records: deque[bytes] = deque()
         """What waits for room in the link's log, all of it on its way."""
         self.answers: dict[int, list[int]] = {HANDLED: [], REFUSED: []}
         """Numbers that it is to be told; no more than it has on its way."""
+        self.moved: deque[tuple[bytes, Delivery | None]] = deque()
+        """`moved` records that it is to be told, and what is settled once it has heard of each."""
+        self.moved_sent: deque[Delivery | None] = deque()
+        """What is settled once it has heard of those that it was told."""
 
 
 class NodeTells(Topic):
@@ -84,23 +85,35 @@ class NodeTells(Topic):
         traffic: NodeTraffic,
         core: IocpCore,
         shards: Sequence[Shard],
-        deliver: Callable[[Tell, TellOwner], bool],
+        deliver: Callable[[ToldTell, TellOwner], bool],
+        came_back: Callable[[int, list[MovedTell]], None],
+        began_anew: Callable[[int], None],
         counters: Counters,
     ) -> None:
-        """Give what comes to `deliver`, which says whether there is such a shard."""
+        """Give what comes to `deliver`, which says whether there is such a shard.
+
+        What another node was told and does not own the keys of goes to `came_back`, and
+        `began_anew` hears of a node that has begun another life, before anything that is told it.
+        """
         self._traffic = traffic
         self._core = core
         self._shards = shards
         self._deliver = deliver
+        self._came_back = came_back
+        self._began_anew = began_anew
         self._counters = counters
         # At random, so that no number is one of an earlier life of this node.
         self._number = secrets.randbits(62)
         self._peers: dict[int, _Peer] = {}
+        self._lives: dict[int, int] = {}
+        """The last life of each node that there was a link with; ids have 16 bits."""
+        self._gathered: list[int] | None = None
+        """Numbers of messages in the record in hand whose keys are another's."""
         self._known: set[int] = set()
         """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
         self._retries = False
         self._unreadable_lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
-        traffic.register([TOLD, HANDLED, REFUSED], self)
+        traffic.register([TOLD, HANDLED, REFUSED, MOVED], self)
 
     # -- to other nodes ----------------------------------------------------------------------------
 
@@ -112,23 +125,23 @@ class NodeTells(Topic):
         """Whether `node` is another node, or was one when somebody asked."""
         return node in self._known
 
-    def send(self, node: int, shard: int, told: list[ToldTell]) -> None:
-        """Have `node` be given, once and in order, what one of the shards has told it."""
+    def send(self, node: int, told: list[MovedTell]) -> None:
+        """Have `node` be given, once and in order, what shards have told it."""
         peer = self._meet(node)
         if peer is None:
-            for each in told:
+            for shard, each in told:
                 self._shards[shard].tells.undelivered(each)
             return
         parts: list[bytes] = []
         num_bytes = 0
-        for each in told:
+        for shard, each in told:
             if parts and num_bytes + len(each.payload) > RECORD_FILL_BYTES:
                 peer.records.append(b"".join(parts))
                 parts, num_bytes = [], 0
             if not parts:
                 parts.append(_FIRST.pack(TOLD, self._number + 1))
             self._number += 1
-            peer.on_the_way[self._number] = _Told(shard, each)
+            peer.on_the_way[self._number] = MovedTell(shard, each)
             parts += (_EACH.pack(len(each.payload), shard), each.payload)
             num_bytes += len(each.payload)
         peer.records.append(b"".join(parts))
@@ -137,6 +150,19 @@ class NodeTells(Topic):
     def handled(self, node: int, number: int) -> None:
         """What `node` has told under `number` is handled here, for good."""
         self._answer(node, HANDLED, number)
+
+    def moved(self, node: int, number: int) -> None:
+        """The key of what `node` has told under `number` is not owned here; nobody handles it."""
+        if self._gathered is not None:
+            self._gathered.append(number)
+        else:
+            self._answer_moved(node, [number], None)
+
+    def _answer_moved(self, node: int, numbers: list[int], delivery: Delivery | None) -> None:
+        peer = self._meet(node)
+        if peer is not None:
+            peer.moved.append((_pack_numbers(MOVED, numbers), delivery))
+            self._flush(node, peer)
 
     def _answer(self, node: int, kind: int, number: int) -> None:
         peer = self._meet(node)
@@ -154,7 +180,9 @@ class NodeTells(Topic):
         for kind, numbers in peer.answers.items():
             while numbers and send(node, _pack_numbers(kind, numbers[:NUMBERS_MAX])):
                 del numbers[:NUMBERS_MAX]
-        if (records or any(peer.answers.values())) and not self._retries:
+        while peer.moved and send(node, peer.moved[0][0]):
+            peer.moved_sent.append(peer.moved.popleft()[1])
+        if (records or peer.moved or any(peer.answers.values())) and not self._retries:
             self._retries = True
             self._core.call_later(RETRY_S, self._retry)
 
@@ -170,9 +198,14 @@ class NodeTells(Topic):
     def _meet(self, node: int) -> _Peer | None:
         """Return what there is for the present life of `node`, None if it has left.
 
-        What was on its way to another life is undelivered.
+        What was on its way to another life is undelivered, behind the news of that.
         """
         life = self._traffic.life_of(node)
+        if life is not None and life[1] is not None and life[1] != self._lives.get(node):
+            is_first = node not in self._lives
+            self._lives[node] = life[1]
+            if not is_first:
+                self._began_anew(node)
         peer = self._peers.get(node)
         if life is None:
             if peer is not None:
@@ -202,9 +235,9 @@ class NodeTells(Topic):
 
     def delivered(self, delivery: Delivery, payload: bytes) -> None:
         """Take messages of another node, or hear what became of those that it was told."""
-        self._traffic.settle(delivery)
         node = delivery.node
         peer = self._meet(node)
+        moved = self._gathered = []
         try:
             if payload[0] == TOLD:
                 for number, shard, told in _read_told(payload):
@@ -214,6 +247,12 @@ class NodeTells(Topic):
         except (RecordError, StructError) as error:
             self._counters.add("messages_unreadable")
             self._log_unreadable(node, error)
+        finally:
+            self._gathered = None
+        if moved:
+            self._answer_moved(node, moved, delivery)
+        else:
+            self._traffic.settle(delivery)
 
     def _log_unreadable(self, node: int, error: Exception) -> None:
         now = self._core.now()
@@ -225,32 +264,46 @@ class NodeTells(Topic):
 
     def _hear(self, node: int, peer: _Peer | None, kind: int, numbers: list[tuple[int]]) -> None:
         """Hear what became of what `node` was told under these numbers."""
+        moved: list[MovedTell] = []
         for (number,) in numbers:
             on_the_way = None if peer is None else peer.on_the_way.pop(number, None)
             if on_the_way is None:
                 continue  # of an earlier life, whose tells are undelivered already
             shard, told = on_the_way
             if kind == HANDLED:
-                self._shards[shard].tells.given_back(node, told.cost)
+                self._shards[shard].tells.given_back(told.tell.node, told.cost)
+            elif kind == MOVED and told.tell.key:
+                moved.append(on_the_way)
             else:
                 self._shards[shard].tells.undelivered(told)
+        if moved:
+            self._came_back(node, moved)
 
     def _take(self, node: int, number: int, index: int, told: ToldTell) -> None:
         tell = told.tell
-        if self._shards[0].flow.reads_no_more and not tell.purpose.is_answer:
+        first = self._shards[0]
+        if first.flow.reads_no_more and not tell.purpose.is_answer:
+            if tell.key and not first.keys.will_own(tell.key):
+                self.moved(node, number)
+                return
             # Its sender hears of it from the next life of this node, or when it is gone for good.
             self._counters.add("messages_left_by_drain")
             return
         owner = TellOwner(ShardId(node, index), self._traffic.node, told.cost, number)
-        if not self._deliver(tell, owner):
+        if not self._deliver(told, owner):
             self._counters.add("messages_refused")
             self._answer(node, REFUSED, number)
 
     def settled(self, node: int, payload: bytes) -> None:
         """The link has room again for what waits."""
         peer = self._peers.get(node)
-        if peer is not None:
-            self._flush(node, peer)
+        if peer is None:
+            return
+        if payload[0] == MOVED and peer.moved_sent:
+            delivery = peer.moved_sent.popleft()
+            if delivery is not None:
+                self._traffic.settle(delivery)
+        self._flush(node, peer)
 
     def undelivered(self, node: int, payload: bytes) -> None:
         """`node` has begun another life, or has left."""

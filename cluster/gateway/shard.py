@@ -116,10 +116,10 @@ class Shard:
         """What the worker is to hear of joins."""
         self.succession = Succession(bounds.saved_bytes_max)
         """What the shard's next worker will be told of its sessions."""
-        self.tells = ShardTells(name, lane, counters, bounds.tell_window_bytes)
-        """What it tells other shards, and is told by them."""
         self.keys = ShardKeys(name, lane)
         """What it is told of who owns keys."""
+        self.tells = ShardTells(name, lane, counters, bounds.tell_window_bytes, self.keys)
+        """What it tells other shards, and is told by them."""
         self.drain = ShardDrain(name, lane, self.succession.deferred, now)
         """What it is told of a drain."""
 

@@ -5,10 +5,13 @@ tells nothing. What comes goes into the lane while that has room, and waits here
 has none, so that a shard whose lane is full holds up nobody else. What waits is bounded by the
 windows of those who told it. Answers to questions, which coroutines wait for that may be what fills
 the lane, always go in, as credit does.
+
+A message by key goes in where the log says that its node owns the key, so that a handler that runs
+in that place has the key. It waits if the log is about to say so; else it goes back to who told it.
 """
 
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.tell_windows import TellWindows
@@ -26,6 +29,9 @@ from cluster.shared.tell_records import (
     tell_cost,
 )
 
+if TYPE_CHECKING:
+    from cluster.gateway.shard_keys import ShardKeys
+
 __all__ = ["Carrier", "ShardTells", "TellOwner", "ToldTell"]
 
 
@@ -40,7 +46,8 @@ class TellOwner:
     def __init__(self, sender: ShardId, node: int, cost: int, number: int = 0) -> None:
         """`sender` has told `node` something that counts for `cost`.
 
-        `number` is its number among what the sender's node has told other nodes.
+        `number` is its number among what the sender's node has told other nodes. The sender counts
+        it for `node`, whoever has it by now.
         """
         self.sender = sender
         self.node = node
@@ -58,13 +65,15 @@ class TellOwner:
 class ToldTell:
     """A tell with the record that it came in, to be carried to its receiver."""
 
-    __slots__ = ("cost", "payload", "tell")
+    __slots__ = ("cost", "moves", "payload", "tell")
 
     def __init__(self, payload: bytes) -> None:
         """Read the payload of a `tell` record; RecordError if it cannot be one."""
         self.payload = payload
         self.tell: Tell = read_tell(payload)
         self.cost = tell_cost(len(payload))
+        self.moves = 0
+        """How often it came to a node that does not own its key."""
 
 
 class Carrier(Protocol):
@@ -85,25 +94,47 @@ class Carrier(Protocol):
         """A message that a shard of this node was given is handled, for good."""
         ...
 
+    def moved(self, told: ToldTell, owner: TellOwner) -> None:
+        """A message by key came for a shard of this node, which does not own the key."""
+        ...
+
 
 class ShardTells:
     """What goes between one shard and others. For the dispatching thread."""
 
-    __slots__ = ("_counters", "_lane", "_pending", "carrier", "name", "waiting", "windows")
+    __slots__ = (
+        "_counters",
+        "_keys",
+        "_lane",
+        "_pending",
+        "carrier",
+        "name",
+        "waiting",
+        "windows",
+    )
 
     def __init__(
-        self, name: ShardId, lane: GatewayLane, counters: Counters, window_bytes: int
+        self,
+        name: ShardId,
+        lane: GatewayLane,
+        counters: Counters,
+        window_bytes: int,
+        keys: "ShardKeys",
     ) -> None:
-        """Fill `lane`, whose worker may have `window_bytes` on the way to each node."""
+        """Fill `lane`, whose worker may have `window_bytes` on the way to each node.
+
+        `keys` knows what the lane says of owners of keys.
+        """
         self.name = name
         self.windows = TellWindows(window_bytes)
         self.carrier: Carrier | None = None
         """Who takes what the shard tells; without one there is nobody whom it could tell."""
         self._lane = lane
+        self._keys = keys
         self._counters = counters
         self._pending: list[ToldTell] = []
-        self.waiting: deque[tuple[int, bytes, TellOwner]] = deque()
-        """Messages for which the lane has no room."""
+        self.waiting: deque[tuple[int, ToldTell, TellOwner]] = deque()
+        """Messages for which the lane has no room, or not yet said that their keys are here."""
 
     # -- what the shard tells ----------------------------------------------------------------------
 
@@ -156,7 +187,7 @@ class ShardTells:
             return
         owner = TellOwner(self.name, tell.node, told.cost)
         # Who asks waits for nothing else, and may be what fills the lane.
-        self._put(UNDELIVERED, told.payload, owner, tell.purpose is Purpose.ASK)
+        self._put(UNDELIVERED, told, owner, tell.purpose is Purpose.ASK)
 
     def _offer(self, node: int, total: int | None) -> None:
         if total is not None:
@@ -164,24 +195,37 @@ class ShardTells:
 
     # -- what the shard is told --------------------------------------------------------------------
 
-    def deliver(self, tell: Tell, owner: TellOwner) -> None:
-        """Give the worker a message that `owner` has come with."""
-        self._counters.add("messages")
-        self._put(MESSAGE, pack_message(owner.sender, tell), owner, tell.purpose.is_answer)
+    def deliver(self, told: ToldTell, owner: TellOwner) -> None:
+        """Give the worker a message that `owner` has come with, or back if its key is not here."""
+        self._put(MESSAGE, told, owner, told.tell.purpose.is_answer)
 
-    def _put(self, kind: int, payload: bytes, owner: TellOwner, is_urgent: bool) -> None:
-        if is_urgent or not (self.waiting or self._lane.is_full):
-            self._lane.append(kind, 0, payload, 0, owner)
-        else:
+    def _put(self, kind: int, told: ToldTell, owner: TellOwner, is_urgent: bool) -> None:
+        is_next = is_urgent or not (self.waiting or self._lane.is_full)
+        if not (is_next and self._take(kind, told, owner)):
             self._counters.add("messages_held")
-            self.waiting.append((kind, payload, owner))
+            self.waiting.append((kind, told, owner))
 
     def take_waiting(self) -> bool:
-        """Put the first message that waits into the lane; False if there is none."""
-        if not self.waiting:
+        """Put the first message that waits into the lane; False if there is none that can be."""
+        if not self.waiting or not self._take(*self.waiting[0]):
             return False
-        kind, payload, owner = self.waiting.popleft()
-        self._lane.append(kind, 0, payload, 0, owner)
+        self.waiting.popleft()
+        return True
+
+    def _take(self, kind: int, told: ToldTell, owner: TellOwner) -> bool:
+        """Put a message into the lane, or give it back; False if the lane is not that far yet."""
+        if kind == UNDELIVERED:
+            self._lane.append(kind, 0, told.payload, 0, owner)
+            return True
+        key = told.tell.key
+        if key and not self._keys.owns(key):
+            if self._keys.will_own(key):
+                return False
+            assert self.carrier is not None
+            self.carrier.moved(told, owner)
+            return True
+        self._counters.add("messages")
+        self._lane.append(kind, 0, pack_message(owner.sender, told.tell), 0, owner)
         return True
 
     # -- commits -----------------------------------------------------------------------------------
@@ -208,4 +252,8 @@ class ShardTells:
     def check_invariants(self) -> None:
         """Raise AssertionError unless nothing waits while there is room."""
         self.windows.check_invariants()
-        assert not self.waiting or self._lane.is_full
+        if self.waiting and not self._lane.is_full:
+            key = self.waiting[0][1].tell.key
+            assert key
+            assert self._keys.will_own(key)
+            assert not self._keys.owns(key)

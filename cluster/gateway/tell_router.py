@@ -1,8 +1,12 @@
-"""Takes messages from shard to shard: within the node at once, to other nodes by `NodeTells`."""
+"""Takes messages from shard to shard: within the node at once, to other nodes by `NodeTells`.
+
+Those by key that come to a node that does not own the key go on by `MovedTells`.
+"""
 
 from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.moved_tells import MovedTell, MovedTells
 from cluster.gateway.node_tells import NodeTells
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.shard import Shard
@@ -27,7 +31,16 @@ class TellRouter:
         self._traffic = traffic
         self._node = traffic.node
         self._counters = counters
-        self._nodes = NodeTells(traffic, core, shards, self.deliver, counters)
+        self._moved = MovedTells(
+            core,
+            self._owner_of,
+            self._send_moved,
+            lambda moved: shards[moved.shard].tells.undelivered(moved.told),
+            counters,
+        )
+        self._nodes = NodeTells(
+            traffic, core, shards, self.deliver, self._moved.came_back, self._began_anew, counters
+        )
         self._names = [ShardId(self._node, shard.index) for shard in shards]
         for shard in shards:
             shard.tells.carrier = self
@@ -44,6 +57,16 @@ class TellRouter:
     def _keys_changed(self) -> None:
         for shard in self._shards:
             shard.keys.changed()
+        self._moved.owners_changed()
+
+    def _began_anew(self, node: int) -> None:
+        for shard in self._shards:
+            shard.keys.began_anew(node)
+
+    def _owner_of(self, key: bytes) -> int | None:
+        """Return which node owns a key as of now, None if this one cannot know."""
+        owners = self._traffic.members.nodes
+        return owner(key, owners) if owners else None
 
     def knows(self, tell: Tell) -> bool:
         if tell.node == self._node:
@@ -51,35 +74,71 @@ class TellRouter:
         return self._nodes.knows(tell.node)
 
     def carry(self, sender: ShardId, told: list[ToldTell]) -> None:
-        for_others: dict[int, list[ToldTell]] = {}
+        for_others: dict[int, list[MovedTell]] = {}
+        owners = self._traffic.members.nodes
         for each in told:
             tell = each.tell
             self._counters.add("tells")
             if tell.purpose is Purpose.ASK:
                 self._counters.add("asks")
-            if tell.node == self._node:
-                self.deliver(tell, TellOwner(sender, self._node, each.cost))
+            moved = MovedTell(sender.shard, each)
+            if tell.key and (tell.node not in owners or self._moved.is_delayed(tell.node)):
+                self._moved.route([moved])  # the worker is yet to hear of the owners there are
+            elif tell.node == self._node:
+                self._deliver_here(moved)
             else:
-                for_others.setdefault(tell.node, []).append(each)
+                for_others.setdefault(tell.node, []).append(moved)
         for node, each_told in for_others.items():
-            self._nodes.send(node, sender.shard, each_told)
+            self._nodes.send(node, each_told)
 
-    def deliver(self, tell: Tell, from_: TellOwner) -> bool:
+    def deliver(self, told: ToldTell, from_: TellOwner) -> bool:
         """Give a message to the shard of this node that it is for; False if there is none."""
-        index = tell.shard
+        index = told.tell.shard
         if index == BY_KEY:
-            index = owner(tell.key, self._names).shard
+            index = owner(told.tell.key, self._names).shard
         if index >= len(self._shards):
             return False
-        self._shards[index].tells.deliver(tell, from_)
+        self._shards[index].tells.deliver(told, from_)
         return True
+
+    def _deliver_here(self, moved: MovedTell) -> None:
+        """Give a message of this node to one of its shards."""
+        sender, told = ShardId(self._node, moved.shard), moved.told
+        self.deliver(told, TellOwner(sender, told.tell.node, told.cost))
 
     def handled(self, owner: TellOwner) -> None:
         node, index = owner.sender
         if node == self._node:
-            self._shards[index].tells.given_back(self._node, owner.cost)
+            self._shards[index].tells.given_back(owner.node, owner.cost)
         else:
             self._nodes.handled(node, owner.number)
+
+    # -- keys that have moved ----------------------------------------------------------------------
+
+    def moved(self, told: ToldTell, owner: TellOwner) -> None:
+        node, index = owner.sender
+        if node == self._node:
+            self._moved.came_back(node, [MovedTell(index, told)])
+        else:
+            self._nodes.moved(node, owner.number)
+
+    def _send_moved(self, node: int, moved: list[MovedTell]) -> None:
+        if node == self._node:
+            for each in moved:
+                self._deliver_here(each)
+        else:
+            self._nodes.send(node, moved)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    @property
+    def is_told(self) -> bool:
+        """Whether no message of this node waits here for the owner of its key."""
+        return self._moved.is_empty
+
+    def end(self) -> None:
+        """The node drains, and takes no messages any more: none waits for an owner to be known."""
+        self._moved.end()
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what is on its way is in order."""

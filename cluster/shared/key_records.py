@@ -1,6 +1,7 @@
-"""The payload of a `keys` record: which nodes own keys, and which others there are.
+"""The payload of a `keys` record: the nodes that own keys, those that began anew, and the others.
 
-u16 number of owners, u16 each of them, u16 each of the others
+u16 number of owners, u16 number of those of them that began anew, u16 each of the owners, of those
+that began anew, and of the others
 """
 
 from struct import Struct
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from cluster.shared.records import RecordError
 
-__all__ = ["KeyOwners", "pack_keys", "read_keys"]
+__all__ = ["KeyOwners", "pack_keys", "read_anew", "read_keys"]
 
 _NODE = Struct("<H")
 
@@ -27,18 +28,30 @@ class KeyOwners(NamedTuple):
         return tuple(sorted({*self.owners, *self.others}))
 
 
-def pack_keys(keys: KeyOwners) -> bytes:
-    """Return the payload that tells `keys`."""
-    nodes = (len(keys.owners), *keys.owners, *keys.others)
+def pack_keys(keys: KeyOwners, anew: tuple[int, ...] = ()) -> bytes:
+    """Return the payload that tells `keys`, and which of the owners have begun `anew`."""
+    nodes = (len(keys.owners), len(anew), *keys.owners, *anew, *keys.others)
     return b"".join(map(_NODE.pack, nodes))
 
 
 def read_keys(payload: bytes) -> KeyOwners:
     """Return what `pack_keys` made into `payload`; RecordError for anything else."""
+    return _read(payload)[0]
+
+
+def read_anew(payload: bytes) -> tuple[int, ...]:
+    """Return which of the owners have begun anew; RecordError as `read_keys`."""
+    return _read(payload)[1]
+
+
+def _read(payload: bytes) -> tuple[KeyOwners, tuple[int, ...]]:
     try:
-        count, *nodes = (number for (number,) in _NODE.iter_unpack(payload))
+        count, anew_count, *nodes = (number for (number,) in _NODE.iter_unpack(payload))
     except (StructError, ValueError):
         raise RecordError(f"a `keys` record of {len(payload)} bytes") from None
-    if count > len(nodes):
-        raise RecordError(f"a `keys` record of {len(nodes)} nodes, {count} of them owners")
-    return KeyOwners(tuple(nodes[:count]), tuple(nodes[count:]))
+    end = count + anew_count
+    if end > len(nodes):
+        raise RecordError(
+            f"a `keys` record of {len(nodes)} nodes, {count} of them owners, {anew_count} anew"
+        )
+    return KeyOwners(tuple(nodes[:count]), tuple(nodes[end:])), tuple(nodes[count:end])

@@ -57,7 +57,7 @@ __all__ = [
     "encode_message",
 ]
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 """Raised by one with every change that an older process would misread."""
 
 _PREFIX = Layout("<2sH")

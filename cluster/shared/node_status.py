@@ -39,6 +39,7 @@ MOMENTARY_COUNTERS = frozenset(
         "sessions_held",
         "sessions_waiting",
         "tells_on_the_way_bytes",
+        "tells_passed_on",
         "uncommitted_bytes",
     }
 )
@@ -118,6 +119,7 @@ COUNTERS = frozenset(
         "tells",
         "tells_full",
         "tells_on_the_way_bytes",
+        "tells_passed_on",
         "tells_undelivered",
         "uncommitted_bytes",
         "unhandled_packets",

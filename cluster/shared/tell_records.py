@@ -1,14 +1,15 @@
 """The payloads of the records that carry messages between shards, in one place for all sides.
 
     tell          u16 node, u16 shard, u8 purpose, u64 request, u8 length of the key, key, content
-    message       u16 node, u16 shard, u8 purpose, u64 request, content
+    message       as the tell that it was, but for node and shard
     undelivered   as the tell that it was
     credit        u16 node, u64 bytes
 
 A tell names whom it is for, a message whom it is from. A tell by key has a key and no shard
-(0xFFFF): the node that it is for finds the shard. `request` is the asker's number of a question,
-also in the answer to it. The content is the message: u8 length of its type's name, the name, and
-what the application's codec made of it; of a failure it is the reason, as text.
+(0xFFFF): the node that it is for finds the shard, which gets the key as well. `request` is the
+asker's number of a question, also in the answer to it. The content is the message: u8 length of its
+type's name, the name, and what the application's codec made of it; of a failure it is the reason,
+as text.
 
 A credit is the sum of what a shard was ever given back for a node, so that the last one says it
 all, however often it is heard.
@@ -50,7 +51,6 @@ __all__ = [
 ]
 
 _TELL = Struct("<HHBQB")
-_MESSAGE = Struct("<HHBQ")
 _CREDIT = Struct("<HQ")
 
 BY_KEY = 0xFFFF
@@ -118,6 +118,8 @@ class Message(NamedTuple):
     sender: ShardId
     purpose: Purpose
     request: int
+    key: bytes
+    """The one that it was told by; empty if it was told this shard."""
     content: bytes
 
 
@@ -189,13 +191,16 @@ def read_tell(payload: bytes) -> Tell:
 def pack_message(sender: ShardId, tell: Tell) -> bytes:
     """Return the payload of the `message` record that `tell` becomes at its receiver."""
     node, shard = sender
-    return _MESSAGE.pack(node, shard, tell.purpose, tell.request) + tell.content
+    key = tell.key
+    return _TELL.pack(node, shard, tell.purpose, tell.request, len(key)) + key + tell.content
 
 
 def read_message(payload: bytes) -> Message:
     """Return what a `message` record says; it comes from the gateway, which is trusted."""
-    node, shard, purpose, request = _MESSAGE.unpack_from(payload)
-    return Message(ShardId(node, shard), _PURPOSES[purpose], request, payload[_MESSAGE.size :])
+    node, shard, purpose, request, key_bytes = _TELL.unpack_from(payload)
+    end = _TELL.size + key_bytes
+    key = payload[_TELL.size : end]
+    return Message(ShardId(node, shard), _PURPOSES[purpose], request, key, payload[end:])
 
 
 def is_answer(payload: bytes) -> bool:

@@ -244,6 +244,16 @@ class App(Handlers):
         """
         return self._tells("owns").owns(key)
 
+    def owner_of(self, key: "Key") -> int:
+        """Return the id of the node that owns `key`: where `tell_key` of it goes. As of this call.
+
+        It promises nothing beyond: keys move as nodes join, leave and drain, and other nodes may
+        hear of that a moment earlier or later. Which of that node's shards it is, only that node
+        knows; of this node's own, `owns` says whether it is this one. Raises what `tell_key` raises
+        for what is no key, `NoOwner` while no node may own keys, RuntimeError as for `shard`.
+        """
+        return self._tells("owner_of").owner_of(key)
+
     def tell(self, shard: ShardId | int, message: msgspec.Struct) -> Telling:
         """Tell a shard a message: its `on_message` handler is called with it, once and in order.
 
@@ -264,8 +274,10 @@ class App(Handlers):
         """Tell the shard that owns `key`, a str, bytes or an int, a message; else as `tell`.
 
         Which one that is, all shards agree on: rendezvous hashing over the nodes, and then over the
-        shards of the node. 7, "7" and b"7" are one key. Raises `NoOwner` while no node may own
-        keys; see `on_keys`.
+        shards of the node. 7, "7" and b"7" are one key. If the key moves before the message is
+        there, that goes on to the new owner, and may come behind what was told the key later; it is
+        given to no shard that does not own the key. Raises `NoOwner` while no node may own keys;
+        see `on_keys`.
         """
         return self._tells("tell_key").tell_key(key, encode_message(message, self.codec))
 

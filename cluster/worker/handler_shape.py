@@ -7,7 +7,13 @@ from typing import Any
 
 from cluster.worker.payload_annotation import find_signature, handler_name
 
-__all__ = ["check_function", "check_handler", "is_coroutine_function", "refuse_coroutine"]
+__all__ = [
+    "check_function",
+    "check_handler",
+    "check_handler_of_either",
+    "is_coroutine_function",
+    "refuse_coroutine",
+]
 
 
 def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
@@ -30,6 +36,22 @@ def check_handler(handler: Callable[..., Any], *parameters: str) -> None:
     except TypeError:
         taken = signature.replace(return_annotation=inspect.Signature.empty)
         raise TypeError(f"handler {name} must take {shape}; it takes {taken}") from None
+
+
+def check_handler_of_either(handler: Callable[..., Any], last: str, *parameters: str) -> bool:
+    """Return whether `handler` has to be called with one more than `parameters`, `last`.
+
+    One that can be called without is; raises TypeError if it can be called in neither way.
+    """
+    try:
+        check_handler(handler, *parameters)
+    except TypeError as error:
+        try:
+            check_handler(handler, *parameters, last)
+        except TypeError:
+            raise error from None
+        return True
+    return False
 
 
 def check_function(function: object, call: str) -> None:

@@ -19,7 +19,11 @@ from cluster.shared.shard_ids import ShardId
 from cluster.shared.user_records import BindResult
 from cluster.worker.app_timers import INTERVAL_MIN_S, Repeated
 from cluster.worker.decode_errors import DecodeErrors
-from cluster.worker.handler_shape import check_handler, is_coroutine_function
+from cluster.worker.handler_shape import (
+    check_handler,
+    check_handler_of_either,
+    is_coroutine_function,
+)
 from cluster.worker.message_handlers import MessageHandlers
 from cluster.worker.packet_stream import Packets
 from cluster.worker.payload_annotation import handler_name
@@ -36,7 +40,7 @@ PlainHandler = Callable[[], Any]
 DisconnectedHandler = Callable[[Session, str], Any]
 JoinedHandler = Callable[[Session, str], Any]
 BoundHandler = Callable[[Session, BindResult], Any]
-KeysHandler = Callable[[tuple[int, ...]], Any]
+KeysHandler = Callable[[tuple[int, ...]], Any] | Callable[[tuple[int, ...], tuple[int, ...]], Any]
 DrainHandler = Callable[[float], Any]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -50,7 +54,9 @@ _DrainHandler = TypeVar("_DrainHandler", bound=DrainHandler)
 _PacketHandler = TypeVar("_PacketHandler", bound=Callable[[Session, Any], Any])
 _AnyHandler = TypeVar("_AnyHandler", bound=Callable[[Session, int, Any], Any])
 _PacketsHandler = TypeVar("_PacketsHandler", bound=PacketsHandler)
-_MessageHandler = TypeVar("_MessageHandler", bound=Callable[[Any, ShardId], Any])
+_MessageHandler = TypeVar(
+    "_MessageHandler", bound=Callable[[Any, ShardId], Any] | Callable[[Any, ShardId, Any], Any]
+)
 _UndeliveredHandler = TypeVar("_UndeliveredHandler", bound=Callable[[Any, ShardId | bytes], Any])
 
 _Decorator = TypeVar("_Decorator", bound=Callable[..., Any])
@@ -100,6 +106,7 @@ class Handlers:
         self.messages = MessageHandlers(codec)
         """Those of messages that shards tell each other."""
         self.keys_handler: KeysHandler | None = None
+        self.keys_handler_takes_anew = False
         self.drain_handler: DrainHandler | None = None
         self.repeated: list[Repeated] = []
         """What `every` was given."""
@@ -326,6 +333,11 @@ class Handlers:
         `message` says it, `@app.on_message`; its name is what shards know it by. `sender` is a
         `ShardId`. What the handler returns, a struct or nothing, answers who has asked (`ask`).
 
+        `f(message, sender, key)` takes what is told by key, as the bytes that the key is, or as a
+        str or int if `key` is annotated so. What is told this shard itself is then taken by
+        `f(message, sender)` of that type, if there is one. Where there is no handler with a key,
+        that takes both.
+
         Messages of one shard are handled once and in order, and again, as packets are, after a
         worker's death without their commit. Those whose handlers await go on beside each other.
         A call that raises is logged and taken back, and nothing else ends by that. Raises TypeError
@@ -334,7 +346,8 @@ class Handlers:
         given = what if isinstance(what, type) else None
 
         def register(handler: _Handler) -> _Handler:
-            self.messages.add(self._checked("on_message", handler, "message", "sender"), given)
+            takes_key = self._checked_either("on_message", handler, "key", "message", "sender")
+            self.messages.add(handler, given, takes_key=takes_key)
             return handler
 
         return register if given is not None else register(what)
@@ -356,15 +369,24 @@ class Handlers:
     def on_keys(self, handler: _KeysHandler) -> _KeysHandler:
         """Call `f(owners)` when nodes join or leave, and keys are owned anew: by `owners`, ids.
 
-        It comes before any message that another node tells by the new list, and `owns` and
-        `tell_key` go by that list from here on. Only the keys of nodes that have left move, and
-        those that a new node gets: hand over what is not this shard's any more. A node whose lease
-        has ended is not among the owners, which may be none; nor is one that drains. With a static
-        list, nothing ever changes, and a node that begins anew owns what it owned: what it had
-        saved (`App.save`) is gone, and no other is called for that. A call that raises is logged
-        and taken back; as any other it comes again after a worker's death without its commit.
+        It comes before any message by a key that is this shard's by the new list only, and `owns`,
+        `owner_of` and `tell_key` go by that list from here on. Only the keys of nodes that have
+        left move, and those that a new node gets: hand over what is not this shard's any more. A
+        node whose lease has ended is not among the owners, which may be none; nor is one that
+        drains.
+
+        It is called as well, in the shards of other nodes and before any message of its own, when
+        a node has begun anew that owned keys the last time and still does: what that had saved
+        (`App.save`) is gone. With a static list that is the only time. `f(owners, anew)` gets the
+        ids of such nodes.
+
+        A call that raises is logged and taken back; as any other it comes again after a worker's
+        death without its commit.
         """
-        self.keys_handler = self._only("on_keys", handler, "owners")
+        self._check_free("on_keys")
+        self.keys_handler_takes_anew = self._checked_either("on_keys", handler, "anew", "owners")
+        self._names["on_keys"] = handler_name(handler)
+        self.keys_handler = handler
         return handler
 
     @_without_brackets
@@ -421,3 +443,13 @@ class Handlers:
         if is_coroutine_function(handler):
             self.has_coroutines = True
         return handler
+
+    def _checked_either(self, what: str, handler: _Handler, last: str, *parameters: str) -> bool:
+        """Return whether `handler` has to be called with `last` behind `parameters`.
+
+        Raises as `_checked`, if it can be called neither with that nor without.
+        """
+        self._check_not_running(what)
+        takes_last = check_handler_of_either(handler, last, *parameters)
+        self._checked(what, handler, *parameters, *[last] * takes_last)
+        return takes_last

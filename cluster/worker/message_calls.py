@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cluster.shared.drain_records import read_drain
-from cluster.shared.key_records import read_keys
+from cluster.shared.key_records import read_anew, read_keys
 from cluster.shared.records import DRAIN, KEYS, UNDELIVERED
 from cluster.shared.tell_records import (
     REASON_BYTES_MAX,
@@ -74,16 +74,15 @@ class MessageCalls:
         message = read_message(payload)
         try:
             name, body = read_content(message.content)
-            handler = self._app.messages.by_name.get(name)
-            if handler is None:
-                raise LookupError(f"no handler takes messages of type {name!r}")
-            decoded = handler.decode(body)
+            handler = self._app.messages.find(name, has_key=bool(message.key))
+            arguments: tuple[Any, ...] = handler.decode(body), message.sender
+            if handler.decode_key is not None:
+                arguments += (handler.decode_key(message.key),)
         except Exception as error:
             self._app.decode_errors.add_message(str(message.sender), len(message.content), error)
             if message.purpose is Purpose.TELL:  # else the shard that has asked hears of it
                 self._calls.heard(error)
             return self._fail(message, f"{type(error).__name__}: {error}")
-        arguments = decoded, message.sender
         return self._run(handler.function, handler.awaits, arguments, message, mark, kind, payload)
 
     def set_aside(self, kind: int, payload: bytes) -> Coroutine[Any, Any, None] | None:
@@ -119,13 +118,19 @@ class MessageCalls:
 
     def _of_node(self, kind: int, payload: bytes, mark: Mark) -> Coroutine[Any, Any, None] | None:
         app = self._app
-        handler: Callable[[Any], Any] | None
+        handler: Callable[..., Any] | None
         handler = app.keys_handler if kind == KEYS else app.drain_handler
         if handler is None:
             return None
-        told = read_keys(payload).owners if kind == KEYS else read_drain(payload)
+        arguments: tuple[Any, ...]
+        if kind == DRAIN:
+            arguments = (read_drain(payload),)
+        elif app.keys_handler_takes_anew:
+            arguments = read_keys(payload).owners, read_anew(payload)
+        else:
+            arguments = (read_keys(payload).owners,)
         awaits = is_coroutine_function(handler)
-        return self._run(handler, awaits, (told,), None, mark, kind, payload)
+        return self._run(handler, awaits, arguments, None, mark, kind, payload)
 
     def _run(
         self,

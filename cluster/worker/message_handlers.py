@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+_KEY_DECODERS: dict[Any, Callable[[bytes], Any]] = {bytes: bytes, str: bytes.decode, int: int}
+"""By the annotation of `key`, what makes it of the bytes that keys travel as."""
+
+
 class MessageHandler(NamedTuple):
     """What is called as `f(message, sender)`, and how its message is decoded."""
 
@@ -29,6 +33,8 @@ class MessageHandler(NamedTuple):
     decode: Callable[[bytes], Any]
     awaits: bool
     """Whether it is a coroutine function."""
+    decode_key: Callable[[bytes], Any] | None = None
+    """Makes the `key` of what is called as `f(message, sender, key)`."""
 
 
 def type_name(type_: type[msgspec.Struct]) -> str:
@@ -53,26 +59,46 @@ class MessageHandlers:
         """Have none yet; messages are decoded by `codec`."""
         self._codec = codec
         self.by_name: dict[str, MessageHandler] = {}
+        self.by_name_keyed: dict[str, MessageHandler] = {}
+        """Those that take a key."""
         self.undelivered: Callable[..., Any] | None = None
         """The handler of messages of which nobody knows what became."""
         self._undelivered_decoders: dict[str, Callable[[bytes], Any]] = {}
 
-    def add(self, handler: Callable[..., Any], given: Any = None) -> None:
+    def add(
+        self, handler: Callable[..., Any], given: Any = None, *, takes_key: bool = False
+    ) -> None:
         """Have `handler` take messages of the type `given`, or else of that of its annotation.
 
-        Raises TypeError, with handler, parameter and remedy, for what is no struct, and for an
-        annotation that says something else than what was given; ValueError for a type whose name
-        has a handler.
+        With `takes_key` it takes those that are told by key. Raises TypeError, with handler,
+        parameter and remedy, for what is no struct, for an annotation that says something else than
+        what was given, and for one that no key is; ValueError for a type whose name has a handler.
         """
         type_ = _find_type(handler, given)
         name = type_name(type_)
-        if name in self.by_name:
-            other = handler_name(self.by_name[name].function)
+        by_name = self.by_name_keyed if takes_key else self.by_name
+        if name in by_name:
+            other = handler_name(by_name[name].function)
             raise ValueError(f"messages of type {name} have the handler {other} already")
         encode_name(name, "type's name")
-        self.by_name[name] = MessageHandler(
-            handler, self._codec.decoder(type_), is_coroutine_function(handler)
+        by_name[name] = MessageHandler(
+            handler,
+            self._codec.decoder(type_),
+            is_coroutine_function(handler),
+            _find_key_decoder(handler) if takes_key else None,
         )
+
+    def find(self, name: str, *, has_key: bool) -> MessageHandler:
+        """Return the handler of messages of a type, which were told by key or not.
+
+        LookupError if there is none.
+        """
+        handler = self.by_name_keyed.get(name) if has_key else None
+        handler = handler or self.by_name.get(name)
+        if handler is None:
+            told = " that were told by no key" if name in self.by_name_keyed else ""
+            raise LookupError(f"no handler takes messages of type {name!r}{told}")
+        return handler
 
     def set_undelivered(self, handler: Callable[..., Any]) -> None:
         """Have `handler` hear of what is undelivered; its annotation may add types of messages."""
@@ -85,7 +111,7 @@ class MessageHandlers:
 
     def undelivered_decoder(self, name: str) -> Callable[[bytes], Any]:
         """Return what decodes an undelivered message; LookupError for a type that nothing names."""
-        handler = self.by_name.get(name)
+        handler = self.by_name.get(name) or self.by_name_keyed.get(name)
         decode = self._undelivered_decoders.get(name) if handler is None else handler.decode
         if decode is None:
             raise LookupError(
@@ -101,6 +127,21 @@ def is_message_type(type_: Any) -> bool:
         and issubclass(type_, msgspec.Struct)
         and type_ is not (msgspec.Struct)
     )
+
+
+def _find_key_decoder(handler: Callable[..., Any]) -> Callable[[bytes], Any]:
+    """Return what makes a key what the annotation of the third parameter says; TypeError if none.
+
+    What it makes raises ValueError for a key that is no text, or no number.
+    """
+    parameter = find_payload_parameter(handler, 2)
+    decode = _KEY_DECODERS.get(parameter.annotation)
+    if decode is None:
+        raise TypeError(
+            f"handler {handler_name(handler)}: a key is bytes, a str or an int; the annotation of "
+            f"{parameter.name!r} is {parameter.annotation!r}"
+        )
+    return decode
 
 
 def _find_type(handler: Callable[..., Any], given: Any) -> type[msgspec.Struct]:

@@ -227,17 +227,24 @@ class Tells:
         self, key: "Key", purpose: Purpose, request: int, content: bytes
     ) -> tuple[int, bytes]:
         """Return the node and the payload; raises NoOwner, and what `encode_key` raises."""
-        from cluster.shared.rendezvous import encode_key, owner
+        from cluster.shared.rendezvous import encode_key
 
         self.check_content(content)
+        data = encode_key(key)
+        node = self.owner_of(key)
+        return node, pack_tell(ShardId(node, BY_KEY), purpose, request, content, data)
+
+    def owner_of(self, key: "Key") -> int:
+        """Return the id of the node that owns a key; see `App.owner_of`."""
+        from cluster.shared.rendezvous import encode_key, owner
+
         data = encode_key(key)
         if not self.keys.owners:
             raise NoOwner(
                 "no node may own keys: this one has no lease in the store of the cluster's members "
                 "(`cluster status` says why)"
             )
-        node = owner(key, self.keys.owners)
-        return node, pack_tell(ShardId(node, BY_KEY), purpose, request, content, data)
+        return owner(data, self.keys.owners)
 
     def owns(self, key: "Key") -> bool:
         """Whether this shard owns a key; see `App.owns`."""

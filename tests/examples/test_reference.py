@@ -75,6 +75,21 @@ def test_the_ladder_outlives_workers_and_moves_with_its_key(module: ModuleType):
         assert place_of(cluster.nodes[0], "eve", 6) == 2
 
 
+@pytest.mark.parametrize("module", ["Messages between shards"], indirect=True)
+def test_the_ladder_of_a_node_that_died_is_told_again(module: ModuleType):
+    with TestCluster(module.app, nodes=2) as cluster:
+        owner = cluster.owner_of("ladder")
+        other = next(node for node in cluster.nodes if node is not owner)
+        client = other.connect()
+        client.send(6, module.Score("ann", 5))
+        assert client.receive().decode(module.Rank).place == 1
+        cluster.kill(owner)
+        cluster.start(owner)
+        client = other.connect()
+        client.send(6, module.Score("bob", 3))
+        assert client.receive().decode(module.Rank).place == 2
+
+
 @pytest.mark.parametrize("module", ["When a worker dies"], indirect=True)
 def test_no_ticket_is_drawn_twice(module: ModuleType):
     with TestNode(module.app) as node:

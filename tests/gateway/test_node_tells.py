@@ -7,6 +7,7 @@ import pytest
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.frames import RECORD_BYTES_MAX
 from cluster.gateway.links.link_user import Delivery, Life
+from cluster.gateway.moved_tells import MovedTell
 from cluster.gateway.node_tells import (
     HANDLED,
     RECORD_FILL_BYTES,
@@ -21,7 +22,7 @@ from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
-from cluster.shared.tell_records import Purpose, Tell, pack_content, pack_tell
+from cluster.shared.tell_records import Purpose, pack_content, pack_tell
 
 HELLO = pack_tell(ShardId(1, 0), Purpose.TELL, 0, pack_content(b"Hello", b""))
 
@@ -64,13 +65,24 @@ class World:
         self.traffic.links = self.links  # type: ignore[assignment]  # as much as is asked of it
         self.heard: list[bytes] | None = None
         """What came for its shards; None when it has none."""
-        self.tells = NodeTells(self.traffic, self.core, [Shard()], self.deliver, self.counters)  # type: ignore[list-item]
+        self.tells = NodeTells(
+            self.traffic,
+            self.core,
+            [Shard()],  # type: ignore[list-item]
+            self.deliver,
+            self.came_back,
+            lambda node: None,
+            self.counters,
+        )
 
-    def deliver(self, tell: Tell, owner: TellOwner) -> bool:
+    def deliver(self, told: ToldTell, owner: TellOwner) -> bool:
         if self.heard is None:
             return False
-        self.heard.append(tell.content)
+        self.heard.append(told.tell.content)
         return True
+
+    def came_back(self, node: int, moved: list[MovedTell]) -> None:
+        raise AssertionError("no keys move here")
 
 
 def test_answers_that_have_waited_long_go_in_records_that_a_link_takes() -> None:
@@ -90,8 +102,11 @@ def test_answers_that_have_waited_long_go_in_records_that_a_link_takes() -> None
     world.core.close()
 
 
-def told(*contents: bytes) -> list[ToldTell]:
-    return [ToldTell(pack_tell(ShardId(2, 0), Purpose.TELL, 0, content)) for content in contents]
+def told(*contents: bytes) -> list[MovedTell]:
+    return [
+        MovedTell(0, ToldTell(pack_tell(ShardId(2, 0), Purpose.TELL, 0, content)))
+        for content in contents
+    ]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +119,7 @@ def test_what_a_batch_tells_a_node_goes_in_as_few_records_as_hold_it(
     world, other = World(), World()
     world.links.has_room = True
     contents = [b"%d" % number + bytes(num_bytes) for number in range(count)]
-    world.tells.send(2, 0, told(*contents))
+    world.tells.send(2, told(*contents))
     assert len(world.links.sent) == records
     other.heard = []
     for record in world.links.sent:
@@ -116,20 +131,20 @@ def test_what_a_batch_tells_a_node_goes_in_as_few_records_as_hold_it(
 
 def test_what_waits_goes_as_soon_as_the_link_has_room() -> None:
     world = World()
-    world.tells.send(2, 0, told(b"a message"))
+    world.tells.send(2, told(b"a message"))
     world.tells.handled(2, 5)
-    world.tells.settled(2, b"")
+    world.tells.settled(2, bytes([TOLD]))
     assert world.links.sent == []
     world.links.has_room = True
-    world.tells.settled(3, b"")  # of a node that nothing is for
-    world.tells.settled(2, b"")
+    world.tells.settled(3, bytes([TOLD]))  # of a node that nothing is for
+    world.tells.settled(2, bytes([TOLD]))
     assert [record[0] for record in world.links.sent] == [TOLD, HANDLED]
     world.tells.handled(2, 6)
     world.links.has_room = False
     world.tells.handled(2, 7)
     world.links.has_room = True
-    world.tells.settled(2, b"")
-    world.tells.settled(2, b"")
+    world.tells.settled(2, bytes([TOLD]))
+    world.tells.settled(2, bytes([TOLD]))
     numbers = [unpack("<Q", record[1:]) for record in world.links.sent[1:]]
     assert numbers == [(5,), (6,), (7,)]
     world.core.close()

@@ -42,7 +42,7 @@ def test_a_tell_for_a_shard_comes_out_as_it_went_in_and_becomes_a_message(
     assert tell == Tell(node, shard, purpose, request, b"", content)
     assert tell.receiver == ShardId(node, shard)
     message = read_message(pack_message(SENDER, tell))
-    assert message == Message(SENDER, purpose, request, content)
+    assert message == Message(SENDER, purpose, request, b"", content)
     assert is_answer(pack_message(SENDER, tell)) == purpose.is_answer
 
 
@@ -50,6 +50,8 @@ def test_a_tell_for_a_shard_comes_out_as_it_went_in_and_becomes_a_message(
 def test_a_tell_by_key_keeps_its_key(node: int, key: bytes, content: bytes) -> None:
     tell = read_tell(pack_tell(ShardId(node, BY_KEY), Purpose.TELL, 0, content, key))
     assert (tell.receiver, tell.shard, tell.content) == (key, BY_KEY, content)
+    message = read_message(pack_message(SENDER, tell))
+    assert message == Message(SENDER, Purpose.TELL, 0, key, content)
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,7 @@ def _ladder() -> tuple[App, list[Any], dict[ShardId, dict[str, int]]]:
 
     @app.on_message
     def count(score: Score, sender: ShardId) -> Total:
-        if not app.owns("ladder"):
-            app.tell_key("ladder", score)
-            return Total(-1)
+        assert app.owns("ladder")
         ladder = ladders[app.shard]
         ladder[score.player] = ladder.get(score.player, 0) + score.points
         app.save(score.player, b"%d" % ladder[score.player])
@@ -128,7 +126,7 @@ def test_what_was_on_its_way_is_undelivered_in_the_next_life():
         cluster.advance(50)
         assert log == ann.received == []
         again = cluster.start(keeper)
-        assert log == [("undelivered", "bob", b"ladder")]
+        assert log == [("keys", 3 - keeper.id, (1, 2)), ("undelivered", "bob", b"ladder")]
         assert ann.receive().payload == b"undelivered"
         assert (again.id, again.is_closed, keeper.is_closed) == (keeper.id, False, True)
         assert cluster.are_linked(*cluster.nodes)
@@ -155,7 +153,7 @@ def test_a_node_begins_anew_behind_a_cut():
         cluster.mend()
         cluster.advance(10)
         assert cluster.describe() == "the cluster is at rest"
-        assert log == [("undelivered", "ann", b"ladder")]
+        assert log == [("keys", 3 - keeper.id, (1, 2)), ("undelivered", "ann", b"ladder")]
         ann.send(ASK, b"eve")
         assert ann.receive().payload == b"0"
 
@@ -180,8 +178,8 @@ def test_a_node_that_begins_anew_has_nothing_saved_and_asks_for_it_itself():
         app.save(score.player, b"1")
 
     @app.on_keys
-    def keys_changed(owners: tuple[int, ...]) -> None:
-        log.append(("keys", app.shard.node, owners))
+    def keys_changed(owners: tuple[int, ...], anew: tuple[int, ...]) -> None:
+        log.append(("keys", app.shard.node, owners, anew))
 
     @app.on_packet(TELL)
     def tell(session: Session, player: bytes) -> None:
@@ -206,7 +204,7 @@ def test_a_node_that_begins_anew_has_nothing_saved_and_asks_for_it_itself():
         assert log == []
         two = cluster.start(two)
         cluster.advance(10)
-        assert log == [("start", 2, {}), ("told", 1, 2)]
+        assert log == [("start", 2, {}), ("keys", 1, (1, 2), (2,)), ("told", 1, 2)]
         assert saved_by(two) == b""
 
 
@@ -299,7 +297,7 @@ def test_a_message_that_is_told_as_its_key_moves_is_passed_on():
         cluster.mend()
         heir = cluster.owner_of("ladder")
         assert heir is not keeper
-        assert _keepers(ladders) == {heir.id: {"ann": 3}}, "the drained node has passed it on"
+        assert _keepers(ladders) == {heir.id: {"ann": 3}}, "it went on to the new owner"
         with pytest.raises(ConnectionRefusedError):
             keeper.connect()
         assert repr(keeper) == f"<ClusterNode {keeper.id}: it drains>"
@@ -307,17 +305,60 @@ def test_a_message_that_is_told_as_its_key_moves_is_passed_on():
         assert _keepers(ladders) == {heir.id: {"ann": 3}}
 
 
-def test_a_message_that_a_drained_node_has_not_taken_is_undelivered():
-    app, log, _ = _ladder()
+def test_a_message_by_key_that_a_drained_node_has_not_taken_goes_to_the_new_owner():
+    app, log, ladders = _ladder()
     with TestCluster(app, nodes=3) as cluster:
         keeper, ann = _elsewhere(cluster)
         cluster.cut(keeper)
         ann.send(TELL, b"ann")
         keeper.drain()
         cluster.mend()
-        assert ("undelivered", "ann", b"ladder") not in log
+        heir = cluster.owner_of("ladder")
+        assert _keepers(ladders) == {heir.id: {"ann": 3}}
         cluster.remove(keeper)
-        assert ("undelivered", "ann", b"ladder") in log
+        assert not [entry for entry in log if entry[0] == "undelivered"]
+
+
+@pytest.mark.parametrize("dies_at", ["now", "commit"])
+def test_a_message_goes_to_whoever_owns_its_key_with_its_first_sender(dies_at: str):
+    """Told at a node that is cut off from the owner, which leaves, and whose workers die."""
+    app = App()
+    taken: list[Any] = []
+
+    @app.on_packet(TELL)
+    def tell(session: Session, player: bytes) -> None:
+        app.tell_key("ladder", Score(player.decode(), app.owner_of("ladder")))
+
+    @app.on_message
+    def count(score: Score, sender: ShardId, key: str) -> None:
+        assert app.owns(key)
+        app.save(score.player, app.saved.get(score.player, b"") + b"x")
+        taken.append((app.shard, score, sender, key))
+
+    @app.on_packet(DO)
+    def look(session: Session, payload: bytes) -> None:
+        session.send(DO, app.saved.get("ann", b"none"))
+
+    with TestCluster(app, nodes=3) as cluster:
+        keeper, ann = _elsewhere(cluster)
+        sender = ShardId(ann.session.id >> 48, 0)
+        cluster.cut(keeper)
+        ann.send(TELL, b"ann")
+        keeper.drain()
+        heir = cluster.owner_of("ladder")
+        heir.kill_worker(at_commit=dies_at == "commit")
+        cluster.mend()
+        if dies_at == "now":
+            heir.kill_worker()
+        cluster.remove(keeper)
+        assert {*map(str, taken)} == {
+            str((ShardId(heir.id, 0), Score("ann", keeper.id), sender, "ladder"))
+        }
+        client = heir.connect()
+        client.send(DO)
+        assert client.receive().payload == b"x"
+        told = next(node for node in cluster.nodes if node.id == sender.node)
+        assert told.counters["tells_passed_on"] == 1
 
 
 def test_a_node_leaves_when_its_application_lets_its_sessions_go():
@@ -443,7 +484,7 @@ def test_a_handler_may_kill_another_node():
         assert ann.receive().payload == b"done"
         assert [node.id for node in cluster.nodes] == [1, 2]
         assert cluster.are_linked(*cluster.nodes)
-        assert log == []
+        assert log == [("keys", 1, (1, 2))]
 
 
 def test_a_handler_that_kills_its_own_node_goes_no_further():
@@ -460,7 +501,7 @@ def test_a_handler_that_kills_its_own_node_goes_no_further():
         two = cluster.start(two)
         two.connect().send(DO)
         assert hook.went_on[-1] == (2, None)
-        assert log == []
+        assert log == [("keys", 1, (1, 2))] * 2
 
 
 def test_a_handler_may_have_a_node_join():

@@ -235,6 +235,41 @@ def test_an_int_is_a_key_where_a_key_is_asked_and_a_shard_where_a_shard_is():
             client.send(ASK, b"\x03")
 
 
+def test_a_handler_with_a_key_takes_what_is_told_by_key_and_nothing_else():
+    app = App()
+    taken: list[Any] = []
+
+    @app.on_packet(ASK)
+    async def ask(session: Session, payload: bytes) -> None:
+        owned = [key for key in ("room", 7) if app.owner_of(key) == 1]
+        answer = await app.ask_key("room", Question(1), Answer)
+        app.tell_key(7, Note(2))
+        app.tell_key("seven", Note(3))
+        try:
+            await app.ask(app.shard, Question(4), Answer)
+        except AskFailed as failure:
+            session.send(ASK, f"{owned} {answer.number} {failure}".encode())
+
+    @app.on_message
+    def answer(message: Question, sender: ShardId, key: str) -> Answer:
+        return Answer(len(key))
+
+    @app.on_message
+    async def take(message: Note, sender: ShardId, key: int) -> None:
+        assert app.owns(key)
+        taken.append((message.number, sender, key))
+
+    with TestNode(app, workers=2, raise_errors=False) as node:
+        client = node.connect()
+        client.send(ASK)
+        said = client.receive().payload.decode()
+        assert said.startswith("['room', 7] 4 ")
+        assert "no handler takes messages of type 'Question' that were told by no key" in said
+        assert node.counters["decode_errors"] == 2, "one asked without a key, one with no number"
+        assert "invalid literal for int" in str(node.errors)
+    assert taken == [(2, ShardId(1, 0), 7)]
+
+
 def test_a_question_ends_at_its_deadline():
     app = asking(App())
 

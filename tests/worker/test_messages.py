@@ -100,6 +100,61 @@ def test_what_cannot_be_a_handler_of_messages_is_refused_with_its_remedy():
         app.on_message(Other)(lambda message: None)  # type: ignore[type-var]
 
 
+def test_a_type_may_have_a_handler_with_a_key_and_one_without():
+    app = App()
+
+    def keyed(message: Note, sender: ShardId, key: bytes) -> None:
+        pass
+
+    def plain(message: Note, sender: ShardId, times: int = 1) -> None:
+        pass
+
+    app.on_message(keyed)
+    with pytest.raises(LookupError, match="of type 'Note' that were told by no key"):
+        app.messages.find("Note", has_key=False)
+    assert app.messages.find("Note", has_key=True).function is keyed
+    app.on_message(plain)
+    assert app.messages.find("Note", has_key=True).function is keyed
+    assert app.messages.find("Note", has_key=False).function is plain
+    for taken in (keyed, plain):
+        with pytest.raises(
+            ValueError, match=f"messages of type Note have the handler .*{taken.__name__}"
+        ):
+            app.on_message(taken)
+    assert app.messages.undelivered_decoder("Note")(msgspec.msgpack.encode(Note(3))) == Note(3)
+    with pytest.raises(LookupError, match="no handler takes messages of type 'Other'"):
+        app.messages.find("Other", has_key=True)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "key", "taken"),
+    [(bytes, b"7", b"7"), (str, b"\xc3\xa4", "ä"), (int, b"-12", -12), (None, b"7", b"7")],
+)
+def test_a_key_is_what_its_annotation_says(annotation: Any, key: bytes, taken: Any):
+    app = App()
+
+    def handler(message, sender, key):
+        pass
+
+    if annotation is not None:
+        handler.__annotations__["key"] = annotation
+    app.on_message(Note)(handler)
+    decode_key = app.messages.find("Note", has_key=True).decode_key
+    assert decode_key is not None
+    assert decode_key(key) == taken
+
+
+def test_a_key_that_is_nothing_of_the_kind_is_refused_with_its_remedy():
+    app = App()
+
+    def handler(message: Note, sender: ShardId, key: float) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="a key is bytes, a str or an int; the annotation of 'key'"):
+        app.on_message(handler)
+    assert not app.messages.by_name_keyed
+
+
 def test_the_annotation_of_undelivered_adds_types():
     app = App()
 

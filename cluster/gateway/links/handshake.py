@@ -33,7 +33,7 @@ __all__ = [
     "SealKeys",
 ]
 
-LINK_PROTOCOL = 2
+LINK_PROTOCOL = 3
 """Raised by one with every change that an older node would misread."""
 
 _MAGIC = b"IOCPLINK"

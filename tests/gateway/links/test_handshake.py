@@ -142,7 +142,7 @@ def test_greetings_and_proofs_are_what_nodes_of_the_same_protocol_expect():
     reply = answerer.take(greeting)
     cluster = hashlib.sha256(b"iocp-cluster name\0game").digest()[:16]
     for said, node, wanted in [(greeting, 1, 2), (reply, 2, 1)]:
-        head, life = struct.pack("<8sHHH", b"IOCPLINK", 2, node, wanted), 1000 + node
+        head, life = struct.pack("<8sHHH", b"IOCPLINK", 3, node, wanted), 1000 + node
         assert said[:-32] == head + cluster + struct.pack("<Q", life)
     proof = dialler.take(reply)
     last = answerer.take(proof)
