@@ -120,7 +120,7 @@ def test_a_handler_of_drains_that_kills_is_set_aside_and_the_node_ends_in_order(
         node.signal(signal.SIGTERM)
         node.wait_status(lambda seen: seen["counters"].get("dead_letters") == 1, "the letter")
         assert client.ask(2, b"still here") == (2, b"still here")
-        assert "the handler of drains is set aside" in node.stderr
+        wait_until(lambda: "the handler of drains is set aside" in node.stderr, what="the log")
         letters = run_cluster("dead-letters", "--run-dir", str(node.run_dir), "--json").stdout
         assert json.loads(letters)["kind"] == "drain"
     assert node.wait_exit() == 0
