@@ -121,7 +121,9 @@ class NodeGroups(IocpObject, Topic):
             if payload[0] == PUBLISH:
                 self._publish(delivery, payload)
             else:
-                self._interest.learn(delivery.node, *read_interest(payload))
+                unkept = self._interest.learn(delivery.node, *read_interest(payload))
+                if unkept:
+                    self._counters.add("group_names_not_kept", unkept)
                 self._traffic.settle(delivery)
         except (RecordError, ValueError):
             self._counters.add("links_unreadable_records")

@@ -1,10 +1,18 @@
 """What nodes know of each other's groups: records, tables, and what is told when."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.gateway.interest import INTEREST, Interest, pack_interest, read_interest
+from cluster.gateway.interest import (
+    INTEREST,
+    NAMES_MAX,
+    Interest,
+    pack_interest,
+    read_interest,
+)
 from cluster.gateway.told_interest import RECORD_BYTES_MAX, RECORDS_MAX, ToldInterest
 
 names = st.binary(min_size=1, max_size=255)
@@ -181,3 +189,60 @@ def test_that_this_is_all_is_said_also_when_what_was_left_to_tell_has_ended():
         told.changed(name, False)
     assert take(told, set()) == ([], True)
     assert take(told, set()) is None
+
+
+def test_a_node_with_more_groups_than_are_kept_is_sent_everything_until_it_has_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cluster.gateway.interest.NAMES_MAX", 2)
+    interest = Interest()
+    assert interest.learn(2, [(b"a", True), (b"b", True), (b"a", True)], True) == 0
+    assert interest.nodes(b"any") == []
+    assert interest.learn(2, [(b"c", True), (b"d", True)], True) == 2
+    assert interest.learn(3, [(b"a", True)], True) == 0, "what one node has is nothing to others"
+    interest.check_invariants()
+    assert [interest.nodes(name) for name in (b"a", b"c", b"any")] == [[2, 3], [2], [2]]
+    interest.learn(2, [(b"a", False), (b"c", False)], True)
+    assert interest.nodes(b"any") == [2]
+    interest.learn(2, [(b"d", False)], True)
+    interest.check_invariants()
+    assert [interest.nodes(name) for name in (b"b", b"any")] == [[2], []]
+    interest.learn(2, [(b"x%d" % number, True) for number in range(9)], True)
+    interest.begin(2)
+    interest.learn(2, [], True)
+    interest.check_invariants()
+    assert interest.nodes(b"any") == []
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), st.booleans())))
+def test_whatever_is_kept_no_group_with_members_is_missed(steps: list[tuple[bytes, bool]]):
+    """Told as nodes tell it: what has changed, in records that settle now and then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cluster.gateway.interest.NAMES_MAX", 2)
+        groups: set[bytes] = set()
+        told, interest = ToldInterest([]), Interest()
+        interest.begin(2)
+        for name, is_told_now in [*steps, (b"a", True)]:
+            groups ^= {name}
+            told.changed(name, name in groups)
+            record = told.next_record(groups.__contains__) if is_told_now else None
+            if record is not None:
+                told.sent()
+                told.settled()
+                interest.learn(2, *read_interest(record))
+                interest.check_invariants()
+                assert all(interest.nodes(each) == [2] for each in groups)
+        if len(groups) == 0:
+            assert interest.nodes(b"any") == []
+
+
+def test_names_without_number_cost_no_more_than_is_said():
+    interest = Interest()
+    tracemalloc.start()
+    try:
+        for number in range(2 * NAMES_MAX):
+            interest.learn(2, [(b"%255d" % number, True)], True)
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used < 100_000_000

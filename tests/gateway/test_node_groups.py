@@ -226,3 +226,16 @@ def test_what_cannot_be_read_is_counted_and_settled(three: Cluster, record: byte
     three.nodes.links(1).send(2, record)
     three.nodes.run_linked()
     assert three.count(2, "links_unreadable_records") == 1
+
+
+def test_a_node_with_more_groups_than_are_kept_is_sent_every_publish(
+    three: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.gateway.interest.NAMES_MAX", 1)
+    (first,) = three.members(2, name="kept")
+    (peer,) = three.members(2)
+    assert three.count(1, "group_names_not_kept") == 1
+    three.do(1, publish(b"hello"))
+    three.nodes.run_linked()
+    assert (bytes(peer.received), bytes(first.received)) == (b"hello", b"")
+    assert three.count(1, "publishes_to_other_nodes") == 1

@@ -6,6 +6,7 @@ they could not ask, or asked before a cut, is settled by stamps: the later one c
 whose node cannot be reached keeps nobody out. No I/O, no clock.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -19,7 +20,14 @@ from cluster.gateway.logins.login_records import (
 )
 from cluster.shared.user_records import SecondLogin
 
-__all__ = ["Ask", "Command", "UserDirectory"]
+__all__ = ["CONTEST_ASKS_MAX", "USERS_MAX", "Ask", "Command", "UserDirectory"]
+
+USERS_MAX = 131_072
+"""Users of one node that are kept, and asks of one that wait: more sessions than a gateway serves.
+At most 90 MB of each, with names of 255 bytes."""
+
+CONTEST_ASKS_MAX = 1_024
+"""Asks that wait for one holder; more are rejected, as they will be if it is there."""
 
 Command = tuple[int, LoginRecord]
 """What a node, maybe this one, is to be given."""
@@ -57,18 +65,32 @@ class UserDirectory:
     """The users of one owner. For the dispatching thread.
 
     Bounded by the sessions of all nodes: each is at most one user here, and asks for at most one.
-    `now` is any clock's time in seconds that does not go back. Methods return the commands that
-    follow; those for one node are to reach it in their order.
+    A node that says otherwise finds no more than `USERS_MAX` kept: a session beyond that gets its
+    user, but is not found here. `now` is any clock's time in seconds that does not go back. Methods
+    return the commands that follow; those for one node are to reach it in their order.
     """
 
-    __slots__ = ("_awaited", "_contests", "_early", "_logins", "_unconfirmed")
+    __slots__ = (
+        "_awaited",
+        "_contests",
+        "_early",
+        "_early_counts",
+        "_logins",
+        "_unconfirmed",
+        "_users",
+        "on_unkept",
+    )
 
     def __init__(self) -> None:
+        self.on_unkept: Callable[[], None] = lambda: None
+        """Called when a user, or an ask that waits, is not kept: its node has too many."""
         self._logins: dict[str, Login] = {}
+        self._users: dict[int, dict[str, None]] = {}  # of each node, but for those unconfirmed
         self._contests: dict[str, _Contest] = {}
-        self._unconfirmed: dict[int, set[str]] = {}
+        self._unconfirmed: dict[int, dict[str, None]] = {}
         self._awaited: set[int] = set()
         self._early: dict[_Place, Ask] = {}
+        self._early_counts: Counter[int] = Counter()  # of each node
 
     def __len__(self) -> int:
         return len(self._logins)
@@ -87,9 +109,18 @@ class UserDirectory:
     def ask(self, ask: Ask, now: float) -> list[Command]:
         """A session wants to be a user; answered now or later, once, if it does not give up."""
         if self._awaited:
-            self._early[ask.place] = ask
+            self._wait_early(ask)
             return []
         return self._decide(ask, now)
+
+    def _wait_early(self, ask: Ask) -> None:
+        node = ask.login.node
+        if ask.place not in self._early:
+            if self._early_counts[node] == USERS_MAX:
+                self.on_unkept()  # whoever asks decides alone when this takes too long
+                return
+            self._early_counts[node] += 1
+        self._early[ask.place] = ask
 
     def _decide(self, ask: Ask, now: float) -> list[Command]:
         holder = self._logins.get(ask.user)
@@ -111,6 +142,8 @@ class UserDirectory:
     def _contest(self, ask: Ask, holder: Login, now: float) -> list[Command]:
         contest = self._contests.get(ask.user)
         if contest is not None:
+            if len(contest.asks) == CONTEST_ASKS_MAX and ask.place not in contest.asks:
+                return [_answer(ask, 0)]
             contest.asks[ask.place] = ask
             return []
         self._contests[ask.user] = contest = _Contest(now)
@@ -128,13 +161,30 @@ class UserDirectory:
 
     def _take(self, user: str, login: Login) -> list[Command]:
         """Let `user` be another session from now on."""
-        holder = self._logins.get(user)
-        self._logins[user] = login
-        self._confirm(user, login)
+        holder = self._drop(user)
+        self._keep(user, login)
         commands = self._reject_contest(user, login)
         if holder is not None and holder.node != login.node:
             commands.append(_taken(user, holder, login))
         return commands
+
+    def _keep(self, user: str, login: Login) -> None:
+        node = login.node
+        users = self._users.setdefault(node, {})
+        if len(users) + len(self._unconfirmed.get(node, ())) < USERS_MAX:
+            users[user] = None
+            self._logins[user] = login
+        else:
+            self.on_unkept()
+
+    def _drop(self, user: str) -> Login | None:
+        """Forget who `user` is, and return who that was."""
+        login = self._logins.pop(user, None)
+        if login is not None:
+            for users in (self._users, self._unconfirmed):
+                if login.node in users:
+                    users[login.node].pop(user, None)
+        return login
 
     def _reject_contest(self, user: str, login: Login | None) -> list[Command]:
         contest = self._contests.pop(user, None)
@@ -152,7 +202,7 @@ class UserDirectory:
             return []  # something else has decided meanwhile
         if is_held:
             return self._reject_contest(user, None)
-        del self._logins[user]
+        self._drop(user)
         return self._reconsider(user, now)
 
     def expire(self, before: float) -> list[Command]:
@@ -188,8 +238,8 @@ class UserDirectory:
         self._drop_ask(user, login[1:])
         holder = self._logins.get(user)
         if holder is not None and holder[1:] == login[1:]:
-            self._logins[user] = max(holder, login)
-            self._confirm(user, login)
+            self._drop(user)
+            self._keep(user, max(holder, login))  # which confirms it
             return []
         if holder is None or holder.node == login.node or login > holder:
             return self._take(user, login)
@@ -201,37 +251,31 @@ class UserDirectory:
         holder = self._logins.get(user)
         if holder is None or holder[1:] != (node, session):
             return []
-        del self._logins[user]
+        self._drop(user)
         return self._reconsider(user, now)
 
     def _drop_ask(self, user: str, place: _Place) -> None:
         early = self._early.get(place)
         if early is not None and early.user == user:
             del self._early[place]
+            self._early_counts[place[0]] -= 1
         contest = self._contests.get(user)
         if contest is not None:
             contest.asks.pop(place, None)
 
     def begin(self, node: int) -> None:
         """All users of `node` follow, by `hold`, until `end`."""
-        self._unconfirmed[node] = {
-            user for user, login in self._logins.items() if login.node == node
-        }
+        # A copy would cost each time as much as there is: here it is what was told since.
+        confirmed = self._users.pop(node, {})
+        self._unconfirmed.setdefault(node, confirmed).update(confirmed)
 
     def end(self, node: int, now: float) -> list[Command]:
         """All users of `node` were told: what is known of it beyond those is wrong."""
         commands = []
         for user in self._unconfirmed.pop(node, ()):
-            login = self._logins.get(user)
-            if login is not None and login.node == node:
-                commands += self.free(user, node, login.session, now)
+            commands += self.free(user, node, self._logins[user].session, now)
         self.give_up(node)
         return commands
-
-    def _confirm(self, user: str, login: Login) -> None:
-        unconfirmed = self._unconfirmed.get(login.node)
-        if unconfirmed is not None:
-            unconfirmed.discard(user)
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -255,6 +299,7 @@ class UserDirectory:
         """Decide what was asked before it was complete, which it is now."""
         assert self.is_complete
         early, self._early = self._early, {}
+        self._early_counts.clear()
         commands = []
         for ask in early.values():
             commands += self._decide(ask, now)
@@ -262,22 +307,25 @@ class UserDirectory:
 
     def forget_node(self, node: int, now: float) -> list[Command]:
         """`node` began another life, or left: none of its sessions is there any more."""
-        self._unconfirmed.pop(node, None)
+        users = self._unconfirmed.pop(node, {}) | self._users.pop(node, {})
         self._early = {place: ask for place, ask in self._early.items() if place[0] != node}
+        del self._early_counts[node]
         for contest in self._contests.values():
             contest.asks = {place: ask for place, ask in contest.asks.items() if place[0] != node}
         commands = []
-        for user in [user for user, login in self._logins.items() if login.node == node]:
+        for user in users:
             del self._logins[user]
+        for user in users:
             commands += self._reconsider(user, now)
         return commands
 
     def keep(self, is_owned: Callable[[str], bool]) -> None:
         """Forget the users whose key another node owns now; their nodes tell that one."""
         for user in [user for user in self._logins if not is_owned(user)]:
-            del self._logins[user]
+            self._drop(user)
             self._contests.pop(user, None)
         self._early = {place: ask for place, ask in self._early.items() if is_owned(ask.user)}
+        self._early_counts = Counter(node for node, _ in self._early)
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless contests are about users that other nodes have."""
@@ -286,7 +334,18 @@ class UserDirectory:
             assert all(ask.user == user for ask in contest.asks.values())
             assert all(place == ask.place for place, ask in contest.asks.items())
             assert holder.node not in {node for node, _ in contest.asks}
+            assert len(contest.asks) <= CONTEST_ASKS_MAX
         assert not self._early or self._awaited
+        assert +self._early_counts == Counter(node for node, _ in self._early)
+        kept = [
+            (user, node)
+            for users in (self._users, self._unconfirmed)
+            for node, names in users.items()
+            for user in names
+        ]
+        assert len(kept) == len(self._logins)
+        assert set(kept) == {(user, login.node) for user, login in self._logins.items()}
+        assert all(count <= USERS_MAX for count in Counter(node for _, node in kept).values())
 
 
 def _answer(ask: Ask, stamp: int) -> Command:

@@ -92,7 +92,8 @@ class LoginOwner:
     def await_nodes(self, nodes: Iterable[int], now: float) -> None:
         """Decide nothing before `nodes` have told their users, or have had the time to."""
         for node in nodes:
-            self._awaited[node] = now + self._timeout_s
+            # A node that begins life after life has no more time: all would wait for it for ever.
+            self._awaited.setdefault(node, now + self._timeout_s)
         self.directory.await_nodes(self._awaited)
 
     def linked(self, node: int, is_new_life: bool, now: float) -> None:

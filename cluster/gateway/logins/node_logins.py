@@ -60,6 +60,7 @@ class NodeLogins(Topic):
         """Decide which of `sessions` is which user; `wall_clock` gives seconds since the epoch."""
         self.owned = LoginOwner(timeout_s, self._give, self.is_reachable)
         """The users that this node owns."""
+        self.owned.directory.on_unkept = lambda: counters.add("users_not_kept")
         self.asker = LoginAsker(self, sessions, binds, counters, timeout_s, core.now, wall_clock)
         """What the sessions of this node ask."""
         self._node = traffic.node

@@ -1,5 +1,7 @@
 """The owner of a user decides: in the order of asking, by stamps only where nobody could."""
 
+import time
+
 import pytest
 
 from cluster.gateway.logins.directory import Ask, Command, UserDirectory
@@ -262,3 +264,118 @@ def test_users_that_another_node_owns_now_are_forgotten(directory: UserDirectory
     assert directory.find("bob") is not None
     assert directory.checked("ann", 1, 1, False, 0) == []
     directory.check_invariants()
+
+
+def hold(directory: UserDirectory, user: str, node: int = 1, session: int = 1) -> list[Command]:
+    return directory.hold(user, Login(10, node, session))
+
+
+@pytest.fixture
+def unkept(directory: UserDirectory, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Room for two users of each node; what is not kept."""
+    monkeypatch.setattr("cluster.gateway.logins.directory.USERS_MAX", 2)
+    found: list[None] = []
+    directory.on_unkept = lambda: found.append(None)
+    return found
+
+
+def test_a_node_with_too_many_users_gets_more_but_they_are_not_found(
+    directory: UserDirectory, unkept: list[None]
+) -> None:
+    for session, user in enumerate(["a", "b", "c"], 1):
+        assert hold(directory, user, session=session) == []
+    assert directory.ask(ask(1, 20, session=4, user="d"), 0) == [bound(1, 20, 4, "d")]
+    assert [directory.find(user) is not None for user in "abcd"] == [True, True, False, False]
+    assert len(unkept) == 2
+    assert directory.ask(ask(2, 20, user="e"), 0) == [bound(2, 20, user="e")], "others have room"
+    assert directory.find("e") is not None
+    hold(directory, "a")  # which it has
+    assert len(unkept) == 2
+    directory.free("a", 1, 1, 0)
+    hold(directory, "c", session=3)
+    assert directory.find("c") is not None
+    directory.check_invariants()
+
+
+def test_a_user_that_is_taken_and_not_kept_is_taken_all_the_same(
+    directory: UserDirectory, unkept: list[None]
+) -> None:
+    directory.ask(ask(2, 10), 0)
+    for session, user in enumerate(["a", "b"], 1):
+        hold(directory, user, session=session)
+    assert directory.ask(ask(1, 20, session=9), 0) == [bound(1, 20, 9), taken(2, 20)]
+    assert directory.find("ann") is None
+    assert len(unkept) == 1
+    directory.check_invariants()
+
+
+def test_users_that_are_told_again_are_confirmed_within_the_bound(
+    directory: UserDirectory, unkept: list[None]
+) -> None:
+    for session, user in enumerate(["a", "b"], 1):
+        hold(directory, user, session=session)
+    directory.begin(1)
+    directory.check_invariants()
+    hold(directory, "c", session=3)  # the others may be there still
+    hold(directory, "b", session=2)
+    directory.begin(1)  # again, in the midst of it
+    hold(directory, "a", session=1)
+    directory.check_invariants()
+    directory.end(1, 0)
+    directory.check_invariants()
+    assert [directory.find(user) is not None for user in "abc"] == [True, False, False]
+    hold(directory, "c", session=3)
+    assert directory.find("c") is not None
+    assert len(unkept) == 1
+
+
+def test_asks_that_wait_are_bounded_for_each_node(
+    directory: UserDirectory, unkept: list[None]
+) -> None:
+    directory.await_nodes([3])
+    for session in range(1, 5):
+        directory.ask(ask(1, 10, session=session, user=f"u{session}"), 0)
+    directory.ask(ask(1, 11, session=2, user="again"), 0)
+    directory.ask(ask(2, 10), 0)
+    directory.check_invariants()
+    assert len(unkept) == 2
+    directory.free("u1", 1, 1, 0)
+    directory.ask(ask(1, 10, session=4, user="u4"), 0)
+    directory.check_invariants()
+    directory.keep(lambda user: user != "again")
+    directory.ask(ask(1, 10, session=5, user="u5"), 0)
+    directory.check_invariants()
+    directory.forget_node(2, 0)
+    directory.check_invariants()
+    directory.give_up(3)
+    assert directory.decide_early(0) == [bound(1, 10, 4, "u4"), bound(1, 10, 5, "u5")]
+    directory.check_invariants()
+    assert len(unkept) == 2
+
+
+def test_asks_for_one_holder_are_bounded_and_the_others_rejected(
+    directory: UserDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.gateway.logins.directory.CONTEST_ASKS_MAX", 2)
+    directory.ask(ask(1, 10), 0)
+    assert directory.ask(ask(2, 20, REJECT), 0) == [check(1)]
+    assert directory.ask(ask(3, 20, REJECT), 0) == []
+    assert directory.ask(ask(4, 20, REJECT), 0) == [rejected(4)]
+    assert directory.ask(ask(3, 21, REJECT), 0) == []
+    directory.check_invariants()
+    assert directory.checked("ann", 1, 1, True, 0) == [rejected(2), rejected(3)]
+
+
+def test_a_node_that_begins_again_and_again_costs_no_more_than_it_tells(directory: UserDirectory):
+    """A liar would have the owner look at all its users for each record of a few bytes."""
+    count = 100_000
+    for number in range(count):
+        hold(directory, f"user {number}", session=number)
+    began = time.process_time()
+    for _ in range(1_000):
+        directory.begin(1)
+        hold(directory, "user 1", session=1)
+    assert time.process_time() - began < 1
+    directory.end(1, 0)
+    assert len(directory) == 0 or directory.find("user 1") is not None
+    assert len(directory) <= 1

@@ -181,3 +181,15 @@ def test_what_may_be_from_before_a_cut_counts_by_its_stamp_until_that_was_all(be
     assert bench.took() == [(3, ANSWER, 1), (2, TAKEN, 0)]
     assert bench.holder is not None
     assert bench.holder[1:] == (3, 3)
+
+
+def test_a_node_that_begins_life_after_life_is_waited_for_no_longer():
+    bench = Bench()
+    bench.owner.linked(2, True, 0.0)
+    bench.ask(3, 10)
+    for now in (0.5, 1.0, 1.5):
+        bench.owner.linked(2, True, now)
+        bench.owner.look(now)
+    assert bench.given == []
+    bench.owner.look(TIMEOUT_S)
+    assert [node for node, _ in bench.given] == [3]
