@@ -30,6 +30,7 @@ from cluster.worker.decode_errors import DecodeErrorPolicy, DecodeErrors
 from cluster.worker.handler_shape import check_function
 from cluster.worker.handlers import Handlers
 from cluster.worker.message_handlers import encode_message, is_message_type
+from cluster.worker.names_elsewhere import OF_APP, tell_names_elsewhere
 from cluster.worker.questions import decode_answer
 from cluster.worker.runtime import Runtime
 from cluster.worker.session import Session
@@ -407,3 +408,6 @@ class App(Handlers):
             posted = list(self.posted)
             self.posted.clear()
         return posted
+
+
+tell_names_elsewhere(App, OF_APP)

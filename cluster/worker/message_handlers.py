@@ -157,7 +157,8 @@ def _find_type(handler: Callable[..., Any], given: Any) -> type[msgspec.Struct]:
         raise TypeError(
             f"handler {handler_name(handler)}: annotate {parameter.name or 'message'!r} with the "
             "msgspec.Struct that it takes, or write @app.on_message(Type); it says "
-            f"{'bytes, or nothing' if type_ is bytes else repr(type_)}"
+            f"{'bytes, or nothing' if type_ is bytes else repr(type_)} (messages are those of "
+            "shards; packets of clients come to @app.on_packet)"
         )
     if is_message_type(annotation) and annotation is not type_:
         raise TypeError(

@@ -28,6 +28,7 @@ from cluster.shared.records import (
 from cluster.shared.takeover import ReplayedSession
 from cluster.shared.user_records import BindResult, SecondLogin, pack_bind, pack_unbind, read_bound
 from cluster.worker.binds import Binding, Binds
+from cluster.worker.names_elsewhere import OF_SESSION, tell_names_elsewhere
 from cluster.worker.outbox import Outbox, not_here
 from cluster.worker.packet_stream import Packets, join_packets, too_long
 
@@ -396,3 +397,6 @@ class Session:
         self.is_open = False
         self._has_ended = True
         self._hear_end()
+
+
+tell_names_elsewhere(Session, OF_SESSION)
