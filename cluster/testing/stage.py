@@ -28,6 +28,10 @@ OUTSIDE_POLL_S = 0.001
 OUTSIDE_MAX_S = 10.0
 """How long a worker that waits by itself waits for what nothing here brings."""
 
+OUTSIDE_ALONE_MAX_S = 30.0
+"""How long, within one call of the test, a worker waits by itself for what a thread or a socket is
+to bring: what only the test can bring does not come, because that call has not returned."""
+
 WAITS_MAX = 5_000
 """How often a worker waits by itself where the application has planned nothing but what comes again
 and again, as gateways and links have. Something of theirs is due in each: that is an hour and more,
@@ -40,6 +44,13 @@ HOPELESS = (
     "a worker waits for its own coroutines, which nothing in this {place} ends: in on_start or "
     "on_stop, or because as many of them wait as may; give App(coroutines_max=..., "
     "coroutines_waiting_max=...) more, or what they await a timeout"
+)
+
+OUTSIDE_ALONE = (
+    "a worker has waited {seconds:g} s for its own coroutines, in on_start or on_stop, or because "
+    "as many of them wait as may, and they await something outside of this {place} (a thread, a "
+    "process, a socket), which the test cannot bring before its call returns; give "
+    "App(coroutines_max=..., coroutines_waiting_max=...) more, or what they await a timeout"
 )
 
 START_S = 1_000.0
@@ -118,6 +129,8 @@ class Stage:
         """When it began to, by a clock that goes."""
         self._waits_until = math.inf
         """When, by a clock that goes, it has waited too long for what nothing here brings."""
+        self._outside_until = math.inf
+        """The same for what a thread or a socket is to bring."""
 
     # -- what a test does --------------------------------------------------------------------------
 
@@ -129,7 +142,7 @@ class Stage:
         if self._is_settling:
             return
         self._is_settling = True
-        self._waits = 0
+        self._waits, self._outside_until = 0, math.inf
         try:
             self._turn_until_quiet()
         finally:
@@ -259,6 +272,11 @@ class Stage:
             return 0.0
         if self._awaits_outside():
             self._waits, self._waits_until = 0, math.inf
+            now = time.monotonic()
+            self._outside_until = min(self._outside_until, now + OUTSIDE_ALONE_MAX_S)
+            if now >= self._outside_until:
+                seconds = OUTSIDE_ALONE_MAX_S
+                raise RuntimeError(OUTSIDE_ALONE.format(place=self.place, seconds=seconds))
             if self._next_due() is None:
                 return OUTSIDE_POLL_S
         elif self._next_due() is None:

@@ -194,6 +194,33 @@ def test_what_a_full_worker_awaits_in_a_thread_may_take_any_time(monkeypatch: py
         assert node.now == began
 
 
+@pytest.mark.parametrize("has_timer", [False, True])
+def test_a_full_worker_that_awaits_what_only_the_test_brings_is_an_error_and_no_hang(
+    monkeypatch: pytest.MonkeyPatch, has_timer: bool
+):
+    monkeypatch.setattr("cluster.testing.stage.OUTSIDE_ALONE_MAX_S", 0.1)
+    app = App(coroutines_max=1, coroutines_waiting_max=0)
+    release = threading.Event()
+
+    @app.on_packet(SLOW)
+    async def slow(session: Session, payload: bytes) -> None:
+        await asyncio.to_thread(release.wait)
+
+    if has_timer:
+
+        @app.every(1)
+        def tick() -> None:
+            pass
+
+    try:
+        with pytest.raises(RuntimeError, match=r"waited 0.1 s .* outside of this node.*coroutines"):  # noqa: SIM117
+            with TestNode(app) as node:
+                node.connect().send(SLOW)
+                release.set()
+    finally:
+        release.set()
+
+
 def test_timers_and_posted_functions_do_not_wait():
     app, _ = _app(coroutines_max=1)
     ticks: list[str] = []
