@@ -231,13 +231,11 @@ class Session(Sender):
             self.abort(service.close_cause)
             return self._advance_close()
         self._was_connected = True
-        self._callback_thread = get_ident()
+        self._enter_callback()
         try:
             self.on_connected()
         finally:
-            self._callback_thread = 0
-            if self._gathered is not None:
-                self._send_gathered()
+            self._leave_callback()
         if self._state is not _CONNECTED:
             return self._advance_close()
         if not self._recv_paused:
@@ -342,7 +340,7 @@ class Session(Sender):
         self._read_ended = True
         if self._state is not _CONNECTED:
             return self._advance_close()
-        self._callback_thread = get_ident()
+        self._enter_callback()
         try:
             self.on_read_ended()
         finally:
