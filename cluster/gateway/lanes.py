@@ -60,7 +60,6 @@ class LaneRunner(IocpObject):
     """Drains outbound always, flushes inbound once for each batch of completions."""
 
     __slots__ = (
-        "_appliers",
         "_core",
         "_event",
         "_hub",
@@ -90,7 +89,6 @@ class LaneRunner(IocpObject):
         self._core = core
         self._hub = hub
         self._shards = shards
-        self._appliers = appliers
         self._pairs = list(zip(shards, appliers, strict=True))
         self._on_commit = on_commit
         self._on_violation = on_violation
@@ -142,7 +140,7 @@ class LaneRunner(IocpObject):
         for _ in range(PUMPS_FOR_THE_DEAD):
             if not self._hub.pump(MESSAGES_PER_TURN):
                 break
-        applier, lane = self._appliers[shard.index], shard.lane
+        lane, applier = shard.lane, self._pairs[shard.index][1]
         # No more can lie there: of batches beyond the capacity there is never more than one.
         left = 2 * lane.log.capacity_bytes
         while applier.batch is not None or (left > 0 and lane.has_received):
