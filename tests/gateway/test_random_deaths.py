@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
@@ -24,7 +23,7 @@ from cluster.worker.outbox import Outbox
 from cluster.worker.packet_stream import Packets
 from cluster.worker.saved_state import SavedState
 from cluster.worker.session import Session
-from tests.gateway.world import GatewayWorld, packets_in
+from tests.gateway.world import GatewayWorld, make_faulty_world, packets_in
 from tests.iocp.peers import Peer
 from tests.worker.dispatchers import make_dispatcher, make_runtime
 
@@ -333,15 +332,7 @@ def test_no_reply_is_lost_repeated_or_reordered(
     monkeypatch.setattr("cluster.gateway.outbound_steps.RECORDS_MAX", 2)
     monkeypatch.setattr("cluster.gateway.workers.SESSIONS_PER_TURN", 2)
     rng = random.Random(seed)
-    faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
-    network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
-    world = GatewayWorld(
-        MemoryDriver(network),
-        lane_bytes=4_096,
-        send_queue_bytes_max=600_000,
-        send_stall_timeout_s=3_600.0,
-        close_timeout_s=3_600.0,
-    )
+    world = make_faulty_world(seed, lane_bytes=4_096, send_queue_bytes_max=600_000)
     # Slow from a few packets on, and never so slow that pushes overflow the queue.
     world.shards[0].flow.slow_bytes = 1_500
     try:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
+from cluster.iocp.driver.memory import MemoryDriver
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.group_records import pack_publish
 from cluster.shared.local_lane import LocalWorkerLane
@@ -22,7 +22,7 @@ from cluster.shared.messages import Grant
 from cluster.shared.records import PUBLISH as PUBLISH_RECORD
 from cluster.worker import App, Session
 from tests.gateway.test_random_logins import DeadError, MortalWorker, Oracle, WrongError
-from tests.gateway.world import GatewayWorld, packets_in
+from tests.gateway.world import GatewayWorld, make_faulty_world, packets_in
 from tests.iocp.peers import Peer
 
 JOIN, LEAVE, PUBLISH, PUBLISH_TO_OTHERS, FAIL, END, HEARD = range(1, 8)
@@ -140,9 +140,11 @@ class Publish:
 class Rooms:
     """Two shards, their workers, the clients that come and go, and the model."""
 
-    def __init__(self, rng: random.Random, world: GatewayWorld, network: MemoryNetwork) -> None:
+    def __init__(self, rng: random.Random, world: GatewayWorld) -> None:
         self._rng = rng
-        self._network = network
+        driver = world.core.driver
+        assert isinstance(driver, MemoryDriver)
+        self._network = driver.network
         self.world = world
         self.oracle = GroupOracle()
         self.clients: list[Client] = []
@@ -316,16 +318,9 @@ def test_members_hear_everything_once_and_in_order(
 ) -> None:
     monkeypatch.setattr("cluster.gateway.outbound.FAN_OUT_SLICE", 2)
     rng = random.Random(seed)
-    faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
-    network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
-    world = GatewayWorld(
-        MemoryDriver(network),
-        shard_count=2,
-        send_stall_timeout_s=3_600.0,
-        close_timeout_s=3_600.0,
-    )
+    world = make_faulty_world(seed, shard_count=2)
     try:
-        rooms = Rooms(rng, world, network)
+        rooms = Rooms(rng, world)
         for _ in range(STEPS):
             rooms.step()
         rooms.settle()

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.lane import Commit
 from cluster.shared.local_lane import LocalWorkerLane
 from cluster.shared.messages import Grant
 from cluster.worker import App, BindResult, Session
 from cluster.worker.outbox import Outbox
-from tests.gateway.world import GatewayWorld
+from tests.gateway.world import GatewayWorld, make_faulty_world
 from tests.iocp.peers import Peer
 from tests.worker.dispatchers import make_dispatcher
 
@@ -218,14 +217,7 @@ class Logins:
 @pytest.mark.parametrize("seed", range(6))
 def test_nobody_is_ever_taken_for_somebody_else(seed: int, policy: str) -> None:
     rng = random.Random(seed)
-    faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
-    network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
-    world = GatewayWorld(
-        MemoryDriver(network),
-        shard_count=2,
-        send_stall_timeout_s=3_600.0,
-        close_timeout_s=3_600.0,
-    )
+    world = make_faulty_world(seed, shard_count=2)
     try:
         logins = Logins(rng, world, policy)
         for _ in range(STEPS):

@@ -33,7 +33,7 @@ from cluster.gateway.tell_router import TellRouter
 from cluster.gateway.workers import Workers
 from cluster.iocp import IocpCore, NetAddress, SessionSettings
 from cluster.iocp.driver import Driver
-from cluster.iocp.driver.memory import MemoryDriver
+from cluster.iocp.driver.memory import Faults, ManualClock, MemoryDriver, MemoryNetwork
 from cluster.iocp.packet_framing import iter_packets
 from cluster.shared.batch_bytes import accepted_batch_bytes
 from cluster.shared.config import LimitsConfig, RoutingChoice
@@ -410,6 +410,18 @@ class GatewayWorld:
             lane.close()
         self.core.close()
         self.hub.close()
+
+
+def make_faulty_world(seed: int, **options: Any) -> GatewayWorld:
+    """Make a world on a network that splits and delays transfers, as `seed` has it.
+
+    No session of it ends because time passes.
+    """
+    faults = Faults(partial_send=0.3, partial_recv=0.3, late=0.3)
+    network = MemoryNetwork(seed=seed, faults=faults, clock=ManualClock(), buffer_bytes=1_000)
+    return GatewayWorld(
+        MemoryDriver(network), send_stall_timeout_s=3_600.0, close_timeout_s=3_600.0, **options
+    )
 
 
 def packets_in(data: bytes | bytearray) -> list[bytes]:
