@@ -206,6 +206,34 @@ def test_sessions_are_called_by_one_thread_at_a_time_and_in_order(loop: Loop):
     close_all(server, client)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_session_that_is_on_its_way_when_its_service_closes_ends_too(name: str):
+    """It was accepted in the same batch, and waits for its own turn."""
+    try:
+        driver = choose_driver(name, threads=THREADS)
+    except DriverUnavailableError as error:
+        pytest.skip(f"driver {name}: {error}")
+    core = IocpCore(threads=THREADS, driver=driver)
+
+    class Closes(Watched):
+        def on_connected(self) -> None:
+            super().on_connected()
+            if server.listener.handle is not None:
+                server.close_service("over")
+
+    server, client, sessions = make_services(core, Closes, Watched)
+    assert client.start()
+    is_over = False
+    deadline = time.monotonic() + 20
+    while not is_over and time.monotonic() < deadline:
+        core.dispatch(0.05)
+        is_over = server.current_session_count == client.current_session_count == 0
+        is_over = is_over and client.connecting_count == 0
+    core.close()
+    assert is_over
+    assert any(session.calls for session in sessions)
+
+
 def test_more_than_one_thread_delivers(loop: Loop):
     server, client, _ = make_services(loop.core, Echo, Counting)
     gate = threading.Barrier(2)
