@@ -127,6 +127,17 @@ def test_a_deadline_beyond_the_wheel_takes_a_look_a_round():
     assert len(looks.seen) <= 100 / 7 + 2
 
 
+def test_what_is_to_be_looked_at_earlier_already_stays_there():
+    wheel: TimerWheel[Entry] = TimerWheel(1.0, 8, 0.0)
+    entry = Entry()
+    assert wheel.add(entry, 2.0) == 2.0
+    assert wheel.add(entry, 5.0) == 2.0
+    assert wheel.next_due() == 2.0
+    assert wheel.add(entry, 1.0) == 1.0
+    assert wheel.next_due() == 1.0
+    assert len(wheel) == 1
+
+
 def test_a_long_sleep_looks_at_each_entry_once():
     looks = Looks()
     wheel: TimerWheel[Entry] = TimerWheel(1.0, 8, 0.0)
@@ -155,14 +166,14 @@ def test_what_a_look_removes_is_not_looked_at_itself(again: bool):
         if entry is first:
             wheel.remove(second)
             if again:
-                wheel.add(second, 5.0)
+                wheel.add(second, 2.0)
         return None
 
     wheel.advance(1.0, look, 10)
     assert seen == [first]
     wheel.check_invariants()
-    wheel.advance(4.9, never, 10)
-    wheel.advance(5.0, look, 10)
+    wheel.advance(1.9, never, 10)
+    wheel.advance(2.0, look, 10)
     assert seen == [first, second] if again else [first]
 
 
