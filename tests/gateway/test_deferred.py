@@ -267,7 +267,7 @@ def test_more_than_may_be_deferred_ends_the_worker(memory_gateway: MakeGateway):
         (defer(0, 3), "of no record that session"),
         (defer(0, 1 << 63), "of no record that session"),
         (defer(99, 2), "of no record that session 0x63 has sent"),
-        (defer(0, 2, 0, 0), "0 calls"),
+        (defer(0, 2, 1, 0), "of a record of 3 packets"),
         (defer(0, 2, 3, 1), "of a record of 3 packets"),
         (defer(0, 2, 1, 3), "of a record of 3 packets"),
         (defer(0, 1), "of no record that session"),
