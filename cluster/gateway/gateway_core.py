@@ -110,7 +110,9 @@ class GatewayCore:
             )
             for shard in self.shards
         ]
-        self.tells = TellRouter(self.shards, self.traffic, core, counters)
+        self.tells = TellRouter(
+            self.shards, self.traffic, core, counters, config.links.retained_bytes_max
+        )
         self.workers = self._make_workers(send, report, quarantine)
         self.lanes = LaneRunner(
             core,

@@ -89,11 +89,15 @@ class NodeTells(Topic):
         came_back: Callable[[int, list[MovedTell]], None],
         began_anew: Callable[[int], None],
         counters: Counters,
+        taken_bytes_max: int,
     ) -> None:
         """Give what comes to `deliver`, which says whether there is such a shard.
 
         What another node was told and does not own the keys of goes to `came_back`, and
         `began_anew` hears of a node that has begun another life, before anything that is told it.
+        Of what each node has told, at most `taken_bytes_max` may wait to be handled here, counted
+        as it is in windows; more is refused. The windows of a node come to half of its
+        `links.retained_bytes_max`.
         """
         self._traffic = traffic
         self._core = core
@@ -109,6 +113,8 @@ class NodeTells(Topic):
         """The last life of each node that there was a link with; ids have 16 bits."""
         self._gathered: list[int] | None = None
         """Numbers of messages in the record in hand whose keys are another's."""
+        self._taken_bytes: dict[int, int] = {}  # of each node, of all its lives: not handled yet
+        self._taken_bytes_max = taken_bytes_max
         self._known: set[int] = set()
         """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
         self._retries = False
@@ -147,12 +153,24 @@ class NodeTells(Topic):
         peer.records.append(b"".join(parts))
         self._flush(node, peer)
 
-    def handled(self, node: int, number: int) -> None:
-        """What `node` has told under `number` is handled here, for good."""
+    def handled(self, node: int, number: int, cost: int) -> None:
+        """What `node` has told under `number`, which counted for `cost`, is handled, for good."""
+        self._give_back(node, cost)
         self._answer(node, HANDLED, number)
 
-    def moved(self, node: int, number: int) -> None:
-        """The key of what `node` has told under `number` is not owned here; nobody handles it."""
+    def _give_back(self, node: int, cost: int) -> None:
+        left = self._taken_bytes.pop(node, 0) - cost
+        assert left >= 0
+        if left:
+            self._taken_bytes[node] = left
+
+    def moved(self, node: int, number: int, cost: int) -> None:
+        """The key of what `node` has told under `number`, which counted for `cost`, is not owned
+        here; nobody handles it."""
+        self._give_back(node, cost)
+        self._send_back(node, number)
+
+    def _send_back(self, node: int, number: int) -> None:
         if self._gathered is not None:
             self._gathered.append(number)
         else:
@@ -284,15 +302,20 @@ class NodeTells(Topic):
         first = self._shards[0]
         if first.flow.reads_no_more and not tell.purpose.is_answer:
             if tell.key and not first.keys.will_own(tell.key):
-                self.moved(node, number)
+                self._send_back(node, number)
                 return
             # Its sender hears of it from the next life of this node, or when it is gone for good.
             self._counters.add("messages_left_by_drain")
             return
         owner = TellOwner(ShardId(node, index), self._traffic.node, told.cost, number)
-        if not self._deliver(told, owner):
-            self._counters.add("messages_refused")
-            self._answer(node, REFUSED, number)
+        taken_bytes = self._taken_bytes.get(node, 0) + told.cost
+        if taken_bytes <= self._taken_bytes_max:
+            self._taken_bytes[node] = taken_bytes  # `moved` may give it back at once
+            if self._deliver(told, owner):
+                return
+            self._give_back(node, told.cost)
+        self._counters.add("messages_refused")
+        self._answer(node, REFUSED, number)
 
     def settled(self, node: int, payload: bytes) -> None:
         """The link has room again for what waits."""

@@ -24,9 +24,17 @@ class TellRouter:
     """The `Carrier` of all shards of a node. For the dispatching thread."""
 
     def __init__(
-        self, shards: Sequence[Shard], traffic: NodeTraffic, core: IocpCore, counters: Counters
+        self,
+        shards: Sequence[Shard],
+        traffic: NodeTraffic,
+        core: IocpCore,
+        counters: Counters,
+        taken_bytes_max: int,
     ) -> None:
-        """Carry what `shards` tell, and what other nodes tell them by `traffic`."""
+        """Carry what `shards` tell, and what other nodes tell them by `traffic`.
+
+        Of what each of those has told, `taken_bytes_max` may wait to be handled.
+        """
         self._shards = shards
         self._traffic = traffic
         self._node = traffic.node
@@ -39,7 +47,14 @@ class TellRouter:
             counters,
         )
         self._nodes = NodeTells(
-            traffic, core, shards, self.deliver, self._moved.came_back, self._began_anew, counters
+            traffic,
+            core,
+            shards,
+            self.deliver,
+            self._moved.came_back,
+            self._began_anew,
+            counters,
+            taken_bytes_max,
         )
         self._names = [ShardId(self._node, shard.index) for shard in shards]
         for shard in shards:
@@ -111,7 +126,7 @@ class TellRouter:
         if node == self._node:
             self._shards[index].tells.given_back(owner.node, owner.cost)
         else:
-            self._nodes.handled(node, owner.number)
+            self._nodes.handled(node, owner.number, owner.cost)
 
     # -- keys that have moved ----------------------------------------------------------------------
 
@@ -120,7 +135,7 @@ class TellRouter:
         if node == self._node:
             self._moved.came_back(node, [MovedTell(index, told)])
         else:
-            self._nodes.moved(node, owner.number)
+            self._nodes.moved(node, owner.number, owner.cost)
 
     def _send_moved(self, node: int, moved: list[MovedTell]) -> None:
         if node == self._node:

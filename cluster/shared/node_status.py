@@ -76,6 +76,7 @@ COUNTERS = frozenset(
         "lanes_refused",
         "links_full",
         "links_lost",
+        "links_paused",
         "links_replaced",
         "links_too_many_nodes",
         "links_undelivered",

@@ -56,7 +56,7 @@ class Shard:
 class World:
     """The messages of a node, and links that take nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken_bytes_max: int = 1 << 24) -> None:
         self.clock = ManualClock()
         self.core = IocpCore(driver=MemoryDriver(MemoryNetwork(clock=self.clock)))
         self.counters = Counters()
@@ -65,6 +65,7 @@ class World:
         self.traffic.links = self.links  # type: ignore[assignment]  # as much as is asked of it
         self.heard: list[bytes] | None = None
         """What came for its shards; None when it has none."""
+        self.owners: list[TellOwner] = []
         self.tells = NodeTells(
             self.traffic,
             self.core,
@@ -73,12 +74,14 @@ class World:
             self.came_back,
             lambda node: None,
             self.counters,
+            taken_bytes_max,
         )
 
     def deliver(self, told: ToldTell, owner: TellOwner) -> bool:
         if self.heard is None:
             return False
         self.heard.append(told.tell.content)
+        self.owners.append(owner)
         return True
 
     def came_back(self, node: int, moved: list[MovedTell]) -> None:
@@ -89,7 +92,7 @@ def test_answers_that_have_waited_long_go_in_records_that_a_link_takes() -> None
     world = World()
     count = RECORD_BYTES_MAX // 8 + 1_000
     for number in range(count):
-        world.tells.handled(2, number)
+        world.tells.handled(2, number, 0)
     world.links.has_room = True
     deadline = world.core.now() + 2 * RETRY_S
     while world.core.now() < deadline:
@@ -132,16 +135,16 @@ def test_what_a_batch_tells_a_node_goes_in_as_few_records_as_hold_it(
 def test_what_waits_goes_as_soon_as_the_link_has_room() -> None:
     world = World()
     world.tells.send(2, told(b"a message"))
-    world.tells.handled(2, 5)
+    world.tells.handled(2, 5, 0)
     world.tells.settled(2, bytes([TOLD]))
     assert world.links.sent == []
     world.links.has_room = True
     world.tells.settled(3, bytes([TOLD]))  # of a node that nothing is for
     world.tells.settled(2, bytes([TOLD]))
     assert [record[0] for record in world.links.sent] == [TOLD, HANDLED]
-    world.tells.handled(2, 6)
+    world.tells.handled(2, 6, 0)
     world.links.has_room = False
-    world.tells.handled(2, 7)
+    world.tells.handled(2, 7, 0)
     world.links.has_room = True
     world.tells.settled(2, bytes([TOLD]))
     world.tells.settled(2, bytes([TOLD]))
@@ -181,4 +184,30 @@ def test_what_nobody_can_read_does_not_fill_the_log(caplog: pytest.LogCaptureFix
     assert len(caplog.messages) == 6
     assert caplog.messages[-1].endswith("(95 more such)")
     assert world.counters.snapshot()["messages_unreadable"] == 101
+    world.core.close()
+
+
+def test_what_a_node_tells_without_end_is_refused_until_some_of_it_is_handled() -> None:
+    """Whoever keeps to its windows never has as much on its way."""
+    cost = ToldTell(HELLO).cost
+    world = World(taken_bytes_max=3 * cost)
+    world.links.has_room = True
+    world.heard = []
+
+    def tell(node: int, number: int, count: int) -> None:
+        each = pack("<IH", len(HELLO), 0) + HELLO
+        payload = pack("<BQ", TOLD, number) + count * each
+        world.traffic.delivered(Delivery(node, 2, number, 1), payload)
+
+    tell(2, 1, 5)
+    assert len(world.heard) == 3
+    assert world.links.sent == [pack("<BQ", REFUSED, number) for number in (4, 5)]
+    assert world.counters.snapshot()["messages_refused"] == 2
+    tell(3, 1, 3)
+    assert len(world.heard) == 6, "another node has its own room"
+    for owner in world.owners:
+        world.tells.handled(owner.sender.node, owner.number, owner.cost)
+    tell(2, 6, 3)
+    assert len(world.heard) == 9
+    assert world.counters.snapshot()["messages_refused"] == 2
     world.core.close()

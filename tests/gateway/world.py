@@ -222,7 +222,7 @@ class GatewayWorld:
             )
             for shard in self.shards
         ]
-        self.tells = TellRouter(self.shards, self.traffic, self.core, self.counters)
+        self.tells = TellRouter(self.shards, self.traffic, self.core, self.counters, 16 << 20)
         self.sent: list[tuple[bytes, ControlMessage]] = []
         self.reports: list[ShardReport] = []
         self.workers = Workers(

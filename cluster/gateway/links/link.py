@@ -50,6 +50,7 @@ class Link:
         "_has_violated",
         "_is_closing",
         "_is_new_life",
+        "_is_paused",
         "_make_life",
         "_reason",
         "_to_flush",
@@ -98,6 +99,7 @@ class Link:
         self._arrival = 0  # of the last session that has proved itself, see NodeSession.arrival
         self._has_violated = False  # the last session did: the calls' failures go on from there
         self._is_new_life = True  # the peer's, since LinkUser.linked was told last
+        self._is_paused = False  # the session is not read: the log is crowded
         self._reason = ""  # why there is no session; empty while there is one, or none was tried
         self._is_closing = False
         self._full_lines = LogLimit(1, FULL_LINES_S)
@@ -159,6 +161,7 @@ class Link:
             return
         self._arrival = session.arrival
         older, self.session = self.session, session
+        self._is_paused = False  # the new one, until something comes
         session.link = self
         if older is not None:
             self._counters.add("links_replaced")
@@ -184,7 +187,7 @@ class Link:
                     raise LinkViolation("its first frame does not say how far it is")
                 self._resume(session, read_progress(position, payload))
             elif kind == RECORD:
-                log.take(position)
+                log.take(position, len(payload))
                 delivery = Delivery(self.node, peer.life, position, self.life)
                 self._user.delivered(delivery, payload)
             elif kind == ALIVE:
@@ -194,6 +197,21 @@ class Link:
             else:
                 raise LinkViolation("it says for a second time how far it is")
         self._to_flush[self] = None
+        if log.is_crowded and not self._is_paused:
+            self._is_paused = True
+            self._counters.add("links_paused")
+            session.pause_recv()
+
+    def settle(self, delivery: Delivery) -> None:
+        """What was delivered has had its effect, for good."""
+        if delivery.to_life != self.life:
+            return
+        self.log.settle(delivery.life, delivery.position)
+        self._to_flush[self] = None
+        if self._is_paused and not self.log.is_crowded:
+            self._is_paused = False
+            if self.session is not None:
+                self.session.resume_recv()
 
     def _resume(self, session: NodeSession, progress: Progress) -> None:
         try:
@@ -288,6 +306,8 @@ class Link:
         if session.is_resumed and self._has_violated:
             self._has_violated = False  # it has kept to the protocol for a while
             self.calls.failures = 0
+        if self._is_paused:
+            session.heard_at = now  # it is not read, whatever it says
         if now - session.heard_at > timeout_s:
             session.abort(Cause.TIMEOUT)
         elif (

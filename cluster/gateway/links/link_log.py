@@ -31,7 +31,8 @@ class LinkLog:
     """The records to one peer, and how far those from it are. For the dispatching thread.
 
     Bounded: at most `retained_bytes_max` bytes wait for the peer, each record counting for its
-    length and `RECORD_COST_BYTES`.
+    length and `RECORD_COST_BYTES`. What comes from the peer is bounded by its log, if it keeps to
+    the same maximum; past it the log `is_crowded`, and whoever has the connection reads no more.
     """
 
     __slots__ = (
@@ -41,11 +42,12 @@ class LinkLog:
         "_sent",
         "_sent_last",
         "_settled",
-        "_settled_early",
         "_theirs",
+        "_unsettled",
         "peer_life",
         "retained_bytes",
         "retained_bytes_max",
+        "unsettled_bytes",
     )
 
     def __init__(self, retained_bytes_max: int) -> None:
@@ -60,7 +62,9 @@ class LinkLog:
         self._sent_last = 0  # by any connection to this life of the peer
         self._received = 0
         self._settled = 0
-        self._settled_early: set[int] = set()  # with an earlier one that is not settled
+        self._unsettled: dict[int, int] = {}  # what was received, with what it counts for
+        self.unsettled_bytes = 0
+        """Received from the peer, and not settled here; counted as what is retained."""
 
     # -- outbound ----------------------------------------------------------------------------------
 
@@ -122,7 +126,8 @@ class LinkLog:
         """Have met no life of the peer any more: drop the records, and return them."""
         self.peer_life = None
         self._received = self._settled = 0
-        self._settled_early.clear()
+        self._unsettled.clear()
+        self.unsettled_bytes = 0
         return self.forget()
 
     def resume(self, progress: Progress) -> list[bytes]:
@@ -158,21 +163,27 @@ class LinkLog:
         """How far this side is with the records of the peer's present life."""
         return Progress(self._received, self._settled)
 
-    def take(self, position: int) -> None:
-        """A record has come with `position`; LinkViolation unless it is the next one."""
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more of the peer's records wait to be settled than its log should hold."""
+        return self.unsettled_bytes > self.retained_bytes_max
+
+    def take(self, position: int, num_bytes: int) -> None:
+        """A record of `num_bytes` has come with `position`; LinkViolation if it is not the next."""
         if position != self._received + 1:
             raise LinkViolation(f"record {position} came behind record {self._received}")
         self._received = position
+        self._unsettled[position] = cost = num_bytes + RECORD_COST_BYTES
+        self.unsettled_bytes += cost
 
     def settle(self, life: int, position: int) -> None:
         """The effect of a record of the peer's `life` is for good. In any order, once each."""
         if life != self.peer_life:
             return  # nobody waits for it any more
-        early = self._settled_early
-        early.add(position)
-        while self._settled + 1 in early:
+        unsettled = self._unsettled
+        self.unsettled_bytes -= unsettled.pop(position)
+        while self._settled < self._received and self._settled + 1 not in unsettled:
             self._settled += 1
-            early.remove(self._settled)
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what is retained is what lies between the positions."""
@@ -184,4 +195,6 @@ class LinkLog:
         )
         assert self.retained_bytes <= self.retained_bytes_max
         assert self._settled <= self._received
-        assert all(self._settled + 1 < each <= self._received for each in self._settled_early)
+        assert all(self._settled < each <= self._received for each in self._unsettled)
+        assert self._settled == self._received or self._settled + 1 in self._unsettled
+        assert self.unsettled_bytes == sum(self._unsettled.values())

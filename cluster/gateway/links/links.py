@@ -252,9 +252,8 @@ class Links:
     def settle(self, delivery: Delivery) -> None:
         """What was delivered has had its effect, for good: its sender may forget it."""
         link = self._links.get(delivery.node)
-        if link is not None and delivery.to_life == link.life:
-            link.log.settle(delivery.life, delivery.position)
-            self._to_flush[link] = None
+        if link is not None:
+            link.settle(delivery)
 
     def flush(self) -> None:
         """Give the connections what waits for them. Call it after each batch of completions."""

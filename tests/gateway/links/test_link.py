@@ -312,3 +312,31 @@ def test_a_proved_peer_that_breaks_the_protocol_loses_its_connection(
     world.run(lambda: raw.ended is not None, "its end", 1)
     assert world[2].count("links_violations") == 1
     assert world[2].got == []
+
+
+def test_a_peer_that_sends_more_than_it_may_keep_is_not_read_until_some_is_settled(
+    make_world: MakeWorld,
+) -> None:
+    """And not lost meanwhile, however long that takes; nor is what it has sent."""
+    world = make_world((1, 2), retained_bytes_max=10_000)
+    world.nodes.pop(1).kill()
+    held = world[2].hold()
+    (raw,) = knock(world, 2)
+    prove(world, raw, 2, as_node=1)
+    raw.send_frames(RESUMED)
+    count = 200
+    for position in range(1, count + 1):
+        raw.send_frames(make_frame(RECORD, position, bytes(4_000)))
+    world.run(lambda: world[2].count("links_paused") == 1, "that it is not read")
+    world.run_for(5 * TIMEOUT_S)
+    taken = len(held)
+    assert 1 <= taken < count / 2
+    assert raw.ended is None
+    while len(held) < count or world[2].links._links[1].log.progress.settled != count:
+        for delivery in held[world[2].links._links[1].log.progress.settled :]:
+            world[2].links.settle(delivery)
+        world.turn(0.01)
+        raw.send_frames(make_progress_frame(ALIVE, Progress(0, 0)))
+    assert len(world[2].got) == count
+    assert world[2].count("links_violations") == 0
+    world.run(lambda: raw.ended is not None, "that its silence counts again", 2 * TIMEOUT_S)

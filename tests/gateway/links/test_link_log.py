@@ -42,7 +42,7 @@ def test_a_reconnect_goes_on_where_the_peer_is():
 
 def test_another_life_gets_nothing_of_the_last_ones():
     log = filled(b"a", b"b", b"c")
-    log.take(1)
+    log.take(1, 0)
     unsent(log)
     log.acknowledge(Progress(2, 1))
     assert log.meet(8) == [b"b", b"c"]
@@ -108,7 +108,7 @@ def test_a_life_that_has_just_been_met_can_have_nothing():
 def test_records_are_settled_in_any_order_and_told_as_far_as_all_are():
     log = filled()
     for position in (1, 2, 3, 4):
-        log.take(position)
+        log.take(position, 0)
     for position, settled in ((3, 0), (1, 1), (4, 1), (2, 4)):
         log.settle(7, position)
         assert log.progress == (4, settled)
@@ -117,12 +117,30 @@ def test_records_are_settled_in_any_order_and_told_as_far_as_all_are():
     assert log.progress == (4, 4)
 
 
+def test_a_log_is_crowded_while_more_has_come_than_the_peer_may_keep_and_is_not_settled():
+    log = LinkLog(1_000)
+    log.meet(7)
+    for position in (1, 2):
+        log.take(position, 436)  # 500, with what a record counts for
+        assert not log.is_crowded
+    log.take(3, 0)
+    assert log.is_crowded
+    log.settle(7, 2)
+    assert not log.is_crowded
+    log.check_invariants()
+    log.take(4, 900)
+    assert log.is_crowded
+    log.meet(8)
+    assert not log.is_crowded
+    log.check_invariants()
+
+
 @pytest.mark.parametrize("position", [0, 1, 3])
 def test_a_record_out_of_order_is_a_violation(position: int):
     log = LinkLog(100)
-    log.take(1)
+    log.take(1, 0)
     with pytest.raises(LinkViolation):
-        log.take(position)
+        log.take(position, 0)
 
 
 class LogsOfTwoNodes(RuleBasedStateMachine):
@@ -176,7 +194,7 @@ class LogsOfTwoNodes(RuleBasedStateMachine):
     def deliver(self, side: int, count: int) -> None:
         receiver = self.logs[1 - side]
         for position, record in self.wires[side][:count]:
-            receiver.take(position)
+            receiver.take(position, len(record))
             self.got[side].append(record)
             self.open[side].append(position)
         del self.wires[side][:count]
