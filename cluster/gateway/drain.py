@@ -27,6 +27,7 @@ def next_drain_phase(
     phase: DrainPhase,
     *,
     kept_count: int,
+    owns_keys: bool,
     is_answered: bool,
     is_committed: bool,
     session_count: int,
@@ -35,7 +36,8 @@ def next_drain_phase(
 ) -> DrainPhase:
     """Return the phase that follows.
 
-    `kept_count`: sessions that applications may keep for now. `is_answered`: the workers have done
+    `kept_count`: sessions that applications may keep for now. `owns_keys`: keys that the node gives
+    away are its own for now, as far as it has heard. `is_answered`: the workers have done
     all that was received. `is_committed`: they have done all that they were given. `session_count`:
     sessions that are not closed yet. `is_told`: other nodes, as far as they can be reached, have
     all that was for them. `is_late`: the time for the drain is up; what is not done by then stays
@@ -45,7 +47,7 @@ def next_drain_phase(
         return phase
     if is_late:
         return DrainPhase.DRAINED
-    if phase is DrainPhase.LEAVING and kept_count == 0:
+    if phase is DrainPhase.LEAVING and kept_count == 0 and not owns_keys:
         return DrainPhase.FINISHING
     if phase is DrainPhase.FINISHING and is_answered:
         return DrainPhase.CLOSING

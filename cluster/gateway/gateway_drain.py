@@ -127,12 +127,20 @@ class GatewayDrain:
         return next_drain_phase(
             self.phase,
             kept_count=self._kept_count(),
+            owns_keys=self._owns_keys(),
             is_answered=all(shard.has_answered for shard in self._served),
             is_committed=all(shard.is_idle for shard in self._served),
             session_count=len(self._table.sessions),
             is_told=self._tells.is_told and self._traffic.is_told,
             is_late=self._is_late,
         )
+
+    def _owns_keys(self) -> bool:
+        """Whether workers are yet to hear that keys have other owners, and to hand over."""
+        traffic = self._traffic
+        if not traffic.gives_keys_away or self._core.now() >= self._leave_deadline:
+            return False
+        return traffic.node in traffic.members.nodes
 
     def _kept_count(self) -> int:
         """How many sessions are their application's to let go."""

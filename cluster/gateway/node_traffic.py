@@ -72,6 +72,8 @@ class NodeTraffic:
         """Where records go; None while this node stands alone."""
         self.members = Members(0, (node,), (), (node,))
         """Who owns keys and users."""
+        self.gives_keys_away = False
+        """Whether this node is to own none, as soon as the store has heard of that."""
         self._counters = counters
         self._topics: dict[int, Topic] = {}
         self._members_listeners: list[Callable[[Members], object]] = []

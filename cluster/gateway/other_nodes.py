@@ -44,6 +44,7 @@ class OtherNodes:
         self._node = config.node.id
         self._core = core
         self._membership = membership
+        self._traffic = traffic
         self.links: Links | None = None
         """To be flushed behind each turn."""
         if secret is not None:
@@ -91,6 +92,7 @@ class OtherNodes:
             assert config.listen is not None
             host = NetAddress.parse(config.listen).host
             address = config.advertise or str(NetAddress(host, self.links.address.port))
+            self._traffic.gives_keys_away = not takes_keys
             self._membership.announce(address, takes_keys)
 
     # -- the end -----------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ def test_each_phase_ends_when_its_work_is_done(
     found = next_drain_phase(
         phase,
         kept_count=kept_count,
+        owns_keys=False,
         is_answered=is_committed,
         is_committed=is_committed,
         session_count=session_count,
@@ -52,6 +53,7 @@ def test_when_the_time_is_up_whatever_is_left_stays_undone(phase: DrainPhase):
         found = next_drain_phase(
             phase,
             kept_count=3,
+            owns_keys=False,
             is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
@@ -68,6 +70,7 @@ def test_who_was_not_asked_to_drain_serves_on():
         found = next_drain_phase(
             SERVING,
             kept_count=0,
+            owns_keys=False,
             is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
@@ -89,6 +92,7 @@ def test_a_call_about_the_drain_that_goes_on_lets_sessions_be_ended_and_is_waite
         found = next_drain_phase(
             phase,
             kept_count=0,
+            owns_keys=False,
             is_answered=True,
             is_committed=False,
             session_count=0,
@@ -96,3 +100,18 @@ def test_a_call_about_the_drain_that_goes_on_lets_sessions_be_ended_and_is_waite
             is_late=False,
         )
         assert found is follows
+
+
+def test_a_node_that_gives_its_keys_away_finishes_when_it_has_heard_that_they_are():
+    for kept_count, owns_keys in itertools.product((0, 1), (False, True)):
+        found = next_drain_phase(
+            LEAVING,
+            kept_count=kept_count,
+            owns_keys=owns_keys,
+            is_answered=True,
+            is_committed=True,
+            session_count=0,
+            is_told=True,
+            is_late=False,
+        )
+        assert found is (LEAVING if kept_count or owns_keys else FINISHING)
