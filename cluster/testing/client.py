@@ -1,6 +1,5 @@
 """A client as an object: a real connection to the node, over the network inside the process."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -47,9 +46,10 @@ class TestClient:
     def __init__(self, node: "StagedNode", service: ClientService, codec: Codec) -> None:
         self._node = node
         self._codec = codec
-        self._received: deque[Packet] = deque()
+        self.received: list[Packet] = []
+        """The packets that have come and were not taken by `receive`; `clear` takes them all."""
         self._service = service
-        service.set_session_factory(lambda: _Connection(self._received.append, codec))
+        service.set_session_factory(lambda: _Connection(self.received.append, codec))
         self._connection = service.create_session()
         assert self._connection.connect()
         assert self._connection.handle is not None
@@ -87,9 +87,9 @@ class TestClient:
         by a timer, comes by `advance`; what a handler awaits outside of the node, by `wait_until`.
         """
         self._node.settle()
-        if not self._received:
+        if not self.received:
             raise NothingReceived(f"{self!r} has received nothing more; {self._node.describe()}")
-        return self._received.popleft()
+        return self.received.pop(0)
 
     def stop_reading(self) -> None:
         """Take nothing from the connection, as a slow client does, until `read_on`."""
@@ -111,11 +111,6 @@ class TestClient:
         self._node.settle()
 
     # -- what has become of it ---------------------------------------------------------------------
-
-    @property
-    def received(self) -> list[Packet]:
-        """The packets that have come and were not taken by `receive`."""
-        return list(self._received)
 
     @property
     def is_connected(self) -> bool:

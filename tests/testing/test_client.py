@@ -59,6 +59,20 @@ def test_packets_are_taken_in_their_order():
         assert client.received == [Packet(ECHO, b"2")]
 
 
+def test_what_came_so_far_can_be_cleared():
+    with TestNode(_echo()[0]) as node:
+        client = node.connect()
+        client.send(ECHO, b"a")
+        client.send(ECHO, b"b")
+        client.received.clear()
+        with pytest.raises(NothingReceived):
+            client.receive()
+        client.send(ECHO, b"c")
+        assert client.received == [Packet(ECHO, b"c")]
+        assert client.receive() == Packet(ECHO, b"c")
+        assert client.received == []
+
+
 def test_who_has_received_nothing_is_told_why():
     with TestNode(_echo()[0]) as node:
         client = node.connect()
