@@ -40,6 +40,10 @@ FULL_LINES_S = 60.0
 """How often it is logged, at most, that there is no room in the log; records are counted, too."""
 
 
+LINES_MAX, LINES_INTERVAL_S = 20, 10.0
+"""How often it is logged, at most, that the link stands, is lost, or has given records back."""
+
+
 class Link:
     """What there is of one peer, for one life of this node. For the dispatching thread."""
 
@@ -51,7 +55,9 @@ class Link:
         "_is_closing",
         "_is_new_life",
         "_is_paused",
+        "_lines",
         "_make_life",
+        "_now",
         "_reason",
         "_to_flush",
         "_told",
@@ -74,13 +80,15 @@ class Link:
         counters: Counters,
         to_flush: "dict[Link, None]",
         make_life: Callable[[], int],
+        now: Callable[[], float],
         *,
         is_awaited: bool,
     ) -> None:
         """Link this node, in its `life`, with `node`; no call is made yet.
 
         A node that `is_awaited` calls itself. The link puts itself into `to_flush` when there may
-        be something to send: `flush` it then. `make_life` gives another life of this node.
+        be something to send: `flush` it then. `make_life` gives another life of this node, `now`
+        the seconds of the core's clock.
         """
         self.node = node
         self.life = life
@@ -95,6 +103,7 @@ class Link:
         self._counters = counters
         self._to_flush = to_flush
         self._make_life = make_life
+        self._now = now
         self._told = Progress(0, 0)  # what the peer was told last of how far this side is
         self._arrival = 0  # of the last session that has proved itself, see NodeSession.arrival
         self._has_violated = False  # the last session did: the calls' failures go on from there
@@ -103,6 +112,7 @@ class Link:
         self._reason = ""  # why there is no session; empty while there is one, or none was tried
         self._is_closing = False
         self._full_lines = LogLimit(1, FULL_LINES_S)
+        self._lines = LogLimit(LINES_MAX, LINES_INTERVAL_S)
 
     @property
     def service(self) -> ClientService | None:
@@ -171,7 +181,7 @@ class Link:
             self._is_new_life = True
         undelivered = self.log.meet(peer.life)
         self._give_back(undelivered, f"node {peer.node} has begun another life")
-        logger.info("linked with node %d at %s", peer.node, session.address)
+        self._log(logging.INFO, f"linked with node {peer.node} at {session.address}")
         self._told = self.log.progress
         session.send_frames(make_progress_frame(RESUME, self._told))
 
@@ -255,7 +265,7 @@ class Link:
             if not self._is_closing:
                 self._counters.add("links_lost")
                 level = logging.INFO if cause == Cause.EOF else logging.WARNING
-                logger.log(level, "the link with node %d is lost: %s", self.node, self._reason)
+                self._log(level, f"the link with node {self.node} is lost: {self._reason}")
             self._tell_lost(session)
         elif session is self.calls.session:
             self._reason = session.reason or _why_not(session, self.calls.address, cause)
@@ -343,8 +353,16 @@ class Link:
     def _give_back(self, undelivered: list[bytes], why: str) -> None:
         if undelivered:
             self._counters.add("links_undelivered", len(undelivered))
-            logger.warning("%s: records whose outcome nobody knows: %d", why, len(undelivered))
+            count = len(undelivered)
+            self._log(logging.WARNING, f"{why}: records whose outcome nobody knows: {count}")
             self._user.undelivered(self.node, undelivered)
+
+    def _log(self, level: int, text: str) -> None:
+        """Log `text`, within bounds: a peer decides how often it connects, and as which life."""
+        now = self._now()
+        more = self._lines.take_refused(now)
+        if self._lines.admit(now):
+            logger.log(level, "%s%s", text, f" ({more} more such lines)" if more else "")
 
 
 def _why_not(session: NodeSession, address: NetAddress, cause: str) -> str:

@@ -192,6 +192,7 @@ class Links:
             self._counters,
             self._to_flush,
             self._draw_life,
+            self.core.now,
             is_awaited=node < self._identity.node,
         )
         return link

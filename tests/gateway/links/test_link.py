@@ -14,7 +14,12 @@ from cluster.gateway.links.frames import (
     make_frame,
     make_progress_frame,
 )
-from cluster.gateway.links.link import FULL_LINES_S, QUEUED_BYTES_MAX
+from cluster.gateway.links.link import (
+    FULL_LINES_S,
+    LINES_INTERVAL_S,
+    LINES_MAX,
+    QUEUED_BYTES_MAX,
+)
 from cluster.gateway.links.link_log import Progress
 from cluster.gateway.links.seals import SEAL_BYTES
 from cluster.iocp import NetAddress
@@ -340,3 +345,30 @@ def test_a_peer_that_sends_more_than_it_may_keep_is_not_read_until_some_is_settl
     assert len(world[2].got) == count
     assert world[2].count("links_violations") == 0
     world.run(lambda: raw.ended is not None, "that its silence counts again", 2 * TIMEOUT_S)
+
+
+def test_a_peer_that_connects_again_and_again_does_not_fill_the_log(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world((1, 2))
+    world.nodes.pop(1).kill()
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+
+    def connect(life: int) -> None:
+        (raw,) = knock(world, 2)
+        prove(world, raw, 2, as_node=1, life=life)
+        raw.send_frames(RESUMED)
+        world.run(lambda: world[2].state(1) == "linked", "the link")
+        raw.abort()
+        world.run(lambda: world[2].state(1) == "awaited", "its end")
+
+    began, lives = world.core.now(), LINES_MAX
+    for life in range(1, lives + 1):
+        connect(life)
+    assert world.core.now() < began + LINES_INTERVAL_S
+    assert len(caplog.messages) == LINES_MAX
+    world.run_for(LINES_INTERVAL_S)
+    connect(lives + 1)
+    assert len(caplog.messages) == LINES_MAX + 2
+    assert f" ({2 * lives - LINES_MAX} more such lines)" in caplog.messages[LINES_MAX]
