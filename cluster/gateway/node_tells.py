@@ -328,7 +328,7 @@ class NodeTells(Topic):
                 self._traffic.settle(delivery)
         self._flush(node, peer)
 
-    def undelivered(self, node: int, payload: bytes) -> None:
+    def undelivered(self, node: int, count: int) -> None:
         """`node` has begun another life, or has left."""
         self._meet(node)
 

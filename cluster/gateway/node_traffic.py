@@ -4,7 +4,9 @@ A record of a link begins with one byte that says what it is, its kind; each kin
 topic, which carries it out and settles it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
@@ -12,6 +14,8 @@ from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.links.links import Links
 
 __all__ = ["Members", "NodeTraffic", "Topic"]
+
+_KIND = itemgetter(0)
 
 
 class Members(NamedTuple):
@@ -39,8 +43,8 @@ class Topic:
     def settled(self, node: int, payload: bytes) -> None:
         """`node` has settled this record of ours."""
 
-    def undelivered(self, node: int, payload: bytes) -> None:
-        """`node` began another life: nobody knows whether this record of ours had its effect."""
+    def undelivered(self, node: int, count: int) -> None:
+        """`node` began another life: nobody knows whether `count` records of ours had effects."""
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """A connection to `node` stands; with `is_new_life` it remembers nothing of before.
@@ -159,9 +163,10 @@ class NodeTraffic:
             self._topics[payload[0]].settled(node, payload)
 
     def undelivered(self, node: int, payloads: list[bytes]) -> None:
-        """Tell the topics."""
-        for payload in payloads:
-            self._topics[payload[0]].undelivered(node, payload)
+        """Tell each topic how many of its records these are."""
+        # They may be as many as a link keeps, and everybody waits for this.
+        for kind, count in Counter(map(_KIND, payloads)).items():
+            self._topics[kind].undelivered(node, count)
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """Tell each topic once."""

@@ -17,8 +17,8 @@ class Heard(Topic):
     def settled(self, node: int, payload: bytes) -> None:
         self.calls.append(("settled", node, payload))
 
-    def undelivered(self, node: int, payload: bytes) -> None:
-        self.calls.append(("undelivered", node, payload))
+    def undelivered(self, node: int, count: int) -> None:
+        self.calls.append(("undelivered", node, count))
 
     def linked(self, node: int, is_new_life: bool) -> None:
         self.calls.append(("linked", node, is_new_life))
@@ -39,7 +39,7 @@ def test_each_kind_goes_to_its_topic_and_connections_to_all():
     traffic.delivered(delivery, b"\x01a")
     traffic.delivered(delivery, b"\x03b")
     traffic.settled(2, [b"\x02c", b"\x01d"])
-    traffic.undelivered(2, [b"\x03e"])
+    traffic.undelivered(2, [b"\x03e", b"\x03f"])
     traffic.linked(2, True)
     traffic.lost(2)
     traffic.removed(2)
@@ -48,7 +48,7 @@ def test_each_kind_goes_to_its_topic_and_connections_to_all():
     assert two.calls == [
         ("delivered", delivery, b"\x03b"),
         ("settled", 2, b"\x02c"),
-        ("undelivered", 2, b"\x03e"),
+        ("undelivered", 2, 2),
         *both,
     ]
 

@@ -166,9 +166,9 @@ class UserSends(Topic):
         # The owner does not wait for the holder: a link that is down would fill those that are not.
         self._traffic.settle(delivery)
 
-    def undelivered(self, node: int, payload: bytes) -> None:
+    def undelivered(self, node: int, count: int) -> None:
         """What went to `node` may have been lost with a life of it."""
-        self._counters.add("sends_to_users_lost")
+        self._counters.add("sends_to_users_lost", count)
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless what waits has a reason to, and is counted."""
