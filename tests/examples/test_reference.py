@@ -204,3 +204,29 @@ def test_what_is_said_at_several_nodes_is_tested_as_it_is_printed(
     tests: dict[str, Any] = {}
     exec(block_behind("<!-- tests: test_talk_of_nodes.py -->", REFERENCE), tests)
     tests["test_what_is_said_while_the_network_is_cut_comes_later"]()
+
+
+def test_another_program_tells_a_user_what_it_has_to_say(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SERVICE_SECRET", "sesame")
+    names: dict[str, Any] = {"__name__": "reference"}
+    exec(compile(code_of("Other programs"), str(REFERENCE), "exec", dont_inherit=True), names)
+    app: App = names["app"]
+
+    @app.on_packet(1, public=True)
+    def log_in(session: Session, name: bytes) -> None:
+        session.bind(name.decode())
+
+    with TestCluster(app, nodes=2, limits={"auth_timeout_s": 5}) as cluster:
+        one, two = cluster.nodes
+        program, stranger, ann = one.connect(), one.connect(), two.connect()
+        ann.send(1, b"ann")
+        program.send(20, names["Service"]("sesame"))
+        stranger.send(20, names["Service"]("sésame"))
+        assert stranger.cause == "wrong secret"
+        one.kill_worker()
+        message = names["Tell"](7, "ann", "dinner is ready")
+        ann.send(21, message)  # nobody may who is no program
+        program.send(21, message)
+        assert program.receive().decode(names["Told"]).number == 7
+        assert [ann.receive().decode(names["Tell"])] == [message]
+        assert (ann.received, program.received) == ([], [])
