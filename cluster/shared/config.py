@@ -107,7 +107,7 @@ class LaneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes: Annotated[int, Meta(ge=4 * KIB, le=GIB)] = 4 * MIB
     """Capacity of a lane in each direction. Its largest record is an eighth of this."""
     max_batch_bytes: Annotated[int, Meta(ge=128 * KIB, le=GIB)] = 16 * MIB
-    """The most that one batch of output may hold. The gateway keeps the parts of a batch until
+    """The most that one batch of output may hold. The gateway keeps the fragments of a batch until
     the last one is there, so this is also what one worker can make it hold: by default four
     lanes' worth, or 256 packets of the largest size. The minimum lets any one packet pass."""
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from cluster.shared.lane import Commit
 from cluster.shared.messages import Grant
+from cluster.shared.ring import RingWriter
 from cluster.worker import App, Session, process
 from cluster.worker.publisher import Publisher
 from cluster.worker.worker import Worker
@@ -104,42 +105,31 @@ class CrashingLane:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lane, name)
 
-    def publish(self, commit: Commit, records: list[bytes], more: bool = False) -> bool:
-        """Publish, and die before, after, or with a part of it only."""
+    def publish(self, commit: Commit, records: list[bytes]) -> bool:
+        """Publish, and die before or after."""
         if self._lane.serial_published == 0:
             at("before_first_publish")
-            done = self._put(commit, records, more)
+            done = self._put(commit, records)
             if done:
                 at("after_first_publish")
             return done
         if len(records) < 2:
-            return self._put(commit, records, more)
+            return self._put(commit, records)
         at("before_publish")
-        if is_due("after_one_part"):
-            self._part(commit, records[:1])
-            die("after_one_part")
-        if is_due("after_two_parts"):
-            self._part(commit, records[:1])
-            self._part(commit, records[1:])
-            die("after_two_parts")
         if broken and is_due(broken):
             records = self._break(commit, records)
-        done = self._put(commit, records, more)
+        done = self._put(commit, records)
         if done:
             at("after_publish")
         return done
 
-    def _put(self, commit: Commit, records: list[bytes], more: bool) -> bool:
+    def _put(self, commit: Commit, records: list[bytes]) -> bool:
         if self._frozen is not None:
             self._left -= 1
             if self._left == 0:
                 die(broken)
             commit = self._frozen
-        return bool(self._lane.publish(commit, records, more))
-
-    def _part(self, commit: Commit, records: list[bytes]) -> None:
-        while not self._put(commit, records, True):
-            self._lane.receive()  # it dies anyway; what has come makes room
+        return bool(self._lane.publish(commit, records))
 
     def _break(self, commit: Commit, records: list[bytes]) -> list[bytes]:
         if broken == "output_without_commit":
@@ -149,6 +139,28 @@ class CrashingLane:
         with log.open("a") as lines:
             lines.write(f"{broken} {os.getpid()}\n")
         return [*records, *records] if broken == "outputs_twice" else []
+
+
+FRAGMENTS = ["after_one_fragment", "after_two_fragments"]
+"""Instants in a batch that is longer than a ring's message: so much of it can be seen by then."""
+
+
+def _hook_fragments(writer: Any) -> None:
+    append = writer.append
+    count = 0
+
+    def append_hooked(self: Any, message: Any, is_fragment: bool = False) -> bool:
+        nonlocal count
+        if not append(self, message, is_fragment):
+            return False
+        count = count + 1 if is_fragment else 0
+        for number, instant in enumerate(FRAGMENTS, 1):
+            if number == count and is_due(instant):
+                self.publish()
+                die(instant)
+        return True
+
+    writer.append = append_hooked
 
 
 def _hook(worker: Any, publisher: Any, process: Any) -> None:
@@ -196,3 +208,4 @@ def _hook(worker: Any, publisher: Any, process: Any) -> None:
 
 
 _hook(Worker, Publisher, process)
+_hook_fragments(RingWriter)

@@ -82,12 +82,12 @@ async def disconnected(session: Session, cause: str) -> None:
 def _hook(lane: Any) -> None:
     put = lane._put
 
-    def put_hooked(self: Any, commit: Commit, records: list[bytes], more: bool) -> bool:
+    def put_hooked(self: Any, commit: Commit, records: list[bytes]) -> bool:
         kinds = {RECORD.unpack_from(record)[1] for record in records}
         names = [name for name, kind in (("defer", DEFER), ("done", DONE)) if kind in kinds]
         for name in names:
             at(f"before_{name}")
-        done = bool(put(self, commit, records, more))
+        done = bool(put(self, commit, records))
         if done:
             for name in names:
                 at(f"after_{name}")

@@ -42,11 +42,10 @@ INSTANTS = [
     "after_handler:30",
     "before_publish:5",
     "after_publish:5",
-    "after_one_part:5",
-    "after_two_parts:5",
     "farewell:30",
     "after_farewell:30",
 ]
+INSTANTS_OF_FRAGMENTS = ["after_one_fragment:3", "after_two_fragments:3"]
 INSTANTS_OF_SUCCESSORS = [
     "after_grant:1",
     "before_first_publish:1",
@@ -191,15 +190,16 @@ class NodesToCrash:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._nodes: dict[str, CrashingNode] = {}
+        self._nodes: dict[tuple[str, str], CrashingNode] = {}
         self._numbers = itertools.count()
 
     @contextmanager
-    def use(self, lane: str) -> Iterator[CrashingNode]:
-        """Lend the node; whoever fails with it is its last user."""
-        crashing = self._nodes.pop(lane, None)
+    def use(self, lane: str, config: str = "") -> Iterator[CrashingNode]:
+        """Lend a node with this lane and `config`; whoever fails with it is its last user."""
+        crashing = self._nodes.pop((lane, config), None)
         if crashing is None:
-            crashing = CrashingNode(self._directory / f"{lane}{next(self._numbers)}", lane)
+            directory = self._directory / f"{lane}{next(self._numbers)}"
+            crashing = CrashingNode(directory, lane, config=config)
         try:
             if not crashing.node.ready:
                 crashing.node.wait_ready()
@@ -207,7 +207,7 @@ class NodesToCrash:
         except BaseException:
             crashing.close()
             raise
-        self._nodes[lane] = crashing
+        self._nodes[lane, config] = crashing
 
     def close(self) -> None:
         """Leave no process of any of them."""
@@ -232,7 +232,24 @@ def nodes_to_crash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodesTo
 def test_a_worker_that_dies_there_loses_and_repeats_nothing(
     nodes_to_crash: NodesToCrash, lane: str, plan: list[str]
 ) -> None:
-    with nodes_to_crash.use(lane) as crashing:
+    check_deaths(nodes_to_crash, lane, plan)
+
+
+@pytest.mark.skipif("shm" not in LANE_KINDS, reason="no lanes of shared memory here")
+@pytest.mark.parametrize("instant", INSTANTS_OF_FRAGMENTS)
+def test_of_a_batch_that_goes_in_fragments_nothing_counts_before_the_last(
+    nodes_to_crash: NodesToCrash, instant: str
+) -> None:
+    # With rings this small many a batch is longer than a message.
+    config = "[gateway]\nmax_packet_bytes = 1000\n[lane]\nbytes = 8704\n"
+    check_deaths(nodes_to_crash, "shm", [instant], config)
+
+
+def check_deaths(
+    nodes_to_crash: NodesToCrash, lane: str, plan: list[str], config: str = ""
+) -> None:
+    """Kill workers at the instants of `plan`, and see that no client notices."""
+    with nodes_to_crash.use(lane, config) as crashing:
         before = crashing.wait_whole()
         earlier_deaths = len(crashing.deaths())
         crashing.plan(plan)
