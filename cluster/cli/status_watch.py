@@ -1,8 +1,9 @@
 """The status of a node again and again: on a screen, or one below the other where there is none."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import msgspec
 import typer
@@ -30,7 +31,7 @@ def watch_status(
     rates: Iterator[str] = iter(())
     read_at = time.monotonic()
     try:
-        with screen or nullcontext():
+        with _interrupted_by_ctrl_c(), screen or nullcontext():
             while True:
                 if as_json:
                     typer.echo(msgspec.json.encode(node).decode())
@@ -48,3 +49,15 @@ def watch_status(
                 node, read_at = following, now
     except KeyboardInterrupt:
         return node
+
+
+@contextmanager
+def _interrupted_by_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt; before, and behind it, it ends the process at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -39,7 +39,6 @@ MOMENTARY_COUNTERS = frozenset(
         "sessions_held",
         "sessions_waiting",
         "tells_on_the_way_bytes",
-        "tells_passed_on",
         "uncommitted_bytes",
     }
 )
