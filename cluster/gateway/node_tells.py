@@ -20,8 +20,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from struct import error as StructError
+from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.moved_tells import MovedTell
 from cluster.gateway.node_traffic import NodeTraffic, Topic
@@ -58,10 +60,17 @@ RETRY_S = 0.02
 _LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
 
 
+class _Held(NamedTuple):
+    """A record of another node that is not settled yet, and how long it is."""
+
+    delivery: Delivery
+    num_bytes: int
+
+
 class _Peer:
     """What there is for one other node."""
 
-    __slots__ = ("answers", "life", "moved", "moved_sent", "on_the_way", "records")
+    __slots__ = ("answers", "held_bytes", "life", "moved", "moved_sent", "on_the_way", "records")
 
     def __init__(self, life: Life) -> None:
         self.life = life
@@ -71,10 +80,12 @@ class _Peer:
         """What waits for room in the link's log, all of it on its way."""
         self.answers: dict[int, list[int]] = {HANDLED: [], REFUSED: []}
         """Numbers that it is to be told; no more than it has on its way."""
-        self.moved: deque[tuple[bytes, Delivery | None]] = deque()
+        self.moved: deque[tuple[bytes, _Held | None]] = deque()
         """`moved` records that it is to be told, and what is settled once it has heard of each."""
-        self.moved_sent: deque[Delivery | None] = deque()
+        self.moved_sent: deque[_Held | None] = deque()
         """What is settled once it has heard of those that it was told."""
+        self.held_bytes = 0
+        """Of all records that are settled only then."""
 
 
 class NodeTells(Topic):
@@ -176,10 +187,16 @@ class NodeTells(Topic):
         else:
             self._answer_moved(node, [number], None)
 
-    def _answer_moved(self, node: int, numbers: list[int], delivery: Delivery | None) -> None:
+    def _answer_moved(self, node: int, numbers: list[int], held: _Held | None) -> None:
         peer = self._meet(node)
         if peer is not None:
-            peer.moved.append((_pack_numbers(MOVED, numbers), delivery))
+            # Its news that it has heard comes on the link, which must not be full of such records.
+            if held is not None and peer.held_bytes + held.num_bytes > self._taken_bytes_max // 2:
+                self._traffic.settle(held.delivery)
+                held = None
+            if held is not None:
+                peer.held_bytes += held.num_bytes
+            peer.moved.append((_pack_numbers(MOVED, numbers), held))
             self._flush(node, peer)
 
     def _answer(self, node: int, kind: int, number: int) -> None:
@@ -268,7 +285,7 @@ class NodeTells(Topic):
         finally:
             self._gathered = None
         if moved:
-            self._answer_moved(node, moved, delivery)
+            self._answer_moved(node, moved, _Held(delivery, len(payload) + RECORD_COST_BYTES))
         else:
             self._traffic.settle(delivery)
 
@@ -323,9 +340,10 @@ class NodeTells(Topic):
         if peer is None:
             return
         if payload[0] == MOVED and peer.moved_sent:
-            delivery = peer.moved_sent.popleft()
-            if delivery is not None:
-                self._traffic.settle(delivery)
+            held = peer.moved_sent.popleft()
+            if held is not None:
+                peer.held_bytes -= held.num_bytes
+                self._traffic.settle(held.delivery)
         self._flush(node, peer)
 
     def undelivered(self, node: int, count: int) -> None:

@@ -6,10 +6,12 @@ import pytest
 
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.frames import RECORD_BYTES_MAX
+from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.moved_tells import MovedTell
 from cluster.gateway.node_tells import (
     HANDLED,
+    MOVED,
     RECORD_FILL_BYTES,
     REFUSED,
     RETRY_S,
@@ -33,6 +35,7 @@ class FullLinks:
     def __init__(self) -> None:
         self.has_room = False
         self.sent: list[bytes] = []
+        self.settled: list[Delivery] = []
 
     def life_of(self, node: int) -> Life:
         return 1, 2
@@ -44,7 +47,7 @@ class FullLinks:
         return self.has_room
 
     def settle(self, delivery: Delivery) -> None:
-        """Nothing depends on it."""
+        self.settled.append(delivery)
 
 
 class Shard:
@@ -184,6 +187,33 @@ def test_what_nobody_can_read_does_not_fill_the_log(caplog: pytest.LogCaptureFix
     assert len(caplog.messages) == 6
     assert caplog.messages[-1].endswith("(95 more such)")
     assert world.counters.snapshot()["messages_unreadable"] == 101
+    world.core.close()
+
+
+def test_what_comes_back_is_settled_once_its_node_has_heard_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The news of that comes on the same link, which is not read while too much is not settled."""
+    payload = pack("<BQ", TOLD, 1) + pack("<IH", len(HELLO), 0) + HELLO
+    held_bytes = len(payload) + RECORD_COST_BYTES
+    world = World(taken_bytes_max=2 * 3 * held_bytes)
+    world.links.has_room = True
+
+    def come_back(told: ToldTell, owner: TellOwner) -> bool:
+        world.tells.moved(2, owner.number, owner.cost)
+        return True
+
+    monkeypatch.setattr(world.tells, "_deliver", come_back)
+    deliveries = [Delivery(2, 2, number, 1) for number in range(1, 6)]
+    for delivery in deliveries:
+        world.traffic.delivered(delivery, payload)
+    assert [record[0] for record in world.links.sent] == [MOVED] * 5
+    assert world.links.settled == deliveries[3:]
+    for record in world.links.sent:
+        world.tells.settled(2, record)
+    assert world.links.settled == [*deliveries[3:], *deliveries[:3]]
+    world.traffic.delivered(Delivery(2, 2, 6, 1), payload)
+    assert len(world.links.settled) == 5, "there is room again"
     world.core.close()
 
 
