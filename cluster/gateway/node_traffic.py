@@ -91,7 +91,8 @@ class NodeTraffic:
     # -- who owns keys and users -------------------------------------------------------------------
 
     def on_members(self, listener: Callable[[Members], object]) -> None:
-        """Have `listener` told of each change of `members`, before the links change."""
+        """Have `listener` told of each change of `members`: with a link to each, and to those that
+        have left."""
         self._members_listeners.append(listener)
 
     def change_members(

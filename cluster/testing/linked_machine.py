@@ -95,7 +95,7 @@ class LinkedMachine(Machine):
         return Member(self.node, self._link_address, life, self.takes_keys)
 
     def take_members(self, members: list[Member]) -> None:
-        """Be told who there is: keys are owned anew, then links come and go."""
+        """Be told who there is: links come, keys are owned anew, then links go."""
         self._told.members = members
         self._told.user.members_changed()
 

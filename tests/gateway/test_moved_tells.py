@@ -6,12 +6,15 @@ Nodes hear of a change one after the other here, in any order, as they do of a s
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from cluster.gateway.drain import DrainPhase
+from cluster.gateway.membership.cluster_members import ClusterMembers
+from cluster.gateway.membership.membership import Member
 from cluster.gateway.moved_tells import DELAY_MAX_S, MOVES_MAX, delay_s
 from cluster.shared.rendezvous import owner
 from cluster.worker import App, AskFailed, Full, NoOwner, Session, ShardId, Undelivered
@@ -389,6 +392,33 @@ def test_a_gateway_that_dies_after_it_gave_a_message_back_takes_nothing_with_it(
         world[2].begin()
         world.run(lambda: heard.undelivered, "that it is undelivered")
         assert heard.notes == []
+    check_windows(world)
+
+
+@pytest.mark.parametrize("before", [(1, 2), ()])
+def test_what_waits_goes_to_a_node_that_has_just_joined(
+    make_world: Callable[..., TellWorld], heard: Heard, before: tuple[int, ...]
+):
+    """The news that there is such a node, and that keys are its own, is one."""
+    world = make_world()
+    client = world[1].connect()
+    store = SimpleNamespace(members=[], is_member=True, user=None)
+    user = ClusterMembers(store, world[1].links, world[1].gateway.traffic, world[1].counters)
+
+    def become(*nodes: int) -> None:
+        store.members = [Member(node, world.addresses[node], "ff", True) for node in nodes]
+        store.is_member = bool(nodes)
+        user.members_changed()
+
+    become(1, 2)
+    key = key_of(2, 3, (1, 2), ALL)
+    world.run(lambda: heard.keys and heard.keys[-1][1] == (1, 2), "the news")
+    heard.in_tell = lambda app: become(*before)
+    send(client, TELL, Order(key, 1))
+    world.run(lambda: not world[1].gateway.tells.is_told, "that it waits")
+    become(*ALL)
+    world.run(lambda: heard.notes or heard.undelivered, "the message")
+    assert (heard.notes, heard.undelivered) == ([(3, key, 1, ME)], [])
     check_windows(world)
 
 

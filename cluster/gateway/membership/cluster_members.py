@@ -1,7 +1,7 @@
-"""What a change of the members does here: keys are owned anew, then links come and go."""
+"""What a change of the members does here: links come, keys are owned anew, then links go."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from cluster.gateway.counters import Counters
@@ -57,20 +57,26 @@ class ClusterMembers(MembershipUser):
         nodes = {each.node for each in membership.members} | {node}
         listed = {each.node for each in membership.members if each.takes_keys}
         owners = listed if membership.is_member else set()
+        others = {each.node: each for each in membership.members if each.node != node}
+        known = set(self._links.nodes)
+        if membership.is_member:
+            # What waits for the owner of its key is sent to that in the moment of the change.
+            self._add_nodes(each for each in others.values() if each.node not in known)
         self._traffic.change_members(owners, nodes - owners, listed)
         if not membership.is_member:
             self._counters.add("membership_lost")
             return
-        others = {each.node: each for each in membership.members if each.node != node}
-        known = set(self._links.nodes)
         if known != others.keys():
             logger.info("other members of the cluster: %s", ", ".join(map(str, others)) or "none")
             self._counters.add("nodes_joined", len(others.keys() - known))
             self._counters.add("nodes_left", len(known - others.keys()))
         for gone in known - others.keys():
             self._links.remove_node(gone)
-        for other, member in others.items():
-            self._links.add_node(other, member.address)
+        self._add_nodes(others.values())  # some have moved; for some there may be room only now
+
+    def _add_nodes(self, members: Iterable[Member]) -> None:
+        for member in members:
+            self._links.add_node(member.node, member.address)
 
     def begin_life(self, life: int) -> None:
         """Be another node to the others."""
