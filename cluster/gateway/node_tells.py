@@ -51,9 +51,6 @@ _NUMBER_MAX = (1 << 64) - 1
 RECORD_FILL_BYTES = 65_536
 """A record of the link takes another message until it holds this much."""
 
-NUMBERS_MAX = RECORD_FILL_BYTES // _NUMBER.size
-"""Numbers in one record of the link."""
-
 RETRY_S = 0.02
 """How long what finds the log of a link full, by what others put there, waits for its next try."""
 
@@ -70,7 +67,16 @@ class _Held(NamedTuple):
 class _Peer:
     """What there is for one other node."""
 
-    __slots__ = ("answers", "held_bytes", "life", "moved", "moved_sent", "on_the_way", "records")
+    __slots__ = (
+        "answers",
+        "held_bytes",
+        "life",
+        "moved",
+        "moved_bytes",
+        "moved_sent",
+        "on_the_way",
+        "records",
+    )
 
     def __init__(self, life: Life) -> None:
         self.life = life
@@ -78,10 +84,12 @@ class _Peer:
         self.on_the_way: dict[int, MovedTell] = {}  # in the order of their numbers
         self.records: deque[bytes] = deque()
         """What waits for room in the link's log, all of it on its way."""
-        self.answers: dict[int, list[int]] = {HANDLED: [], REFUSED: []}
-        """Numbers that it is to be told; no more than it has on its way."""
-        self.moved: deque[tuple[bytes, _Held | None]] = deque()
-        """`moved` records that it is to be told, and what is settled once it has heard of each."""
+        self.answers = {HANDLED: bytearray(), REFUSED: bytearray()}
+        """Numbers that it is to be told, while there is no room for them."""
+        self.moved: deque[tuple[bytearray, _Held | None]] = deque()
+        """Numbers for `moved` records, and what is settled once it has heard of each record."""
+        self.moved_bytes = 0
+        """Of all these numbers."""
         self.moved_sent: deque[_Held | None] = deque()
         """What is settled once it has heard of those that it was told."""
         self.held_bytes = 0
@@ -108,7 +116,8 @@ class NodeTells(Topic):
         `began_anew` hears of a node that has begun another life, before anything that is told it.
         Of what each node has told, at most `taken_bytes_max` may wait to be handled here, counted
         as it is in windows; more is refused. The windows of a node come to half of its
-        `links.retained_bytes_max`.
+        `links.retained_bytes_max`. The answers of one kind that wait for room in the log of a link
+        are as many bytes at most; a node that has taken none of so many is told no more of them.
         """
         self._traffic = traffic
         self._core = core
@@ -122,7 +131,7 @@ class NodeTells(Topic):
         self._peers: dict[int, _Peer] = {}
         self._lives: dict[int, int] = {}
         """The last life of each node that there was a link with; ids have 16 bits."""
-        self._gathered: list[int] | None = None
+        self._gathered: bytearray | None = None
         """Numbers of messages in the record in hand whose keys are another's."""
         self._taken_bytes: dict[int, int] = {}  # of each node, of all its lives: not handled yet
         self._taken_bytes_max = taken_bytes_max
@@ -183,29 +192,43 @@ class NodeTells(Topic):
 
     def _send_back(self, node: int, number: int) -> None:
         if self._gathered is not None:
-            self._gathered.append(number)
+            self._gathered += _NUMBER.pack(number)
         else:
-            self._answer_moved(node, [number], None)
+            self._answer_moved(node, _NUMBER.pack(number), None)
 
-    def _answer_moved(self, node: int, numbers: list[int], held: _Held | None) -> None:
+    def _answer_moved(self, node: int, numbers: bytes | bytearray, held: _Held | None) -> None:
         peer = self._meet(node)
-        if peer is not None:
-            # Its news that it has heard comes on the link, which must not be full of such records.
-            if held is not None and peer.held_bytes + held.num_bytes > self._taken_bytes_max // 2:
-                self._traffic.settle(held.delivery)
-                held = None
-            if held is not None:
-                peer.held_bytes += held.num_bytes
-            peer.moved.append((_pack_numbers(MOVED, numbers), held))
+        if peer is None:
+            return
+        is_kept = peer.moved_bytes < self._taken_bytes_max
+        # Its news that it has heard comes on the link, which must not be full of such records.
+        if held is not None and not (
+            is_kept and peer.held_bytes + held.num_bytes <= self._taken_bytes_max // 2
+        ):
+            self._traffic.settle(held.delivery)
+            held = None
+        if not is_kept:
+            return
+        if held is not None:
+            peer.held_bytes += held.num_bytes
+        peer.moved_bytes += len(numbers)
+        last, last_held = peer.moved[-1] if peer.moved else (bytearray(), None)
+        if last and held is last_held is None and len(last) + len(numbers) <= RECORD_FILL_BYTES:
+            last += numbers
+            return
+        peer.moved.append((bytearray(numbers), held))
+        if len(peer.moved) == 1:  # else others wait for room already
             self._flush(node, peer)
 
     def _answer(self, node: int, kind: int, number: int) -> None:
         peer = self._meet(node)
-        if peer is not None:
-            numbers = peer.answers[kind]
-            numbers.append(number)
-            if len(numbers) == 1:  # the others wait for room already
-                self._flush(node, peer)
+        if peer is None:
+            return
+        numbers = peer.answers[kind]
+        if len(numbers) < self._taken_bytes_max:
+            numbers += _NUMBER.pack(number)
+        if len(numbers) == _NUMBER.size:  # else others wait for room already
+            self._flush(node, peer)
 
     def _flush(self, node: int, peer: _Peer) -> None:
         """Give the link what there is; what finds no room is tried again a moment later."""
@@ -213,10 +236,12 @@ class NodeTells(Topic):
         while records and send(node, records[0]):
             records.popleft()
         for kind, numbers in peer.answers.items():
-            while numbers and send(node, _pack_numbers(kind, numbers[:NUMBERS_MAX])):
-                del numbers[:NUMBERS_MAX]
-        while peer.moved and send(node, peer.moved[0][0]):
-            peer.moved_sent.append(peer.moved.popleft()[1])
+            while numbers and send(node, bytes((kind,)) + numbers[:RECORD_FILL_BYTES]):
+                del numbers[:RECORD_FILL_BYTES]
+        while peer.moved and send(node, bytes((MOVED,)) + peer.moved[0][0]):
+            numbers, held = peer.moved.popleft()
+            peer.moved_bytes -= len(numbers)
+            peer.moved_sent.append(held)
         if (records or peer.moved or any(peer.answers.values())) and not self._retries:
             self._retries = True
             self._core.call_later(RETRY_S, self._retry)
@@ -272,7 +297,7 @@ class NodeTells(Topic):
         """Take messages of another node, or hear what became of those that it was told."""
         node = delivery.node
         peer = self._meet(node)
-        moved = self._gathered = []
+        moved = self._gathered = bytearray()
         try:
             if payload[0] == TOLD:
                 for number, shard, told in _read_told(payload):
@@ -364,10 +389,6 @@ class NodeTells(Topic):
             numbers = list(peer.on_the_way)
             assert numbers == sorted(numbers)
             assert not numbers or numbers[-1] <= self._number
-
-
-def _pack_numbers(kind: int, numbers: list[int]) -> bytes:
-    return b"%c%b" % (kind, b"".join(map(_NUMBER.pack, numbers)))
 
 
 def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:

@@ -241,3 +241,58 @@ def test_what_a_node_tells_without_end_is_refused_until_some_of_it_is_handled() 
     assert len(world.heard) == 9
     assert world.counters.snapshot()["messages_refused"] == 2
     world.core.close()
+
+
+@pytest.mark.parametrize("kind", [HANDLED, REFUSED, MOVED])
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_answers_to_a_node_that_takes_none_are_bounded_and_each_delivery_is_settled_once(
+    monkeypatch: pytest.MonkeyPatch, kind: int, is_at_once: bool
+) -> None:
+    """One that lies about what it has told may tell for ever, and settle nothing."""
+    payload = pack("<IH", len(HELLO), 0) + HELLO
+    bytes_max, count = 1 << 14, 5_000
+    world = World(taken_bytes_max=bytes_max)
+    owners: list[TellOwner] = []
+    done = {HANDLED: world.tells.handled, MOVED: world.tells.moved}
+
+    def deliver(told: ToldTell, owner: TellOwner) -> bool:
+        if kind != REFUSED and is_at_once:
+            done[kind](2, owner.number, owner.cost)
+        elif kind != REFUSED:
+            owners.append(owner)
+        return kind != REFUSED
+
+    monkeypatch.setattr(world.tells, "_deliver", deliver)
+    deliveries = [Delivery(2, 2, number, 1) for number in range(1, count + 1)]
+    for delivery in deliveries:
+        told = pack("<BQ", TOLD, delivery.position) + payload
+        world.traffic.delivered(delivery, told)
+        while owners:
+            owner = owners.pop()
+            done[kind](2, owner.number, owner.cost)
+    world.links.has_room = True
+    world.clock.advance(RETRY_S)
+    world.core.dispatch(0)
+    assert {record[0] for record in world.links.sent} == {kind}
+    num_bytes = sum(len(record) - 1 for record in world.links.sent)
+    assert bytes_max <= num_bytes <= bytes_max + 8
+    for record in world.links.sent:
+        world.tells.settled(2, record)
+    assert sorted(world.links.settled) == deliveries
+    world.tells.handled(2, 1, 0)
+    assert world.links.sent[-1] == pack("<BQ", HANDLED, 1)
+    world.core.close()
+
+
+def test_messages_that_come_back_one_by_one_go_in_few_records() -> None:
+    """Those that have waited for room in the lane."""
+    world = World()
+    for number in range(20_000):
+        world.tells.moved(2, number, 0)
+    world.links.has_room = True
+    world.clock.advance(RETRY_S)
+    world.core.dispatch(0)
+    assert len(world.links.sent) == 3
+    numbers = b"".join(record[1:] for record in world.links.sent)
+    assert list(unpack("<20000Q", numbers)) == list(range(20_000))
+    world.core.close()
