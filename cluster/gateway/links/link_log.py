@@ -181,7 +181,8 @@ class LinkLog:
         if life != self.peer_life:
             return  # nobody waits for it any more
         unsettled = self._unsettled
-        self.unsettled_bytes -= unsettled.pop(position)
+        # Nothing there: the peer has said that it is another life, and then this one again.
+        self.unsettled_bytes -= unsettled.pop(position, 0)
         while self._settled < self._received and self._settled + 1 not in unsettled:
             self._settled += 1
 

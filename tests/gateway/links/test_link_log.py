@@ -52,6 +52,22 @@ def test_another_life_gets_nothing_of_the_last_ones():
     assert unsent(log) == [(1, b"d")]
 
 
+def test_a_life_that_comes_back_is_another_one():
+    """A peer may say so, and what the first one had sent takes effect here now."""
+    log = filled()
+    for position in (1, 2):
+        log.take(position, 0)
+    log.meet(8)
+    log.meet(7)
+    log.settle(7, 1)
+    log.take(1, 0)
+    log.settle(7, 2)
+    log.check_invariants()
+    log.settle(7, 1)
+    assert log.progress == (1, 1)
+    assert log.unsettled_bytes == 0
+
+
 def test_what_waits_before_the_first_life_is_for_it():
     log = LinkLog(10_000)
     assert log.append(b"a")
