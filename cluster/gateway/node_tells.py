@@ -95,6 +95,11 @@ class _Peer:
         self.held_bytes = 0
         """Of all records that are settled only then."""
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits for room in the link's log."""
+        return bool(self.records or self.moved) or any(self.answers.values())
+
 
 class NodeTells(Topic):
     """The messages between this node and all others. For the dispatching thread."""
@@ -150,6 +155,13 @@ class NodeTells(Topic):
     def knows(self, node: int) -> bool:
         """Whether `node` is another node, or was one when somebody asked."""
         return node in self._known
+
+    @property
+    def is_told(self) -> bool:
+        """Whether all that is for nodes with a connection is in the logs of their links."""
+        return not any(
+            peer.has_waiting and self._traffic.is_linked(node) for node, peer in self._peers.items()
+        )
 
     def send(self, node: int, told: list[MovedTell]) -> None:
         """Have `node` be given, once and in order, what shards have told it."""
@@ -242,7 +254,7 @@ class NodeTells(Topic):
             numbers, held = peer.moved.popleft()
             peer.moved_bytes -= len(numbers)
             peer.moved_sent.append(held)
-        if (records or peer.moved or any(peer.answers.values())) and not self._retries:
+        if peer.has_waiting and not self._retries:
             self._retries = True
             self._core.call_later(RETRY_S, self._retry)
 

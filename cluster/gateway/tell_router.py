@@ -148,8 +148,9 @@ class TellRouter:
 
     @property
     def is_told(self) -> bool:
-        """Whether no message of this node waits here for the owner of its key."""
-        return self._moved.is_empty
+        """Whether no message of this node waits here for the owner of its key, and nothing for
+        room in the log of a link that stands."""
+        return self._moved.is_empty and self._nodes.is_told
 
     def end(self) -> None:
         """The node drains, and takes no messages any more: none waits for an owner to be known."""

@@ -34,11 +34,15 @@ class FullLinks:
 
     def __init__(self) -> None:
         self.has_room = False
+        self.are_linked = True
         self.sent: list[bytes] = []
         self.settled: list[Delivery] = []
 
     def life_of(self, node: int) -> Life:
         return 1, 2
+
+    def is_linked(self, node: int) -> bool:
+        return self.are_linked
 
     def send(self, node: int, payload: bytes) -> bool:
         assert len(payload) <= RECORD_BYTES_MAX
@@ -295,4 +299,27 @@ def test_messages_that_come_back_one_by_one_go_in_few_records() -> None:
     assert len(world.links.sent) == 3
     numbers = b"".join(record[1:] for record in world.links.sent)
     assert list(unpack("<20000Q", numbers)) == list(range(20_000))
+    world.core.close()
+
+
+@pytest.mark.parametrize("kind", [TOLD, HANDLED, REFUSED, MOVED])
+def test_a_drain_waits_for_what_has_no_room_in_the_log_of_a_link_that_stands(kind: int) -> None:
+    """What others had there may be settled before the next try."""
+    world = World()
+    if kind == TOLD:
+        world.tells.send(2, told(b"a message"))
+    elif kind == REFUSED:
+        payload = pack("<BQIH", TOLD, 1, len(HELLO), 0) + HELLO
+        world.traffic.delivered(Delivery(2, 2, 1, 1), payload)
+    else:
+        {HANDLED: world.tells.handled, MOVED: world.tells.moved}[kind](2, 1, 0)
+    assert not world.tells.is_told
+    world.links.are_linked = False
+    assert world.tells.is_told, "nobody waits for a node that may never come back"
+    world.links.are_linked = True
+    world.links.has_room = True
+    world.clock.advance(RETRY_S)
+    world.core.dispatch(0)
+    assert [record[0] for record in world.links.sent] == [kind]
+    assert world.tells.is_told
     world.core.close()
