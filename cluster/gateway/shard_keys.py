@@ -57,6 +57,10 @@ class ShardKeys:
             self._anew.add(node)
             self.changed()
 
+    def is_to_tell(self, node: int) -> bool:
+        """Whether the worker is yet to be told, further on in the log, that `node` began anew."""
+        return node in self._anew
+
     def changed(self) -> None:
         """Tell the worker of a change, if it thinks otherwise.
 

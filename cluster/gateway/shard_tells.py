@@ -8,6 +8,7 @@ the lane, always go in, as credit does.
 
 A message by key goes in where the log says that its node owns the key, so that a handler that runs
 in that place has the key. It waits if the log is about to say so; else it goes back to who told it.
+What a new life of a node has told, or its last one left undelivered, waits for the news of that.
 """
 
 from collections import deque
@@ -185,9 +186,7 @@ class ShardTells:
         if tell.purpose.is_answer:
             self.given_back(tell.node, told.cost)  # with its node, who asked is gone
             return
-        owner = TellOwner(self.name, tell.node, told.cost)
-        # Who asks waits for nothing else, and may be what fills the lane.
-        self._put(UNDELIVERED, told, owner, tell.purpose is Purpose.ASK)
+        self._put(UNDELIVERED, told, TellOwner(self.name, tell.node, told.cost))
 
     def _offer(self, node: int, total: int | None) -> None:
         if total is not None:
@@ -197,10 +196,10 @@ class ShardTells:
 
     def deliver(self, told: ToldTell, owner: TellOwner) -> None:
         """Give the worker a message that `owner` has come with, or back if its key is not here."""
-        self._put(MESSAGE, told, owner, told.tell.purpose.is_answer)
+        self._put(MESSAGE, told, owner)
 
-    def _put(self, kind: int, told: ToldTell, owner: TellOwner, is_urgent: bool) -> None:
-        is_next = is_urgent or not (self.waiting or self._lane.is_full)
+    def _put(self, kind: int, told: ToldTell, owner: TellOwner) -> None:
+        is_next = _is_urgent(kind, told) or not (self.waiting or self._lane.is_full)
         if not (is_next and self._take(kind, told, owner)):
             self._counters.add("messages_held")
             self.waiting.append((kind, told, owner))
@@ -214,6 +213,8 @@ class ShardTells:
 
     def _take(self, kind: int, told: ToldTell, owner: TellOwner) -> bool:
         """Put a message into the lane, or give it back; False if the lane is not that far yet."""
+        if self._waits_for_news(kind, told, owner):
+            return False
         if kind == UNDELIVERED:
             self._lane.append(kind, 0, told.payload, 0, owner)
             return True
@@ -227,6 +228,11 @@ class ShardTells:
         self._counters.add("messages")
         self._lane.append(kind, 0, pack_message(owner.sender, told.tell), 0, owner)
         return True
+
+    def _waits_for_news(self, kind: int, told: ToldTell, owner: TellOwner) -> bool:
+        """Whether the log is yet to say that the node that this is of has begun anew."""
+        node = owner.node if kind == UNDELIVERED else owner.sender.node
+        return self._keys.is_to_tell(node) and not _is_urgent(kind, told)
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -254,6 +260,14 @@ class ShardTells:
         self.windows.check_invariants()
         if self.waiting and not self._lane.is_full:
             key = self.waiting[0][1].tell.key
-            assert key
-            assert self._keys.will_own(key)
-            assert not self._keys.owns(key)
+            if not self._waits_for_news(*self.waiting[0]):
+                assert key
+                assert self._keys.will_own(key)
+                assert not self._keys.owns(key)
+
+
+def _is_urgent(kind: int, told: ToldTell) -> bool:
+    """Whether it is for a question: who asks waits for nothing else, and may be what fills the
+    lane."""
+    purpose = told.tell.purpose
+    return purpose is Purpose.ASK if kind == UNDELIVERED else purpose.is_answer

@@ -51,6 +51,9 @@ class Heard:
         """Node, key, number and sender."""
         self.undelivered: list[tuple[int, Any]] = []
         self.keys: list[tuple[ShardId, tuple[int, ...], tuple[int, ...]]] = []
+        self.order: list[tuple[int, Any]] = []
+        """Node, and what it was told: the number of a note, undelivered if negative, or who began
+        anew."""
         self.in_tell: Callable[[App], object] = lambda app: None
         """Called behind each tell, before its commit."""
 
@@ -84,6 +87,7 @@ class Heard:
             assert app.owns(key)
             assert app.owner_of(key) == app.shard.node
             self.notes.append((app.shard.node, key, note.number, sender))
+            self.order.append((app.shard.node, note.number))
 
         @app.on_message
         def answer(question: Question, sender: ShardId, key: bytes) -> Answer:
@@ -93,10 +97,12 @@ class Heard:
         @app.on_undelivered
         def lost(note: Note, receiver: ShardId | bytes) -> None:
             self.undelivered.append((note.number, receiver))
+            self.order.append((app.shard.node, -note.number))
 
         @app.on_keys
         def keys_changed(owners: tuple[int, ...], anew: tuple[int, ...]) -> None:
             self.keys.append((app.shard, owners, anew))
+            self.order.append((app.shard.node, anew))
 
 
 @pytest.fixture
@@ -459,6 +465,32 @@ def test_a_shard_hears_of_all_that_began_anew_while_it_was_busy(
     world.run(lambda: len([1 for shard, *_ in heard.keys if shard == ME]) == 2, "the news")
     world.run_for(5)
     assert [told for told in heard.keys if told[0] == ME] == [(ME, ALL, (2,)), (ME, ALL, (2, 3))]
+
+
+def test_nothing_of_a_new_life_is_ahead_of_the_news_of_it(
+    make_world: Callable[..., TellWorld], heard: Heard
+):
+    """Also when the news waits for the commit of other news."""
+    world = make_world()
+    world[3].kill()
+    send(world[1].connect(), TELL, Order(key_of(3, 3, ALL, ALL), 7))
+    world.run(lambda: world[1].count("tells"), "that it is told")
+    world[1].shards[0].is_paused = True
+    for node in (2, 3):
+        if node == 2:
+            world[2].kill()
+        world[node].begin()
+        world.run_linked() if node == 3 else world.run_for(5)
+        for number in range(2):
+            send(world[node].connect(), TELL, Order(key_of(1, 1, ALL, ALL), 10 * node + number))
+        world.run_for(1)
+    world[1].shards[0].kill()
+    world.run_for(1)
+    world[1].shards[0].is_paused = False
+    world.run(lambda: len(heard.notes) == 4, "the messages")
+    world.run_for(5)
+    assert [what for node, what in heard.order if node == 1] == [(2,), 20, 21, (3,), -7, 30, 31]
+    check_windows(world)
 
 
 def test_nobody_hears_of_a_new_life_of_who_owns_no_keys(
