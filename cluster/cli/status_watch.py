@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import msgspec
-import typer
 from rich.live import Live
 
 from cluster.cli.status_table import make_console, print_parts, rates_of, screen_of, status_parts
@@ -34,7 +33,7 @@ def watch_status(
         with _interrupted_by_ctrl_c(), screen or nullcontext():
             while True:
                 if as_json:
-                    typer.echo(msgspec.json.encode(node).decode())
+                    console.out(msgspec.json.encode(node).decode(), highlight=False)
                 elif screen is not None:
                     screen.update(screen_of(status_parts(node, rates)), refresh=True)
                 else:

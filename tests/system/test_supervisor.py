@@ -818,6 +818,31 @@ def test_status_on_a_terminal_is_drawn_again_until_the_end(cluster_up: StartNode
     assert (b"nothing runs in" in drawn) is (ends == "the node")
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_again_and_again_ends_quietly_when_nobody_reads_it_any_more(
+    cluster_up: StartNode, options: list[str]
+):
+    """As behind `| head -1`."""
+    node = cluster_up("--workers", "1")
+    command = cluster_command("status", "--watch", "0.1", *options, "--run-dir", str(node.run_dir))
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cluster_environment({}),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(20) == 1
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
 def test_status_of_a_gateway_that_hangs_is_what_the_supervisor_knows(cluster_up: StartNode):
     node = cluster_up("--workers", "1")
     before = node.status()
