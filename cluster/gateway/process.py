@@ -23,6 +23,7 @@ from cluster.gateway.remote.door import RemoteKeys
 from cluster.iocp import DriverUnavailableError, IocpCore, choose_driver
 from cluster.shared.collector import set_imports_aside
 from cluster.shared.config import Config
+from cluster.shared.cpu_latency import CpuLatencyError, cpu_latency
 from cluster.shared.cpus import keep_to
 from cluster.shared.descriptor_limit import REMEDY, TooFewDescriptorsError
 from cluster.shared.exit_codes import CANNOT_START
@@ -77,6 +78,10 @@ def _serve(directory: RunDirectory, config: Config) -> int:
         except OSError as error:
             return _refuse(f"gateway.driver: it cannot be had: {_describe(error)}")
         stack.callback(core.close)
+        try:
+            stack.enter_context(cpu_latency(config.gateway.cpu_latency_us))
+        except CpuLatencyError as error:
+            return _refuse(f"gateway.cpu_latency_us = {config.gateway.cpu_latency_us}: {error}")
         return _serve_on(core, directory, config, secret, remote_keys)
 
 

@@ -75,6 +75,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     PROXY protocol, which tells the client's address. Nobody else may send one."""
     cpus: str | None = None
     """The CPUs that it runs on, as `0-3,8`; None is any. See `cluster.shared.cpus`."""
+    cpu_latency_us: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """A CPU of this machine wakes within so many microseconds while it runs; 0: none sleeps. None
+    asks for nothing. See `cluster.shared.cpu_latency`."""
 
 
 class WorkersConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from cluster.gateway.control import ControlPlane
 from cluster.gateway.process import run_gateway
 from cluster.iocp import IocpCore
 from cluster.shared.config import Config, GatewayConfig, NodeConfig
+from cluster.shared.cpu_latency import CpuLatencyError
 from cluster.shared.run_directory import RunDirectory
 
 CONFIG = Config(node=NodeConfig(listen="127.0.0.1:0"), gateway=GatewayConfig(driver="readiness"))
@@ -61,6 +62,21 @@ def test_a_driver_that_the_system_has_no_room_for(
     monkeypatch.setattr(process, "choose_driver", raises(os_error(number)))
     assert run_gateway(RunDirectory(tmp_path / "run"), CONFIG) == 2
     assert capfd.readouterr().err == f"cluster gateway: gateway.driver: it cannot be had: {told}\n"
+
+
+def test_cpus_that_cannot_be_kept_from_sleeping(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    closed: list[IocpCore],
+):
+    monkeypatch.setattr(process, "cpu_latency", raises(CpuLatencyError("there is none")))
+    config = Config(gateway=GatewayConfig(driver="readiness", cpu_latency_us=0))
+    assert run_gateway(RunDirectory(tmp_path / "run"), config) == 2
+    assert capfd.readouterr().err == (
+        "cluster gateway: gateway.cpu_latency_us = 0: there is none\n"
+    )
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize(

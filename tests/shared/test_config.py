@@ -749,3 +749,18 @@ def test_cpus_are_those_that_there_are(tmp_path: Path, monkeypatch: pytest.Monke
     )
     monkeypatch.setattr(config_rules, "usable_cpus", lambda: frozenset())
     assert "expected none: " in error_of(tmp_path, '[gateway]\ncpus = "0"')
+
+
+@pytest.mark.parametrize("latency_us", [0, 20, 1_000_000])
+def test_a_latency_of_cpus_is_asked_for_only_where_it_is_set(
+    tmp_path: Path, latency_us: int
+) -> None:
+    assert load(tmp_path, "").gateway.cpu_latency_us is None
+    config = load(tmp_path, f"[gateway]\ncpu_latency_us = {latency_us}")
+    assert config.gateway.cpu_latency_us == latency_us
+
+
+@pytest.mark.parametrize("value", ["-1", "1000001", "0.5", "true", '"0"'])
+def test_a_latency_of_cpus_that_nobody_can_ask_for(tmp_path: Path, value: str) -> None:
+    message = error_of(tmp_path, f"[gateway]\ncpu_latency_us = {value}")
+    assert message.endswith("expected an integer from 0 to 1000000")
