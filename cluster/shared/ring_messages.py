@@ -18,12 +18,8 @@ class MessageSender:
         self._writer = writer
         self._ring_bell = ring_bell
         self.rest: deque[memoryview] = deque()
-        """The end of a long message, in pieces that wait for room; for this end to look at."""
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether the end of a long message waits for room; `push` it."""
-        return bool(self.rest)
+        """The end of a long message, in pieces that wait for room; for this end to look at, and to
+        `push`."""
 
     def send(self, message: bytes) -> bool:
         """Send one message; False, and nothing was taken, when there is no room now.

@@ -92,7 +92,7 @@ class ShmGatewayLane(KeptLane):
     @property
     def needs_flush(self) -> bool:
         end = self.end
-        return self._is_open and (self._log.has_unsent or (end is not None and end.sender.has_rest))
+        return end is not None and self._is_open and (self._log.has_unsent or bool(end.sender.rest))
 
     @property
     def has_received(self) -> bool:
@@ -114,7 +114,8 @@ class ShmGatewayLane(KeptLane):
             if end.writer.look() == self._full_at:
                 return False  # without gathering again what will not fit
             self._full_at = None
-        if end.sender.has_rest and not end.sender.push():
+        sender = end.sender
+        if sender.rest and not sender.push():
             return False
         records_max = end.writer.message_bytes_max - INBOUND.size
         while log.has_unsent:
@@ -122,11 +123,11 @@ class ShmGatewayLane(KeptLane):
             header = INBOUND.pack(
                 self._sequence.incarnation, log.sent_position + 1, 0, len(records)
             )
-            if not end.sender.send(b"".join((header, *records))):
+            if not sender.send(b"".join((header, *records))):
                 self._full_at = end.writer.freed
                 return False
             log.mark_sent(len(records))
-        return not end.sender.has_rest
+        return not sender.rest
 
     def grant(self, incarnation: int, identity: bytes) -> Commit:
         """As the contract says; OSError when there is no memory or no descriptor left."""

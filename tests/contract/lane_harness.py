@@ -302,9 +302,7 @@ class ShmHarness(LaneHarness):
         self._hand_over()
         self.hub.pump(64)
         for worker in self._workers:
-            if (
-                worker._sender.has_rest and not worker._closed
-            ):  # as a worker does that waits for room
+            if worker._sender.rest and not worker._closed:  # as a worker does that waits for room
                 worker.has_events()
 
     @property

@@ -33,11 +33,11 @@ def test_a_message_of_any_length_arrives_whole(size: int):
     assert pair.sender.send(message)
     received = pair.receiver.receive()
     while received is None:
-        assert pair.sender.has_rest
+        assert pair.sender.rest
         pair.sender.push()
         received = pair.receiver.receive()
     assert received == message
-    assert not pair.sender.has_rest
+    assert not pair.sender.rest
     pair.receiver.free()
     assert pair.receiver.receive() is None
 
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_not_taken():
     while pair.sender.send(b"%120d" % count):
         count += 1
     assert not pair.sender.send(bytes(5_000))
-    assert not pair.sender.has_rest
+    assert not pair.sender.rest
     for number in range(count):
         assert pair.receiver.receive() == b"%120d" % number
     assert pair.receiver.receive() is None
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_not_taken():
 def test_nothing_overtakes_the_rest_of_a_long_message():
     pair = Pair()
     assert pair.sender.send(b"L" * 2_000)
-    assert pair.sender.has_rest
+    assert pair.sender.rest
     assert not pair.sender.send(b"short")
     assert pair.receiver.receive() is None
     while not pair.sender.push():

@@ -81,8 +81,7 @@ class WindowsDriver:
         self._sleeping = False
         self._closed = False
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     def open_listener(self, address: NetAddress, backlog: int, shares_port: bool = False) -> Handle:
         self._check_open()
