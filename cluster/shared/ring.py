@@ -79,10 +79,8 @@ class RingWriter(_Ring):
     __slots__ = ("_freed", "_published", "_tail")
 
     def __init__(self, buffer: bytearray | memoryview, start: int = 0) -> None:
-        """Begin with an empty ring at position `start`, before there is a reader."""
+        """Begin with an empty ring at `start`, a multiple of 8, before there is a reader."""
         super().__init__(buffer)
-        if start % 8 or start < 0:
-            raise ValueError(f"start={start}: a ring begins at a multiple of 8")
         self._tail = self._published = self._freed = start
         self._words[_HEAD] = self._words[_TAIL] = start
 
@@ -161,11 +159,6 @@ class RingWriter(_Ring):
     def freed(self) -> int:
         """The position up to which the reader has freed, as far as is known."""
         return self._freed
-
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes that were appended and that the reader has not freed, as far as is known."""
-        return self._tail - self._freed
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless the positions are in order and within the capacity."""

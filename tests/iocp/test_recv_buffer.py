@@ -72,8 +72,13 @@ class RecvBufferMachine(RuleBasedStateMachine):
 TestRecvBuffer = RecvBufferMachine.TestCase
 
 
+def memory_of(buffer: RecvBuffer) -> int:
+    """Bytes that `buffer` owns."""
+    return len(buffer.readable().obj)  # type: ignore[arg-type]
+
+
 def test_a_new_buffer_owns_no_memory():
-    assert len(RecvBuffer(131_072).readable().obj) == 0  # type: ignore[arg-type]
+    assert memory_of(RecvBuffer(131_072)) == 0
 
 
 def test_it_grows_no_larger_than_its_maximum():
@@ -82,7 +87,14 @@ def test_it_grows_no_larger_than_its_maximum():
     assert buffer.on_write(bytes(187))
     assert buffer.free_size == 0
     assert not buffer.on_write(b"x")
-    assert buffer.data_size == 700
+    assert buffer.data_size == memory_of(buffer) == 700
+
+
+def test_it_owns_little_more_than_it_has_had_to_hold():
+    buffer = RecvBuffer(131_072)
+    for _ in range(20):
+        assert buffer.on_write(bytes(100))
+        assert memory_of(buffer) <= max(512, 2 * buffer.data_size)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 512, 999])

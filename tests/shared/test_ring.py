@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,8 @@ from tests.shared.ring_writer_process import HEAD
 from tests.support import wait_until
 
 TAIL, HEAD_WORD = 128 // 8, 256 // 8
+HEADER = Struct("<II")
+"""length, kind"""
 WRITER = "tests.shared.ring_writer_process"
 
 
@@ -59,7 +62,7 @@ def test_reading_frees_nothing_until_it_is_said():
     assert len(messages) == 8
     assert not writer.append(b"x" * 8)
     reader.free()
-    assert writer.append(b"x" * 8)
+    assert [writer.append(b"x" * 8) for _ in range(9)] == [True] * 8 + [False]
 
 
 @pytest.mark.parametrize("start", [0, 8, 1 << 40, (1 << 63) - 1_024])
@@ -91,6 +94,16 @@ def test_a_message_that_is_too_long_is_refused_by_name():
     _, writer, _ = make_ring(256)
     with pytest.raises(ValueError, match="a message of 25 bytes; this ring takes 24"):
         writer.append(bytes(25))
+
+
+def test_a_buffer_of_any_length_holds_a_ring():
+    for odd in range(8):
+        _, writer, reader = make_ring(200 + odd)
+        for number in range(100):
+            assert writer.append(bytes([number] * 16))
+            writer.publish()
+            assert read_all(reader) == [bytes([number] * 16)]
+            reader.free()
 
 
 @pytest.mark.parametrize("buffer", [bytearray(100), memoryview(bytes(4_096))])
@@ -128,6 +141,7 @@ def test_a_reader_does_not_sleep_on_what_has_come():
     writer.append(b"x")
     writer.publish()
     assert not reader.sleep()
+    assert not writer.publish(), "a reader that is awake would be woken"
     assert read_all(reader) == [b"x"]
     assert reader.sleep()
 
@@ -155,13 +169,14 @@ def test_a_writer_does_not_wait_for_room_that_there_is():
     reader.free()
     assert not writer.wait_for_room(full_at)
     assert not writer.wait_for_room(full_at)  # also when that is known by now
+    assert not reader.free(), "a writer that does not wait would be woken"
     assert writer.append(b"x" * 8)
 
 
 # -- a stranger at the other end -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tail", [4, 8 + 1_024 + 8, 1 << 63])
+@pytest.mark.parametrize("tail", [0, 12, 8 + 1_024 + 8, 1 << 63])
 def test_an_impossible_tail_is_a_violation(tail: int):
     buffer, writer, reader = make_ring(1_024)
     writer.append(b"")
@@ -182,6 +197,48 @@ def test_an_impossible_head_is_a_violation(head: int):
     memoryview(buffer)[:RING_OVERHEAD_BYTES].cast("Q")[HEAD_WORD] = head
     with pytest.raises(RingViolation, match="freed"):
         writer.append(b"x" * 8)
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [
+        (HEADER.pack(9, 1), "a message of 9 bytes where 16 are"),  # more than was published
+        (HEADER.pack(0xFFFF_FFFF, 1), "a message of 4294967295 bytes"),
+        (HEADER.pack(8, 0), "an entry of kind 0 at 112"),
+        (HEADER.pack(8, 2), "an entry of kind 2 at 112"),  # padding, but not at the end
+        (HEADER.pack(8, 4), "an entry of kind 4 at 112"),
+    ],
+)
+def test_an_impossible_message_is_a_violation(header: bytes, what: str):
+    buffer, writer, reader = make_ring(136)
+    for _ in range(8):
+        assert writer.append(b"x" * 8)
+    writer.publish()
+    buffer[RING_OVERHEAD_BYTES + 112 : RING_OVERHEAD_BYTES + 112 + len(header)] = header
+    assert [reader.read() for _ in range(7)] == [b"x" * 8] * 7
+    with pytest.raises(RingViolation, match=what):
+        reader.read()
+
+
+def test_a_message_past_the_end_of_the_memory_is_a_violation():
+    buffer, writer, reader = make_ring(136)
+    for _ in range(8):
+        assert writer.append(b"x" * 8)
+        writer.publish()
+        reader.read()
+        reader.free()
+    assert writer.append(b"x" * 8)  # behind the padding of 8 bytes that are left
+    writer.publish()
+    buffer[RING_OVERHEAD_BYTES + 128 : RING_OVERHEAD_BYTES + 136] = HEADER.pack(8, 1)
+    with pytest.raises(RingViolation, match="a message of 8 bytes"):
+        reader.read()
+
+
+def test_an_impossible_beginning_is_a_violation():
+    buffer, _, _ = make_ring()
+    memoryview(buffer)[:RING_OVERHEAD_BYTES].cast("Q")[HEAD_WORD] = 1_020
+    with pytest.raises(RingViolation, match="the ring begins at 1020"):
+        RingReader(buffer)
 
 
 @given(noise=st.binary(min_size=64, max_size=256), tail=st.integers(0, 40))
@@ -206,7 +263,7 @@ class RingMachine(RuleBasedStateMachine):
         _, self.writer, self.reader = make_ring(capacity, start * 8)
         self.appended: deque[bytes] = deque()
         self.published: deque[bytes] = deque()
-        self.count = 0
+        self.count = self.unread = self.unfreed = 0
 
     @rule(size=st.integers(0, 200))
     def append(self, size: int) -> None:
@@ -214,8 +271,10 @@ class RingMachine(RuleBasedStateMachine):
         self.count += 1
         if self.writer.append(message):
             self.appended.append(message)
+            self.unread += 1
+            self.unfreed += 1
         else:
-            assert self.writer.unread_bytes > self.writer.capacity_bytes // 2
+            assert self.unfreed > 1, "two of the longest messages always fit"
 
     @rule()
     def publish(self) -> None:
@@ -230,10 +289,12 @@ class RingMachine(RuleBasedStateMachine):
             assert not self.published
         else:
             assert message == self.published.popleft()
+            self.unread -= 1
 
     @rule()
     def free(self) -> None:
         self.reader.free()
+        self.unfreed = self.unread
 
     @invariant()
     def positions_are_in_order(self) -> None:
