@@ -22,6 +22,7 @@ from cluster.shared.lane import LaneViolation, WorkerLane
 from cluster.shared.lane_choice import LaneUnavailableError, open_worker_lane
 from cluster.shared.logs import change_role, follow_config
 from cluster.shared.messages import Grant, ProtocolError, Refuse
+from cluster.shared.process import call_in_forks
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
 from cluster.shared.standard_streams import tell
 from cluster.shared.start_failure import StartFailure, write_start_failure
@@ -186,13 +187,18 @@ def _what_and_where(error: BaseException) -> str:
 
 
 class _StopSignal:
-    """SIGTERM and SIGINT end the worker after what it has in hand; a second one at once."""
+    """SIGTERM and SIGINT end the worker after what it has in hand; a second one at once.
+
+    A process that the application forks off has them as any Python program: what ends such a
+    process by a signal, as multiprocessing does, waits for that.
+    """
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._requests = StopRequests()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self)
+        call_in_forks(self._was_forked_off)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self._requests.add(time.monotonic()):
@@ -206,6 +212,16 @@ class _StopSignal:
     def stops(self, worker: Worker) -> None:
         """From now on a signal stops `worker`."""
         self._worker = worker
+
+    def _was_forked_off(self) -> None:
+        for number, handler in (
+            (signal.SIGTERM, signal.SIG_DFL),
+            (signal.SIGINT, signal.default_int_handler),
+        ):
+            if signal.getsignal(number) is self:  # and none of the application's
+                signal.signal(number, handler)
+        if self._worker is not None:
+            self._worker.was_forked_off()
 
 
 def _work(place: Place, shard: int | None, app: App, stop: _StopSignal) -> int:

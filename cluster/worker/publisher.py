@@ -13,6 +13,7 @@ from cluster.shared.lane import Commit, WorkerLane
 from cluster.shared.note import NoteWriter
 from cluster.worker.backlog import Backlog
 from cluster.worker.dispatcher import Dispatcher
+from cluster.worker.forked import end_forked_off
 from cluster.worker.gateway_contact import GatewayContact
 from cluster.worker.outbox import Outbox
 from cluster.worker.stops import StoppedBeforeSuspect, StoppedWithoutRoom
@@ -67,6 +68,8 @@ class Publisher:
         self.is_last = False
         """Whether the worker ends, and with it what no successor puts out again: then there is a
         bounded wait for room also when it was told to stop."""
+        self.is_forked_off = False
+        """Whether this process is none of a worker: it has nothing to publish, and ends instead."""
 
     # -- batches -----------------------------------------------------------------------------------
 
@@ -104,6 +107,8 @@ class Publisher:
 
     def publish(self) -> None:
         """Publish output and commit as one, if there is anything; wait, alive, for room."""
+        if self.is_forked_off:
+            end_forked_off(None)
         if self._outbox.runs or self._dispatcher.is_past(self._published):
             self._publish_batch()
         self._contact.beat()
@@ -113,6 +118,8 @@ class Publisher:
 
         By that the gateway hears that this end is open; when it says so, the output has gone.
         """
+        if self.is_forked_off:
+            end_forked_off(None)
         self._publish_batch()
         self._contact.beat()
 

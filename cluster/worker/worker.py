@@ -6,6 +6,7 @@ each of these is done stands in a file of its own (`dispatcher`, `publisher`, `g
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from cluster.worker.app_timers import AppTimers
 from cluster.worker.backlog import Backlog
 from cluster.worker.careful_dispatcher import make_dispatcher
 from cluster.worker.control_link import ControlLink
+from cluster.worker.forked import end_forked_off
 from cluster.worker.gateway_contact import GatewayContact
 from cluster.worker.handler_calls import HandlerCalls
 from cluster.worker.outbox import Outbox
@@ -183,6 +185,16 @@ class Worker:
         """
         self._contact.request_stop()
 
+    def was_forked_off(self) -> None:
+        """The application has made this process, a copy of the worker's: it only ends from now on.
+
+        Called in that process as soon as it is there, while application code runs. It ends when
+        that returns or raises, ahead of anything that the loop would do.
+        """
+        self._publisher.is_forked_off = True
+        self._contact.is_stopping = True  # nothing waits in it
+        self._outbox.publish_at = 0.0  # ahead of the next packet
+
     def close(self) -> None:
         """Let go of what it runs on; `run` has done so. Idempotent."""
         if self._rounds is not None:
@@ -279,6 +291,8 @@ class Worker:
         try:
             return step()
         finally:
+            if self._publisher.is_forked_off:
+                end_forked_off(sys.exception())
             if self._rounds is not None:
                 self._rounds.tasks.leave()
 
@@ -298,6 +312,8 @@ class Worker:
         take_over(self._grant, self._dispatcher, publisher.publish_if_due)
 
     def _turn(self) -> bool:
+        if self._publisher.is_forked_off:
+            end_forked_off(None)
         # Each question to a ZeroMQ socket costs system calls, so each is asked once: a receive
         # that finds nothing also arms the descriptor.
         rounds = self._rounds

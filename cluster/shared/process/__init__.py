@@ -12,6 +12,7 @@ from cluster.shared.process.portable import is_stopped
 if sys.platform == "win32":
     from cluster.shared.process.windows import (
         SOCKET_PATH_BYTES_MAX,
+        call_in_forks,
         create_time,
         die_with_parent,
         exists,
@@ -34,6 +35,7 @@ if sys.platform == "win32":
 else:
     from cluster.shared.process.posix import (
         SOCKET_PATH_BYTES_MAX,
+        call_in_forks,
         create_time,
         die_with_parent,
         exists,
@@ -57,6 +59,7 @@ else:
 __all__ = [
     "SOCKET_PATH_BYTES_MAX",
     "ProcessIdentity",
+    "call_in_forks",
     "create_time",
     "die_with_parent",
     "is_owned_by_user",

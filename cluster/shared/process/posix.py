@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -79,6 +79,32 @@ def die_with_parent(parent_pid: int) -> None:
         threading.Thread(
             target=_exit_when_orphaned, args=(parent_pid,), name="die-with-parent", daemon=True
         ).start()
+
+
+def call_in_forks(function: Callable[[], object]) -> None:
+    """Have each process that is forked off this one call `function` first. Cannot be taken back.
+
+    What SIGTERM and SIGINT do there begins behind that: the interpreter would forget one that
+    comes before.
+    """
+    masks = threading.local()
+
+    def hold_signals() -> None:
+        stops = (signal.SIGTERM, signal.SIGINT)
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+
+    def let_signals() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def begin_child() -> None:
+        try:
+            function()
+        finally:
+            let_signals()
+
+    os.register_at_fork(
+        before=hold_signals, after_in_parent=let_signals, after_in_child=begin_child
+    )
 
 
 def spawn(

@@ -88,6 +88,10 @@ def die_with_parent(parent_pid: int) -> None:
     ).start()
 
 
+def call_in_forks(function: Callable[[], object]) -> None:
+    """Do nothing: Windows does not fork."""
+
+
 def spawn(
     argv: Sequence[str],
     env: Mapping[str, str],
