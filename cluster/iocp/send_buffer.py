@@ -13,7 +13,7 @@ copy shows, and large buffers go out as they are.
 """
 
 SMALL_BYTES_MAX = 1_024
-"""In a larger gather, runs of buffers up to this size are joined."""
+"""In a larger gather, neighbours up to this size are joined, however many they are."""
 
 
 class SendBuffer:
@@ -57,17 +57,14 @@ def join_small(buffers: list[Buffer], num_bytes: int) -> list[Buffer]:
         return [b"".join(buffers)]
     joined: list[Buffer] = []
     run: list[Buffer] = []
-    run_bytes = 0
     for buffer in buffers:
-        run_ends = len(buffer) > SMALL_BYTES_MAX or run_bytes + len(buffer) > JOIN_BYTES_MAX
-        if run and run_ends:
-            joined.append(b"".join(run))
-            run, run_bytes = [], 0
-        if len(buffer) > SMALL_BYTES_MAX:
-            joined.append(buffer)
-        else:
+        if len(buffer) <= SMALL_BYTES_MAX:
             run.append(buffer)
-            run_bytes += len(buffer)
+            continue
+        if run:
+            joined.append(b"".join(run))
+            run = []
+        joined.append(buffer)
     if run:
         joined.append(b"".join(run))
     return joined
