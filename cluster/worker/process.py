@@ -52,8 +52,8 @@ class _ShardRefused(Exception):
     """The gateway grants no shard to this process; the message says why."""
 
 
-class _StopRequested(Exception):
-    """A signal came before there was a worker to stop."""
+class _StopRequested(BaseException):
+    """A signal came before there was a worker to stop: no error of the application's."""
 
 
 def run_worker(

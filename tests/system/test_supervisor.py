@@ -630,6 +630,35 @@ def test_an_application_that_cannot_be_imported_is_named(
     assert node.processes() == []
 
 
+SIGNALLED_ONCE = """
+import os, signal, time
+from pathlib import Path
+from cluster.worker import App
+
+app = App()
+mark = Path(__file__).with_name("signalled")
+if not mark.exists():
+    mark.touch()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3600)
+    except Exception:  # as around an import that may fail
+        time.sleep(3600)
+"""
+
+
+def test_a_signal_in_the_import_of_an_application_is_no_error_of_it(
+    cluster_up: StartNode, tmp_path: Path
+):
+    config = tmp_path / "cluster.toml"
+    config.write_text("[workers]\ncount = 1\nspares = 0\n")
+    application = write_app(tmp_path / "app", SIGNALLED_ONCE)
+    node = cluster_up("--config", str(config), "--app", "the_app:app", cwd=application)
+    assert "exit code 0; successor" in node.stderr
+    assert "cannot import" not in node.stderr
+    assert node.drain() == 0
+
+
 def test_an_import_that_takes_long_is_told_with_where_it_is_and_goes_on(
     cluster_up_unready: StartNode, tmp_path: Path
 ):
