@@ -6,11 +6,11 @@ the loop does next, it would do a second time. Nothing is given back here, becau
 worker's too.
 """
 
-import contextlib
 import logging
-import os
-import sys
 from typing import NoReturn
+
+from cluster.shared.exit_codes import exit_code_of
+from cluster.shared.standard_streams import end_at_once
 
 __all__ = ["end_forked_off"]
 
@@ -22,19 +22,13 @@ def end_forked_off(error: BaseException | None) -> NoReturn:
 
     By SystemExit it has said with which code; by any other `error`, or by none, it is a mistake.
     """
-    code = 1
     if isinstance(error, SystemExit):
-        if error.code is None or isinstance(error.code, int):
-            code = error.code or 0
-        else:
+        if isinstance(error.code, str):
             logger.error("a process that the application forked off has ended: %s", error.code)
-    else:
-        logger.error(
-            "a process that the application forked off has come back to the code of its worker, "
-            "and is ended: it has to end itself (os._exit), as those of multiprocessing do",
-            exc_info=error,
-        )
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
-    os._exit(code & 0xFF)
+        end_at_once(exit_code_of(error))
+    logger.error(
+        "a process that the application forked off has come back to the code of its worker, and "
+        "is ended: it has to end itself (os._exit), as those of multiprocessing do",
+        exc_info=error,
+    )
+    end_at_once(1)

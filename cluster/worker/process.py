@@ -30,6 +30,7 @@ from cluster.shared.stop_requests import StopRequests
 from cluster.shared.zmq_sockets import open_control_socket
 from cluster.worker.app import App
 from cluster.worker.gateway_contact import GatewayLostError, WorkerRefusedError
+from cluster.worker.last_threads import leave_last_threads
 from cluster.worker.loader import ApplicationError, load_application
 from cluster.worker.place import KeyRefusedError, LocalPlace, Place, wait_for_config
 from cluster.worker.slow_import import told_where
@@ -83,7 +84,9 @@ def run_worker(
         return place, _load(config.node.app, config.workers)
 
     role = _role(shard, spare_number)
-    return _run(shard, begin, lambda error: _tell_failure(directory, role, error, is_supervised))
+    return _run_to_end(
+        shard, begin, lambda error: _tell_failure(directory, role, error, is_supervised)
+    )
 
 
 def run_remote_worker(
@@ -106,7 +109,21 @@ def run_remote_worker(
         return place, _load(app, WorkersConfig())  # what is configured, it hears later
 
     role = _role(shard)
-    return _run(shard, begin, lambda error: _tell_failure(directory, role, error, False))
+    return _run_to_end(shard, begin, lambda error: _tell_failure(directory, role, error, False))
+
+
+def _run_to_end(
+    shard: int | None,
+    begin: Callable[[], tuple[Place, App]],
+    tell_failure: Callable[[Exception], None],
+) -> int:
+    try:
+        exit_code = _run(shard, begin, tell_failure)
+    except BaseException as error:
+        leave_last_threads(error)
+        raise
+    leave_last_threads(None, exit_code)
+    return exit_code
 
 
 def _run(
