@@ -6,6 +6,7 @@ control plane and lanes. It is private to one user, and every file in it appears
 
 import errno
 import os
+import re
 import stat
 import time
 from contextlib import suppress
@@ -62,6 +63,7 @@ _SHM_SOCKET = "shm.sock"
 _SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET, _SHM_SOCKET})
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _OVER_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
@@ -138,9 +140,11 @@ class RunDirectory:
     def begin_with(self, config: Config) -> None:
         """Leave the configuration of a node that is about to start, once it has no gateway.
 
-        Raises `RunDirectoryHeld` if there is one after `GATEWAY_GONE_WAIT_S` seconds.
+        What an earlier node was writing when it was killed is removed. Raises `RunDirectoryHeld` if
+        there is a gateway after `GATEWAY_GONE_WAIT_S` seconds.
         """
         self.lock("gateway", GATEWAY_GONE_WAIT_S).release()
+        self._remove_unfinished()
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:
@@ -267,7 +271,7 @@ class RunDirectory:
     def _replace(self, name: str, data: bytes, *, survives_power_loss: bool = False) -> None:
         target = self._file(name)
         try:
-            temporary = self.path / f".{name}.{os.urandom(8).hex()}.tmp"
+            temporary = self.path / f".{name}.{os.urandom(8).hex()}.tmp"  # as in _UNFINISHED
             fd = os.open(temporary, _CREATE_FLAGS, 0o600)
             try:
                 with os.fdopen(fd, "wb") as file:
@@ -283,6 +287,14 @@ class RunDirectory:
                 sync_directory(self.path)
         except OSError as error:
             raise self._failed("written", name, error) from None
+
+    def _remove_unfinished(self) -> None:
+        try:
+            for path in self.path.iterdir():
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failed("removed", "what an earlier node has not finished", error) from None
 
     def _write_over(self, name: str, data: bytes) -> bool:
         """Write `data` over what is in the file; False if that cannot be, and it is as before.

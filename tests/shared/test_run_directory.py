@@ -406,6 +406,30 @@ def test_a_file_system_that_refuses_locks_or_is_full_is_an_error(
     assert message == f"run directory {directory.path}: gateway.lock cannot be {told}"
 
 
+DIE_WRITING = """
+import os, sys
+from pathlib import Path
+from cluster.shared import run_directory
+run_directory.replace_file = lambda *_: os.kill(os.getpid(), 9)
+directory = run_directory.RunDirectory(Path(sys.argv[1]))
+directory.next_epoch() if sys.argv[2] == "epoch" else directory.write_json(sys.argv[2], 1)
+"""
+
+
+@posix_only
+def test_what_a_killed_process_was_writing_is_removed_when_the_next_node_begins(
+    directory: RunDirectory,
+) -> None:
+    (directory.path / ".somebody.else.tmp").touch()
+    for name in ("epoch", "supervisor.json", "epoch"):
+        argv = [sys.executable, "-c", DIE_WRITING, str(directory.path), name]
+        assert spawn(argv, os.environ).wait(30) == -9
+    assert len(list(directory.path.iterdir())) == 1 + 3
+    directory.begin_with(Config())
+    left = {path.name for path in directory.path.iterdir()}
+    assert left == {".somebody.else.tmp", "config.json", "gateway.lock"}
+
+
 def test_of_many_processes_that_start_at_once_one_gets_the_role(directory: RunDirectory) -> None:
     argv = [sys.executable, "-c", HOLD, str(directory.path)]
     contenders = [spawn(argv, os.environ, stdout=subprocess.PIPE) for _ in range(4)]
