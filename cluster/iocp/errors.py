@@ -10,7 +10,6 @@ import errno
 from cluster.iocp.causes import Cause
 
 __all__ = [
-    "ACCEPT_EXHAUSTED",
     "DriverClosedError",
     "DriverUnavailableError",
     "EventInFlightError",
@@ -41,13 +40,6 @@ class DriverUnavailableError(IocpError):
 
 
 _IS_WINDOWS = hasattr(errno, "WSAECONNRESET")
-
-ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}) | (
-    # Winsock's EMFILE and ENOBUFS; ERROR_NOT_ENOUGH_MEMORY, ERROR_NO_SYSTEM_RESOURCES,
-    # ERROR_COMMITMENT_LIMIT.
-    frozenset({10024, 10055, 8, 1450, 1455} if _IS_WINDOWS else ())
-)
-"""Raw codes of an accept that failed because this machine ran out of something: try later."""
 
 _CAUSES = {
     errno.ECONNRESET: Cause.RESET,

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import Handle
-from cluster.iocp.errors import ACCEPT_EXHAUSTED, MisuseError
+from cluster.iocp.errors import MisuseError
 from cluster.iocp.iocp_event import AcceptEvent, IocpEvent
 from cluster.iocp.iocp_object import IocpObject
 from cluster.iocp.net_address import NetAddress
-from cluster.iocp.timers import Timer
 
 if TYPE_CHECKING:
     from cluster.iocp.service import ServerService
@@ -51,9 +50,9 @@ class Listener(IocpObject):
         "_closing",
         "_core",
         "_enough",
+        "_is_pausing",
         "_lock",
         "_outstanding",
-        "_retry",
         "_service",
         "_silent_until",
         "_unused",
@@ -72,7 +71,7 @@ class Listener(IocpObject):
         self._enough = 0
         """While more than these are outstanding none is armed again. A pool of 128 is filled up 16
         at a time, which takes 4 of 23 µs off each client; one of up to 8 at once."""
-        self._retry: Timer | None = None
+        self._is_pausing = False
         self._closing = False
         self._silent_until = -math.inf
         self.accept_errors = 0
@@ -115,7 +114,7 @@ class Listener(IocpObject):
         if len(self._outstanding) > self._enough:
             return
         service = None if self._service is None else self._service()
-        if service is None or self.handle is None or self._closing or self._retry is not None:
+        if service is None or self.handle is None or self._closing or self._is_pausing:
             return
         try:
             self._arm(service)
@@ -130,7 +129,7 @@ class Listener(IocpObject):
             if service.shares_port and service.is_full:
                 wanted = min(REFUSALS_OUTSTANDING, service.accepts_outstanding_max)
             missing = wanted - len(self._outstanding) - self._arming
-            if missing <= 0 or self._closing:
+            if missing <= 0:
                 return
             self._arming += missing
             events, self._unused = self._unused[:missing], self._unused[missing:]
@@ -145,10 +144,6 @@ class Listener(IocpObject):
         if self.handle is None or self._closing:
             return
         self._closing = True
-        self._unused.clear()
-        retry, self._retry = self._retry, None
-        if retry is not None:
-            retry.cancel()
         for event in list(self._outstanding):
             self._core.driver.cancel(event)
         self._close_if_quiet()
@@ -214,7 +209,7 @@ class Listener(IocpObject):
             self._core.hand_over(session, event)
         if self._closing:
             self._close_if_quiet()
-        elif len(self._outstanding) <= self._enough:
+        else:
             self.replenish()
 
     def _admits(self, service: "ServerService", event: AcceptEvent) -> bool:
@@ -226,8 +221,7 @@ class Listener(IocpObject):
 
     def _process_failure(self, event: AcceptEvent) -> None:
         self.accept_errors += 1
-        exhausted = event.raw_error in ACCEPT_EXHAUSTED or event.error is Cause.OS_ERROR
-        if exhausted and self._retry is None:
+        if event.error is Cause.OS_ERROR and not self._is_pausing:
             if self._may_log():
                 logger.warning(
                     "cannot accept clients (error %d); trying every %g s",
@@ -244,10 +238,11 @@ class Listener(IocpObject):
         return True
 
     def _pause(self) -> None:
-        self._retry = self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)
+        self._is_pausing = True
+        self._core.call_later(ACCEPT_RETRY_S, self._retry_accepts)
 
     def _retry_accepts(self) -> None:
-        self._retry = None
+        self._is_pausing = False
         self.replenish()
 
     def _close_if_quiet(self) -> None:

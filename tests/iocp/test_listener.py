@@ -355,6 +355,20 @@ def test_closing_a_listener_twice_or_before_it_started_is_nothing(world: World):
     world.run_until(lambda: service.listener.handle is None)
 
 
+def test_who_comes_as_a_listener_stops_has_no_session_and_no_slot(world: World):
+    class LastOne(RecordingSession):
+        def on_connected(self) -> None:
+            service.stop_accepting()
+
+    service = world.server(LastOne, max_session_count=4)
+    peers = [Peer(world.core, service.listener.local_address) for _ in range(4)]
+    world.run_until(lambda: sum(peer.ended is not None for peer in peers) == 3, "three ends")
+    world.run_until(lambda: service.listener.handle is None, "the end of the listener")
+    assert service.current_session_count == 1
+    assert service.free_slot_count == 3
+    assert service.listener.accept_errors == 0
+
+
 def test_a_listener_takes_no_other_event(world: World):
     from cluster.iocp import RecvEvent
 
@@ -410,6 +424,7 @@ def test_a_client_that_is_not_admitted_is_cut_off_and_takes_no_slot(steady_world
     for _ in range(5):  # more than there are slots
         refused = Peer(world.core, service.listener.local_address)
         world.run_until(lambda: refused.ended, "the refusal")  # noqa: B023
+        assert refused.ended is Cause.RESET
     assert service.current_session_count == 0
     assert service.free_slot_count == 2
     assert [call for session in made for call in session.calls] == []
