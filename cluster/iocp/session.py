@@ -421,8 +421,6 @@ class Session(Sender):
             if self._read_ended:
                 self._move_from(state, _DRAINED)
                 self._cancel_all()
-            else:
-                self._register_recv()
         elif state is _CANCELLING:
             self._cancel_all()
         return None
@@ -433,12 +431,8 @@ class Session(Sender):
         self._driver.submit(event)
 
     def _process_disconnect(self) -> None:
-        event = self._shut_down_event
-        if self._state is SessionState.SHUTTING_DOWN:
-            if event is not None and event.error is not None:
-                self._handle_error(event)
-            else:
-                self._move_from(SessionState.SHUTTING_DOWN, SessionEvent.SHUT_DOWN)
+        # If it failed, the connection is gone, and the recv finds the same.
+        self._move_from(SessionState.SHUTTING_DOWN, SessionEvent.SHUT_DOWN)
         self._advance_close()
 
     def _start_close_timer(self) -> None:
