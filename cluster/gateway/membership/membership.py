@@ -100,6 +100,7 @@ class Membership:
         self._last_told: list[Member] | None = (
             None  # None: tell of the next list, whatever is in it
         )
+        self._is_logged_away = self._is_logged_lost = False
         self._heard_at: float | None = None
         self._timer: Timer | None = None
         self._store = make_store()
@@ -261,6 +262,7 @@ class Membership:
         if isinstance(answer, StoreError | NodeTakenError):
             if self._lease.failures == 0:
                 logger.warning("the store of the cluster's members: %s", answer)
+                self._is_logged_away = True
             self._lease.failed(self._core.now(), str(answer))
             return
         was_member = self.is_member
@@ -283,6 +285,7 @@ class Membership:
         logger.error(
             "node %d has lost its lease and takes no keys: %s", self.node, self._lease.reason
         )
+        self._is_logged_lost = True
         self.user.members_changed()
 
     # -- the list ----------------------------------------------------------------------------------
@@ -300,8 +303,14 @@ class Membership:
 
     def _take_list(self, stored: list[StoredEntry]) -> None:
         self._heard_at = self._core.now()
+        if self._is_logged_away:
+            self._is_logged_away = False
+            logger.info("the store of the cluster's members has answered again")
         if not self.is_member:
             return  # the last list stands until this node is in it again
+        if self._is_logged_lost:
+            self._is_logged_lost = False
+            logger.info("node %d has a lease again", self.node)
         members = [member for each in stored if (member := _member(each)) is not None]
         if members != self._last_told:
             self.members = self._last_told = members

@@ -1,5 +1,6 @@
 """Nodes in a real etcd, in one process: they join, leave, crash, lose their lease or the store."""
 
+import logging
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -189,9 +190,15 @@ def test_who_crashes_is_gone_when_its_lease_ends_unless_its_next_life_comes_befo
     nodes.run(lambda: first.members == [1, 2], "a list without the third, whose lease has ended")
 
 
+def logged(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:
+    """Return the levels of the lines of the log that begin with `what`."""
+    return [each.levelname for each in caplog.records if each.getMessage().startswith(what)]
+
+
 def test_a_lease_that_is_revoked_is_lost_and_the_node_comes_back_as_another_life(
-    nodes: Nodes, etcd: EtcdServer
+    nodes: Nodes, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "cluster.gateway")
     first, second = nodes.join("a"), nodes.join("b")
     nodes.run(lambda: first.members == [1, 2], "the list")
     first.changes.clear()
@@ -204,6 +211,9 @@ def test_a_lease_that_is_revoked_is_lost_and_the_node_comes_back_as_another_life
     assert first.changes == [([1, 2], False), ([1, 2], True)]
     nodes.run(lambda: second.membership.members[0].life == f"{life:016x}", "its life")
     assert (first.membership.node, first.membership.epoch) == (1, 100)
+    assert logged(caplog, "node 1 has ") == ["ERROR", "INFO"]
+    assert "node 1 has a lease again" in caplog.messages
+    assert logged(caplog, "the store ") == []
 
 
 def test_a_store_that_is_down_for_less_than_the_lease_is_not_noticed(
@@ -225,8 +235,9 @@ def test_a_store_that_is_down_for_less_than_the_lease_is_not_noticed(
 
 
 def test_a_store_that_is_down_for_longer_costs_the_lease_and_nobody_s_life(
-    nodes: Nodes, etcd: EtcdServer
+    nodes: Nodes, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "cluster.gateway")
     first = nodes.join("a", lease_s=SHORT_LEASE_S)
     nodes.run(lambda: first.members == [1], "the list")
     etcd.kill()
@@ -237,6 +248,9 @@ def test_a_store_that_is_down_for_longer_costs_the_lease_and_nobody_s_life(
     nodes.run(lambda: first.membership.is_member, "the lease")
     assert first.changes[-1] == ([1], True)
     assert first.membership.status().failures == 0
+    assert logged(caplog, "the store of the cluster's members") == ["WARNING", "INFO"]
+    assert "the store of the cluster's members has answered again" in caplog.messages
+    assert logged(caplog, "node 1 has ") == ["ERROR", "INFO"]
 
 
 def test_an_id_that_another_node_has_taken_meanwhile_is_lost(nodes: Nodes, etcd: EtcdServer):
