@@ -33,6 +33,8 @@ class Child:
         """Which version of the application it imports, see `Versions`."""
         self.kill_due: float | None = None
         """When it is killed, if it is: it was asked before where it hangs."""
+        self.was_killed = False
+        """Whether its supervisor has killed it."""
         self._process = process
 
     @property
@@ -55,6 +57,7 @@ class Child:
     def kill(self) -> None:
         """End the child at once; it is still to be reaped."""
         self.kill_due = None
+        self.was_killed = True
         self._process.kill()
 
     def kill_once_told(self) -> None:
@@ -77,7 +80,7 @@ class Child:
 
     def kill_and_reap(self) -> None:
         """End the child at once and wait until it is gone."""
-        self._process.kill()
+        self.kill()
         self._process.wait(_REAP_TIMEOUT_S)
 
     def describe_exit(self) -> str:

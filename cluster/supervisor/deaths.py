@@ -14,6 +14,7 @@ from cluster.shared.start_failure import StartFailure
 from cluster.supervisor.child import Child
 from cluster.supervisor.console import say
 from cluster.supervisor.course import EXIT_CANNOT_START, EXIT_NOT_DRAINED, Course, Phase
+from cluster.supervisor.memory_kills import LATELY_S
 from cluster.supervisor.node import Node
 from cluster.supervisor.place import Place
 from cluster.supervisor.reload import Reloader
@@ -34,6 +35,9 @@ TRY_AGAIN_S = 0.5
 STOP_NEWS_S = 0.5
 """A worker that ends in a drain with exit code 0 was told to by the gateway, which tells us so
 within this time; or somebody else told it to, and its shard needs a successor."""
+
+KILLED = -9
+"""How a process ends that was killed; none does on Windows."""
 
 
 class Deaths:
@@ -99,7 +103,7 @@ class Deaths:
                 decision = self._reload.try_later(shard, worker)
             else:
                 decision = self._reload.try_again(shard, decision)
-        _log_death(worker, decision)
+        self._log_death(worker, decision)
         if isinstance(decision, GiveUp) and self._course.phase is Phase.STARTING:
             self._give_up(worker, decision)
         elif isinstance(decision, GiveUp):
@@ -168,7 +172,7 @@ class Deaths:
             self._give_up(child, decision)
         elif isinstance(decision, GiveUp):
             decision = Restart(BACKOFF_MAX_S)
-        _log_death(child, decision)
+        self._log_death(child, decision)
 
     # -- the gateway -------------------------------------------------------------------------------
 
@@ -186,7 +190,7 @@ class Deaths:
         self._give_ups.clear()
         self._reload.gateway_ended()
         decision = self._node.gateway.ended(now)
-        _log_death(gateway, decision)
+        self._log_death(gateway, decision)
         if isinstance(decision, GiveUp):
             self._give_up(gateway, decision)
         self._node.kill_workers()
@@ -236,9 +240,32 @@ class Deaths:
     def _give_up(self, child: Child, decision: GiveUp) -> None:
         say(
             f"gave up restarting {child.role}: {decision.lives} lives in {decision.within_s:.1f} s "
-            f"were of no use, the last ended with {child.describe_exit()}"
+            f"were of no use, the last ended with {self._described(child)}"
         )
         self._course.give_up()
+
+    def _log_death(self, child: Child, decision: Restart | GiveUp) -> None:
+        follows = "no successor"
+        if isinstance(decision, Restart):
+            follows = (
+                f"successor in {decision.delay_s:g} s" if decision.delay_s else "successor at once"
+            )
+        logger.warning(
+            "%s (pid %d): %s; %s", child.role, child.pid, self._described(child), follows
+        )
+
+    def _described(self, child: Child) -> str:
+        """Return how the child ended, and what it may have ended of if somebody else killed it."""
+        end = child.describe_exit()
+        if child.exit_code() == KILLED and not child.was_killed:
+            count = self._node.memory_kills.lately()
+            if count:
+                end += (
+                    f", probably for want of memory: the system has killed {count} "
+                    f"{'process' if count == 1 else 'processes'} for that in the last "
+                    f"{LATELY_S:g} s"
+                )
+        return end
 
     def _check_drained(self) -> None:
         """End when everybody has left."""
@@ -251,12 +278,3 @@ def _lost_gateway(place: Place, child: Child, now: float) -> None:
     logger.warning("%s (pid %d) has lost the gateway", child.role, child.pid)
     place.withdraw()
     place.restart_due = now + BACKOFF_FIRST_S
-
-
-def _log_death(child: Child, decision: Restart | GiveUp) -> None:
-    follows = "no successor"
-    if isinstance(decision, Restart):
-        follows = (
-            f"successor in {decision.delay_s:g} s" if decision.delay_s else "successor at once"
-        )
-    logger.warning("%s (pid %d): %s; %s", child.role, child.pid, child.describe_exit(), follows)

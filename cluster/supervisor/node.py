@@ -17,6 +17,7 @@ from cluster.shared.run_directory import RunDirectory, RunDirectoryError, RunDir
 from cluster.shared.start_failure import StartFailure, read_start_failure
 from cluster.supervisor.child import Child, launch_spare, launch_worker
 from cluster.supervisor.gateway_keeper import GatewayKeeper
+from cluster.supervisor.memory_kills import MemoryKills
 from cluster.supervisor.node_record import make_node_record, write_node_record
 from cluster.supervisor.place import Place
 from cluster.supervisor.shard import ShardPlace
@@ -45,6 +46,7 @@ class Node:
         self._config = config
         self._run_directory = run_directory
         self._upkeep = Upkeep(run_directory, lock)
+        self.memory_kills = MemoryKills()
         self.gateway = GatewayKeeper(run_directory, config.workers.worker_timeout_s)
         remote = config.remote.shards
         self.shards = [ShardPlace(i) for i in range(config.workers.count) if i not in remote]

@@ -132,6 +132,7 @@ class Supervisor:
             self._check_signals()
             self._check_messages()
             node.look_after_run_directory()
+            node.memory_kills.look(time.monotonic())
             self._check_exits()
             self._deaths.check_give_ups(time.monotonic())
             self._check_versions()

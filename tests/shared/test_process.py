@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cluster.shared.process import (
+    count_memory_kills,
     die_with_parent,
     is_same_process,
     is_stopped,
@@ -298,6 +299,15 @@ def test_room_for_descriptors_is_made_and_takes_none() -> None:
 
 
 # Directories
+
+
+def test_what_the_system_has_killed_for_want_of_memory_is_counted() -> None:
+    count = count_memory_kills()
+    told = Path("/proc/vmstat").read_text() if Path("/proc/vmstat").exists() else ""
+    if "oom_kill " in told:
+        assert f"oom_kill {count}\n" in told
+    else:
+        assert count == 0
 
 
 def test_a_directory_can_be_synced(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cluster.supervisor.course import (
     Course,
 )
 from cluster.supervisor.deaths import STOP_NEWS_S, TRY_AGAIN_S, VERDICT_WAIT_S, Deaths
+from cluster.supervisor.memory_kills import MemoryKills
 from cluster.supervisor.node import Node
 from cluster.supervisor.reload import Reloader
 from cluster.supervisor.restart_policy import BACKOFF_FIRST_S, BACKOFF_MAX_S, FAILURES_MAX
@@ -106,6 +107,27 @@ def test_a_shard_is_not_given_up_if(bench: Bench, why: str):
     assert bench.shard.restart_due == 1.2
     bench.deaths.check_give_ups(100.0)
     assert bench.course.exit_code is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_death_by_somebody_else_s_hand_is_told_with_what_was_killed_for_want_of_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
+):
+    monkeypatch.setattr(bench.node, "memory_kills", MemoryKills(iter([0, count, count]).__next__))
+    bench.course.became_ready()
+    bench.worker_ends(-9, 1.0)
+    told = {
+        0: "signal 9 (SIGKILL); successor",
+        1: "for want of memory: the system has killed 1 process for that in the last 10 s; succ",
+        2: "for want of memory: the system has killed 2 processes for that in the last 10 s; succ",
+    }
+    assert told[count] in caplog.messages[-1]
+    ours = fake_child(role="spare 1")
+    bench.spare.started(ours, 2.0)
+    ours.kill()
+    process_of(ours).returncode = -9
+    bench.deaths.spare_ended(bench.spare, ours, -9, 2.0)
+    assert "signal 9 (SIGKILL); successor" in caplog.messages[-1]
 
 
 def test_before_a_node_was_ready_a_shard_is_given_up_at_once(bench: Bench):

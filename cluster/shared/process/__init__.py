@@ -13,6 +13,7 @@ if sys.platform == "win32":
     from cluster.shared.process.windows import (
         SOCKET_PATH_BYTES_MAX,
         call_in_forks,
+        count_memory_kills,
         create_time,
         die_with_parent,
         exists,
@@ -36,6 +37,7 @@ else:
     from cluster.shared.process.posix import (
         SOCKET_PATH_BYTES_MAX,
         call_in_forks,
+        count_memory_kills,
         create_time,
         die_with_parent,
         exists,
@@ -60,6 +62,7 @@ __all__ = [
     "SOCKET_PATH_BYTES_MAX",
     "ProcessIdentity",
     "call_in_forks",
+    "count_memory_kills",
     "create_time",
     "die_with_parent",
     "is_owned_by_user",

@@ -171,6 +171,19 @@ def raise_descriptor_limit(wanted: int) -> int:
     return max(wanted, soft) if soft == resource.RLIM_INFINITY else soft
 
 
+def count_memory_kills() -> int:
+    """Return how many processes the system has killed for want of memory since it began.
+
+    0 where it does not tell: only Linux does.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_bytes().splitlines():
+            name, _, count = line.partition(b" ")
+            if name == b"oom_kill":
+                return int(count)
+    return 0
+
+
 def make_room_for_descriptors(count: int) -> None:
     """Have the system make room for `count` descriptors now, where it would do so while they come.
 
