@@ -30,6 +30,7 @@ from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
 from cluster.shared.run_directory import GATEWAY_GONE_WAIT_S, RunDirectory, RunDirectoryError
+from cluster.shared.signal_handling import handle_signal
 from cluster.shared.standard_streams import tell
 from cluster.shared.stop_requests import StopRequests
 
@@ -180,7 +181,7 @@ class _SignalHandler:
 def _drain_on_signals(gateway: Gateway) -> None:
     handler = _SignalHandler(gateway)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
+        handle_signal(number, handler)
 
 
 def _describe(error: OSError) -> str:

@@ -8,6 +8,7 @@ from cluster.iocp import NetAddress
 from cluster.metrics.metrics_server import metrics_served
 from cluster.metrics.node_collector import NodeCollector
 from cluster.shared.run_directory import RunDirectory
+from cluster.shared.signal_handling import handle_signal
 
 __all__ = ["serve_metrics"]
 
@@ -25,7 +26,7 @@ def serve_metrics(
     """
     is_over = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: is_over.set())
+        handle_signal(number, lambda *_: is_over.set())
     with metrics_served([NodeCollector(run_directory)], listen, "--listen") as line:
         announce(line)
         while not is_over.wait(_LOOK_INTERVAL_S):

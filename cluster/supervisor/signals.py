@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from cluster.iocp.wake_pair import WakePair
+from cluster.shared.signal_handling import handle_signal
 from cluster.shared.stop_requests import StopRequests
 
 __all__ = ["SignalWatch"]
@@ -90,7 +91,7 @@ class SignalWatch:
         self._wake_pair.close()
 
     def _handle(self, number: int, handler: "signal._HANDLER") -> None:
-        self._previous[number] = signal.signal(number, handler)
+        self._previous[number] = handle_signal(number, handler)
 
     def _stop_asked(self, number: int, _frame: FrameType | None) -> None:
         self._stop_requests.add(time.monotonic())

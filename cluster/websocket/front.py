@@ -22,6 +22,7 @@ from websockets.protocol import State
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
 from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
+from cluster.shared.signal_handling import handle_signal
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.door import Door
 from cluster.websocket.forwarded import client_of
@@ -142,9 +143,9 @@ class _Front:
         bound = NetAddress.from_sockaddr(listener.getsockname())
         is_over = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(is_over.set))
+            handle_signal(number, lambda *_: loop.call_soon_threadsafe(is_over.set))
         if context is not None and hasattr(signal, "SIGHUP"):
-            signal.signal(
+            handle_signal(
                 signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._read_again, context)
             )
         door = Door(listener, self)

@@ -24,6 +24,7 @@ from cluster.shared.logs import change_role, follow_config
 from cluster.shared.messages import Grant, ProtocolError, Refuse
 from cluster.shared.process import call_in_forks
 from cluster.shared.run_directory import RunDirectory, RunDirectoryError
+from cluster.shared.signal_handling import handle_signal
 from cluster.shared.standard_streams import tell
 from cluster.shared.start_failure import StartFailure, write_start_failure
 from cluster.shared.stop_requests import StopRequests
@@ -214,7 +215,7 @@ class _StopSignal:
         self._worker: Worker | None = None
         self._requests = StopRequests()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self)
+            handle_signal(number, self)
         call_in_forks(self._was_forked_off)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:

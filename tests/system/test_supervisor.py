@@ -164,6 +164,22 @@ def test_ctrl_c_drains_as_sigterm_does(cluster_up: StartNode):
     assert node.processes() == []
 
 
+def block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_that_were_blocked_by_whoever_started_a_node_end_it_all_the_same(
+    cluster_up: StartNode, number: int
+):
+    node = cluster_up("--workers", "1", preexec_fn=block_signals)
+    os.kill(node.worker_pids()[0], signal.SIGTERM)
+    node.wait_restarts(1)
+    assert "exit code 0; successor" in node.stderr
+    node.signal(number)
+    assert node.wait_exit() == 0
+
+
 def test_an_ipv6_address_stands_in_brackets(cluster_up: StartNode):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
