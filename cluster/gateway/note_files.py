@@ -36,7 +36,7 @@ class NoteFiles:
         except OSError as error:
             logger.error(
                 "shard %d goes on without a note of what is in hand, so no packet can be found "
-                "to be poison: %s cannot be made (%s); make room there",
+                "to be poison: %s cannot be made (%s); look at its file system",
                 shard,
                 self._directory / name,
                 error.strerror or error,

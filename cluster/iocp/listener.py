@@ -10,6 +10,7 @@ listener, and it would wait here while others have room.
 
 import logging
 import math
+import os
 import weakref
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -224,8 +225,9 @@ class Listener(IocpObject):
         if event.error is Cause.OS_ERROR and not self._is_pausing:
             if self._may_log():
                 logger.warning(
-                    "cannot accept clients (error %d); trying every %g s",
+                    "cannot accept clients (error %d: %s); trying every %g s",
                     event.raw_error,
+                    os.strerror(event.raw_error),
                     ACCEPT_RETRY_S,
                 )
             self._pause()

@@ -255,6 +255,7 @@ def test_accepts_that_fail_for_the_machine_are_tried_again_after_a_pause(
     world.run_until(lambda: service.listener.accept_errors == 4)
     assert service.listener.outstanding_accepts == 0
     assert len(caplog.records) == 1
+    assert f"(error {errno.EMFILE}: {os.strerror(errno.EMFILE)}); trying" in caplog.text
     world.run_until(lambda: peer.received == b"x")
     assert round(world.core.now() - began, 6) >= ACCEPT_RETRY_S
     assert service.listener.accept_errors == 5
