@@ -58,7 +58,6 @@ class Sender(IocpObject):
         # Whichever of the two was said last, in the order in which a class looks for them.
         for base in cls.__mro__[: cls.__mro__.index(Sender)]:
             if "tells_sends" in vars(base):
-                cls.tells_sends = vars(base)["tells_sends"]
                 return
             if "on_send" in vars(base):
                 cls.tells_sends = True
@@ -291,7 +290,6 @@ class Sender(IocpObject):
         assert event is not None
         if event.error is not None:
             with self._lock:  # nobody may register what follows a gap in the stream
-                event.release()
                 self._send_registered = False
                 self._abort_locked(event.error)
             return self._advance_close()

@@ -266,19 +266,40 @@ def test_overflow_by_one_callback_aborts_when_it_returns(world: World, sizes: li
     peer.send(b"go")
     world.run_until(lambda: session.disconnected_with)
     assert session.disconnected_with == Cause.SEND_OVERFLOW
+    world.run_until(lambda: peer.ended)
+    assert peer.received == b""
 
 
 def test_a_callback_that_sends_without_end_is_stopped_at_the_bound(world: World):
     class Endless(RecordingSession):
+        taken = 0
+
         def on_recv(self, data: bytes | memoryview) -> int:
-            while self.send(bytes(1_000)):
-                assert self._gathered_bytes <= 100_000
+            while self.taken < 1_000 and self.send(bytes(1_000)):
+                self.taken += 1
             return super().on_recv(data)
 
     session, peer = world.pair(Endless, send_queue_bytes_max=100_000)
     peer.send(b"go")
     world.run_until(lambda: session.disconnected_with)
     assert session.disconnected_with == Cause.SEND_OVERFLOW
+    assert session.taken == 100
+
+
+@pytest.mark.parametrize("num_bytes", [10, 100_000])
+def test_what_a_callback_has_sent_does_not_leave_after_an_abort(world: World, num_bytes: int):
+    class Aborting(RecordingSession):
+        def on_recv(self, data: bytes | memoryview) -> int:
+            assert self.send(bytes(num_bytes))
+            self.abort()
+            return super().on_recv(data)
+
+    session, peer = world.pair(Aborting)
+    peer.send(b"go")
+    world.run_until(lambda: session.disconnected_with)
+    world.run_until(lambda: peer.ended)
+    assert peer.ended in RESETS
+    assert peer.received == b""
 
 
 def test_exactly_what_the_queue_holds_is_sent(world: World):

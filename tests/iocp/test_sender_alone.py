@@ -1,5 +1,6 @@
 """A sender without a connection: every step of the system is the test's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,6 +177,16 @@ def test_a_mark_is_told_in_a_later_turn_if_it_holds_until_then(drops_before_it_i
         sender.complete(11)
         assert sender.calls == [("blocked", 14), ("send", 11), ("ready", 3)]
     assert not sender.is_send_blocked
+
+
+@pytest.mark.parametrize("send", [Lone.send, Lone.in_callback])
+def test_what_waits_up_to_the_mark_is_not_worth_a_word(send: Callable[[Lone, bytes], Any]):
+    sender = Lone(send_blocked_bytes=10, send_ready_bytes=4)
+    send(sender, bytes(10))
+    assert sender.posts == 0
+    for _ in range(3):
+        send(sender, b"x")
+        assert sender.posts == 1
 
 
 def test_what_a_callback_sends_while_the_session_is_flushing_still_goes_out():
