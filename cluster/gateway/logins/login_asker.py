@@ -253,8 +253,10 @@ class LoginAsker:
         yield LoginRecord(TELL, what=LoginNews.BEGIN)
         for user in self._users.names():
             session = self._users.find(user)
-            is_told = session is not None and self._owners.owner(user) == owner
-            yield _hold(user, session) if session is not None and is_told else None
+            if session is not None and self._owners.owner(user) == owner:
+                yield _hold(user, session)
+            else:
+                yield None
         for ask in self._asks.of_owner(owner):
             if self._asks.find(ask.session) is ask:
                 yield _question(ask)

@@ -133,6 +133,28 @@ def test_who_is_here_keeps_another_out_without_a_question(bench: Bench):
     assert len(bench.asked) == 1
 
 
+def test_who_is_here_no_more_keeps_nobody_out_and_the_owner_decides(bench: Bench):
+    bench.bound(1, "ann").is_present = False
+    second = bench.open(2)
+    bench.bind(second, "ann", REJECT)
+    assert second.results == []
+    assert bench.asked[-1].session == 2
+
+
+def test_a_login_is_later_than_all_that_this_node_has_seen(bench: Bench):
+    session = bench.open(1)
+    bench.bind(session, "ann")
+    # Its owner has put it behind one of a node whose clock is ahead.
+    ahead = bench.asked[0].stamp + 3_600_000_000
+    bench.answer(bench.asked[0]._replace(stamp=ahead))
+    assert session.login_stamp == ahead
+    bench.has_room = False
+    later = bench.open(2)
+    bench.bind(later, "ann")
+    assert later.user == "ann"
+    assert later.login_stamp > ahead
+
+
 def test_what_finds_no_way_to_the_owner_is_decided_alone_and_told(bench: Bench):
     older = bench.bound(1, "ann")
     bench.has_room = False
@@ -171,7 +193,11 @@ def test_all_who_ask_for_a_user_are_decided_together_in_their_order(bench: Bench
     assert first.results == [(YES, "ann")]
     assert second.results == [(NO, None)]
     assert bench.decided == ["ann"]
-    assert bench.heard()[0] == (LoginNews.HOLD, 1, "ann")
+    assert bench.heard() == [
+        (LoginNews.HOLD, 1, "ann"),
+        (LoginNews.FREE, 2, "ann"),  # which the owner may have let be the user meanwhile
+        (LoginNews.HOLD, 1, "ann"),
+    ]
 
 
 def test_the_last_bind_that_waits_behind_an_ask_is_asked_next(bench: Bench):
@@ -184,6 +210,16 @@ def test_the_last_bind_that_waits_behind_an_ask_is_asked_next(bench: Bench):
     bench.answer(bench.asked[1])
     assert session.results == [(YES, "ann"), (YES, "amy")]
     assert bench.heard() == [(LoginNews.FREE, 1, "ann")]
+
+
+def test_who_is_gone_asks_for_nothing_that_waits_behind(bench: Bench):
+    session = bench.open(1)
+    bench.bind(session, "ann")
+    bench.bind(session, "bob")
+    session.is_present = False
+    bench.answer(bench.asked[0])
+    assert len(bench.asked) == 1
+    assert not bench.asker.is_waiting
 
 
 def test_an_unbind_voids_what_is_asked_and_the_owner_hears_who_is_left(bench: Bench):
@@ -257,6 +293,19 @@ def test_an_owner_is_told_everything_of_its_own_users_and_asks(bench: Bench):
         (ASK, REPLACE, "amy"),
         (TELL, LoginNews.END, ""),
     ]
+
+
+def test_what_is_answered_in_the_midst_of_telling_everything_is_asked_no_more(bench: Bench):
+    first, second = bench.open(1), bench.open(2)
+    bench.bind(first, "amy")
+    bench.bind(second, "ann")
+    told = []
+    for record in bench.asker.everything(OWNER):
+        if record is not None:
+            told.append((record.kind, record.session))
+            if record.session == first.id:
+                bench.answer(bench.asked[1])
+    assert told == [(TELL, 0), (ASK, 1), (TELL, 0)]
 
 
 def test_an_answer_in_the_midst_of_telling_everything_is_told_too(bench: Bench):
