@@ -94,8 +94,9 @@ class Child:
         except ValueError:
             return f"signal {-code}"
 
-    def __repr__(self) -> str:
-        return f"<Child {self.role} pid {self.pid}>"
+    def __str__(self) -> str:
+        """Return what log lines call it: `worker 1 (pid 4711)`."""
+        return f"{self.role} (pid {self.pid})"
 
 
 def launch_gateway(run_directory: RunDirectory) -> Child:

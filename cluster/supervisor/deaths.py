@@ -85,7 +85,7 @@ class Deaths:
             _lost_gateway(shard, worker, now)
         elif exit_code == TRY_AGAIN and course.phase is not Phase.STARTING:
             # No fault of the worker's, and what is short may be there again soon.
-            logger.warning("%s (pid %d) found no lane; trying again", worker.role, worker.pid)
+            logger.warning("%s found no lane; trying again", worker)
             shard.withdraw()
             shard.restart_due = now + TRY_AGAIN_S
         else:
@@ -153,7 +153,7 @@ class Deaths:
             spare.ended(now)
             if course.phase is Phase.STARTING:
                 self._reload.try_later(spare, child)
-            logger.warning("%s (pid %d): %s", child.role, child.pid, child.describe_exit())
+            logger.warning("%s: %s", child, child.describe_exit())
             return
         if exit_code == CANNOT_START and self._cannot_start(child, failure):
             return
@@ -250,9 +250,7 @@ class Deaths:
             follows = (
                 f"successor in {decision.delay_s:g} s" if decision.delay_s else "successor at once"
             )
-        logger.warning(
-            "%s (pid %d): %s; %s", child.role, child.pid, self._described(child), follows
-        )
+        logger.warning("%s: %s; %s", child, self._described(child), follows)
 
     def _described(self, child: Child) -> str:
         """Return how the child ended, and what it may have ended of if somebody else killed it."""
@@ -275,6 +273,6 @@ class Deaths:
 
 def _lost_gateway(place: Place, child: Child, now: float) -> None:
     """A process ended because its gateway is silent, which says nothing against it."""
-    logger.warning("%s (pid %d) has lost the gateway", child.role, child.pid)
+    logger.warning("%s has lost the gateway", child)
     place.withdraw()
     place.restart_due = now + BACKOFF_FIRST_S

@@ -285,7 +285,7 @@ class _Fleet:
     def _cut_off(self) -> int:
         """Tell who has not ended in time, and is killed; return the exit code."""
         left = [member for member in self._members if member.exit_code is None]
-        names = ", ".join(f"{member.child.role} (pid {member.child.pid})" for member in left)
+        names = ", ".join(str(member.child) for member in left)
         logger.error("the time for the nodes to end is up; killed: %s", names)
         code = exit_code_of([member.exit_code for member in self._members])
         return code or EXIT_NOT_DRAINED

@@ -121,7 +121,7 @@ class Node:
             child = self.spares.take(spare, now)
             # First of all: clients wait for it.
             self.gateway.tell(Assign(shard=shard.index, pid=child.pid))
-            logger.info("%s (pid %d) is worker %d now", child.role, child.pid, shard.index)
+            logger.info("%s is worker %d now", child, shard.index)
             child.role = f"worker {shard.index}"
             shard.started(child, now)
         self.report(shard)
@@ -198,13 +198,7 @@ class Node:
                 if app
                 else "it has not come to ask the gateway for a shard"
             )
-            logger.warning(
-                "%s (pid %s) is not ready after %g s; %s",
-                child.role,
-                child.pid,
-                after_s,
-                reason,
-            )
+            logger.warning("%s is not ready after %g s; %s", child, after_s, reason)
 
     def start_failure(self, worker: Child) -> StartFailure | None:
         """Return what `worker`, which has ended, left to say why it could not start."""
@@ -239,11 +233,7 @@ class Node:
         for shard in self.shards:
             child = shard.child
             if child is not None and shard.kill_if_overdue(now):
-                logger.warning(
-                    "%s (pid %d) has not ended in time for its successor; killed",
-                    child.role,
-                    child.pid,
-                )
+                logger.warning("%s has not ended in time for its successor; killed", child)
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -280,11 +280,7 @@ class Supervisor:
                 self._check_ready()
 
     def _kill_stuck(self, worker: Child) -> None:
-        logger.error(
-            "%s (pid %d) is stuck; killed once it has logged where it hangs",
-            worker.role,
-            worker.pid,
-        )
+        logger.error("%s is stuck; killed once it has logged where it hangs", worker)
         worker.kill_once_told()
 
     def _reload_asked(self, request: messages.Reload) -> None:
@@ -331,16 +327,15 @@ class Supervisor:
         self._course.leave_due = inf
         for child in self._node.children:
             logger.error(
-                "%s (pid %d) has not ended, though the node is drained; killed once it has logged "
-                "where it hangs",
-                child.role,
-                child.pid,
+                "%s has not ended, though the node is drained; killed once it has logged where it "
+                "hangs",
+                child,
             )
             child.kill_once_told()
 
     def _drain_is_late(self) -> None:
-        left = [f"{child.role} (pid {child.pid})" for child in self._node.children]
-        logger.error("the time to drain is up; killed: %s", ", ".join(left) or "nobody")
+        left = ", ".join(map(str, self._node.children))
+        logger.error("the time to drain is up; killed: %s", left or "nobody")
         self._course.finish_drain()
 
 
