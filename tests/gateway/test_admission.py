@@ -32,6 +32,11 @@ def test_connections_of_an_address_are_counted_until_they_end():
     assert gate.address_count == 0
 
 
+def test_one_connection_of_an_address_is_one():
+    gate = Admission(1)
+    assert [gate.refusal(A, 0.0) for _ in range(2)] == [None, "connections_per_address"]
+
+
 def test_an_address_has_a_burst_and_then_its_rate():
     gate = Admission(by_address=RateLimit(2, 3))
     refusals = [gate.refusal(A, 100.0) for _ in range(5)]
@@ -67,6 +72,19 @@ def test_no_more_addresses_are_remembered_than_a_maximum(monkeypatch: pytest.Mon
     for number in range(100):
         assert gate.refusal(f"10.0.1.{number}", 0.0) is None
         assert gate.address_count <= 10
+
+
+def test_who_goes_on_connecting_is_remembered_and_who_does_not_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(admission, "ADDRESSES_MAX", 10)
+    gate = Admission(by_address=RateLimit(0.001, 30))
+    assert gate.refusal(B, 0.0) is None
+    for number in range(30):
+        assert gate.refusal(f"10.0.1.{number}", 0.0) is None
+        assert gate.refusal(A, 0.0) is None
+    assert gate.refusal(A, 0.0) == "accepts_per_address_per_s"
+    assert all(gate.refusal(B, 0.0) is None for _ in range(30))
 
 
 def test_to_forget_takes_no_longer_however_many_were_forgotten():
@@ -105,7 +123,7 @@ def test_the_count_is_that_of_what_is_connected(steps: list[tuple[str, bool]]):
     ("host", "same", "other"),
     [
         ("10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"),
-        ("2001:db8:1:2::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:3::1"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:4:5:6", "2001:db8:1:3::1"),
         ("fe80::1%eth0", "fe80::2", "2001::1"),
     ],
 )

@@ -151,7 +151,7 @@ def test_who_leaves_or_ends_before_the_others_know_is_not_answered(three: Cluste
 
 def test_a_successor_knows_the_numbers_and_is_given_the_answer_again(three: Cluster):
     session, _ = three.connect(1)
-    three.do(1, join(session, request=1), join(session, "silent"), join(session, "hall", 2))
+    three.do(1, join(session, request=1), join(session, "hall", 2), join(session, "silent"))
     three.do(1, leave(session, "hall"))
     three.nodes.run_linked()
     assert heard(three.workers[1]) == [(1, "room")]
