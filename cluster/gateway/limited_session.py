@@ -93,8 +93,7 @@ class LimitedSession(GatewaySession):
 
     def on_committed(self) -> None:
         self.received_at = self._core.batch_now  # who has waited for an answer was not idle
-        if self.is_slow:
-            self.shard.flow.reconsider(self)
+        super().on_committed()
 
     # -- pauses ------------------------------------------------------------------------------------
     #

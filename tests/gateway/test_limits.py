@@ -127,7 +127,7 @@ def test_a_client_whose_worker_has_not_answered_is_not_idle(timed_gateway: MakeG
     worker.read()
     assert worker.commit()
     say(world, peer)
-    world.pass_time(5)
+    world.pass_time(5.5)
     assert peer.ended is None
     assert worker.echo()
     world.pass_time(0.95)  # its time begins with the answer
@@ -372,7 +372,7 @@ def test_bytes_have_a_rate_of_their_own(timed_gateway: MakeGateway):
     world = timed_gateway(
         limits=limits(bytes_per_s=1_000, bytes_burst=3_000), max_packet_bytes=3_000
     )
-    world.start_worker()
+    worker = world.start_worker()
     peer = world.connect()
     say(world, peer, packet * 3)
     world.pass_time(1.01)
@@ -381,6 +381,9 @@ def test_bytes_have_a_rate_of_their_own(timed_gateway: MakeGateway):
     say(world, peer, packet)
     assert peer.ended is not None
     assert world.count("rate_limited_bytes_per_s") == 1
+    world.wait_for(worker, CLOSED)
+    passed = [content(record)[1] for record in worker.records if record.kind == PACKETS]
+    assert sum(map(len, passed)) == 4, "what was past the rate was passed on"
 
 
 def test_a_part_costs_when_it_is_complete_and_once(timed_gateway: MakeGateway):

@@ -9,6 +9,7 @@ from cluster.gateway.session import GatewaySession
 from cluster.gateway.shard import Shard
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.causes import Cause
+from cluster.shared.config import LimitsConfig
 from cluster.shared.lane import Commit
 from cluster.shared.records import (
     BROADCAST,
@@ -145,9 +146,16 @@ def test_a_session_that_ends_while_it_is_held_leaves_its_packets(gateway: MakeGa
     assert received(worker, session_id) == numbered(10)
 
 
-def test_a_session_that_was_held_with_more_than_it_may_cause_goes_on_later(gateway: MakeGateway):
+@pytest.mark.parametrize("idle_timeout_s", [0, 60])
+def test_a_session_that_was_held_with_more_than_it_may_cause_goes_on_later(
+    gateway: MakeGateway, idle_timeout_s: float
+):
     """It leaves the queue as a slow reader: what resumes it is the commit of its packets."""
-    world = gateway(lane_bytes=SMALL_LANE_BYTES, send_queue_bytes_max=8_000)
+    world = gateway(
+        lane_bytes=SMALL_LANE_BYTES,
+        send_queue_bytes_max=8_000,
+        limits=LimitsConfig(idle_timeout_s=idle_timeout_s),
+    )
     worker = world.start_worker()
     filler = world.connect()
     filler.send(b"".join(numbered(ONE_RECV)))
