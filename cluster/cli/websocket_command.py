@@ -201,7 +201,7 @@ def websocket(
         ),
     )
     try:
-        from cluster.websocket.front import serve_websocket
+        from cluster.websocket.process import serve_websocket
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "websockets":
             raise

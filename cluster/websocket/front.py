@@ -1,19 +1,14 @@
 """Accepts WebSocket clients until it is told to stop."""
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import socket
 import ssl
-from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -21,89 +16,40 @@ from websockets.protocol import State
 
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
-from cluster.shared.process import make_room_for_descriptors, raise_descriptor_limit
 from cluster.shared.signal_handling import handle_signal
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
+from cluster.websocket.certificate import load_certificate
+from cluster.websocket.client_connection import CLOSE_TIMEOUT_S, connections_of
 from cluster.websocket.door import Door
 from cluster.websocket.forwarded import client_of
 from cluster.websocket.front_counters import REFUSALS, FrontCounters
 from cluster.websocket.front_settings import FrontSettings
-from cluster.websocket.limited_log import LimitedLog, LimitedRecords
+from cluster.websocket.limited_log import LimitedLog
 from cluster.websocket.node_connection import connect_node
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.proxy_header import make_proxy_header
+from cluster.websocket.reasons import reason_of
 
-__all__ = ["serve_websocket"]
+__all__ = ["BACKLOG", "HANDSHAKES_MAX", "Front"]
 
 logger = logging.getLogger("cluster.websocket")
 
-_BACKLOG = 1_024
+BACKLOG = 1_024
 
-_HANDSHAKES_MAX = 512
+HANDSHAKES_MAX = 512
 """Connections that have not become clients yet, TLS or not, beside `connections_max`."""
-
-_OWN_DESCRIPTORS = 64
 
 _CONNECT_TIMEOUT_S = 3.0
 """For one node: so that a handshake, which has longer, gets to the next one."""
 
-_CLOSE_TIMEOUT_S = 3.0
-"""A client that has closed, or has been told of the end, has so long to end the connection."""
-
-_ANSWERS_BYTES_MAX = 524_288
-"""What may wait for a client. Messages never come to that; the library's answers to pings might."""
-
 _STOP_TIMEOUT_S = 5.0
 """All clients together have so long, once the front is told to stop."""
-
-_TLS_READ_BYTES: Final = 32_768
-"""What is received at once of a connection with TLS, which holds a buffer of that size."""
 
 _FRAMES_MAX: Final = 4
 """Messages, or parts of them, that may wait for a node besides the one that is being passed on."""
 
 
-def serve_websocket(settings: FrontSettings, announce: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code, 0.
-
-    `announce` is given the line that says where, once it listens. SIGHUP has the certificate read
-    again, for connections that come from then on. Raises ConfigError for a certificate that cannot
-    be used, for addresses that cannot be bound, and for too few open files; ModuleNotFoundError for
-    `metrics` without the library. Main thread only.
-    """
-    context = None if settings.certificate is None else _make_context(settings)
-    _check_source(settings)
-    connections_max = _cap_connections(settings.connections_max)
-    listener = _listen(settings.listen)
-    for name in ("websockets.server", "asyncio"):
-        library = logging.getLogger(name)
-        library.setLevel(logging.WARNING)
-        library.addFilter(LimitedRecords())
-    counters = FrontCounters(settings.nodes)
-    with listener, _metrics(settings, counters) as metrics_line:
-        front = _Front(settings, connections_max, counters)
-
-        def announce_both(line: str) -> None:
-            announce(line)
-            if metrics_line is not None:
-                announce(metrics_line)
-
-        asyncio.run(front.serve(listener, context, announce_both))
-    return 0
-
-
-def _metrics(
-    settings: FrontSettings, counters: FrontCounters
-) -> AbstractContextManager[str | None]:
-    if settings.metrics is None:
-        return nullcontext()
-    from cluster.metrics.metrics_server import metrics_served
-    from cluster.websocket.front_metrics import front_collectors
-
-    return metrics_served(front_collectors(counters), settings.metrics, "--metrics")
-
-
-class _Front:
+class Front:
     """Every client there is, from its first byte. The event loop's thread only."""
 
     def __init__(
@@ -152,19 +98,19 @@ class _Front:
         server = await serve(
             self._carry,
             sock=door,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             ssl=context,
             compression=None,
             process_request=self._check,
             process_response=self._open,
             server_header=None,
             open_timeout=self._settings.handshake_timeout_s,
-            close_timeout=_CLOSE_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
             ping_interval=None,
             max_size=self._settings.message_bytes_max,
             max_queue=_FRAMES_MAX,
             write_limit=WRITE_LIMITS,
-            create_connection=_connections_of(self),
+            create_connection=connections_of(self),
         )
         self._warn_of_origins(bound)
         announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
@@ -201,8 +147,10 @@ class _Front:
         logger.info("stopped: %d clients were served, %d refused", counters.clients, refused)
 
     def _read_again(self, context: ssl.SSLContext) -> None:
+        certificate = self._settings.certificate
+        assert certificate is not None
         try:
-            _load_certificate(context, self._settings)
+            load_certificate(context, certificate, self._settings.key)
         except ConfigError as error:
             logger.warning("the certificate stays what it was: %s", error)
         else:
@@ -212,7 +160,7 @@ class _Front:
 
     def admits(self, peer: NetAddress) -> bool:
         """Whether there is room for one more, be it in its TLS handshake."""
-        if self._entered < self._connections_max + _HANDSHAKES_MAX:
+        if self._entered < self._connections_max + HANDSHAKES_MAX:
             return True
         self._refuse_full(peer, self._entered)
         self._counters.refused["full"] += 1
@@ -250,7 +198,7 @@ class _Front:
         self._unmade.pop(connection.transport.get_extra_info("socket").fileno(), None)
         self._accepted.add(connection)
         self._count_connections()
-        if len(self._accepted) > self._connections_max + _HANDSHAKES_MAX:
+        if len(self._accepted) > self._connections_max + HANDSHAKES_MAX:
             self._refuse_full(peer_of(connection), len(self._accepted))
             self._fates[connection] = "full"
             connection.transport.abort()
@@ -350,7 +298,7 @@ class _Front:
             except OSError as error:  # TimeoutError as well, which has no text
                 self._nodes.refused(node, loop.time())
                 self._counters.unreachable[node] += 1
-                reason = f"{node}: {_reason(error)}"
+                reason = f"{node}: {reason_of(error)}"
                 continue
             self._nodes.took(node)
             return Bridge(node, to_node, self._settings, self._counters, self._bridge_logs)
@@ -379,129 +327,3 @@ class _Front:
             self._taken,
             count - self._taken,
         )
-
-
-def _do_nothing() -> None:
-    pass
-
-
-def _connections_of(front: _Front) -> type[ServerConnection]:
-    """Return a class of connections that tell `front` when they come and go."""
-
-    class Connection(ServerConnection):
-        _end: asyncio.TimerHandle | None = None
-
-        @property
-        def remote_address(self) -> Any:
-            """The client's, also behind a trusted proxy as soon as its request is there."""
-            address = super().remote_address
-            if not address or self.request is None:
-                return address
-            peer = NetAddress.from_sockaddr(address)
-            client = front.client_of(peer, self.request)
-            return address if client is peer else client.sockaddr
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            front.accepted(self)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.transport.get_write_buffer_size() > _ANSWERS_BYTES_MAX:
-                front.flooded(self)
-            # The client has closed, or broken the protocol. The library waits for it to end the
-            # connection, without a limit while nobody sends to it.
-            if self.protocol.eof_sent and self._end is None:
-                self._end = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            if self._end is not None:
-                self._end.cancel()
-            # The library and `Bridge` may abort it before they hear of this. asyncio raises from
-            # the `abort` of what was closed behind bytes that waited.
-            self.transport.abort = _do_nothing  # type: ignore[method-assign]
-            front.lost(self)
-
-    return Connection
-
-
-def _make_context(settings: FrontSettings) -> ssl.SSLContext:
-    # asyncio gives each connection a buffer of 256 KiB at once, and has no option for it.
-    SSLProtocol.max_size = _TLS_READ_BYTES
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    _load_certificate(context, settings)
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, settings: FrontSettings) -> None:
-    certificate = settings.certificate
-    assert certificate is not None
-    files = [certificate] if settings.key is None else [certificate, settings.key]
-    for flag, file in zip(("--certificate", "--key"), files, strict=False):
-        _check_readable(flag, file)
-    try:
-        context.load_cert_chain(certificate, settings.key, password=_no_password)
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        named = " and ".join(str(file) for file in files)
-        raise ConfigError(
-            f"--certificate: {named}: no certificate with its key in PEM, which is not encrypted "
-            f"({reason})"
-        ) from None
-
-
-def _no_password() -> str:
-    """Stand in for the prompt with which OpenSSL would ask whoever is at the terminal."""
-    raise ValueError("the key is encrypted")
-
-
-def _check_readable(flag: str, file: Path) -> None:
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise ConfigError(f"{flag}: {file}: cannot be read: {_reason(error)}") from None
-
-
-def _check_source(settings: FrontSettings) -> None:
-    if settings.source is None:
-        return
-    is_ipv6 = ip_address(settings.source).version == 6
-    try:
-        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
-            probe.bind((settings.source, 0))
-    except OSError as error:
-        raise ConfigError(
-            f"--source: {settings.source!r} is no address of this machine: {_reason(error)}"
-        ) from None
-
-
-def _cap_connections(wanted: int) -> int:
-    """Raise the limit of open files for so many clients; return how many it allows."""
-    reserved = _HANDSHAKES_MAX + _OWN_DESCRIPTORS
-    limit = raise_descriptor_limit(2 * wanted + reserved)
-    make_room_for_descriptors(min(limit, 2 * wanted + reserved))
-    allowed = (limit - reserved) // 2
-    if allowed >= wanted:
-        return wanted
-    remedy = "raise the limit (ulimit -Hn, LimitNOFILE)"
-    needs = f"each takes two open files, {reserved} are for others, and {limit} are allowed here"
-    if allowed < 1:
-        raise ConfigError(f"--connections-max: {wanted}: {needs}: {remedy}")
-    logger.warning("--connections-max %d is capped at %d: %s; %s", wanted, allowed, needs, remedy)
-    return allowed
-
-
-def _listen(listen: NetAddress) -> socket.socket:
-    try:
-        address = listen.resolve()
-        return socket.create_server(address.sockaddr, family=address.family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"--listen: cannot listen at {listen}: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    """Return what the system says, without what libraries add to it."""
-    if error.errno is not None and error.errno in errno.errorcode:
-        return os.strerror(error.errno)
-    return error.strerror or str(error) or "no answer"
