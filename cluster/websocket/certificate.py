@@ -25,13 +25,15 @@ def make_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
 def load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
     """Have connections from now on speak with `certificate`, a chain; its key may be in it.
 
-    Raises ConfigError if the files cannot be used.
+    Raises ConfigError, and `context` stays as it was, if the files cannot be used.
     """
     files = [certificate] if key is None else [certificate, key]
     for flag, file in zip(("--certificate", "--key"), files, strict=False):
         _check_readable(flag, file)
     try:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        # A context that is given a new certificate and a key that does not fit loses its old ones.
+        for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+            each.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         named = " and ".join(str(file) for file in files)

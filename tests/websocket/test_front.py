@@ -610,12 +610,15 @@ def test_tls_and_a_certificate_that_is_renewed(echo_node: ClusterNode, tmp_path:
             with WsClient(address, context=renewed) as second:
                 assert second.ask(2, b"hello") == (2, b"hello")
                 assert second.close().code == 1000
-            (tmp_path / "key").write_text("nonsense")
-            front.process.send_signal(signal.SIGHUP)
-            front.wait_for_line("the certificate stays what it was: --certificate: ")
-            with WsClient(address, context=renewed) as third:
-                assert third.ask(3, b"hello") == (3, b"hello")
-                third.reset()
+            key = (tmp_path / "key").read_text()
+            self_signed(tmp_path)
+            for unfit, reason in (("nonsense", "not encrypted"), (key, "KEY_VALUES_MISMATCH")):
+                (tmp_path / "key").write_text(unfit)
+                front.process.send_signal(signal.SIGHUP)
+                front.wait_for_line(f"the certificate stays what it was: --certificate: .*{reason}")
+                with WsClient(address, context=renewed) as third:
+                    assert third.ask(3, b"hello") == (3, b"hello")
+                    third.reset()
             with socket.create_connection(("127.0.0.1", front.port), timeout=20) as plain:
                 plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert not plain.recv(1_000).startswith(b"HTTP")
