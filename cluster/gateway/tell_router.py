@@ -98,13 +98,18 @@ class TellRouter:
                 self._counters.add("asks")
             moved = MovedTell(sender.shard, each)
             if tell.key and (tell.node not in owners or self._moved.is_delayed(tell.node)):
+                self._send_each(for_others)  # told before, maybe for the same key
                 self._moved.route([moved])  # the worker is yet to hear of the owners there are
             elif tell.node == self._node:
                 self._deliver_here(moved)
             else:
                 for_others.setdefault(tell.node, []).append(moved)
-        for node, each_told in for_others.items():
+        self._send_each(for_others)
+
+    def _send_each(self, told: dict[int, list[MovedTell]]) -> None:
+        for node, each_told in told.items():
             self._nodes.send(node, each_told)
+        told.clear()
 
     def deliver(self, told: ToldTell, from_: TellOwner) -> bool:
         """Give a message to the shard of this node that it is for; False if there is none."""

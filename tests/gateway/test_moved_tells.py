@@ -209,6 +209,30 @@ def test_what_is_told_in_the_moment_of_a_change_is_not_sent_to_who_owns_nothing(
     check_windows(world)
 
 
+def test_one_batch_that_has_seen_a_key_move_there_and_back_keeps_its_order(
+    make_world: Callable[..., TellWorld], heard: Heard
+):
+    """What was told for an owner that has left meanwhile is behind what was told before."""
+    world = make_world()
+    client = world[1].connect()
+    tell_owners(world, 3, *WITHOUT_2)
+    tell_owners(world, 1, *WITHOUT_2)
+    world.run(lambda: len(heard.keys) == 2, "the news")
+    world.run_for(0.1)  # until that is committed
+    world[1].shards[0].is_paused = True
+    send(client, TELL, Order(MOVED, 1))
+    world.run_for(0.1)
+    tell_owners(world, 1, *ALL)
+    send(client, TELL, Order(MOVED, 2))
+    world.run_for(0.1)
+    tell_owners(world, 1, *WITHOUT_2)
+    world[1].shards[0].kill()  # whose successor gets all of it at once
+    world[1].shards[0].is_paused = False
+    world.run(lambda: len(heard.notes) == 2, "the messages")
+    assert heard.notes == [(3, MOVED, 1, ME), (3, MOVED, 2, ME)]
+    check_windows(world)
+
+
 @pytest.mark.parametrize("sender", [1, 2])
 def test_a_key_of_ones_own_moves_away_and_back(
     make_world: Callable[..., TellWorld], heard: Heard, sender: int
