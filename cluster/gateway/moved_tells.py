@@ -7,10 +7,13 @@ first, longer each time; once it has come back more than `MOVES_MAX` times it is
 however long two nodes disagree, what goes between them is bounded. While no owner is known it
 waits. All of it stays within the windows of those who told it, as it did on its way, and in its
 order: only what was still on its way to the old owner when the news came is behind what follows.
+The windows are for other nodes than the one that it goes to now, which takes so much of one node
+and refuses the rest: so what it has no room for waits as well.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
@@ -52,16 +55,19 @@ class MovedTells:
         core: IocpCore,
         owner_of: Callable[[bytes], int | None],
         send: Callable[[int, list[MovedTell]], None],
+        room_for: Callable[[int], int],
         give_up: Callable[[MovedTell], None],
         counters: Counters,
     ) -> None:
         """`owner_of` says which node owns a key, if any is known, and `send` tells it messages.
 
-        `give_up` gets those that are undelivered.
+        `room_for` says how many bytes of them, as windows count, a node may be sent now; at some
+        time that is enough for any. `give_up` gets those that are undelivered.
         """
         self._core = core
         self._owner_of = owner_of
         self._send = send
+        self._room_for = room_for
         self._give_up = give_up
         self._counters = counters
         self._without_owner: list[MovedTell] = []
@@ -92,14 +98,20 @@ class MovedTells:
         self.route(kept, node)
 
     def route(self, moved: Iterable[MovedTell], came_from: int | None = None) -> None:
-        """Tell these to the owners of their keys: at once, but later to where they `came_from`."""
+        """Tell these to the owners of their keys: at once, but later to where they `came_from`, and
+        to nodes that have no room."""
         by_owner: dict[int, list[MovedTell]] = {}
+        rooms: dict[int, int] = {}
         for each in moved:
             node = self._owner_of(each.told.tell.key)
             if node is None:
                 self._wait(each)
-            elif node == came_from or self.is_delayed(node):
-                self._delay(node, each)
+                continue
+            if node not in rooms:
+                rooms[node] = self._room_for(node)
+            rooms[node] -= each.told.cost
+            if node == came_from or self.is_delayed(node) or rooms[node] < 0:
+                self._delay(node, [each])
             else:
                 by_owner.setdefault(node, []).append(each)
         for node, some in by_owner.items():
@@ -112,25 +124,32 @@ class MovedTells:
         else:
             self._without_owner.append(moved)
 
-    def _delay(self, node: int, moved: MovedTell) -> None:
+    def _delay(self, node: int, moved: list[MovedTell]) -> None:
         delayed = self._delayed.get(node)
         if delayed is None:
-            timer = self._core.call_later(delay_s(moved.told.moves), lambda: self._go_on(node))
-            self._delayed[node] = timer, [moved]
+            timer = self._core.call_later(delay_s(moved[0].told.moves), lambda: self._go_on(node))
+            self._delayed[node] = timer, moved
         else:
-            delayed[1].append(moved)
+            delayed[1].extend(moved)
 
     def _go_on(self, node: int) -> None:
-        timer, moved = self._delayed.pop(node)
-        timer.cancel()
-        self.route(moved)
+        """Tell what waits for `node`; only as much is looked at as that has room for."""
+        _, moved = self._delayed.pop(node)
+        costs = accumulate(each.told.cost for each in moved)
+        room = self._room_for(node)
+        count = sum(1 for _ in takewhile(lambda cost: cost <= room, costs))
+        self.route(moved[:count])
+        if count < len(moved):
+            self._delay(node, moved[count:])
 
     def owners_changed(self) -> None:
         """Keys may have other owners: what waits goes on, ahead of what is told by the new list."""
         waiting, self._without_owner = self._without_owner, []
+        delayed, self._delayed = self._delayed, {}
         self.route(waiting)
-        for node in list(self._delayed):
-            self._go_on(node)
+        for timer, moved in delayed.values():
+            timer.cancel()
+            self.route(moved)
 
     def end(self) -> None:
         """The node ends, and does not wait for owners: what has none is undelivered."""

@@ -75,6 +75,7 @@ class _Peer:
         "moved_bytes",
         "moved_sent",
         "on_the_way",
+        "passed_on_bytes",
         "records",
     )
 
@@ -82,6 +83,8 @@ class _Peer:
         self.life = life
         """The life of it that everything here is for."""
         self.on_the_way: dict[int, MovedTell] = {}  # in the order of their numbers
+        self.passed_on_bytes = 0
+        """Of what is on its way, and counts in windows for other nodes."""
         self.records: deque[bytes] = deque()
         """What waits for room in the link's log, all of it on its way."""
         self.answers = {HANDLED: bytearray(), REFUSED: bytearray()}
@@ -180,10 +183,20 @@ class NodeTells(Topic):
                 parts.append(_FIRST.pack(TOLD, self._number + 1))
             self._number += 1
             peer.on_the_way[self._number] = MovedTell(shard, each)
+            if each.tell.node != node:
+                peer.passed_on_bytes += each.cost
             parts += (_EACH.pack(len(each.payload), shard), each.payload)
             num_bytes += len(each.payload)
         peer.records.append(b"".join(parts))
         self._flush(node, peer)
+
+    def room_for_others(self, node: int) -> int:
+        """Return how many bytes `node` may be told of what counts in windows for other nodes.
+
+        It takes twice what the windows for it give.
+        """
+        peer = self._peers.get(node)
+        return self._taken_bytes_max // 2 - (0 if peer is None else peer.passed_on_bytes)
 
     def handled(self, node: int, number: int, cost: int) -> None:
         """What `node` has told under `number`, which counted for `cost`, is handled, for good."""
@@ -342,6 +355,8 @@ class NodeTells(Topic):
             if on_the_way is None:
                 continue  # of an earlier life, whose tells are undelivered already
             shard, told = on_the_way
+            if told.tell.node != node:
+                peer.passed_on_bytes -= told.cost  # type: ignore[union-attr]  # it has this
             if kind == HANDLED:
                 self._shards[shard].tells.given_back(told.tell.node, told.cost)
             elif kind == MOVED and told.tell.key:
@@ -397,10 +412,13 @@ class NodeTells(Topic):
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless the numbers are in order."""
-        for peer in self._peers.values():
+        for node, peer in self._peers.items():
             numbers = list(peer.on_the_way)
             assert numbers == sorted(numbers)
             assert not numbers or numbers[-1] <= self._number
+            told = [moved.told for moved in peer.on_the_way.values()]
+            passed_on = [each.cost for each in told if each.tell.node != node]
+            assert peer.passed_on_bytes == sum(passed_on)
 
 
 def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:

@@ -3,6 +3,7 @@
 Those by key that come to a node that does not own the key go on by `MovedTells`.
 """
 
+import sys
 from collections.abc import Sequence
 
 from cluster.gateway.counters import Counters
@@ -43,6 +44,7 @@ class TellRouter:
             core,
             self._owner_of,
             self._send_moved,
+            self._room_for,
             lambda moved: shards[moved.shard].tells.undelivered(moved.told),
             counters,
         )
@@ -141,6 +143,9 @@ class TellRouter:
             self._moved.came_back(node, [MovedTell(index, told)])
         else:
             self._nodes.moved(node, owner.number, owner.cost)
+
+    def _room_for(self, node: int) -> int:
+        return sys.maxsize if node == self._node else self._nodes.room_for_others(node)
 
     def _send_moved(self, node: int, moved: list[MovedTell]) -> None:
         if node == self._node:

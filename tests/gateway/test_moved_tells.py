@@ -452,6 +452,36 @@ def test_what_waits_goes_to_a_node_that_has_just_joined(
     check_windows(world)
 
 
+def test_one_owner_takes_over_what_fills_the_windows_of_many(
+    make_world: Callable[..., TellWorld], heard: Heard
+):
+    """It is told no more than it takes of one node; what waits meanwhile keeps its order."""
+    world = make_world(7, lane_bytes=65_536)
+    everyone, stays = tuple(world.nodes), (1, 7)
+    client = world[1].connect()
+    world[7].shards[0].is_paused = True
+    counts = {}
+    for node in range(2, 8):
+        if node not in stays:
+            tell_owners(world, node, *stays)
+        key = key_of(node, 7, everyone, stays)
+        answers = len(payloads(client))
+        send(client, FILL, Order(key, 0))
+        world.run(lambda: len(payloads(client)) > answers, "an answer")  # noqa: B023
+        counts[key] = int(payloads(client)[-1])
+    tell_owners(world, 1, *stays)
+    tell_owners(world, 7, *stays)
+    world.run_for(5)
+    assert not world[7].count("messages_refused")
+    world[7].shards[0].is_paused = False
+    total = sum(counts.values())
+    world.run(lambda: len(heard.notes) + len(heard.undelivered) == total, "the messages")
+    assert heard.undelivered == []
+    for key, count in counts.items():
+        assert [number for _, told, number, _ in heard.notes if told == key] == list(range(count))
+    check_windows(world)
+
+
 # -- nodes that begin anew -------------------------------------------------------------------------
 
 
