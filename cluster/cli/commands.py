@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.dead_letters_command import dead_letters
 from cluster.cli.errors import (
     EXIT_NOT_RELOADED,
     EXIT_NOTHING_RUNS,
-    EXIT_WRONG,
     Commands,
     told_in_one_line,
 )
@@ -23,6 +23,7 @@ from cluster.cli.flags import (
     check_local_worker,
     config_flags,
     find_run_directory,
+    needs_library,
     parsed_flag,
     run_directory_of,
     watched_directories,
@@ -45,7 +46,7 @@ from cluster.cli.websocket_command import websocket
 
 if TYPE_CHECKING:
     from cluster.shared.config import Config
-    from cluster.shared.dead_letters import DeadLetter
+    from cluster.shared.run_directory import RunDirectory
 
 __all__ = ["app", "main"]
 
@@ -300,10 +301,7 @@ def status(
         if node is not None:
             return 0
     if node is None:
-        from cluster.cli.folder_hints import nothing_runs_line
-
-        typer.echo(nothing_runs_line(run_directory), err=True)
-        return EXIT_NOTHING_RUNS
+        return _nothing_runs(run_directory)
     if as_json:
         import msgspec
 
@@ -338,14 +336,18 @@ def reload_application(
     run_directory = RunDirectory(find_run_directory(config, run_dir))
     reason = request_reload(run_directory, timeout)
     if reason is None:
-        from cluster.cli.folder_hints import nothing_runs_line
-
-        typer.echo(nothing_runs_line(run_directory), err=True)
-        return EXIT_NOTHING_RUNS
+        return _nothing_runs(run_directory)
     if reason:
         typer.echo(f"cluster: not reloaded: {reason}", err=True)
         return EXIT_NOT_RELOADED
     return 0
+
+
+def _nothing_runs(run_directory: "RunDirectory") -> int:
+    from cluster.cli.folder_hints import nothing_runs_line
+
+    typer.echo(nothing_runs_line(run_directory), err=True)
+    return EXIT_NOTHING_RUNS
 
 
 @app.command(short_help="Serve metrics for Prometheus.")
@@ -360,71 +362,18 @@ def metrics(
     """Serve the metrics of the node in DIR, or of all nodes in its folders, over HTTP."""
     from cluster.iocp import NetAddress
     from cluster.shared.addresses import parse_listen
-    from cluster.shared.config import ConfigError
     from cluster.shared.logs import configure_logging
     from cluster.shared.run_directory import RunDirectory
 
     configure_logging("metrics")
     address = NetAddress(*parsed_flag("--listen", listen, parse_listen))
-    try:
+    with needs_library("metrics", "prometheus-client", "metrics"):
         from cluster.metrics.exporter import serve_metrics
-    except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
-            raise
-        raise ConfigError(
-            "metrics: needs the library prometheus-client; run: pip install 'iocp-cluster[metrics]'"
-        ) from None
     return serve_metrics(RunDirectory(find_run_directory(config, run_dir)), address, typer.echo)
 
 
 app.command(short_help="Let browsers connect, by WebSocket.")(websocket)
-
-
-@app.command(short_help="List packets that killed workers and were set aside.")
-@told_in_one_line
-def dead_letters(
-    config: ConfigOption = None,
-    run_dir: RunDirOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the lines of the file as they are.")
-    ] = False,
-    payload: Annotated[
-        int | None,
-        typer.Option("--payload", metavar="N", min=1, help="Write the payload of line N, raw."),
-    ] = None,
-) -> int:
-    """List packets and other calls of the node in DIR that killed workers, oldest first.
-
-    Exit code 2 if only the folders of DIR have some, as `cluster up --nodes` makes them; 4 if no
-    node has run in DIR.
-    """
-    from cluster.cli.dead_letter_lines import dead_letter_line
-    from cluster.shared.dead_letters import read_dead_letters
-    from cluster.shared.run_directory import RunDirectory
-
-    run_directory = RunDirectory(find_run_directory(config, run_dir))
-    if not run_directory.exists():
-        typer.echo(
-            f"cluster: no node has run in {run_directory.path}: pass the node's --run-dir", err=True
-        )
-        return EXIT_NOTHING_RUNS
-    letters = read_dead_letters(run_directory)
-    if not letters:
-        from cluster.cli.folder_hints import letters_elsewhere_line
-
-        elsewhere = letters_elsewhere_line(run_directory)
-        if elsewhere is not None:
-            typer.echo(elsewhere, err=True)
-            return EXIT_WRONG
-    if payload is not None:
-        return _write_payload([letter for _, letter in letters], payload)
-    for number, (line, letter) in enumerate(letters, start=1):
-        typer.echo(line if as_json else dead_letter_line(number, letter))
-    if not letters and not as_json:
-        from cluster.cli.folder_hints import no_letters_line
-
-        typer.echo(no_letters_line(run_directory), err=True)
-    return 0
+app.command(short_help="List packets that killed workers and were set aside.")(dead_letters)
 
 
 @app.command(short_help="Load an echo server, and check every reply.")
@@ -463,18 +412,6 @@ def bots(
 
     address = NetAddress(*parsed_flag("--connect", connect, parse_connect))
     return run_bots(BotsSettings(address, sessions, depth, size, seconds), as_json=as_json)
-
-
-def _write_payload(letters: "list[DeadLetter]", number: int) -> int:
-    found = letters[number - 1].payload if number <= len(letters) else None
-    if found is None:
-        has = "it is of no packet"
-        if number > len(letters):
-            has = f"lines are 1 to {len(letters)}" if letters else "there are none"
-        typer.echo(f"cluster: --payload {number}: {has}; see cluster dead-letters", err=True)
-        return EXIT_WRONG
-    typer.echo(found, nl=False)
-    return 0
 
 
 def main() -> None:

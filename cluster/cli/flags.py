@@ -4,7 +4,8 @@ Whatever does not fit raises ConfigError. As in the commands, what not all of th
 inside the functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_local_worker",
     "config_flags",
     "find_run_directory",
+    "needs_library",
     "parsed_flag",
     "run_directory_of",
     "watched_directories",
@@ -100,3 +102,22 @@ def parsed_flag(flag: str, text: str, parse: Callable[[str], T]) -> T:
         return parse(text)
     except ValueError as error:
         raise ConfigError(f"{flag}: {text!r}: expected {error}") from None
+
+
+@contextmanager
+def needs_library(what: str, library: str, extra: str) -> Iterator[None]:
+    """Tell, if it is missing, that `what` needs `library`, which `extra` installs.
+
+    That is its name, and maybe, behind a comma, which version.
+    """
+    from cluster.shared.config import ConfigError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = library.partition(",")[0].replace("-", "_")
+        if (error.name or "").partition(".")[0] != name:
+            raise
+        raise ConfigError(
+            f"{what}: needs the library {library}; run: pip install 'iocp-cluster[{extra}]'"
+        ) from None

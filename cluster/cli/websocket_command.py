@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.cli.errors import told_in_one_line
-from cluster.cli.flags import parsed_flag
+from cluster.cli.flags import needs_library, parsed_flag
 
 if TYPE_CHECKING:
     from cluster.iocp import NetAddress
@@ -200,24 +200,10 @@ def websocket(
             else NetAddress(*parsed_flag("--metrics", metrics, parse_listen))
         ),
     )
-    try:
+    with needs_library("websocket", "websockets, 14.1 or newer", "websocket"):
         from cluster.websocket.process import serve_websocket
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "websockets":
-            raise
-        raise ConfigError(
-            "websocket: needs the library websockets, 14.1 or newer; run: pip install "
-            "'iocp-cluster[websocket]'"
-        ) from None
-    try:
+    with needs_library("--metrics", "prometheus-client", "metrics"):
         return serve_websocket(settings, typer.echo)
-    except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
-            raise
-        raise ConfigError(
-            "--metrics: needs the library prometheus-client; run: pip install "
-            "'iocp-cluster[metrics]'"
-        ) from None
 
 
 def _node_addresses(nodes: list[str], source: str | None) -> "tuple[NetAddress, ...]":
