@@ -20,7 +20,7 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.shard_tells import ToldTell
 from cluster.iocp import IocpCore
 from cluster.iocp.timers import Timer
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 
 __all__ = ["DELAY_MAX_S", "MOVES_MAX", "MovedTell", "MovedTells", "delay_s"]
 
@@ -32,7 +32,7 @@ nodes with one store come to know the same."""
 
 _DELAY_S, DELAY_MAX_S = 0.02, 4.0
 
-_LINES_MAX, _LINES_INTERVAL_S = 1, 60.0
+_LINES_INTERVAL_S = 60.0
 
 
 class MovedTell(NamedTuple):
@@ -74,7 +74,7 @@ class MovedTells:
         self._delayed: dict[int, tuple[Timer, list[MovedTell]]] = {}
         """By the node that they came back from and go to again."""
         self._is_ending = False
-        self._lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
+        self._given_up = LimitedLog(logger, core.now, 1, _LINES_INTERVAL_S)
 
     @property
     def is_empty(self) -> bool:
@@ -157,10 +157,9 @@ class MovedTells:
         self.owners_changed()
 
     def _log_given_up(self, node: int) -> None:
-        now = self._core.now()
-        if self._lines.admit(now):
-            logger.error(
-                "node %d owns keys as this node knows, and not as it knows itself: messages for "
-                "them are undelivered (have the nodes the same list?)",
-                node,
-            )
+        self._given_up.log(
+            logging.ERROR,
+            "node %d owns keys as this node knows, and not as it knows itself: messages for them "
+            "are undelivered (have the nodes the same list?)",
+            node,
+        )

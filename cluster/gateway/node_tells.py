@@ -30,7 +30,7 @@ from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 from cluster.shared.records import RecordError
 from cluster.shared.shard_ids import SHARDS_MAX, ShardId
 
@@ -53,8 +53,6 @@ RECORD_FILL_BYTES = 65_536
 
 RETRY_S = 0.02
 """How long what finds the log of a link full, by what others put there, waits for its next try."""
-
-_LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
 
 
 class _Held(NamedTuple):
@@ -146,7 +144,7 @@ class NodeTells(Topic):
         self._known: set[int] = set()
         """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
         self._retries = False
-        self._unreadable_lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
+        self._unreadable = LimitedLog(logger, core.now)
         traffic.register([TOLD, HANDLED, REFUSED, MOVED], self)
 
     # -- to other nodes ----------------------------------------------------------------------------
@@ -331,21 +329,15 @@ class NodeTells(Topic):
                 self._hear(node, peer, payload[0], list(_NUMBER.iter_unpack(payload[1:])))
         except (RecordError, StructError) as error:
             self._counters.add("messages_unreadable")
-            self._log_unreadable(node, error)
+            self._unreadable.log(
+                logging.ERROR, "node %d has sent messages that cannot be read: %s", node, error
+            )
         finally:
             self._gathered = None
         if moved:
             self._answer_moved(node, moved, _Held(delivery, len(payload) + RECORD_COST_BYTES))
         else:
             self._traffic.settle(delivery)
-
-    def _log_unreadable(self, node: int, error: Exception) -> None:
-        now = self._core.now()
-        more = self._unreadable_lines.take_refused(now)
-        if self._unreadable_lines.admit(now):
-            text = "node %d has sent messages that cannot be read: %s"
-            text += f" ({more} more such)" if more else ""
-            logger.error(text, node, error)
 
     def _hear(self, node: int, peer: _Peer | None, kind: int, numbers: list[tuple[int]]) -> None:
         """Hear what became of what `node` was told under these numbers."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from cluster.gateway.counters import Counters
 from cluster.iocp import NetAddress
 from cluster.shared.causes import Cause
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 from cluster.shared.networks import Networks, read_ip
 
 __all__ = ["HEADER_TIMEOUT_S", "Proxies"]
@@ -21,13 +21,11 @@ logger = logging.getLogger("cluster.gateway")
 HEADER_TIMEOUT_S = 5.0
 """A connection whose header is not there after so long is ended. Balancers send it at once."""
 
-_LINES_MAX, _LINES_INTERVAL_S = 5, 10.0
-
 
 class Proxies:
     """Those in `gateway.proxies`. For the dispatching thread."""
 
-    __slots__ = ("_counters", "_lines", "_networks", "_now")
+    __slots__ = ("_counters", "_log", "_networks")
 
     def __init__(
         self, networks: Sequence[str], counters: Counters, now: Callable[[], float]
@@ -35,8 +33,7 @@ class Proxies:
         """Expect headers from addresses in `networks`, as `10.0.0.5` and `10.0.0.0/8`."""
         self._networks = Networks(networks)
         self._counters = counters
-        self._now = now
-        self._lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
+        self._log = LimitedLog(logger, now)
 
     def __bool__(self) -> bool:
         return bool(self._networks)
@@ -49,16 +46,11 @@ class Proxies:
     def refused(self, address: NetAddress | None, reason: str) -> None:
         """What came from the balancer at `address` is no header, for `reason`."""
         self._counters.add("proxy_headers_refused")
-        now = self._now()
-        more = self._lines.take_refused(now)
-        if not self._lines.admit(now):
-            return
-        logger.warning(
-            "%s is in gateway.proxies, and sent no header of the PROXY protocol: %s%s; have it "
-            "send one, or take it out of the list",
+        self._log.warn(
+            "%s is in gateway.proxies, and sent no header of the PROXY protocol: %s; have it send "
+            "one, or take it out of the list",
             address,
             reason,
-            f" ({more} more such)" if more else "",
         )
 
     def never_opened(self, cause: str) -> None:

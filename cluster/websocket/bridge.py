@@ -15,9 +15,9 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from cluster.iocp import NetAddress, PacketFraming
+from cluster.shared.limited_log import LimitedLog
 from cluster.websocket.front_counters import FrontCounters
 from cluster.websocket.front_settings import FrontSettings
-from cluster.websocket.limited_log import LimitedLog
 
 __all__ = ["WRITE_LIMITS", "Bridge", "BridgeLogs", "peer_of"]
 

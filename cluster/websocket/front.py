@@ -16,6 +16,7 @@ from websockets.protocol import State
 
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
+from cluster.shared.limited_log import LimitedLog
 from cluster.shared.signal_handling import handle_signal
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.certificate import load_certificate
@@ -24,7 +25,6 @@ from cluster.websocket.door import Door
 from cluster.websocket.forwarded import client_of
 from cluster.websocket.front_counters import REFUSALS, FrontCounters
 from cluster.websocket.front_settings import FrontSettings
-from cluster.websocket.limited_log import LimitedLog
 from cluster.websocket.node_connection import connect_node
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.proxy_header import make_proxy_header

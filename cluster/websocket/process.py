@@ -14,7 +14,7 @@ from cluster.websocket.certificate import make_tls_context
 from cluster.websocket.front import BACKLOG, HANDSHAKES_MAX, Front
 from cluster.websocket.front_counters import FrontCounters
 from cluster.websocket.front_settings import FrontSettings
-from cluster.websocket.limited_log import LimitedRecords
+from cluster.websocket.limited_records import LimitedRecords
 from cluster.websocket.reasons import reason_of
 
 __all__ = ["serve_websocket"]

@@ -8,7 +8,7 @@ from cluster.gateway.proxy_header import read_proxy_header
 from cluster.iocp import NetAddress
 from cluster.shared.networks import Networks
 from cluster.websocket.forwarded import client_of
-from cluster.websocket.limited_log import LimitedRecords
+from cluster.websocket.limited_records import LimitedRecords
 from cluster.websocket.node_turns import NodeTurns
 from cluster.websocket.origins import Origins, parse_origin
 from cluster.websocket.proxy_header import make_proxy_header

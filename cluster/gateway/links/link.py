@@ -26,7 +26,7 @@ from cluster.gateway.links.node_session import NodeSession
 from cluster.gateway.links.seals import SEAL_BYTES, SEALED_FILL_BYTES
 from cluster.iocp import ClientService, NetAddress
 from cluster.shared.causes import Cause
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 from cluster.shared.node_status import LinkState, LinkStatus
 
 __all__ = ["QUEUED_BYTES_MAX", "Link"]
@@ -50,14 +50,13 @@ class Link:
     __slots__ = (
         "_arrival",
         "_counters",
-        "_full_lines",
+        "_full",
         "_has_violated",
         "_is_closing",
         "_is_new_life",
         "_is_paused",
         "_lines",
         "_make_life",
-        "_now",
         "_reason",
         "_to_flush",
         "_told",
@@ -103,7 +102,6 @@ class Link:
         self._counters = counters
         self._to_flush = to_flush
         self._make_life = make_life
-        self._now = now
         self._told = Progress(0, 0)  # what the peer was told last of how far this side is
         self._arrival = 0  # of the last session that has proved itself, see NodeSession.arrival
         self._has_violated = False  # the last session did: the calls' failures go on from there
@@ -111,8 +109,8 @@ class Link:
         self._is_paused = False  # the session is not read: the log is crowded
         self._reason = ""  # why there is no session; empty while there is one, or none was tried
         self._is_closing = False
-        self._full_lines = LogLimit(1, FULL_LINES_S)
-        self._lines = LogLimit(LINES_MAX, LINES_INTERVAL_S)
+        self._full = LimitedLog(logger, now, 1, FULL_LINES_S)
+        self._lines = LimitedLog(logger, now, LINES_MAX, LINES_INTERVAL_S)
 
     @property
     def service(self) -> ClientService | None:
@@ -124,19 +122,15 @@ class Link:
         """Whether a connection stands, and both sides know how far they are."""
         return self.session is not None and self.session.is_resumed
 
-    def tell_full(self, now: float) -> None:
+    def tell_full(self) -> None:
         """Log, within bounds, that a record found no room in the log."""
-        if not self._full_lines.admit(now):
-            return
-        more = self._full_lines.take_refused(now, is_last=True)
-        logger.warning(
+        self._full.warn(
             "the log of the link to node %d is full, with %d records (links.retained_bytes_max = "
-            "%d): what is for that node now is not kept until there is room%s%s",
+            "%d): what is for that node now is not kept until there is room%s",
             self.node,
             self.log.retained_count,
             self.log.retained_bytes_max,
             "" if self.is_linked else "; the link is down",
-            f" ({more} more records since the last such line)" if more else "",
         )
 
     @property
@@ -359,10 +353,7 @@ class Link:
 
     def _log(self, level: int, text: str) -> None:
         """Log `text`, within bounds: a peer decides how often it connects, and as which life."""
-        now = self._now()
-        more = self._lines.take_refused(now)
-        if self._lines.admit(now):
-            logger.log(level, "%s%s", text, f" ({more} more such lines)" if more else "")
+        self._lines.log(level, "%s", text)
 
 
 def _why_not(session: NodeSession, address: NetAddress, cause: str) -> str:

@@ -240,7 +240,7 @@ class Links:
             return False
         if not link.log.append(payload):
             self._counters.add("links_full")
-            link.tell_full(self.core.now())
+            link.tell_full()
             return False
         self._to_flush[link] = None
         return True

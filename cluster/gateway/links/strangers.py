@@ -10,7 +10,7 @@ from collections.abc import Callable
 from cluster.gateway.counters import Counters
 from cluster.gateway.links.handshake import LinkRefusal
 from cluster.gateway.links.node_session import NodeSession
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 
 __all__ = ["UNPROVED_MAX", "Strangers"]
 
@@ -28,10 +28,9 @@ class Strangers:
     def __init__(self, counters: Counters, clock: Callable[[], float]) -> None:
         """Know nobody yet. `clock` gives seconds, of the core."""
         self._counters = counters
-        self._clock = clock
         self._unproved: dict[NodeSession, None] = {}
         self._arrivals = 0
-        self._lines = LogLimit(1, REFUSALS_LOGGED_EVERY_S)
+        self._refused = LimitedLog(logger, clock, 1, REFUSALS_LOGGED_EVERY_S)
 
     def knocked(self, session: NodeSession) -> None:
         """Somebody has connected to the private listener."""
@@ -53,12 +52,4 @@ class Strangers:
     def refused(self, session: NodeSession, refusal: LinkRefusal, reason: str) -> None:
         """Count a peer that was not let in, whoever called; the log hears of a few."""
         self._counters.add(f"links_refused_{refusal}")
-        now = self._clock()
-        more = self._lines.take_refused(now)
-        if self._lines.admit(now):
-            logger.warning(
-                "no link with %s: %s (refused since the last such line: %d)",
-                session.address,
-                reason,
-                more,
-            )
+        self._refused.warn("no link with %s: %s", session.address, reason)

@@ -14,7 +14,7 @@ from cluster.gateway.control import ZmqWatch
 from cluster.gateway.counters import Counters
 from cluster.gateway.remote.listener_gate import ListenerGate
 from cluster.iocp import IocpCore
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 
 __all__ = ["UNPROVED_MAX", "ConnectionCounts"]
 
@@ -65,8 +65,7 @@ class ConnectionCounts:
         self._connections: set[int] = set()
         """Their descriptors, which are ZeroMQ's."""
         self._gate: ListenerGate | None = None
-        self._now = core.now
-        self._lines = LogLimit(1, _LINES_INTERVAL_S)
+        self._crowded = LimitedLog(logger, core.now, 1, _LINES_INTERVAL_S)
         self._monitor = socket.get_monitor_socket(sum(_COUNTERS) + _LISTENING + _DISCONNECTED)
         self._watch = ZmqWatch(core, int(self._monitor.getsockopt(zmq.FD)), self._take)
 
@@ -105,16 +104,12 @@ class ConnectionCounts:
         if not gate.shut():
             return
         self._counters.add("remote_crowded")
-        now = self._now()
-        if self._lines.admit(now):
-            more = self._lines.take_refused(now, is_last=True)
-            logger.warning(
-                "%d connections at the port for workers elsewhere, most of which have not proved "
-                "a key: nobody else can connect until some have ended; let only workers reach "
-                "remote.listen%s",
-                len(self._connections),
-                f" ({more} times more since the last such line)" if more else "",
-            )
+        self._crowded.warn(
+            "%d connections at the port for workers elsewhere, most of which have not proved a "
+            "key: nobody else can connect until some have ended; let only workers reach "
+            "remote.listen",
+            len(self._connections),
+        )
 
     def _open_if_room(self) -> None:
         if self._gate is not None and len(self._connections) <= self._connections_max - _ROOM:

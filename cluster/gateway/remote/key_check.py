@@ -15,7 +15,7 @@ from zmq.utils import z85
 from cluster.gateway.control import ZmqWatch
 from cluster.iocp import IocpCore
 from cluster.shared.key_files import KnownWorkers
-from cluster.shared.log_limit import LogLimit
+from cluster.shared.limited_log import LimitedLog
 from cluster.shared.remote_endpoints import ZAP_DOMAIN
 
 __all__ = ["KeyCheck", "answer"]
@@ -25,8 +25,6 @@ logger = logging.getLogger("cluster.gateway")
 _ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _REQUESTS_PER_TURN = 64
-_LINES_MAX = 10
-_LINES_INTERVAL_S = 10.0
 
 
 def answer(request: list[bytes], name_of: Callable[[bytes], str | None]) -> list[bytes]:
@@ -51,8 +49,7 @@ class KeyCheck:
     ) -> None:
         """Let in `workers`. Make this before the sockets that are to ask."""
         self._workers = workers
-        self._now = core.now
-        self._lines = LogLimit(_LINES_MAX, _LINES_INTERVAL_S)
+        self._refused = LimitedLog(logger, core.now)
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(_ENDPOINT)
@@ -75,9 +72,9 @@ class KeyCheck:
     def _reply(self, frames: list[bytes]) -> None:
         # Two frames of envelope. What follows comes from ZeroMQ itself, in its one format.
         reply = answer(frames[2:], self._workers.name_of)
-        if reply[2] != b"200" and self._lines.admit(self._now()):
+        if reply[2] != b"200":
             address = frames[5].decode("ascii", "replace")
-            logger.warning(
+            self._refused.warn(
                 "refused a worker at %s: its key is not in %s", address, self._workers.directory
             )
         self._socket.send_multipart([*frames[:2], *reply], zmq.NOBLOCK)

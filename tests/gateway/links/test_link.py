@@ -161,7 +161,7 @@ def test_a_full_log_is_logged_once_in_a_while_for_each_node(
     world.run(lambda: len(world[2].got) == 9, "what was taken")
     world[2].kill()
     world.run_for(FULL_LINES_S)
-    assert fill(2) == [f"{said.format(2)}: {rest} (9 more records since the last such line)"]
+    assert fill(2) == [f"{said.format(2)}: {rest} (9 more such)"]
 
 
 def test_a_full_log_is_told_and_counted_and_room_comes_back(make_world: MakeWorld):
@@ -371,4 +371,4 @@ def test_a_peer_that_connects_again_and_again_does_not_fill_the_log(
     world.run_for(LINES_INTERVAL_S)
     connect(lives + 1)
     assert len(caplog.messages) == LINES_MAX + 2
-    assert f" ({2 * lives - LINES_MAX} more such lines)" in caplog.messages[LINES_MAX]
+    assert f" ({2 * lives - LINES_MAX} more such)" in caplog.messages[LINES_MAX]
