@@ -74,17 +74,28 @@ class GatewayDrain:
         logs = [shard.log for shard in self._shards]
         records = sum(log.position + 1 - log.committed.position for log in logs)
         deferred = sum(shard.succession.deferred.count for shard in self._shards)
-        if sessions or records or deferred:
+        waiting = sum(len(shard.tells.waiting) for shard in self._shards)
+        moved, untold = self._tells.moved_count, self._untold_count
+        if sessions or records or deferred or waiting or moved or untold:
             logger.warning(
                 "%s: sessions cut off: %d, records that no worker has "
-                "finished: %d, handler calls in coroutines that are not done: %d",
+                "finished: %d, handler calls in coroutines that are not done: %d, messages without "
+                "room in a lane: %d, messages that wait for the owner of their key: %d, records "
+                "that linked nodes have not taken: %d",
                 "the time to drain is up"
                 if self._is_late
                 else "the drain has left undone what was for shards without a worker",
                 sessions,
                 records,
                 deferred,
+                waiting,
+                moved,
+                untold,
             )
+
+    @property
+    def _untold_count(self) -> int:
+        return self._tells.untold_count + self._traffic.untold_count
 
     @property
     def _is_late(self) -> bool:
@@ -131,7 +142,7 @@ class GatewayDrain:
             is_answered=all(shard.has_answered for shard in self._served),
             is_committed=all(shard.is_idle for shard in self._served),
             session_count=len(self._table.sessions),
-            is_told=self._tells.is_told and self._traffic.is_told,
+            is_told=not (self._tells.moved_count or self._untold_count),
             is_late=self._is_late,
         )
 

@@ -77,9 +77,10 @@ class MovedTells:
         self._given_up = LimitedLog(logger, core.now, 1, _LINES_INTERVAL_S)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether none waits here."""
-        return not self._without_owner and not self._delayed
+    def count(self) -> int:
+        """How many wait here."""
+        delayed = sum(len(moved) for _, moved in self._delayed.values())
+        return len(self._without_owner) + delayed
 
     def is_delayed(self, node: int) -> bool:
         """Whether something for `node` waits: what is told behind that is not to overtake it."""

@@ -97,9 +97,10 @@ class _Peer:
         """Of all records that are settled only then."""
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether anything waits for room in the link's log."""
-        return bool(self.records or self.moved) or any(self.answers.values())
+    def waiting_count(self) -> int:
+        """Records that wait for room in the link's log; answers of one kind are taken for one."""
+        answers = sum(1 for numbers in self.answers.values() if numbers)
+        return len(self.records) + len(self.moved) + answers
 
 
 class NodeTells(Topic):
@@ -158,11 +159,10 @@ class NodeTells(Topic):
         return node in self._known
 
     @property
-    def is_told(self) -> bool:
-        """Whether all that is for nodes with a connection is in the logs of their links."""
-        return not any(
-            peer.has_waiting and self._traffic.is_linked(node) for node, peer in self._peers.items()
-        )
+    def untold_count(self) -> int:
+        """Records for nodes with a connection that wait for room in the logs of their links."""
+        peers = self._peers.items()
+        return sum(peer.waiting_count for node, peer in peers if self._traffic.is_linked(node))
 
     def send(self, node: int, told: list[MovedTell]) -> None:
         """Have `node` be given, once and in order, what shards have told it."""
@@ -265,7 +265,7 @@ class NodeTells(Topic):
             numbers, held = peer.moved.popleft()
             peer.moved_bytes -= len(numbers)
             peer.moved_sent.append(held)
-        if peer.has_waiting and not self._retries:
+        if peer.waiting_count and not self._retries:
             self._retries = True
             self._core.call_later(RETRY_S, self._retry)
 

@@ -143,9 +143,9 @@ class NodeTraffic:
             self.links.settle(delivery)
 
     @property
-    def is_told(self) -> bool:
-        """Whether the nodes that can be reached have settled all that was for them."""
-        return self.links is None or self.links.is_told
+    def untold_count(self) -> int:
+        """Records that the nodes that can be reached have not settled."""
+        return 0 if self.links is None else self.links.untold_count
 
     # -- from other nodes (`LinkUser`) -------------------------------------------------------------
 

@@ -157,10 +157,14 @@ class TellRouter:
     # -- the end -----------------------------------------------------------------------------------
 
     @property
-    def is_told(self) -> bool:
-        """Whether no message of this node waits here for the owner of its key, and nothing for
-        room in the log of a link that stands."""
-        return self._moved.is_empty and self._nodes.is_told
+    def moved_count(self) -> int:
+        """Messages of this node that wait here for the owner of their key."""
+        return self._moved.count
+
+    @property
+    def untold_count(self) -> int:
+        """Records for nodes with a connection that wait for room in the logs of their links."""
+        return self._nodes.untold_count
 
     def end(self) -> None:
         """The node drains, and takes no messages any more: none waits for an owner to be known."""

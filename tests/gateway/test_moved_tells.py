@@ -311,10 +311,26 @@ def test_a_node_that_ends_waits_for_no_owner(make_world: Callable[..., TellWorld
         tell_owners(world, node)
     heard.in_tell = lambda app: tell_owners(world, 1)
     send(client, TELL, Order(MOVED, 1))
-    world.run(lambda: not world[1].gateway.tells.is_told, "that it waits")
+    world.run(lambda: world[1].gateway.tells.moved_count, "that it waits")
     drain = world[1].gateway.drain
     world.run(lambda: drain.advance(600), "the end", within_s=20)
     assert heard.undelivered == [(1, MOVED.encode())]
+
+
+def test_a_drain_that_is_out_of_time_tells_what_still_waited(
+    make_world: Callable[..., TellWorld], heard: Heard, caplog: pytest.LogCaptureFixture
+):
+    world = make_world()
+    client = world[1].connect()
+    tell_owners(world, 2, *WITHOUT_2)
+    for number in range(3):
+        send(client, TELL, Order(MOVED, number))
+    world.run(lambda: world[1].gateway.tells.moved_count == 3, "that they wait")
+    drain = world[1].gateway.drain
+    world.run(lambda: drain.advance(2), "the end")
+    drain.log_undone()
+    assert "the time to drain is up: " in caplog.text
+    assert "messages that wait for the owner of their key: 3, " in caplog.text
 
 
 def test_what_a_node_hands_over_as_it_ends_reaches_owners_that_hear_of_that_later(
@@ -445,7 +461,7 @@ def test_what_waits_goes_to_a_node_that_has_just_joined(
     world.run(lambda: heard.keys and heard.keys[-1][1] == (1, 2), "the news")
     heard.in_tell = lambda app: become(*before)
     send(client, TELL, Order(key, 1))
-    world.run(lambda: not world[1].gateway.tells.is_told, "that it waits")
+    world.run(lambda: world[1].gateway.tells.moved_count, "that it waits")
     become(*ALL)
     world.run(lambda: heard.notes or heard.undelivered, "the message")
     assert (heard.notes, heard.undelivered) == ([(3, key, 1, ME)], [])

@@ -67,7 +67,7 @@ def test_a_node_that_stands_alone_sends_to_nobody():
     assert traffic.nodes == []
     assert not traffic.send(2, b"\x01")
     assert not traffic.is_linked(2)
-    assert traffic.is_told
+    assert not traffic.untold_count
 
 
 def test_a_change_of_the_members_is_told_once_with_a_version():

@@ -283,9 +283,15 @@ class Links:
         return None if link is None else (link.life, link.log.peer_life)
 
     @property
+    def untold_count(self) -> int:
+        """Records that the nodes that are linked now have not settled."""
+        links = self._links.values()
+        return sum(link.log.retained_count for link in links if link.is_linked)
+
+    @property
     def is_told(self) -> bool:
-        """Whether the nodes that are linked now have settled everything that was sent."""
-        return not any(link.log.retained_count for link in self._links.values() if link.is_linked)
+        """Whether there is none."""
+        return not self.untold_count
 
     @property
     def is_over(self) -> bool:

@@ -408,7 +408,7 @@ def test_what_cannot_be_read_is_counted_and_settled(world: LoginWorld):
     world[1].traffic.send(2, pack_login_record(LoginRecord(TELL, 1, what=9, user="ann")))
     world.settle()
     assert world[2].count("links_unreadable_records") == 2
-    assert world[1].traffic.is_told
+    assert not world[1].traffic.untold_count
 
 
 # -- nodes that come and go ------------------------------------------------------------------------

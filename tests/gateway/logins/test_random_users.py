@@ -187,7 +187,7 @@ class RandomUsers:
             assert not logins.owned.directory.has_contests
             assert logins._tellings.nodes == set()
             assert host.users.sends._waiting_bytes == 0
-            assert host.traffic.is_told
+            assert not host.traffic.untold_count
         assert entries == sum(len(host.table) for host in world.living())
         self.check_reach()
 

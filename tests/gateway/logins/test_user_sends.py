@@ -35,7 +35,7 @@ def test_a_user_is_reached_from_every_node_in_order(world: LoginWorld, owner: in
         world.settle()
         assert session.received == numbers(20)
     for host in world.living():
-        assert host.traffic.is_told
+        assert not host.traffic.untold_count
     assert world[2].count("sends") == 60
     assert sum(host.count("sends_to_absent_users") for host in world.living()) == 0
 
@@ -101,7 +101,8 @@ def test_what_waits_for_a_user_of_a_parted_node_arrives_at_the_heal(world: Login
     for data in numbers(3):
         world[2].send_to(user, data)
     world.run_for(2 * TIMEOUT_S)
-    assert world[2].traffic.is_told  # it waits for the link with node 1, not with the owner
+    # It waits for the link with node 1, not with the owner.
+    assert not world[2].traffic.untold_count
     world[2].send_to(user, b"3")
     world.heal()
     world.run_linked()
@@ -266,7 +267,7 @@ def test_what_cannot_be_read_is_counted_and_settled(world: LoginWorld, payload: 
     world[1].links.send(2, payload)
     world.settle()
     assert world[2].count("links_unreadable_records") == 1
-    assert world[1].traffic.is_told
+    assert not world[1].traffic.untold_count
 
 
 def test_what_waited_for_an_owner_is_not_for_a_session_that_came_later():
