@@ -207,11 +207,17 @@ class NodeTells(Topic):
         if left:
             self._taken_bytes[node] = left
 
-    def moved(self, node: int, number: int, cost: int) -> None:
-        """The key of what `node` has told under `number`, which counted for `cost`, is not owned
-        here; nobody handles it."""
-        self._give_back(node, cost)
-        self._send_back(node, number)
+    def moved(self, owner: TellOwner) -> None:
+        """The key of a message of another node is not owned here; nobody handles it.
+
+        It goes back to who told it. If that life has ended meanwhile, it is lost, and counted.
+        """
+        node = owner.sender.node
+        self._give_back(node, owner.cost)
+        if owner.life == self._traffic.life_of(node):
+            self._send_back(node, owner.number)
+        else:
+            self._counters.add("messages_orphaned")
 
     def _send_back(self, node: int, number: int) -> None:
         if self._gathered is not None:
@@ -368,7 +374,8 @@ class NodeTells(Topic):
             # Its sender hears of it from the next life of this node, or when it is gone for good.
             self._counters.add("messages_left_by_drain")
             return
-        owner = TellOwner(ShardId(node, index), self._traffic.node, told.cost, number)
+        life = self._traffic.life_of(node)
+        owner = TellOwner(ShardId(node, index), self._traffic.node, told.cost, number, life)
         taken_bytes = self._taken_bytes.get(node, 0) + told.cost
         if taken_bytes <= self._taken_bytes_max:
             self._taken_bytes[node] = taken_bytes  # `moved` may give it back at once

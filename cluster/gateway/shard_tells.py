@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.links.link_user import Life
 from cluster.gateway.tell_windows import TellWindows
 from cluster.shared.lane import GatewayLane, LaneViolation
 from cluster.shared.records import CREDIT, MESSAGE, RECORD_BYTES, UNDELIVERED
@@ -39,21 +40,24 @@ __all__ = ["Carrier", "ShardTells", "TellOwner", "ToldTell"]
 class TellOwner:
     """What a `message` or `undelivered` record in a lane belongs to, in place of a session."""
 
-    __slots__ = ("cost", "is_deferred", "node", "number", "sender")
+    __slots__ = ("cost", "is_deferred", "life", "node", "number", "sender")
 
     id = 0
     """No session has it."""
 
-    def __init__(self, sender: ShardId, node: int, cost: int, number: int = 0) -> None:
+    def __init__(
+        self, sender: ShardId, node: int, cost: int, number: int = 0, life: Life | None = None
+    ) -> None:
         """`sender` has told `node` something that counts for `cost`.
 
-        `number` is its number among what the sender's node has told other nodes. The sender counts
-        it for `node`, whoever has it by now.
+        `number` is its number among what the sender's node has told other nodes, in the `life` in
+        which it told this one. The sender counts it for `node`, whoever has it by now.
         """
         self.sender = sender
         self.node = node
         self.cost = cost
         self.number = number
+        self.life = life
         self.is_deferred = False
         """Whether its handler goes on in a coroutine: then it is done when that is."""
 

@@ -142,7 +142,7 @@ class TellRouter:
         if node == self._node:
             self._moved.came_back(node, [MovedTell(index, told)])
         else:
-            self._nodes.moved(node, owner.number, owner.cost)
+            self._nodes.moved(owner)
 
     def _room_for(self, node: int) -> int:
         return sys.maxsize if node == self._node else self._nodes.room_for_others(node)

@@ -87,6 +87,7 @@ COUNTERS = frozenset(
         "messages",
         "messages_held",
         "messages_left_by_drain",
+        "messages_orphaned",
         "messages_refused",
         "messages_unreadable",
         "messages_waiting",

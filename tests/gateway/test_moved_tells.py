@@ -414,6 +414,34 @@ def test_what_waits_for_room_goes_back_when_its_key_has_moved(
     check_windows(world)
 
 
+@pytest.mark.parametrize("begins_anew", [True, False])
+def test_what_waits_for_room_and_belongs_to_nobody_any_more_is_counted(
+    make_world: Callable[..., TellWorld], heard: Heard, begins_anew: bool
+):
+    """The node that told it has ended, and the key moves: nobody is left who could tell it."""
+    world = make_world(lane_bytes=65_536)
+    world[2].shards[0].is_paused = True
+    client = world[1].connect()
+    send(client, FILL, Order(MOVED, 0))
+    count = int(wait_payload(world, client))
+    world.run(lambda: world[2].gateway.shards[0].tells.waiting, "what has no room")
+    world.run_for(1)
+    world[1].kill()
+    if begins_anew:
+        world[1].begin()
+        world.run_linked()
+    else:
+        world[2].links.remove_node(1)
+    tell_owners(world, 3, *WITHOUT_2)
+    tell_owners(world, 2, *WITHOUT_2)
+    world[2].shards[0].is_paused = False
+    world.run(lambda: world[2].count("messages_orphaned"), "what nobody can tell again")
+    world.run_for(5)
+    assert heard.notes
+    assert len(heard.notes) + world[2].count("messages_orphaned") == count
+    assert not world[2].gateway.tells._nodes._taken_bytes, "no room is lost for that"
+
+
 @pytest.mark.parametrize("is_handled", [True, False])
 def test_a_gateway_that_dies_after_it_gave_a_message_back_takes_nothing_with_it(
     make_world: Callable[..., TellWorld], heard: Heard, is_handled: bool

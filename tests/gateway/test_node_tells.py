@@ -204,7 +204,7 @@ def test_what_comes_back_is_settled_once_its_node_has_heard_within_a_bound(
     world.links.has_room = True
 
     def come_back(told: ToldTell, owner: TellOwner) -> bool:
-        world.tells.moved(2, owner.number, owner.cost)
+        world.tells.moved(owner)
         return True
 
     monkeypatch.setattr(world.tells, "_deliver", come_back)
@@ -257,11 +257,16 @@ def test_answers_to_a_node_that_takes_none_are_bounded_and_each_delivery_is_sett
     bytes_max, count = 1 << 14, 5_000
     world = World(taken_bytes_max=bytes_max)
     owners: list[TellOwner] = []
-    done = {HANDLED: world.tells.handled, MOVED: world.tells.moved}
+
+    def end(owner: TellOwner) -> None:
+        if kind == HANDLED:
+            world.tells.handled(2, owner.number, owner.cost)
+        else:
+            world.tells.moved(owner)
 
     def deliver(told: ToldTell, owner: TellOwner) -> bool:
         if kind != REFUSED and is_at_once:
-            done[kind](2, owner.number, owner.cost)
+            end(owner)
         elif kind != REFUSED:
             owners.append(owner)
         return kind != REFUSED
@@ -272,8 +277,7 @@ def test_answers_to_a_node_that_takes_none_are_bounded_and_each_delivery_is_sett
         told = pack("<BQ", TOLD, delivery.position) + payload
         world.traffic.delivered(delivery, told)
         while owners:
-            owner = owners.pop()
-            done[kind](2, owner.number, owner.cost)
+            end(owners.pop())
     world.links.has_room = True
     world.clock.advance(RETRY_S)
     world.core.dispatch(0)
@@ -292,7 +296,7 @@ def test_messages_that_come_back_one_by_one_go_in_few_records() -> None:
     """Those that have waited for room in the lane."""
     world = World()
     for number in range(20_000):
-        world.tells.moved(2, number, 0)
+        world.tells.moved(TellOwner(ShardId(2, 0), 1, 0, number, (1, 2)))
     world.links.has_room = True
     world.clock.advance(RETRY_S)
     world.core.dispatch(0)
@@ -311,8 +315,10 @@ def test_a_drain_waits_for_what_has_no_room_in_the_log_of_a_link_that_stands(kin
     elif kind == REFUSED:
         payload = pack("<BQIH", TOLD, 1, len(HELLO), 0) + HELLO
         world.traffic.delivered(Delivery(2, 2, 1, 1), payload)
+    elif kind == HANDLED:
+        world.tells.handled(2, 1, 0)
     else:
-        {HANDLED: world.tells.handled, MOVED: world.tells.moved}[kind](2, 1, 0)
+        world.tells.moved(TellOwner(ShardId(2, 0), 1, 0, 1, (1, 2)))
     assert world.tells.untold_count
     world.links.are_linked = False
     assert not world.tells.untold_count, "nobody waits for a node that may never come back"
