@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import zmq
 
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.gateway.watch import ZmqWatch
+from cluster.iocp import IocpCore
 from cluster.shared.endpoints import Curve
 from cluster.shared.messages import (
     ControlMessage,
@@ -16,62 +17,11 @@ from cluster.shared.messages import (
 )
 from cluster.shared.zmq_sockets import open_control_socket
 
-__all__ = ["ControlPlane", "ZmqWatch"]
+__all__ = ["ControlPlane"]
 
 logger = logging.getLogger("cluster.gateway")
 
 MESSAGES_PER_TURN = 64
-
-
-class ZmqWatch(IocpObject):
-    """Calls back when a ZeroMQ socket may have messages.
-
-    ZMQ_FD is edge-triggered and any send or receive may swallow the edge. So the callback says
-    whether work is left, in which case it comes again by a post, and whoever sends on the
-    socket calls `check` afterwards.
-    """
-
-    __slots__ = ("_core", "_event", "_fd", "_posted", "_take")
-
-    def __init__(self, core: IocpCore, fd: int, take: Callable[[], bool]) -> None:
-        """Watch `fd`.
-
-        `take` receives a bounded number of messages and returns whether more may be left; it
-        returns False only when it has found the socket empty, which arms the descriptor.
-        """
-        self.handle = None
-        self._core = core
-        self._fd = fd
-        self._take = take
-        self._event = IocpEvent(EventType.WATCH)
-        self._posted = IocpEvent(EventType.POST)
-        self._arm()
-        # What has come already was announced before anyone watched. It is taken in the first
-        # dispatch, when all is there that `take` may want.
-        self._check_later()
-
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        if event is self._event:
-            self._arm()
-        self.check()
-
-    def check(self) -> None:
-        """Take what has come; to be called after sends."""
-        if self._take():
-            self._check_later()
-
-    def _check_later(self) -> None:
-        if self._posted.owner is None:
-            self._posted.owner = self
-            self._core.post(self._posted)
-
-    def close(self) -> None:
-        """Watch no more."""
-        self._core.driver.cancel(self._event)
-
-    def _arm(self) -> None:
-        self._event.owner = self
-        self._core.driver.watch(self._fd, self._event)
 
 
 class ControlPlane:
@@ -101,8 +51,7 @@ class ControlPlane:
             raise
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """The address that was bound, with the port that was taken for a free one."""
-        fd = int(self._socket.getsockopt(zmq.FD))
-        self._watch = ZmqWatch(core, fd, self._take)
+        self._watch = ZmqWatch(core, self._socket, self._take)
 
     def send(self, identity: bytes, message: ControlMessage) -> bool:
         """Send `message`; False when that peer has gone or takes nothing."""

@@ -16,6 +16,7 @@ from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.listen_error import told_as
 from cluster.gateway.local_door import LocalDoor
 from cluster.gateway.membership.membership import Membership
+from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.other_nodes import OtherNodes
 from cluster.gateway.quarantine import Quarantine
@@ -24,8 +25,7 @@ from cluster.gateway.remote.remote_control import RemoteControl
 from cluster.gateway.status_report import StatusReport
 from cluster.gateway.supervisor_link import SupervisorLink
 from cluster.gateway.waiting_spares import WaitingSpares
-from cluster.iocp import EventType, IocpCore, IocpEvent
-from cluster.iocp.iocp_object import IocpObject
+from cluster.iocp import IocpCore
 from cluster.iocp.timers import Timer
 from cluster.shared.config import Config
 from cluster.shared.liveness import beat_interval_s
@@ -63,7 +63,7 @@ LAST_WORDS_MS = 500
 connection that ends under IMMEDIATE takes with it what its peer has not read yet."""
 
 
-class Gateway(IocpObject):
+class Gateway:
     """One life of a gateway. `serve` runs it; `request_drain` may come from a signal handler."""
 
     def __init__(
@@ -83,11 +83,11 @@ class Gateway(IocpObject):
         `remote.listen`. Raises ListenError for that address, and OSError, zmq.ZMQError or
         RunDirectoryError for what else cannot be. `core` and `directory` stay the caller's.
         """
-        self.handle = None
         self._config = config
         self._core = core
         self._life = life = GatewayLife(config.node.id, epoch, secrets.randbits(64))
-        self._drain_event = IocpEvent(EventType.POST)
+        self._wake = NextTurn(core, lambda: None)
+        """Has the loop look at the drain."""
         self._drain_timeout_s = config.supervisor.drain_timeout_s
         self._drain_requested = False
         self.has_used_up_ids = False
@@ -257,9 +257,7 @@ class Gateway(IocpObject):
             self._drain_timeout_s = timeout_s
         self._drain_requested = True
         self.has_used_up_ids = False  # whoever asks wants it to end, also in the midst of that
-        if self._drain_event.owner is None:
-            self._drain_event.owner = self
-            self._core.post(self._drain_event)
+        self._wake.ask()
 
     def _end_epoch(self) -> None:
         """Drain, for the next epoch to begin, in which session ids begin anew."""
@@ -270,9 +268,6 @@ class Gateway(IocpObject):
             )
             self.request_drain()
             self.has_used_up_ids = True
-
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        """Only wakes the loop, which looks at the drain after each batch."""
 
     def _stop_all(self) -> bool:
         """Tell workers and spares that all is done; return whether any is still there."""

@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.shard import Shard
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.gateway.watch import Watch
+from cluster.iocp import IocpCore
 from cluster.shared.lane import LaneHub, LaneViolation
 from cluster.shared.records import RecordError
 
@@ -29,40 +32,13 @@ BATCH_BYTES = 64
 FLUSH_RETRY_S = 0.005
 
 
-class _Watch(IocpObject):
-    """Watches one of a hub's descriptors for as long as the hub lives."""
-
-    __slots__ = ("_core", "_event", "_fd", "_ready")
-
-    def __init__(self, core: IocpCore, fd: int, ready: Callable[[int], None]) -> None:
-        self.handle = None
-        self._core = core
-        self._fd = fd
-        self._ready = ready
-        self._event = IocpEvent(EventType.WATCH)
-        self._arm()
-
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        try:
-            self._ready(self._fd)
-        finally:
-            self._arm()
-
-    def close(self) -> None:
-        self._core.driver.cancel(self._event)
-
-    def _arm(self) -> None:
-        self._event.owner = self
-        self._core.driver.watch(self._fd, self._event)
-
-
-class LaneRunner(IocpObject):
+class LaneRunner:
     """Drains outbound always, flushes inbound once for each batch of completions."""
 
     __slots__ = (
         "_core",
-        "_event",
         "_hub",
+        "_next_turn",
         "_on_commit",
         "_on_violation",
         "_pairs",
@@ -85,23 +61,22 @@ class LaneRunner(IocpObject):
         `on_commit` hears of each applied batch; `on_violation` of a worker that broke the
         contract, and fences it.
         """
-        self.handle = None
         self._core = core
         self._hub = hub
         self._shards = shards
         self._pairs = list(zip(shards, appliers, strict=True))
         self._on_commit = on_commit
         self._on_violation = on_violation
-        self._event = IocpEvent(EventType.POST)
+        self._next_turn = NextTurn(core, self._go_on)
         self._retry = False
-        self._watches = [_Watch(core, fd, hub.clear) for fd in hub.descriptors()]
+        self._watches = [Watch(core, fd, partial(hub.clear, fd)) for fd in hub.descriptors()]
         core.guard_waits(hub)
-        self._come_back()  # for what has come before anyone watched
+        self._next_turn.ask()  # for what has come before anyone watched
 
     def receive(self) -> None:
         """Take and apply what workers have published. Call it after each dispatch."""
         if self._hub.pump(MESSAGES_PER_TURN):
-            self._come_back()
+            self._next_turn.ask()
         for shard, applier in self._pairs:
             if shard.lane.has_received and applier.batch is None:
                 self._run(shard, applier)
@@ -129,7 +104,7 @@ class LaneRunner(IocpObject):
             self.receive()
             # What that brought may have to be flushed in turn: do not sleep on it.
             if not self._retry and any(map(_is_flush_due, self._shards)):
-                self._come_back()
+                self._next_turn.ask()
 
     def drain(self, shard: Shard) -> None:
         """Take and apply everything that the worker of `shard` has published up to now.
@@ -146,16 +121,16 @@ class LaneRunner(IocpObject):
         while applier.batch is not None or (left > 0 and lane.has_received):
             left -= self._run(shard, applier)
 
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
-        for shard, applier in self._pairs:
-            if applier.batch is not None or shard.lane.has_received:
-                self._run(shard, applier)
-
     def close(self) -> None:
         """Stop watching."""
         self._core.guard_waits(None)
         for watch in self._watches:
             watch.close()
+
+    def _go_on(self) -> None:
+        for shard, applier in self._pairs:
+            if applier.batch is not None or shard.lane.has_received:
+                self._run(shard, applier)
 
     def _run(self, shard: Shard, applier: OutboundApplier) -> int:
         """Apply what has come on one lane, until its turn is over; return how many bytes."""
@@ -192,14 +167,8 @@ class LaneRunner(IocpObject):
         if lane.needs_flush:
             shard.needs_flush = True
         if has_more:
-            self._come_back()
+            self._next_turn.ask()
         return num_bytes
-
-    def _come_back(self) -> None:
-        """Have `dispatch` called in the next batch of completions."""
-        if self._event.owner is None:
-            self._event.owner = self
-            self._core.post(self._event)
 
     def _retry_later(self) -> None:
         if not self._retry:

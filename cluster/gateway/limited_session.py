@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cluster.gateway.limits import Limits
     from cluster.gateway.session_table import SessionTable
 
-__all__ = ["LimitedSession", "make_session", "public_front", "session_type"]
+__all__ = ["LimitedSession", "public_front", "session_type"]
 
 _plain_on_recv = GatewaySession.on_recv
 
@@ -39,8 +39,8 @@ class LimitedSession(GatewaySession):
         "is_waiting",
     )
 
-    def __init__(self, table: "SessionTable", limits: "Limits") -> None:
-        self._limits = limits
+    def __init__(self, table: "SessionTable") -> None:
+        self._limits = limits = table.limits
         self.hears_all_commits = limits.deadlines.idle_timeout_s > 0
         self.has_rates = limits.has_rates
         self._packet_rate, self._byte_rate = limits.packet_rate, limits.byte_rate
@@ -183,14 +183,8 @@ class LimitedSession(GatewaySession):
             self._limits.never_opened(self, cause)
 
 
-def make_session(table: "SessionTable") -> GatewaySession:
-    """Return a session for `table`, of the kind that its limits need."""
-    limits = table.limits
-    return LimitedSession(table, limits) if limits.watches_recvs else GatewaySession(table)
-
-
 def session_type(limits: "Limits") -> type[GatewaySession]:
-    """Return the type of what `make_session` returns under `limits`."""
+    """Return the type of the sessions of a gateway that keeps `limits`."""
     return LimitedSession if limits.watches_recvs else GatewaySession
 
 

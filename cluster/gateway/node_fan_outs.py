@@ -10,25 +10,24 @@ from collections.abc import Callable, Sequence
 from cluster.gateway.counters import Counters
 from cluster.gateway.fan_out import FAN_OUT_SLICE, FanOut
 from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.session import GatewaySession
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.iocp import IocpCore
 
 __all__ = ["NodeFanOuts"]
 
 
-class NodeFanOuts(IocpObject):
+class NodeFanOuts:
     """For the dispatching thread. Bounded by the senders, see `NodeTraffic`."""
 
     def __init__(self, traffic: NodeTraffic, core: IocpCore, counters: Counters) -> None:
-        self.handle = None
         self._traffic = traffic
-        self._core = core
         self._waiting: deque[tuple[Delivery, bytes, Callable[[], Sequence[GatewaySession]]]] = (
             deque()
         )
         self._fan_out = FanOut(counters)
-        self._event = IocpEvent(EventType.POST)
+        self._next_turn = NextTurn(core, self._go_on)
 
     def take(
         self,
@@ -38,9 +37,9 @@ class NodeFanOuts(IocpObject):
     ) -> None:
         """Send `packets` to those whom `receivers` returns when its turn has come."""
         self._waiting.append((delivery, packets, receivers))
-        self._come_back()
+        self._next_turn.ask()
 
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+    def _go_on(self) -> None:
         """Go on, one slice at a time."""
         budget = FAN_OUT_SLICE
         fan_out = self._fan_out
@@ -53,9 +52,4 @@ class NodeFanOuts(IocpObject):
                 self._waiting.popleft()
                 self._traffic.settle(delivery)
         if self._waiting:
-            self._come_back()
-
-    def _come_back(self) -> None:
-        if self._event.owner is None:
-            self._event.owner = self
-            self._core.post(self._event)
+            self._next_turn.ask()

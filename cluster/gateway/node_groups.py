@@ -16,11 +16,12 @@ from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.interest import INTEREST, Interest, read_interest
 from cluster.gateway.links.link_user import Delivery
+from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.node_fan_outs import NodeFanOuts
 from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 from cluster.gateway.told_interest import ToldInterest
-from cluster.iocp import EventType, IocpCore, IocpEvent, IocpObject
+from cluster.iocp import IocpCore
 from cluster.shared.group_records import read_publish
 from cluster.shared.records import RecordError
 
@@ -34,7 +35,7 @@ RETRY_S = 0.1
 """How often a node whose log is full is tried to be told of groups."""
 
 
-class NodeGroups(IocpObject, Topic):
+class NodeGroups(Topic):
     """Gives publishes to the nodes that want them, and carries out theirs.
 
     For the dispatching thread. It watches the groups here (`GroupWatcher`).
@@ -49,7 +50,6 @@ class NodeGroups(IocpObject, Topic):
         counters: Counters,
     ) -> None:
         """Watch `groups`, and carry publishes of other nodes out on their members."""
-        self.handle = None
         self._traffic = traffic
         self._fan_outs = fan_outs
         self._core = core
@@ -58,7 +58,7 @@ class NodeGroups(IocpObject, Topic):
         self._interest = Interest()
         self._told: dict[int, ToldInterest] = {}  # of each node that has been linked
         self._asked: dict[bytes, dict[GatewaySession, int]] = {}  # with the numbers of their joins
-        self._event = IocpEvent(EventType.POST)
+        self._next_turn = NextTurn(core, self._tell_all)
         self._is_retrying = False
         groups.watcher = self
         traffic.register([PUBLISH, INTEREST], self)
@@ -111,7 +111,7 @@ class NodeGroups(IocpObject, Topic):
         if self._told:
             for told in self._told.values():
                 told.changed(name, is_there)
-            self._come_back()
+            self._next_turn.ask()
 
     # -- other nodes (`Topic`) ---------------------------------------------------------------------
 
@@ -140,14 +140,14 @@ class NodeGroups(IocpObject, Topic):
         if told is not None:
             if payload[0] == INTEREST:
                 self._answer(told.settled())
-            self._come_back()
+            self._next_turn.ask()
 
     def linked(self, node: int, is_new_life: bool) -> None:
         """Tell a node that remembers nothing everything; go on telling another."""
         if is_new_life:
             self._interest.begin(node)
             self._told[node] = ToldInterest(self._groups.names)
-        self._come_back()
+        self._next_turn.ask()
 
     def lost(self, node: int) -> None:
         """It may come back, and knows then what it knew; until then nobody waits for it."""
@@ -161,7 +161,7 @@ class NodeGroups(IocpObject, Topic):
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def dispatch(self, event: IocpEvent, num_bytes: int) -> None:
+    def _tell_all(self) -> None:
         """Tell the linked nodes what has changed: once for all changes of a turn."""
         for node, told in self._told.items():
             # Only while it is linked, so that what is on the way is what is in this life's log.
@@ -175,11 +175,6 @@ class NodeGroups(IocpObject, Topic):
                 return
             told.sent()
 
-    def _come_back(self) -> None:
-        if self._event.owner is None:
-            self._event.owner = self
-            self._core.post(self._event)
-
     def _retry_later(self) -> None:
         if not self._is_retrying:
             self._is_retrying = True
@@ -187,4 +182,4 @@ class NodeGroups(IocpObject, Topic):
 
     def _retry(self) -> None:
         self._is_retrying = False
-        self._come_back()
+        self._next_turn.ask()

@@ -6,9 +6,10 @@ when all shards are. On a port that nodes share (`node.shared_port`) clients wai
 these, but not for the end of a session: a gateway with as many as it may have closes theirs.
 """
 
+from functools import partial
 from typing import Any
 
-from cluster.gateway.limited_session import make_session
+from cluster.gateway.limited_session import session_type
 from cluster.gateway.session_table import SessionTable
 from cluster.iocp import NetAddress, ServerService
 
@@ -21,7 +22,7 @@ class GatewayService(ServerService):
     def __init__(self, table: SessionTable, *arguments: Any, **options: Any) -> None:
         """Accept for `table`; the other arguments are those of `ServerService`."""
         super().__init__(*arguments, **options)
-        self.set_session_factory(lambda: make_session(table))
+        self.set_session_factory(partial(session_type(table.limits), table))
         self._table = table
         self._is_paused = False
 

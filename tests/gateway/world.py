@@ -15,7 +15,7 @@ from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.intake import Intake
 from cluster.gateway.lanes import LaneRunner
-from cluster.gateway.limited_session import make_session
+from cluster.gateway.limited_session import session_type
 from cluster.gateway.limits import Limits
 from cluster.gateway.node_broadcasts import NodeBroadcasts
 from cluster.gateway.node_fan_outs import NodeFanOuts
@@ -264,7 +264,7 @@ class GatewayWorld:
 
     def _make_session(self) -> GatewaySession:
         self.sessions_made += 1
-        return make_session(self.table)
+        return session_type(self.table.limits)(self.table)
 
     def _send(self, identity: bytes, message: ControlMessage) -> bool:
         self.sent.append((identity, message))

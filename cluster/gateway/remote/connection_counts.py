@@ -10,9 +10,9 @@ from struct import Struct
 
 import zmq
 
-from cluster.gateway.control import ZmqWatch
 from cluster.gateway.counters import Counters
 from cluster.gateway.remote.listener_gate import ListenerGate
+from cluster.gateway.watch import ZmqWatch
 from cluster.iocp import IocpCore
 from cluster.shared.limited_log import LimitedLog
 
@@ -67,7 +67,7 @@ class ConnectionCounts:
         self._gate: ListenerGate | None = None
         self._crowded = LimitedLog(logger, core.now, 1, _LINES_INTERVAL_S)
         self._monitor = socket.get_monitor_socket(sum(_COUNTERS) + _LISTENING + _DISCONNECTED)
-        self._watch = ZmqWatch(core, int(self._monitor.getsockopt(zmq.FD)), self._take)
+        self._watch = ZmqWatch(core, self._monitor, self._take)
 
     def close(self) -> None:
         """Count no more."""

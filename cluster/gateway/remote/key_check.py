@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zmq
 from zmq.utils import z85
 
-from cluster.gateway.control import ZmqWatch
+from cluster.gateway.watch import ZmqWatch
 from cluster.iocp import IocpCore
 from cluster.shared.key_files import KnownWorkers
 from cluster.shared.limited_log import LimitedLog
@@ -53,7 +53,7 @@ class KeyCheck:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(_ENDPOINT)
-        self._watch = ZmqWatch(core, int(self._socket.getsockopt(zmq.FD)), self._take)
+        self._watch = ZmqWatch(core, self._socket, self._take)
 
     def close(self) -> None:
         """Let nobody in any more."""
