@@ -8,7 +8,6 @@ import errno
 import os
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from cluster.shared.private_directory import RunDirectoryError
@@ -125,12 +124,7 @@ class RunDirectoryLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _take(self, fd: int, wait_s: float) -> None:

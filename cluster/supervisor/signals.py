@@ -6,7 +6,7 @@ written by the interpreter itself, so a signal between two steps of the loop is 
 
 import signal
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from cluster.iocp.wake_pair import WakePair
@@ -79,12 +79,7 @@ class SignalWatch:
             self._handle(signal.SIGCHLD, _child_ended)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_wakeup_fd)

@@ -7,7 +7,6 @@ node or of a client turns gateway and workers until nothing is left to do at tha
 """
 
 from collections.abc import Mapping
-from types import TracebackType
 
 from cluster.gateway.gateway_life import GatewayLife
 from cluster.testing.machine import Machine, configure
@@ -73,12 +72,7 @@ class TestNode(StagedNode):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.close()
         else:

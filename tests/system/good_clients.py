@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from tests.support import wait_until
@@ -50,12 +49,7 @@ class GoodClients(threading.Thread):
         self.wait_served()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.wait_served()
         finally:

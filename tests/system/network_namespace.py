@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 from threading import Thread
-from types import TracebackType
 from typing import Self
 
 __all__ = ["NamespaceError", "NetworkNamespace", "connect"]
@@ -74,12 +73,7 @@ class NetworkNamespace:
         _call("setns", self._fd, CLONE_NEWNET)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         outside = self._outside.pop()
         try:
             _call("setns", outside, CLONE_NEWNET)

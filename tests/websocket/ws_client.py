@@ -5,7 +5,6 @@ import ssl
 import struct
 from collections import deque
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from websockets.client import ClientProtocol
@@ -171,10 +170,5 @@ class WsClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.socket.close()
