@@ -1,6 +1,9 @@
 """How long things wait for their commit, as samples tell it: the object alone, and in a gateway."""
 
+from collections.abc import Iterator
 from itertools import pairwise
+
+import pytest
 
 from cluster.gateway.commit_times import RECENT_MAX, RECENT_S, SAMPLES_MAX, CommitTimes
 from cluster.iocp.driver.memory import ManualClock, MemoryDriver, MemoryNetwork
@@ -140,83 +143,84 @@ def test_each_lies_between_its_bounds():
     assert all(low < high for low, high in pairwise(COMMIT_BOUNDS_S))
 
 
-def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included():
-    clock = ManualClock()
-    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
-    try:
-        worker = world.start_worker()
-        peer = world.connect()
-        world.wait_for(worker, OPENED)
-        clock.advance(0.004)
-        worker.commit()
-        world.settle()
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def world(clock: ManualClock) -> Iterator[GatewayWorld]:
+    made = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
+    yield made
+    made.close()
+
+
+def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included(
+    clock: ManualClock, world: GatewayWorld
+):
+    worker = world.start_worker()
+    peer = world.connect()
+    world.wait_for(worker, OPENED)
+    clock.advance(0.004)
+    worker.commit()
+    world.settle()
+    clock.advance(1.0)
+    world.turn()
+    peer.send(make_packet(1, b"x"))
+    world.settle()
+    clock.advance(0.25)
+    world.kill()
+    worker = world.start_worker()
+    world.settle()
+    clock.advance(0.5)
+    world.turn()
+    worker.echo()
+    world.settle()
+    told = world.shards[0].commit_times.told(clock.now())
+    assert told.worst_s is not None
+    assert 0.75 <= told.worst_s < 0.8
+    assert sum(told.counts) == 2
+    assert 0.754 <= told.sum_s < 0.8
+
+
+def test_in_a_gateway_what_is_flushed_again_is_not_new(clock: ManualClock, world: GatewayWorld):
+    worker = world.start_worker()
+    peer = world.connect()
+    world.wait_for(worker, OPENED)
+    worker.commit()
+    world.settle()
+    before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+    clock.advance(1.0)
+    world.turn()
+    peer.send(make_packet(1, b"x"))
+    world.settle()
+    for _ in range(3):
         clock.advance(1.0)
+        world.shards[0].needs_flush = True
         world.turn()
-        peer.send(make_packet(1, b"x"))
-        world.settle()
+    worker.echo()
+    world.settle()
+    assert sum(world.shards[0].commit_times.told(clock.now()).counts) - before == 1
+
+
+def test_in_a_gateway_packets_that_come_into_a_stall_are_samples_of_their_own(
+    clock: ManualClock, world: GatewayWorld
+):
+    worker = world.start_worker()
+    peer = world.connect()
+    world.wait_for(worker, OPENED)
+    worker.commit()
+    world.settle()
+    before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+    for _ in range(10):
         clock.advance(0.25)
-        world.kill()
-        worker = world.start_worker()
-        world.settle()
-        clock.advance(0.5)
-        world.turn()
-        worker.echo()
-        world.settle()
-        told = world.shards[0].commit_times.told(clock.now())
-        assert told.worst_s is not None
-        assert 0.75 <= told.worst_s < 0.8
-        assert sum(told.counts) == 2
-        assert 0.754 <= told.sum_s < 0.8
-    finally:
-        world.close()
-
-
-def test_in_a_gateway_what_is_flushed_again_is_not_new():
-    clock = ManualClock()
-    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
-    try:
-        worker = world.start_worker()
-        peer = world.connect()
-        world.wait_for(worker, OPENED)
-        worker.commit()
-        world.settle()
-        before = sum(world.shards[0].commit_times.told(clock.now()).counts)
-        clock.advance(1.0)
         world.turn()
         peer.send(make_packet(1, b"x"))
         world.settle()
-        for _ in range(3):
-            clock.advance(1.0)
-            world.shards[0].needs_flush = True
-            world.turn()
-        worker.echo()
-        world.settle()
-        assert sum(world.shards[0].commit_times.told(clock.now()).counts) - before == 1
-    finally:
-        world.close()
-
-
-def test_in_a_gateway_packets_that_come_into_a_stall_are_samples_of_their_own():
-    clock = ManualClock()
-    world = GatewayWorld(MemoryDriver(MemoryNetwork(clock=clock)))
-    try:
-        worker = world.start_worker()
-        peer = world.connect()
-        world.wait_for(worker, OPENED)
-        worker.commit()
-        world.settle()
-        before = sum(world.shards[0].commit_times.told(clock.now()).counts)
-        for _ in range(10):
-            clock.advance(0.25)
-            world.turn()
-            peer.send(make_packet(1, b"x"))
-            world.settle()
-        worker.echo()
-        world.settle()
-        told = world.shards[0].commit_times.told(clock.now())
-        assert sum(told.counts) - before == 10
-        assert told.sum_s >= 0.25 * sum(range(10))
-        assert told.worst_s is not None
-        assert told.worst_s >= 0.25 * 9
-    finally:
-        world.close()
+    worker.echo()
+    world.settle()
+    told = world.shards[0].commit_times.told(clock.now())
+    assert sum(told.counts) - before == 10
+    assert told.sum_s >= 0.25 * sum(range(10))
+    assert told.worst_s is not None
+    assert told.worst_s >= 0.25 * 9

@@ -1,6 +1,7 @@
 """The phases of a drain: what leads from one to the next, and that time ends each."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,20 @@ from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
 
 SERVING, LEAVING, FINISHING = DrainPhase.SERVING, DrainPhase.LEAVING, DrainPhase.FINISHING
 CLOSING, DRAINED = DrainPhase.CLOSING, DrainPhase.DRAINED
+
+
+def following(phase: DrainPhase, **left: Any) -> DrainPhase:
+    """Return what follows `phase` if nothing is left to do but for `left`."""
+    nothing_left = {
+        "kept_count": 0,
+        "owns_keys": False,
+        "is_answered": True,
+        "is_committed": True,
+        "session_count": 0,
+        "is_told": True,
+        "is_late": False,
+    }
+    return next_drain_phase(phase, **{**nothing_left, **left})
 
 
 @pytest.mark.parametrize(
@@ -34,15 +49,13 @@ def test_each_phase_ends_when_its_work_is_done(
     is_told: bool,
     follows: DrainPhase,
 ):
-    found = next_drain_phase(
+    found = following(
         phase,
         kept_count=kept_count,
-        owns_keys=False,
         is_answered=is_committed,
         is_committed=is_committed,
         session_count=session_count,
         is_told=is_told,
-        is_late=False,
     )
     assert found is follows
 
@@ -50,10 +63,9 @@ def test_each_phase_ends_when_its_work_is_done(
 @pytest.mark.parametrize("phase", [LEAVING, FINISHING, CLOSING, DRAINED])
 def test_when_the_time_is_up_whatever_is_left_stays_undone(phase: DrainPhase):
     for is_committed, session_count in itertools.product((False, True), (0, 5)):
-        found = next_drain_phase(
+        found = following(
             phase,
             kept_count=3,
-            owns_keys=False,
             is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
@@ -67,14 +79,11 @@ def test_who_was_not_asked_to_drain_serves_on():
     for is_committed, session_count, is_late in itertools.product(
         (False, True), (0, 5), (False, True)
     ):
-        found = next_drain_phase(
+        found = following(
             SERVING,
-            kept_count=0,
-            owns_keys=False,
             is_answered=is_committed,
             is_committed=is_committed,
             session_count=session_count,
-            is_told=True,
             is_late=is_late,
         )
         assert found is SERVING
@@ -89,29 +98,11 @@ def test_an_application_has_most_of_the_time():
 
 def test_a_call_about_the_drain_that_goes_on_lets_sessions_be_ended_and_is_waited_for():
     for phase, follows in ((FINISHING, CLOSING), (CLOSING, CLOSING)):
-        found = next_drain_phase(
-            phase,
-            kept_count=0,
-            owns_keys=False,
-            is_answered=True,
-            is_committed=False,
-            session_count=0,
-            is_told=True,
-            is_late=False,
-        )
+        found = following(phase, is_committed=False)
         assert found is follows
 
 
 def test_a_node_that_gives_its_keys_away_finishes_when_it_has_heard_that_they_are():
     for kept_count, owns_keys in itertools.product((0, 1), (False, True)):
-        found = next_drain_phase(
-            LEAVING,
-            kept_count=kept_count,
-            owns_keys=owns_keys,
-            is_answered=True,
-            is_committed=True,
-            session_count=0,
-            is_told=True,
-            is_late=False,
-        )
+        found = following(LEAVING, kept_count=kept_count, owns_keys=owns_keys)
         assert found is (LEAVING if kept_count or owns_keys else FINISHING)

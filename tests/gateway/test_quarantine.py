@@ -10,6 +10,7 @@ from cluster.gateway.dead_letter_file import DeadLetterFile
 from cluster.gateway.grants import Grants, NodeIdentity
 from cluster.gateway.note_files import NoteFiles
 from cluster.gateway.quarantine import Quarantine
+from cluster.gateway.remote.remote_shards import RemoteShards
 from cluster.gateway.shard_tells import TellOwner
 from cluster.iocp.packet_framing import make_packet
 from cluster.shared.dead_letters import DeadLetter, read_dead_letters
@@ -24,6 +25,7 @@ from cluster.shared.takeover import Suspect
 from tests.gateway.test_workers import DEAD_PID, LIFE, TIMEOUT_S, Node
 
 OTHER_KIND = 99
+NOT_REMOTE = RemoteShards()
 
 
 class Session:
@@ -45,7 +47,9 @@ class Session:
 class Ward(Node):
     """The workers of two shards with a quarantine, in a run directory."""
 
-    def __init__(self, path: Path, max_redeliveries: int = 3) -> None:
+    def __init__(
+        self, path: Path, max_redeliveries: int = 3, remote: RemoteShards = NOT_REMOTE
+    ) -> None:
         super().__init__()
         self.directory = RunDirectory(path)
         self.directory.create()
@@ -63,6 +67,7 @@ class Ward(Node):
                 self.shards,
                 "ipc://lanes",
                 self.quarantine,
+                remote,
             ),
         )
         self.session = Session()

@@ -21,6 +21,7 @@ from cluster.shared.records import (
 )
 from cluster.shared.takeover import ReplayedSession
 from tests.gateway.conftest import MakeGateway
+from tests.gateway.fake_session import FakeSession
 from tests.gateway.world import GatewayWorld, ScriptedWorker
 
 BYE = b"kicked"
@@ -288,15 +289,6 @@ def test_a_grant_tells_how_far_any_predecessor_was_sent(memory_gateway: MakeGate
 
 
 # -- the object alone ------------------------------------------------------------------------------
-
-
-class FakeSession:
-    address_text = "address"
-    next_sequence = 1
-    told_send_blocked = send_record_in_lane = False
-
-    def __init__(self, session_id: int) -> None:
-        self.id = session_id
 
 
 def test_what_is_abandoned_never_counts():

@@ -29,20 +29,12 @@ from cluster.shared.records import OPENED
 from cluster.shared.saved_records import SAVED_BYTES_MAX
 from cluster.shared.shard_ids import ShardId
 from cluster.shared.tell_records import TELL_WINDOW_BYTES_MAX
+from tests.gateway.fake_session import FakeSession
 
 TIMEOUT_S = 5.0
 LIFE = GatewayLife(node=3, epoch=4, nonce=5)
 DEAD_PID = 1 << 30
 LIVING_PID, LIVING_SINCE = process_identity(os.getpid())
-
-
-class FakeSession:
-    """What a shard notes of a session for its successors."""
-
-    id = 7
-    address_text = "address"
-    next_sequence = 1
-    told_send_blocked = send_record_in_lane = False
 
 
 class Node:
@@ -137,7 +129,8 @@ class Node:
 
     def open_session(self, shard: int = 0) -> None:
         """Have a record in the lane that is not committed."""
-        self.lanes[shard].append(OPENED, FakeSession.id, b"address", owner=FakeSession())
+        session = FakeSession()
+        self.lanes[shard].append(OPENED, session.id, b"address", owner=session)
         self.lanes[shard].flush()
 
     def beat_for(self, seconds: float) -> None:

@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import wait_until
-from tests.system.cluster_node import cluster_command, cluster_environment, run_cluster
+from tests.system.cluster_node import (
+    cluster_command,
+    cluster_environment,
+    run_cluster,
+    run_without_library,
+)
 from tests.system.conftest import StartNode, cluster_up, cluster_up_unready
 from tests.system.packet_client import PacketClient
 
@@ -91,17 +96,7 @@ def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def test_without_its_library_the_remedy_is_told(tmp_path: Path) -> None:
-    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError(name=__name__)")
-    environment = cluster_environment()
-    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    done = subprocess.run(
-        cluster_command("metrics", "--run-dir", str(tmp_path)),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment,
-        check=False,
-    )
+    done = run_without_library("prometheus_client", tmp_path, "metrics", "--run-dir", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == (
         "cluster: metrics: needs the library prometheus-client; run: pip install "

@@ -40,7 +40,10 @@ def cluster_environment(more: Mapping[str, str] | None = None) -> dict[str, str]
 
 
 def run_cluster(
-    *arguments: str, cwd: Path | None = None, timeout_s: float = EXIT_TIMEOUT_S
+    *arguments: str,
+    cwd: Path | None = None,
+    timeout_s: float = EXIT_TIMEOUT_S,
+    env: Mapping[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run one `cluster` command to its end."""
     return subprocess.run(
@@ -50,10 +53,19 @@ def run_cluster(
         encoding="utf-8",
         timeout=timeout_s,
         cwd=cwd,
-        env=cluster_environment(),
+        env=cluster_environment(env),
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def run_without_library(
+    name: str, directory: Path, *arguments: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a `cluster` command that finds no module `name`, with what is made in `directory`."""
+    (directory / f"{name}.py").write_text("raise ModuleNotFoundError(name=__name__)")
+    path = os.pathsep.join([str(directory), cluster_environment()["PYTHONPATH"]])
+    return run_cluster(*arguments, env={"PYTHONPATH": path})
 
 
 class ClusterNode:

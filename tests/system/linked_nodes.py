@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.etcd_server import EtcdServer
 from tests.system.cluster_node import ClusterNode
 
 SECRET = "a secret of the cluster, 32 bytes\n"
@@ -70,6 +71,30 @@ def write_configs(
         )
         paths.append(path)
     return paths
+
+
+def write_etcd_config(directory: Path, etcd: EtcdServer, lease_s: int, more: str = "") -> Path:
+    """Write the configuration of a node that knows nothing but the store; `more` is more of it."""
+    secret = directory / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    path = directory / "node.toml"
+    path.write_text(
+        f"""
+        [workers]
+        count = 1
+        spares = 0
+        [links]
+        cluster = "game"
+        listen = "127.0.0.1:0"
+        secret_file = "{secret}"
+        membership = "etcd"
+        etcd = ["{etcd.url}"]
+        lease_s = {lease_s}
+        {more}
+        """
+    )
+    return path
 
 
 def wait_linked(nodes: Sequence[ClusterNode]) -> None:

@@ -17,7 +17,7 @@ from tests.applications.playground import GREETING, TO_ALL
 from tests.etcd_server import EtcdServer, needs_etcd, run_etcd
 from tests.system.cluster_node import ROOT, ClusterNode
 from tests.system.conftest import StartNode
-from tests.system.linked_nodes import SECRET
+from tests.system.linked_nodes import write_etcd_config
 from tests.system.packet_client import PacketClient
 
 pytestmark = needs_etcd
@@ -29,25 +29,7 @@ def start(
     cluster_up: StartNode, tmp_path: Path, etcd: EtcdServer, lease_s: int = 2, more: str = ""
 ) -> ClusterNode:
     """Start a node that knows nothing but the store; `more` is more of its configuration."""
-    secret = tmp_path / "secret"
-    secret.write_text(SECRET)
-    secret.chmod(0o600)
-    config = tmp_path / "node.toml"
-    config.write_text(
-        f"""
-        [workers]
-        count = 1
-        spares = 0
-        [links]
-        cluster = "game"
-        listen = "127.0.0.1:0"
-        secret_file = "{secret}"
-        membership = "etcd"
-        etcd = ["{etcd.url}"]
-        lease_s = {lease_s}
-        {more}
-        """
-    )
+    config = write_etcd_config(tmp_path, etcd, lease_s, more)
     return cluster_up("--config", str(config), "--app", APP, cwd=ROOT)
 
 

@@ -18,7 +18,7 @@ from tests.etcd_server import EtcdServer, needs_etcd, run_etcd
 from tests.support import wait_until
 from tests.system.cluster_node import ROOT, ClusterNode
 from tests.system.conftest import StartNode
-from tests.system.linked_nodes import SECRET, free_ports, wait_linked, write_configs
+from tests.system.linked_nodes import free_ports, wait_linked, write_configs, write_etcd_config
 from tests.system.packet_client import PacketClient
 
 APP = "tests.applications.moving_keys:app"
@@ -129,24 +129,7 @@ def test_a_list_of_nodes_tells_who_began_anew_whatever_workers_die(
 
 
 def start(start_node: StartNode, tmp_path: Path, etcd: EtcdServer, deaths: Path) -> ClusterNode:
-    secret = tmp_path / "secret"
-    secret.write_text(SECRET)
-    secret.chmod(0o600)
-    config = tmp_path / "node.toml"
-    config.write_text(
-        f"""
-        [workers]
-        count = 1
-        spares = 0
-        [links]
-        cluster = "game"
-        listen = "127.0.0.1:0"
-        secret_file = "{secret}"
-        membership = "etcd"
-        etcd = ["{etcd.url}"]
-        lease_s = 10
-        """
-    )
+    config = write_etcd_config(tmp_path, etcd, lease_s=10)
     arguments = ("--config", str(config), "--app", APP)
     return start_node(*arguments, cwd=ROOT, env={"DEATHS": str(deaths)})
 

@@ -23,6 +23,7 @@ from tests.system.cluster_node import (
     cluster_command,
     cluster_environment,
     run_cluster,
+    run_without_library,
 )
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import free_ports
@@ -722,17 +723,7 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 
 def test_without_its_library_the_remedy_is_told(tmp_path: Path) -> None:
-    (tmp_path / "websockets.py").write_text("raise ModuleNotFoundError(name=__name__)")
-    environment = cluster_environment()
-    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    done = subprocess.run(
-        cluster_command("websocket"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment,
-        check=False,
-    )
+    done = run_without_library("websockets", tmp_path, "websocket")
     assert done.returncode == 2
     assert done.stderr == (
         "cluster: websocket: needs the library websockets, 14.1 or newer; run: pip install "

@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.gateway.dead_letter_file import DeadLetterFile
-from cluster.gateway.grants import Grants, NodeIdentity
-from cluster.gateway.note_files import NoteFiles
-from cluster.gateway.quarantine import Quarantine
 from cluster.gateway.remote.remote_control import RemotePeer
 from cluster.gateway.remote.remote_shards import RemoteShards, remote_worker_status
 from cluster.shared.lane import Commit
@@ -25,24 +21,8 @@ class Site(Ward):
     """A ward whose shard 0 is for workers on other machines."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, max_redeliveries=2)
-        self.quarantine = Quarantine(
-            LIFE,
-            2,
-            2,
-            NoteFiles(path),
-            DeadLetterFile(path, self.counters),
-            self.counters,
-        )
-        self.workers = self.workers_by(
-            Grants(
-                NodeIdentity(LIFE, 65_535, 1 << 20, TIMEOUT_S),
-                self.shards,
-                "ipc://lanes",
-                self.quarantine,
-                RemoteShards(frozenset({0}), "tcp://0.0.0.0:7901"),
-            ),
-        )
+        remote = RemoteShards(frozenset({0}), "tcp://0.0.0.0:7901")
+        super().__init__(path, max_redeliveries=2, remote=remote)
 
     def ask(self, name: bytes, shard: int = 0, past: list[PastCall] | None = None) -> object:
         """Have a worker of another machine ask for a shard; return what it is answered."""
