@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from cluster.gateway.later import Later
 from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.outbound import OutboundApplier
 from cluster.gateway.shard import Shard
@@ -68,7 +69,8 @@ class LaneRunner:
         self._on_commit = on_commit
         self._on_violation = on_violation
         self._next_turn = NextTurn(core, self._go_on)
-        self._retry = False
+        self._retry = Later(core, FLUSH_RETRY_S, lambda: None)
+        """The flush itself follows, as behind each dispatch."""
         self._watches = [Watch(core, fd, partial(hub.clear, fd)) for fd in hub.descriptors()]
         core.guard_waits(hub)
         self._next_turn.ask()  # for what has come before anyone watched
@@ -98,12 +100,12 @@ class LaneRunner:
             flushed = True
             shard.needs_flush = not shard.lane.flush() and shard.lane.is_open
             if shard.needs_flush:
-                self._retry_later()
+                self._retry.ask()
         if flushed and self._hub.is_edge_triggered:
             # A send may have swallowed the announcement of a message.
             self.receive()
             # What that brought may have to be flushed in turn: do not sleep on it.
-            if not self._retry and any(map(_is_flush_due, self._shards)):
+            if not self._retry.is_asked and any(map(_is_flush_due, self._shards)):
                 self._next_turn.ask()
 
     def drain(self, shard: Shard) -> None:
@@ -169,14 +171,6 @@ class LaneRunner:
         if has_more:
             self._next_turn.ask()
         return num_bytes
-
-    def _retry_later(self) -> None:
-        if not self._retry:
-            self._retry = True
-            self._core.call_later(FLUSH_RETRY_S, self._retry_flush)
-
-    def _retry_flush(self) -> None:
-        self._retry = False  # the flush itself follows: this ran inside a dispatch
 
 
 def _is_flush_due(shard: Shard) -> bool:

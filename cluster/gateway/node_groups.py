@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from cluster.gateway.counters import Counters
 from cluster.gateway.groups import GroupTable
 from cluster.gateway.interest import INTEREST, Interest, read_interest
+from cluster.gateway.later import Later
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.node_fan_outs import NodeFanOuts
@@ -52,14 +53,13 @@ class NodeGroups(Topic):
         """Watch `groups`, and carry publishes of other nodes out on their members."""
         self._traffic = traffic
         self._fan_outs = fan_outs
-        self._core = core
         self._groups = groups
         self._counters = counters
         self._interest = Interest()
         self._told: dict[int, ToldInterest] = {}  # of each node that has been linked
         self._asked: dict[bytes, dict[GatewaySession, int]] = {}  # with the numbers of their joins
         self._next_turn = NextTurn(core, self._tell_all)
-        self._is_retrying = False
+        self._retry = Later(core, RETRY_S, self._next_turn.ask)
         groups.watcher = self
         traffic.register([PUBLISH, INTEREST], self)
 
@@ -171,15 +171,6 @@ class NodeGroups(Topic):
     def _tell(self, node: int, told: ToldInterest) -> None:
         while (record := told.next_record(self._groups.has)) is not None:
             if not self._traffic.send(node, record):
-                self._retry_later()
+                self._retry.ask()
                 return
             told.sent()
-
-    def _retry_later(self) -> None:
-        if not self._is_retrying:
-            self._is_retrying = True
-            self._core.call_later(RETRY_S, self._retry)
-
-    def _retry(self) -> None:
-        self._is_retrying = False
-        self._next_turn.ask()

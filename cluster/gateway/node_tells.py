@@ -23,6 +23,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.later import Later
 from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.moved_tells import MovedTell
@@ -127,7 +128,6 @@ class NodeTells(Topic):
         are as many bytes at most; a node that has taken none of so many is told no more of them.
         """
         self._traffic = traffic
-        self._core = core
         self._shards = shards
         self._deliver = deliver
         self._came_back = came_back
@@ -144,7 +144,7 @@ class NodeTells(Topic):
         self._taken_bytes_max = taken_bytes_max
         self._known: set[int] = set()
         """Never forgotten, as a worker may tell any node that it has heard of; ids have 16 bits."""
-        self._retries = False
+        self._retry = Later(core, RETRY_S, self._flush_all)
         self._unreadable = LimitedLog(logger, core.now)
         traffic.register([TOLD, HANDLED, REFUSED, MOVED], self)
 
@@ -271,12 +271,10 @@ class NodeTells(Topic):
             numbers, held = peer.moved.popleft()
             peer.moved_bytes -= len(numbers)
             peer.moved_sent.append(held)
-        if peer.waiting_count and not self._retries:
-            self._retries = True
-            self._core.call_later(RETRY_S, self._retry)
+        if peer.waiting_count:
+            self._retry.ask()
 
-    def _retry(self) -> None:
-        self._retries = False
+    def _flush_all(self) -> None:
         for node in list(self._peers):
             peer = self._meet(node)
             if peer is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cluster.gateway.counters import Counters
+from cluster.gateway.later import Later
 from cluster.gateway.links.link_user import Delivery
 from cluster.gateway.local_binds import LocalBinds
 from cluster.gateway.logins.login_asker import LoginAsker
@@ -28,10 +29,10 @@ from cluster.gateway.logins.login_records import (
     read_login_record,
 )
 from cluster.gateway.logins.tellings import Tellings
+from cluster.gateway.next_turn import NextTurn
 from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.session import GatewaySession
 from cluster.iocp import IocpCore
-from cluster.iocp.timers import Timer
 from cluster.shared.records import RecordError
 from cluster.shared.rendezvous import owner
 
@@ -73,10 +74,10 @@ class NodeLogins(Topic):
         self._nodes: list[int] = []
         self._members = traffic.members
         self._lost_at: dict[int, float] = {}  # nodes without a connection, since when
-        self._look_timer: Timer | None = None
-        self._more_timer: Timer | None = None
+        self._look_later = Later(core, timeout_s / LOOKS_PER_TIMEOUT, self._look)
+        self._next_turn = NextTurn(core, self._tell_more)
         traffic.register(LOGIN_KINDS, self)
-        traffic.on_members(lambda members: self._look_later())
+        traffic.on_members(lambda _: self._look_later.ask())
 
     # -- which nodes there are ---------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class NodeLogins(Topic):
         for node in nodes:
             if self._traffic.is_linked(node):
                 self._tell_all(node)
-        self._look_later()
+        self._look_later.ask()
 
     # -- to owners (`Owners`) ----------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class NodeLogins(Topic):
 
     def ask(self, owner: int, question: LoginRecord) -> bool:
         """Ask `owner`; False if it cannot be reached, or there is no room for it."""
-        self._look_later()
+        self._look_later.ask()
         if owner == self._node:
             self._take(owner, question)
             return True
@@ -158,12 +159,11 @@ class NodeLogins(Topic):
 
     def _advance(self, node: int) -> None:
         if not self._tellings.advance(node):
-            self._look_later()
-        elif self._tellings.is_telling(node) and self._more_timer is None:
-            self._more_timer = self._core.call_later(0, self._tell_more)
+            self._look_later.ask()
+        elif self._tellings.is_telling(node):
+            self._next_turn.ask()
 
     def _tell_more(self) -> None:
-        self._more_timer = None
         for node in self._tellings.nodes:
             self._advance(node)
 
@@ -175,12 +175,12 @@ class NodeLogins(Topic):
     def _give(self, node: int, record: LoginRecord) -> None:
         """Give a node what was decided about a user that this one owns."""
         if record.kind == CHECK:
-            self._look_later()
+            self._look_later.ask()
         if node == self._node:
             self._take(node, record)
         elif not self._send(node, record) and record.kind == TAKEN:
             self._tellings.evict(node, record)
-            self._look_later()
+            self._look_later.ask()
 
     def _is_evicted(self, node: int, record: LoginRecord) -> bool:
         """Whether a session that was to be ended has not become the user again."""
@@ -235,7 +235,7 @@ class NodeLogins(Topic):
         if is_new_life:
             self._tellings.forget(node)
             self._tell_all(node)
-            self._look_later()
+            self._look_later.ask()
         elif not self._tellings.is_telling(node):
             self.tell(node, LoginRecord(TELL, what=LoginNews.END))
 
@@ -250,14 +250,8 @@ class NodeLogins(Topic):
 
     # -- time --------------------------------------------------------------------------------------
 
-    def _look_later(self) -> None:
-        if self._look_timer is None:
-            pause = self._timeout_s / LOOKS_PER_TIMEOUT
-            self._look_timer = self._core.call_later(pause, self._look)
-
     def _look(self) -> None:
         """Give up what has waited for too long, and try again what found no room."""
-        self._look_timer = None
         self.look_around()
         now = self._core.now()
         self.owned.look(now)
@@ -265,7 +259,7 @@ class NodeLogins(Topic):
         for node in self._tellings.nodes:
             self._advance(node)
         if self.owned.is_waiting or self._tellings.nodes or self.asker.is_waiting:
-            self._look_later()
+            self._look_later.ask()
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless asks and directory are whole."""
