@@ -29,6 +29,7 @@ from cluster.shared.messages import (
     Refuse,
     ShardReport,
     Stop,
+    WorkerCounts,
     WorkerHeartbeat,
 )
 from cluster.shared.process import is_same_process
@@ -39,16 +40,6 @@ logger = logging.getLogger("cluster.gateway")
 
 SESSIONS_PER_TURN = 1_000
 """Those that a successor is told of before others get their turn: about 1 ms."""
-
-_COUNTED_BY_WORKERS = (
-    "decode_errors",
-    "tells_full",
-    "unhandled_packets",
-    "coroutines_full",
-    "coroutines_waited",
-    "batches_waited",
-)
-"""Fields of `WorkerHeartbeat` that go up in one life, and counters over all lives."""
 
 
 class _Heir(NamedTuple):
@@ -319,7 +310,7 @@ class Workers:
         progress = (heartbeat.position_received, lane.serial_received)
         life.liveness.heard(self._core.now(), progress, behind)
         life.shard.heard_ahead(heartbeat.heard_ahead)
-        for name in _COUNTED_BY_WORKERS:
+        for name in WorkerCounts.__struct_fields__:
             told, told_before = getattr(heartbeat, name), life.counted.get(name, 0)
             if told > told_before:
                 self._counters.add(name, told - told_before)

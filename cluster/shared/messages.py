@@ -50,6 +50,7 @@ __all__ = [
     "StatusRequest",
     "Stop",
     "SupervisorHello",
+    "WorkerCounts",
     "WorkerGone",
     "WorkerHeartbeat",
     "WorkerReport",
@@ -183,28 +184,34 @@ class Refuse(_Message, frozen=True, kw_only=True):
     is_temporary: bool = False
 
 
-class WorkerHeartbeat(_Message, frozen=True, kw_only=True):
+class WorkerCounts(_Message, frozen=True, kw_only=True):
+    """What a worker has counted in its life. Each name is that of the counter over all lives."""
+
+    decode_errors: Count = 0
+    """Packets and messages that did not decode."""
+    tells_full: Count = 0
+    """Messages to other shards for which there was no credit."""
+    unhandled_packets: Count = 0
+    """Packets that no handler took."""
+    coroutines_full: Count = 0
+    """How often as many coroutines waited for their turn as may."""
+    coroutines_waited: Count = 0
+    """How often coroutines began to wait for their turn."""
+    batches_waited: Count = 0
+    """How often a batch waited for room in its lane."""
+
+
+class WorkerHeartbeat(WorkerCounts, frozen=True, kw_only=True):
     """Worker → gateway, written by the loop that does the work.
 
     A worker that `wants_answer` waits for its last batch to arrive, or for the room for it, and is
-    answered at once. `batches_waited` counts how often one waited for room in its lane in this
-    life. `decode_errors` counts the packets and
-    messages that did not decode, `unhandled_packets` those that no handler took, `tells_full` the
-    messages to other shards for which there was no credit, `coroutines_waited` how often coroutines
-    began to wait for their turn, and `coroutines_full` how often as many waited as may. One that
-    has taken nothing more for that reason has heard the answers and the credit up to `heard_ahead`
-    ahead of their turn; else that is 0.
+    answered at once. One that takes nothing more because as many coroutines wait as may has heard
+    the answers and the credit up to `heard_ahead` ahead of their turn; else that is 0.
     """
 
     position_received: int
     serial_sent: int
     wants_answer: bool = False
-    decode_errors: Count = 0
-    tells_full: Count = 0
-    unhandled_packets: Count = 0
-    coroutines_full: Count = 0
-    coroutines_waited: Count = 0
-    batches_waited: Count = 0
     heard_ahead: int = 0
 
 
