@@ -114,8 +114,12 @@ class Links:
         self._beat()
 
     def close(self) -> None:
-        """End all connections. Idempotent."""
+        """End all connections. Idempotent.
+
+        What was settled up to now is told first: nothing more of the others is taken.
+        """
         self._closed = True
+        self.flush()
         if self._beat_timer is not None:
             self._beat_timer.cancel()
         self._service.close_service(Cause.DRAIN)

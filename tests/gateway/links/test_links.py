@@ -45,3 +45,21 @@ def test_a_node_is_told_when_those_that_are_linked_have_settled_everything(make_
     assert world[1].links.is_told
     world[1].links.close()
     world.run(lambda: world[1].links.is_over, "the end of all connections")
+
+
+def test_a_node_that_ends_tells_what_it_has_settled_last(make_world: MakeWorld):
+    world = make_world((1, 2, 3))
+    world.run_linked()
+    held = world[2].hold()
+    for number in range(3):
+        world[1].links.send(2, b"%d" % number)
+    world.run(lambda: len(held) == 3, "the records")
+    world.run_for(TIMEOUT_S)
+    for delivery in held[:2]:
+        world[2].links.settle(delivery)
+    world[2].links.close()
+    world.run(lambda: world[1].state(2) != "linked", "its end")
+    world[1].links.remove_node(2)
+    assert world[1].settled_payloads == [b"0", b"1"]
+    assert world[1].lost_payloads == [b"2"]
+    assert world[1].count("links_undelivered") == 1
