@@ -40,6 +40,7 @@ class TellRouter:
         self._traffic = traffic
         self._node = traffic.node
         self._counters = counters
+        self._is_ending = False
         self._moved = MovedTells(
             core,
             self._owner_of,
@@ -145,7 +146,9 @@ class TellRouter:
             self._nodes.moved(owner)
 
     def _room_for(self, node: int) -> int:
-        return sys.maxsize if node == self._node else self._nodes.room_for_others(node)
+        if node == self._node or (self._is_ending and not self._traffic.is_linked(node)):
+            return sys.maxsize  # a node that ends does not wait for one that may never come back
+        return self._nodes.room_for_others(node)
 
     def _send_moved(self, node: int, moved: list[MovedTell]) -> None:
         if node == self._node:
@@ -168,6 +171,7 @@ class TellRouter:
 
     def end(self) -> None:
         """The node drains, and takes no messages any more: none waits for an owner to be known."""
+        self._is_ending = True
         self._moved.end()
 
     def check_invariants(self) -> None:

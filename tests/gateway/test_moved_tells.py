@@ -496,25 +496,31 @@ def test_what_waits_goes_to_a_node_that_has_just_joined(
     check_windows(world)
 
 
+def fill_windows(world: TellWorld, stays: tuple[int, int]) -> dict[str, int]:
+    """Have node 1 tell each other node what it may, for keys that the last of `stays` owns when
+    only those own keys, as all but node 1 know already; return how much each key was told."""
+    everyone = tuple(world.nodes)
+    client = world[1].connect()
+    counts = {}
+    for node in everyone[1:]:
+        if world[node].shards:
+            tell_owners(world, node, *stays)
+        key = key_of(node, stays[1], everyone, stays)
+        answers = len(payloads(client))
+        send(client, FILL, Order(key, 0))
+        world.run(lambda: len(payloads(client)) > answers, "an answer")  # noqa: B023
+        counts[key] = int(payloads(client)[-1])
+    return counts
+
+
 def test_one_owner_takes_over_what_fills_the_windows_of_many(
     make_world: Callable[..., TellWorld], heard: Heard
 ):
     """It is told no more than it takes of one node; what waits meanwhile keeps its order."""
     world = make_world(7, lane_bytes=65_536)
-    everyone, stays = tuple(world.nodes), (1, 7)
-    client = world[1].connect()
     world[7].shards[0].is_paused = True
-    counts = {}
-    for node in range(2, 8):
-        if node not in stays:
-            tell_owners(world, node, *stays)
-        key = key_of(node, 7, everyone, stays)
-        answers = len(payloads(client))
-        send(client, FILL, Order(key, 0))
-        world.run(lambda: len(payloads(client)) > answers, "an answer")  # noqa: B023
-        counts[key] = int(payloads(client)[-1])
-    tell_owners(world, 1, *stays)
-    tell_owners(world, 7, *stays)
+    counts = fill_windows(world, (1, 7))
+    tell_owners(world, 1, 1, 7)
     world.run_for(5)
     assert not world[7].count("messages_refused")
     world[7].shards[0].is_paused = False
@@ -524,6 +530,19 @@ def test_one_owner_takes_over_what_fills_the_windows_of_many(
     for key, count in counts.items():
         assert [number for _, told, number, _ in heard.notes if told == key] == list(range(count))
     check_windows(world)
+
+
+def test_a_drain_does_not_wait_for_room_at_a_node_that_may_never_come_back(
+    make_world: Callable[..., TellWorld], heard: Heard
+):
+    world = make_world(7)
+    world[7].kill()
+    fill_windows(world, (1, 7))
+    tell_owners(world, 1, 1, 7)
+    world.run_for(5)
+    assert world[1].gateway.tells.moved_count
+    drain = world[1].gateway.drain
+    world.run(lambda: drain.advance(600), "the end", within_s=30)
 
 
 # -- nodes that begin anew -------------------------------------------------------------------------
