@@ -6,7 +6,8 @@ to the owner that it knows by then. If that is still the node that it came back 
 first, longer each time; once it has come back more than `MOVES_MAX` times it is undelivered. So
 however long two nodes disagree, what goes between them is bounded. While no owner is known it
 waits. All of it stays within the windows of those who told it, as it did on its way, and in its
-order: only what was still on its way to the old owner when the news came is behind what follows.
+order: only what was still on its way is behind what follows, to the old owner when the news came,
+or to the new one ahead of the news.
 The windows are for other nodes than the one that it goes to now, which takes so much of one node
 and refuses the rest: so what it has no room for waits as well.
 """
