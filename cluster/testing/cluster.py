@@ -13,10 +13,10 @@ import msgspec
 
 from cluster.gateway.gateway_life import GatewayLife
 from cluster.gateway.membership.membership import Member
-from cluster.iocp.driver.memory import MemoryDriver
 from cluster.shared.config import Config, ConfigError, LinksConfig
 from cluster.shared.rendezvous import Key, owner
 from cluster.testing.cluster_node import ClusterNode
+from cluster.testing.cuts import Cuts
 from cluster.testing.linked_machine import LinkedMachine, Outside
 from cluster.testing.machine import configure
 from cluster.testing.stage import Stage
@@ -49,8 +49,6 @@ class _Place:
     machine: LinkedMachine
     """That of the last life."""
     lives: list[ClusterNode] = field(default_factory=list)
-    drivers: list[MemoryDriver] = field(default_factory=list)
-    """Those of all lives: what is on its way from one that is gone can be cut off as well."""
 
     @property
     def node(self) -> ClusterNode:
@@ -108,8 +106,7 @@ class TestCluster:
         self._epochs: dict[int, int] = {}
         """Of the last life with each id, in the list or not."""
         self._lives = 0
-        self._cut: dict[tuple[int, int], None] = {}
-        """From which node nothing gets to which."""
+        self._cuts = Cuts(self._stage.network)
         self._logins = 0
         self._is_started = False
         self._config = _configure(workers, sections)
@@ -174,8 +171,7 @@ class TestCluster:
         """
         for pair in self._pairs(node, other):
             for source, target in (pair,) if one_way else (pair, pair[::-1]):
-                self._cut[source, target] = None
-                self._block(source, target)
+                self._cuts.cut(source, target)
         self._stage.settle()
 
     def mend(self, node: ClusterNode | None = None, other: ClusterNode | None = None) -> None:
@@ -185,15 +181,11 @@ class TestCluster:
         which takes up to 5 s: `advance` lets them. Raises ValueError as `cut`.
         """
         if node is None:
-            pairs = list(self._cut)
+            pairs = self._cuts.pairs
         else:
             pairs = [each for pair in self._pairs(node, other) for each in (pair, pair[::-1])]
-        network = self._stage.network
         for source, target in pairs:
-            self._cut.pop((source, target), None)
-            for driver in self._places[source].drivers:
-                for peer in self._places[target].drivers:
-                    network.unblock(driver, peer)
+            self._cuts.mend(source, target)
         self._stage.settle()
 
     def are_linked(self, node: ClusterNode, other: ClusterNode) -> bool:
@@ -315,7 +307,7 @@ class TestCluster:
             if not place.runs
         ]
         for one, two in combinations([place.machine.node for place in self._running()], 2):
-            there, back = (one, two) in self._cut, (two, one) in self._cut
+            there, back = (one, two) in self._cuts, (two, one) in self._cuts
             if there and back:
                 remarks.append(f"nodes {one} and {two} are cut off from each other")
             elif there or back:
@@ -386,12 +378,9 @@ class TestCluster:
         if place.lives:
             place.node.end = "it was killed, and has begun another life"
         place.machine = machine
-        place.drivers.append(machine.driver)
+        self._cuts.begin(number, machine.driver)
         node = ClusterNode(self._stage, machine, self._outside.core, self._members_changed)
         place.lives.append(node)
-        for pair in self._cut:
-            if number in pair:
-                self._block(*pair)
         machine.listen()
         return node
 
@@ -411,8 +400,7 @@ class TestCluster:
         for node in place.lives:
             node.end = "it has left the cluster"
         place.machine.close()
-        for pair in [pair for pair in self._cut if number in pair]:
-            del self._cut[pair]
+        self._cuts.forget(number)
         self._members_changed()
 
     def _members(self) -> list[Member]:
@@ -432,12 +420,6 @@ class TestCluster:
         if not (first.runs and second.runs):
             return False
         return first.machine.links.is_linked(two) and second.machine.links.is_linked(one)
-
-    def _block(self, source: int, target: int) -> None:
-        if source in self._places and target in self._places:
-            for driver in self._places[source].drivers:
-                for peer in self._places[target].drivers:
-                    self._stage.network.block(driver, peer)
 
     def _pairs(self, node: ClusterNode, other: ClusterNode | None) -> list[tuple[int, int]]:
         """Return the ids of `node` and `other`, or of `node` and each other one."""
