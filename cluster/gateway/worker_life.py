@@ -25,7 +25,7 @@ class WorkerLife:
 
     __slots__ = (
         "_done_before",
-        "_first_position",
+        "_first_commit",
         "applicant",
         "committed_told",
         "counted",
@@ -47,15 +47,15 @@ class WorkerLife:
         self.counted: dict[str, int] = {}
         """What it counts and has told, by the name of the counter."""
         self.committed_told = False
-        self._first_position = shard.log.committed.position
+        self._first_commit = shard.log.committed
         self._done_before = shard.succession.deferred.done_count
 
     @property
     def has_progressed(self) -> bool:
-        """Whether something is done for good that was not when it began: a record, or a call that
+        """Whether something is done for good that was not when it began: a packet, or a call that
         its predecessors have deferred."""
         return (
-            self.shard.log.committed.position != self._first_position
+            self.shard.log.committed != self._first_commit
             or self.shard.succession.deferred.done_count != self._done_before
         )
 

@@ -268,9 +268,9 @@ class ShardReport(_Message, frozen=True, kw_only=True):
 
     `ready` when the life took over; `stuck`, because it showed no sign of life, and `fenced`,
     because it broke a rule or left its grant, when it was cut off for the `reason` and is to be
-    killed; `ended` when it is over. `committed` is told once for each life, with the first record
-    that it commits; `set_aside`, when the life's end led to a handler call being set aside. A life
-    that is stuck has not worked for `silent_s`.
+    killed; `ended` when it is over. `committed` is told once for each life, with the first packet
+    or other record that it commits; `set_aside`, when the life's end led to a handler call being
+    set aside. A life that is stuck has not worked for `silent_s`.
     """
 
     shard: int

@@ -83,7 +83,7 @@ class RestartPolicy:
             self._stuck_at = since
 
     def life_proved(self) -> bool:
-        """The life committed a record, or led to a poison packet being set aside.
+        """The life committed anything, or led to a poison packet being set aside.
 
         News of a life that has ended may come late: until the successor starts it still wipes
         the slate clean. Returns True in that case: start the successor at once.

@@ -1,6 +1,7 @@
 """Who gets a shard, who is refused, and how a life ends."""
 
 import os
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -345,6 +346,20 @@ def test_a_life_is_ready_with_its_first_batch_and_has_committed_with_its_first_r
     assert [(report.state, report.committed) for report in node.reports[1:]] == [("ready", True)]
     node.publish(lane)
     assert len(node.reports) == 2
+
+
+def test_a_packet_in_the_middle_of_a_record_is_progress_as_well(node: Node):
+    """A client that sends many at once has them in one record, which may outlive many workers."""
+    session = FakeSession()
+    node.lanes[0].append_packets(session.id, 1, struct.pack("<HH", 4, 1) * 10, 10, session)
+    for index in range(1, 4):
+        lane = node.start()
+        node.lanes[0].flush()
+        node.publish(lane)
+        assert not node.reports[-1].committed
+        node.publish(lane, commit=Commit(1, index))
+        assert node.reports[-1].committed
+        node.workers.gone(0, LIVING_PID)
 
 
 def test_the_commits_of_a_predecessor_do_not_count_for_its_successor(node: Node):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import psutil
@@ -573,6 +574,30 @@ def test_an_application_that_ends_its_worker_is_told_with_file_and_line(
     os.kill(node.worker_pids()[0], signal.SIGTERM)
     node.wait_restarts(2)
     assert node.stderr.count("the application ended its worker") == 1
+    assert node.drain() == 0
+
+
+def test_workers_that_each_do_some_of_what_came_at_once_are_no_reason_to_give_up(
+    cluster_up: StartNode, tmp_path: Path
+):
+    """All of it is one record, and each life is ended by the next packet."""
+    source = """import os
+from cluster.worker import App
+app = App()
+calls = []
+@app.on_any
+def answer(session, packet_id, payload):
+    calls.append(packet_id)
+    if len(calls) > 20:
+        os._exit(9)
+    session.send(packet_id, payload)
+"""
+    apps = write_app(tmp_path / "apps", source)
+    node = cluster_up("--app", "the_app:app", "--workers", "1", cwd=apps)
+    with PacketClient(node.port) as client:
+        client.socket.sendall(b"".join(pack("<HHB", 5, 1, number) for number in range(200)))
+        for number in range(200):
+            assert client.receive() == (1, bytes([number]))
     assert node.drain() == 0
 
 
