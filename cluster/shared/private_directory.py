@@ -58,17 +58,17 @@ class PrivateDirectory:
             return False
         if not is_private(self._trusted_status()):
             # As above: what holds nothing of a cluster must not be closed on our word.
-            names = self._names()
-            is_ours = not names or bool(names & self.own_files)
-            remedy = f"run chmod 700 {self.path}" if is_ours else "pass another --run-dir"
+            remedy = f"run chmod 700 {self.path}" if self._is_ours() else "pass another --run-dir"
             raise self._error("may be entered by others", remedy)
         return True
 
-    def _names(self) -> set[str]:
+    def _is_ours(self) -> bool:
+        """Whether it is empty, or has been filled by a cluster."""
         try:
-            return {entry.name for entry in self.path.iterdir()}
+            names = {entry.name for entry in self.path.iterdir()}
         except OSError as error:
             raise self._error(f"cannot be listed ({_reason(error)})") from None
+        return not names or bool(names & self.own_files)
 
     def _trusted_status(self) -> os.stat_result:
         try:
@@ -91,14 +91,13 @@ class PrivateDirectory:
         return bool(self.path.parent.stat().st_mode & stat.S_IWOTH)
 
     def _close_to_others(self) -> None:
+        # A slip like `--run-dir /tmp`, as root, must not lock everyone out of it.
+        if not self._is_ours():
+            raise self._error(
+                "may be entered by others and holds files that are not of a cluster",
+                f"pass another --run-dir, for example {self.path / 'cluster'}",
+            )
         try:
-            names = {entry.name for entry in self.path.iterdir()}
-            # A slip like `--run-dir /tmp`, as root, must not lock everyone out of it.
-            if names and not names & self.own_files:
-                raise self._error(
-                    "may be entered by others and holds files that are not of a cluster",
-                    f"pass another --run-dir, for example {self.path / 'cluster'}",
-                )
             self.path.chmod(0o700)
         except OSError as error:
             raise self._error(f"cannot be closed to others ({_reason(error)})") from None

@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Final
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -17,6 +16,7 @@ from websockets.protocol import State
 from cluster.iocp import NetAddress
 from cluster.shared.config import ConfigError
 from cluster.shared.limited_log import LimitedLog
+from cluster.shared.networks import read_ip
 from cluster.shared.signal_handling import handle_signal
 from cluster.websocket.bridge import WRITE_LIMITS, Bridge, BridgeLogs, peer_of
 from cluster.websocket.certificate import load_certificate
@@ -119,8 +119,7 @@ class Front:
         await self._stop(server)
 
     def _warn_of_origins(self, bound: NetAddress) -> None:
-        host = ip_address(bound.host.partition("%")[0])
-        if not host.is_loopback and not self._settings.origins.are_listed:
+        if not read_ip(bound.host).is_loopback and not self._settings.origins.are_listed:
             logger.warning(
                 "without --origin each page is admitted whose host is the one that it connects to; "
                 "DNS can make that so for pages of others (rebinding): name yours by --origin"

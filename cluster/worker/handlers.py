@@ -282,8 +282,7 @@ class Handlers:
         call before still awaits, are skipped, not made up for. What a call sends goes out with no
         packet's commit. One that raises is logged, and what it sent is not sent; the next one comes
         all the same. A function may have several intervals. In a running worker use `call_later`.
-        Raises ValueError for less than 0.001 s, TypeError for what is no
-        number.
+        Raises ValueError for less than 0.001 s, TypeError for what is no number.
         """
         if not isinstance(seconds, int | float):
             raise TypeError(f"every takes seconds, not {seconds!r}; write @app.every(1.0)")

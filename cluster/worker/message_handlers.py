@@ -125,7 +125,7 @@ def is_message_type(type_: Any) -> bool:
     return (
         isinstance(type_, type)
         and issubclass(type_, msgspec.Struct)
-        and type_ is not (msgspec.Struct)
+        and type_ is not msgspec.Struct
     )
 
 
