@@ -37,7 +37,7 @@ class LocalDoor:
             (control_address, curve), lane_endpoint = self._endpoints.open()
             self.hub = open_lane_hub(
                 config.lane.kind,
-                directory.lane_socket(),
+                directory.sockets.lane_path(),
                 self._context,
                 lane_endpoint,
                 core.driver.wake_descriptor,

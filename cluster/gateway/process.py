@@ -101,7 +101,7 @@ def _serve_on(
     except LaneUnavailableError as error:
         return _refuse(f"lane.kind: {error}")
     config = msgspec.structs.replace(config, lane=msgspec.structs.replace(config.lane, kind=lane))
-    directory.remove_stale_sockets()
+    directory.sockets.remove_stale()
     epoch = directory.next_epoch()
     membership: Membership | None = None
     if config.links.membership == "etcd":
@@ -121,7 +121,7 @@ def _serve_on(
     except ListenError as error:
         return _refuse(str(error))
     except zmq.ZMQError as error:
-        return _refuse(f"cannot bind {directory.control_endpoint()}: {error}")
+        return _refuse(f"cannot bind {directory.sockets.control_endpoint()}: {error}")
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return _refuse(f"lane.kind: {lane!r} cannot be had: {_describe(error)}")

@@ -104,17 +104,17 @@ class IpcEndpoints:
         self._directory = directory
 
     def open(self) -> tuple[Endpoint, Endpoint]:
-        directory = self._directory
-        return Endpoint(directory.control_endpoint()), Endpoint(directory.lane_endpoint())
+        sockets = self._directory.sockets
+        return Endpoint(sockets.control_endpoint()), Endpoint(sockets.lane_endpoint())
 
     def publish(self, control_address: str) -> None:
         """Do nothing: the path is known."""
 
     def find_control(self) -> Endpoint:
-        return Endpoint(self._directory.control_endpoint())
+        return Endpoint(self._directory.sockets.control_endpoint())
 
     def forget(self) -> None:
-        """Do nothing: `RunDirectory.remove_stale_sockets` does."""
+        """Do nothing: `NodeSockets.remove_stale` does."""
 
 
 class LoopbackEndpoints:

@@ -10,12 +10,21 @@ import stat
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cluster.shared.process import is_owned_by_user, is_private
 
 
 class RunDirectoryError(Exception):
     """A run directory cannot be used. The message is one line with the value and the remedy."""
+
+    @classmethod
+    def of_file(cls, directory: Path, verb: str, name: str, error: OSError) -> Self:
+        """Return what is told of the file `name`, which cannot be `verb`, for example `read`."""
+        return cls(
+            f"run directory {directory}: {name} cannot be {verb} ({error.strerror}): "
+            "look at its file system or pass another --run-dir"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +117,11 @@ class PrivateDirectory:
 
 def _reason(error: OSError | ValueError) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def temporary_directory() -> Path:
+    """Return the directory of this system for temporary files."""
+    # Imported here: it brings archives and compression, and every process of a node would wait.
+    import tempfile
+
+    return Path(tempfile.gettempdir())

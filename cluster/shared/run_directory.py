@@ -1,13 +1,12 @@
 """The run directory of a node: where its processes find each other and what outlives them.
 
-Locks by role, the epoch, the resolved configuration, small JSON files, and the Unix sockets of
-control plane and lanes. It is private to one user, and every file in it appears whole or not.
+Locks by role, the epoch, the resolved configuration, and small JSON files; `NodeSockets` has the
+Unix sockets. It is private to one user, and every file in it appears whole or not.
 """
 
 import errno
 import os
 import re
-import stat
 import time
 from contextlib import suppress
 from io import FileIO
@@ -17,9 +16,13 @@ from typing import TypeVar
 import msgspec
 
 from cluster.shared.config import Config, ConfigError, decode_config, encode_config
-from cluster.shared.private_directory import PrivateDirectory, RunDirectoryError
+from cluster.shared.node_sockets import SOCKET_NAMES, NodeSockets
+from cluster.shared.private_directory import (
+    PrivateDirectory,
+    RunDirectoryError,
+    temporary_directory,
+)
 from cluster.shared.process import (
-    SOCKET_PATH_BYTES_MAX,
     read_file,
     remove_file,
     replace_file,
@@ -57,14 +60,10 @@ ENDPOINT_FILE = "endpoint.json"
 
 _EPOCH = "epoch"
 _CONFIG = "config.json"
-_CONTROL_SOCKET = "control.sock"
-_LANE_SOCKET = "lane.sock"
-_SHM_SOCKET = "shm.sock"
-_SOCKETS = frozenset({_CONTROL_SOCKET, _LANE_SOCKET, _SHM_SOCKET})
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _OVER_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-_OWN_FILES = _SOCKETS | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
+_OWN_FILES = SOCKET_NAMES | {_EPOCH, _CONFIG, ENDPOINT_FILE, "supervisor.lock", "gateway.lock"}
 
 
 def default_run_directory() -> Path:
@@ -76,7 +75,7 @@ def default_run_directory() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if Path(runtime).is_absolute() and Path(runtime).is_dir():
         return Path(runtime, "iocp-cluster")
-    return _temporary_directory() / f"iocp-cluster-{user_tag()}"
+    return temporary_directory() / f"iocp-cluster-{user_tag()}"
 
 
 class RunDirectory:
@@ -89,6 +88,8 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Name the directory, without touching it; a relative `path` is fixed to an absolute."""
         self.path = path.absolute()
+        self.sockets = NodeSockets(self.path)
+        """Where the processes of the node meet, if it has Unix sockets."""
         self._directory = PrivateDirectory(self.path, "run directory", _OWN_FILES)
 
     def create(self) -> None:
@@ -112,7 +113,7 @@ class RunDirectory:
         try:
             return read_holder(path)
         except OSError as error:
-            raise self._failed("read", path.name, error) from None
+            raise RunDirectoryError.of_file(self.path, "read", path.name, error) from None
 
     def next_epoch(self) -> int:
         """Begin the next life of the gateway and return its number, 1 to 65,535.
@@ -187,72 +188,13 @@ class RunDirectory:
         try:
             remove_file(self._file(name))
         except OSError as error:
-            raise self._failed("removed", name, error) from None
-
-    def control_endpoint(self) -> str:
-        """Return the ZeroMQ endpoint of the control plane; every process gets the same one."""
-        return f"ipc://{self._socket_path(_CONTROL_SOCKET)}"
-
-    def lane_endpoint(self) -> str:
-        """Return the ZeroMQ endpoint of the lanes; every process gets the same one."""
-        return f"ipc://{self._socket_path(_LANE_SOCKET)}"
-
-    def lane_socket(self) -> str:
-        """Return the path of the Unix socket where workers come for lanes in shared memory."""
-        return str(self._socket_path(_SHM_SOCKET))
+            raise RunDirectoryError.of_file(self.path, "removed", name, error) from None
 
     def meeting_points(self) -> set[str]:
         """Return the names of the sockets of this or an earlier gateway, and of the file that
         tells where one is instead."""
-        names = {name for name in _SOCKETS if os.path.lexists(self._socket_path(name))}
-        return names | ({ENDPOINT_FILE} if os.path.lexists(self._file(ENDPOINT_FILE)) else set())
-
-    def remove_stale_sockets(self) -> None:
-        """Remove the sockets of an earlier life. Only for the holder of the gateway's lock."""
-        for name in _SOCKETS:
-            self._remove_socket(self._socket_path(name))
-
-    def remove_socket_directory(self) -> None:
-        """Remove the sockets and the short directory for them, if one was needed.
-
-        For the last process of a node, at its end.
-        """
-        short = self._short_directory()
-        if short.path.is_dir() and short.exists():
-            self.remove_stale_sockets()
-            try:
-                short.path.rmdir()
-            except OSError as error:
-                raise self._failed("removed", short.path.name, error) from None
-
-    def _socket_path(self, name: str) -> Path:
-        """Return where the socket `name` is, in a directory that exists and is private."""
-        # Processes may come by different symlinks, and have to meet.
-        path = Path(os.path.realpath(self.path), name)
-        if _fits_a_socket(path):
-            return path
-        short = self._short_directory()
-        short.make()
-        return short.path / name
-
-    def _short_directory(self) -> PrivateDirectory:
-        # Imported here because few need it, and every process of a node would wait for it.
-        import hashlib
-
-        # Not by TMPDIR, which differs between processes and may itself be long.
-        root = Path("/tmp") if Path("/tmp").is_dir() else _temporary_directory()
-        identity = os.fsencode(os.path.realpath(self.path)) + b"\0" + user_tag().encode()
-        digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
-        return PrivateDirectory(root / f"iocp-{digest}", "socket directory", _SOCKETS)
-
-    def _remove_socket(self, path: Path) -> None:
-        try:
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise self._failed("removed", path.name, error) from None
+        file = {ENDPOINT_FILE} if os.path.lexists(self._file(ENDPOINT_FILE)) else set()
+        return self.sockets.present() | file
 
     def _read_epoch(self) -> int | None:
         text = (self._read(_EPOCH) or b"").strip()
@@ -266,7 +208,7 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._failed("read", name, error) from None
+            raise RunDirectoryError.of_file(self.path, "read", name, error) from None
 
     def _replace(self, name: str, data: bytes, *, survives_power_loss: bool = False) -> None:
         target = self._file(name)
@@ -286,7 +228,7 @@ class RunDirectory:
             if survives_power_loss:
                 sync_directory(self.path)
         except OSError as error:
-            raise self._failed("written", name, error) from None
+            raise RunDirectoryError.of_file(self.path, "written", name, error) from None
 
     def _remove_unfinished(self) -> None:
         try:
@@ -294,7 +236,9 @@ class RunDirectory:
                 if _UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._failed("removed", "what an earlier node has not finished", error) from None
+            raise RunDirectoryError.of_file(
+                self.path, "removed", "what an earlier node has not finished", error
+            ) from None
 
     def _write_over(self, name: str, data: bytes) -> bool:
         """Write `data` over what is in the file; False if that cannot be, and it is as before.
@@ -321,12 +265,6 @@ class RunDirectory:
             raise ValueError(f"{name!r} is not the plain name of a file")
         return self.path / name
 
-    def _failed(self, verb: str, name: str, error: OSError) -> RunDirectoryError:
-        return RunDirectoryError(
-            f"run directory {self.path}: {name} cannot be {verb} ({error.strerror}): "
-            "look at its file system or pass another --run-dir"
-        )
-
     def _damaged(self, name: str, error: Exception) -> RunDirectoryError:
         return RunDirectoryError(
             f"run directory {self.path}: {name} is damaged ({error}): "
@@ -339,19 +277,3 @@ def _fill(file: FileIO, data: bytes) -> None:
     if file.write(data) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     file.truncate()
-
-
-def _temporary_directory() -> Path:
-    # Imported here: it brings archives and compression, and every process of a node would wait.
-    import tempfile
-
-    return Path(tempfile.gettempdir())
-
-
-def _fits_a_socket(path: Path) -> bool:
-    try:
-        # ZeroMQ takes endpoints as UTF-8, and not every file name is.
-        encoded = str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return len(encoded) <= SOCKET_PATH_BYTES_MAX

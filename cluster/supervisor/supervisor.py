@@ -343,8 +343,8 @@ def _tidy(run_directory: RunDirectory) -> None:
     """Remove the sockets that a gateway leaves when it is killed."""
     try:
         with run_directory.lock("gateway"):
-            run_directory.remove_stale_sockets()
-            run_directory.remove_socket_directory()
+            run_directory.sockets.remove_stale()
+            run_directory.sockets.remove_directory()
             choose_endpoints(run_directory).forget()
     except RunDirectoryError as error:
         logger.debug("sockets stay: %s", error)

@@ -145,7 +145,7 @@ def test_many_workers_and_all_clients_that_may_come_have_descriptors(tmp_path: P
     with contextlib.ExitStack() as stack, gateway_process(tmp_path, config) as process:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, 0)
-        endpoint = RunDirectory(tmp_path / "run").control_endpoint()
+        endpoint = RunDirectory(tmp_path / "run").sockets.control_endpoint()
 
         def connect() -> "zmq.Socket[bytes]":
             peer = context.socket(zmq.DEALER)

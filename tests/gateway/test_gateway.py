@@ -124,7 +124,7 @@ class Running:
         core.close()
 
     def peer(self, *, is_worker: bool = False) -> Peer:
-        endpoint = self.directory.control_endpoint()
+        endpoint = self.directory.sockets.control_endpoint()
         self._peers.append(Peer(self._context, endpoint, is_worker))
         return self._peers[-1]
 
@@ -276,7 +276,7 @@ def test_messages_that_wait_for_a_gateway_are_answered_when_it_is_there(tmp_path
     directory = RunDirectory(tmp_path / "run")
     directory.create()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    early = [Peer(context, directory.control_endpoint(), True) for _ in range(2)]
+    early = [Peer(context, directory.sockets.control_endpoint(), True) for _ in range(2)]
     for shard, peer in enumerate(early):
         peer.socket.send(encode_message(Hello(shard=shard, pid=1 << 30, create_time=1.0)))
     running = Running(tmp_path / "run", CONFIG)

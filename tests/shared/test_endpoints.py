@@ -145,5 +145,5 @@ def test_the_choice_is_what_zeromq_has(directory: RunDirectory) -> None:
     chosen = choose_endpoints(directory)
     if os.name == "posix":
         assert isinstance(chosen, IpcEndpoints)
-        assert chosen.find_control() == Endpoint(directory.control_endpoint())
+        assert chosen.find_control() == Endpoint(directory.sockets.control_endpoint())
     assert isinstance(chosen, IpcEndpoints) == bool(zmq.has("ipc"))

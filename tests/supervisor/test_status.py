@@ -81,7 +81,7 @@ def test_a_node_that_has_only_begun_to_start_does_not_run_yet(directory: RunDire
 
 
 def test_the_gateway_is_asked_first(directory: RunDirectory):
-    with directory.lock("gateway"), gateway_that_answers(directory.control_endpoint()):
+    with directory.lock("gateway"), gateway_that_answers(directory.sockets.control_endpoint()):
         assert read_status(directory) == STATUS
 
 

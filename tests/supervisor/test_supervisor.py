@@ -78,7 +78,7 @@ def supervise_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervis
 
         def launch_gateway(run_directory: RunDirectory) -> Child:
             script = str(Path(__file__).with_name("fake_gateway.py"))
-            endpoint = run_directory.control_endpoint()
+            endpoint = run_directory.sockets.control_endpoint()
             return launch("gateway", script, behaviour, endpoint, str(os.getpid()))
 
         def launch_worker(

@@ -251,4 +251,4 @@ class ClusterNode:
             assert time.monotonic() < deadline, f"cannot be killed: {left}"
         self.process.wait(10)
         # One that was killed leaves it, which is not below pytest's directory.
-        RunDirectory(self.run_dir).remove_socket_directory()
+        RunDirectory(self.run_dir).sockets.remove_directory()
