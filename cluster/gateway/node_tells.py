@@ -1,10 +1,5 @@
 """Messages between the shards of two nodes, over the link between these.
 
-    told      u8 16, u64 number of the first, then each: u32 length, u16 shard that told it, tell
-    handled   u8 17, u64 numbers
-    refused   u8 18, u64 numbers
-    moved     u8 19, u64 numbers
-
 A record of the link is settled when it has arrived, so that nothing else of that link waits for a
 shard that is slow. What each node has told another stays in a table here, under its number, until
 that one says that it is handled for good, that it has no such shard, or that it does not own the
@@ -18,7 +13,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
@@ -27,30 +21,27 @@ from cluster.gateway.later import Later
 from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.moved_tells import MovedTell
+from cluster.gateway.node_tell_records import (
+    HANDLED,
+    MOVED,
+    NUMBER,
+    RECORD_FILL_BYTES,
+    REFUSED,
+    TOLD,
+    pack_told,
+    read_told,
+)
 from cluster.gateway.node_traffic import NodeTraffic, Topic
 from cluster.gateway.shard import Shard
 from cluster.gateway.shard_tells import TellOwner, ToldTell
 from cluster.iocp import IocpCore
 from cluster.shared.limited_log import LimitedLog
 from cluster.shared.records import RecordError
-from cluster.shared.shard_ids import SHARDS_MAX, ShardId
+from cluster.shared.shard_ids import ShardId
 
-__all__ = ["HANDLED", "MOVED", "REFUSED", "TOLD", "NodeTells"]
+__all__ = ["NodeTells"]
 
 logger = logging.getLogger("cluster.gateway")
-
-TOLD = 16
-HANDLED = 17
-REFUSED = 18
-MOVED = 19
-
-_FIRST = Struct("<BQ")
-_EACH = Struct("<IH")
-_NUMBER = Struct("<Q")
-_NUMBER_MAX = (1 << 64) - 1
-
-RECORD_FILL_BYTES = 65_536
-"""A record of the link takes another message until it holds this much."""
 
 RETRY_S = 0.02
 """How long what finds the log of a link full, by what others put there, waits for its next try."""
@@ -171,21 +162,12 @@ class NodeTells(Topic):
             for shard, each in told:
                 self._shards[shard].tells.undelivered(each)
             return
-        parts: list[bytes] = []
-        num_bytes = 0
-        for shard, each in told:
-            if parts and num_bytes + len(each.payload) > RECORD_FILL_BYTES:
-                peer.records.append(b"".join(parts))
-                parts, num_bytes = [], 0
-            if not parts:
-                parts.append(_FIRST.pack(TOLD, self._number + 1))
+        peer.records += pack_told(self._number + 1, told)
+        for moved in told:
             self._number += 1
-            peer.on_the_way[self._number] = MovedTell(shard, each)
-            if each.tell.node != node:
-                peer.passed_on_bytes += each.cost
-            parts += (_EACH.pack(len(each.payload), shard), each.payload)
-            num_bytes += len(each.payload)
-        peer.records.append(b"".join(parts))
+            peer.on_the_way[self._number] = moved
+            if moved.told.tell.node != node:
+                peer.passed_on_bytes += moved.told.cost
         self._flush(node, peer)
 
     def room_for_others(self, node: int) -> int:
@@ -221,9 +203,9 @@ class NodeTells(Topic):
 
     def _send_back(self, node: int, number: int) -> None:
         if self._gathered is not None:
-            self._gathered += _NUMBER.pack(number)
+            self._gathered += NUMBER.pack(number)
         else:
-            self._answer_moved(node, _NUMBER.pack(number), None)
+            self._answer_moved(node, NUMBER.pack(number), None)
 
     def _answer_moved(self, node: int, numbers: bytes | bytearray, held: _Held | None) -> None:
         peer = self._meet(node)
@@ -255,8 +237,8 @@ class NodeTells(Topic):
             return
         numbers = peer.answers[kind]
         if len(numbers) < self._taken_bytes_max:
-            numbers += _NUMBER.pack(number)
-        if len(numbers) == _NUMBER.size:  # else others wait for room already
+            numbers += NUMBER.pack(number)
+        if len(numbers) == NUMBER.size:  # else others wait for room already
             self._flush(node, peer)
 
     def _flush(self, node: int, peer: _Peer) -> None:
@@ -327,10 +309,10 @@ class NodeTells(Topic):
         moved = self._gathered = bytearray()
         try:
             if payload[0] == TOLD:
-                for number, shard, told in _read_told(payload):
+                for number, shard, told in read_told(payload):
                     self._take(node, number, shard, told)
             else:
-                self._hear(node, peer, payload[0], list(_NUMBER.iter_unpack(payload[1:])))
+                self._hear(node, peer, payload[0], list(NUMBER.iter_unpack(payload[1:])))
         except (RecordError, StructError) as error:
             self._counters.add("messages_unreadable")
             self._unreadable.log(
@@ -416,24 +398,3 @@ class NodeTells(Topic):
             told = [moved.told for moved in peer.on_the_way.values()]
             passed_on = [each.cost for each in told if each.tell.node != node]
             assert peer.passed_on_bytes == sum(passed_on)
-
-
-def _read_told(payload: bytes) -> list[tuple[int, int, ToldTell]]:
-    """Return number, shard and tell of each message in a `told` record of another node.
-
-    Raises RecordError or struct.error if it cannot be one, as for numbers that no answer can have,
-    and for shards that nobody could answer.
-    """
-    number: int = _FIRST.unpack_from(payload)[1]
-    offset = _FIRST.size
-    told: list[tuple[int, int, ToldTell]] = []
-    while offset < len(payload):
-        length, shard = _EACH.unpack_from(payload, offset)
-        if shard >= SHARDS_MAX:
-            raise RecordError(f"a message of shard {shard}, which no node has")
-        offset += _EACH.size
-        told.append((number + len(told), shard, ToldTell(payload[offset : offset + length])))
-        offset += length
-    if number + len(told) > _NUMBER_MAX:
-        raise RecordError(f"{len(told)} messages from number {number} on")
-    return told

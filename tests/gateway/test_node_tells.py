@@ -9,15 +9,14 @@ from cluster.gateway.links.frames import RECORD_BYTES_MAX
 from cluster.gateway.links.link_log import RECORD_COST_BYTES
 from cluster.gateway.links.link_user import Delivery, Life
 from cluster.gateway.moved_tells import MovedTell
-from cluster.gateway.node_tells import (
+from cluster.gateway.node_tell_records import (
     HANDLED,
     MOVED,
     RECORD_FILL_BYTES,
     REFUSED,
-    RETRY_S,
     TOLD,
-    NodeTells,
 )
+from cluster.gateway.node_tells import RETRY_S, NodeTells
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.shard_flow import ShardFlow
 from cluster.gateway.shard_tells import TellOwner, ToldTell
