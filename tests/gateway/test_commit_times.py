@@ -12,7 +12,8 @@ from cluster.shared.lane import Commit
 from cluster.shared.lane_inbound import InboundLog
 from cluster.shared.node_status import COMMIT_BOUNDS_S, CommitWaits
 from cluster.shared.records import OPENED
-from tests.gateway.world import GatewayWorld
+from tests.gateway.world import GatewayWorld, ScriptedWorker
+from tests.iocp.peers import Peer
 
 
 class Timed:
@@ -183,13 +184,24 @@ def test_in_a_gateway_it_is_the_time_of_packets_that_of_a_dead_worker_included(
     assert 0.754 <= told.sum_s < 0.8
 
 
-def test_in_a_gateway_what_is_flushed_again_is_not_new(clock: ManualClock, world: GatewayWorld):
+def begin(world: GatewayWorld) -> tuple[ScriptedWorker, Peer]:
+    """Return the worker of a client whose opening is committed, and that client."""
     worker = world.start_worker()
     peer = world.connect()
     world.wait_for(worker, OPENED)
     worker.commit()
     world.settle()
-    before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+    return worker, peer
+
+
+def count_samples(world: GatewayWorld) -> int:
+    """Return how many samples are committed."""
+    return sum(world.shards[0].commit_times.told(world.core.now()).counts)
+
+
+def test_in_a_gateway_what_is_flushed_again_is_not_new(clock: ManualClock, world: GatewayWorld):
+    worker, peer = begin(world)
+    before = count_samples(world)
     clock.advance(1.0)
     world.turn()
     peer.send(make_packet(1, b"x"))
@@ -200,18 +212,14 @@ def test_in_a_gateway_what_is_flushed_again_is_not_new(clock: ManualClock, world
         world.turn()
     worker.echo()
     world.settle()
-    assert sum(world.shards[0].commit_times.told(clock.now()).counts) - before == 1
+    assert count_samples(world) - before == 1
 
 
 def test_in_a_gateway_packets_that_come_into_a_stall_are_samples_of_their_own(
     clock: ManualClock, world: GatewayWorld
 ):
-    worker = world.start_worker()
-    peer = world.connect()
-    world.wait_for(worker, OPENED)
-    worker.commit()
-    world.settle()
-    before = sum(world.shards[0].commit_times.told(clock.now()).counts)
+    worker, peer = begin(world)
+    before = count_samples(world)
     for _ in range(10):
         clock.advance(0.25)
         world.turn()
