@@ -210,12 +210,15 @@ class Reloader:
 
     def _describe_vacant(self, ended: Child) -> str:
         """Return what the latest version leaves without a worker, now that its process `ended`:
-        more to say than why, "" if nothing."""
+        more to say than why, "" if nothing.
+
+        A process that is about to start is none if nothing has started with its version yet.
+        """
         vacant = [
             str(shard.index)
             for shard in self._node.shards
             if shard.child in (None, ended)
-            or (shard.version == self.versions.latest and not shard.was_ready)
+            or (shard.version != self.versions.last_served and not shard.was_ready)
         ]
         if not vacant or self._has_earlier_spare():
             return ""

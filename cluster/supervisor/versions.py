@@ -26,11 +26,13 @@ class Verdict(Enum):
 class Versions:
     """The latest version, and what is known of it. Versions count from 0."""
 
-    __slots__ = ("latest", "verdict")
+    __slots__ = ("last_served", "latest", "verdict")
 
     def __init__(self) -> None:
         self.latest = 0
         self.verdict = Verdict.UNTRIED
+        self.last_served: int | None = None
+        """The last version that a worker has started with."""
 
     def changed(self) -> int:
         """The files have changed; return the number of the new version."""
@@ -51,6 +53,7 @@ class Versions:
         is_news = version == self.latest and self.verdict is not Verdict.SERVES
         if is_news:
             self.verdict = Verdict.SERVES
+            self.last_served = version
         return is_news
 
     def failed(self, version: int) -> bool:

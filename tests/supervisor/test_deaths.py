@@ -343,6 +343,31 @@ def test_who_asks_while_a_version_fails_is_not_told_of_that_one(
     assert [message.number for message in told if isinstance(message, messages.Reloaded)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("served", "is_vacant"), [((0,), True), ((0, 1), False)], ids=["nothing", "workers"]
+)
+def test_a_shard_whose_process_is_of_a_version_that_started_nothing_is_told_as_left_without_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, served: tuple[int, ...], is_vacant: bool
+):
+    told: list[object] = []
+    monkeypatch.setattr(bench.node.gateway, "tell", told.append)
+    bench.course.became_ready()
+    bench.reload.worker_is_ready(fake_child(0, role="worker 0"))
+    bench.reload.ask(messages.Reload(number=1))
+    assert bench.reload.take_changes()
+    for version in served[1:]:
+        bench.reload.worker_is_ready(fake_child(version, role="worker 0"))
+    # One more of version 1 is about to start when the next one does not.
+    bench.shard.started(fake_child(1, role="worker 0"), 0.0)
+    bench.reload.ask(messages.Reload(number=2))
+    assert bench.reload.take_changes()
+    spare = fake_child(2, role="spare 1")
+    process_of(spare).returncode = 3
+    assert bench.reload.is_at_fault(spare, 3, None)
+    (answer,) = [message for message in told if isinstance(message, messages.Reloaded)]
+    assert ("worker 0 has no process" in answer.reason) is is_vacant
+
+
 def test_who_asks_the_next_gateway_is_not_told_of_a_version_that_was_asked_for_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):

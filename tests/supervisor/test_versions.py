@@ -6,11 +6,13 @@ from cluster.supervisor.versions import Verdict, Versions
 def test_a_version_is_tried_step_by_step():
     versions = Versions()
     assert (versions.latest, versions.verdict) == (0, Verdict.UNTRIED)
+    assert versions.last_served is None
     versions.imported(0)
     assert versions.verdict is Verdict.IMPORTS
     assert versions.served(0)
     assert not versions.served(0)
     assert versions.verdict is Verdict.SERVES
+    assert versions.last_served == 0
 
 
 def test_a_change_makes_another_version_of_which_nothing_is_known():
@@ -18,6 +20,7 @@ def test_a_change_makes_another_version_of_which_nothing_is_known():
     versions.served(0)
     assert versions.changed() == 1
     assert (versions.latest, versions.verdict) == (1, Verdict.UNTRIED)
+    assert versions.last_served == 0
 
 
 def test_news_of_an_earlier_version_changes_nothing():
