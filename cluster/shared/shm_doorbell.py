@@ -5,6 +5,8 @@ Nobody rings while that end is awake; see `ring` for how the two agree on that.
 
 import os
 
+from cluster.iocp.posix_eventfd import ring_full
+
 __all__ = ["Doorbell"]
 
 
@@ -22,7 +24,7 @@ class Doorbell:
         try:
             os.eventfd_write(self.fd, 1)
         except BlockingIOError:
-            pass  # full only after 2^64 rings that nobody heard, or if somebody wrote that much
+            ring_full(self.fd)
 
     def clear(self) -> None:
         """Make the descriptor unreadable until it rings again."""

@@ -3,7 +3,9 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from cluster.iocp.causes import Cause
 from cluster.iocp.driver.contract import RECV_BYTES_MAX
 from cluster.iocp.iocp_event import RecvEvent
-from tests.contract.driver_harness import FILL_BYTES_MAX, Owner, pattern
+from cluster.shared.shm_doorbell import Doorbell
+from tests.contract.driver_harness import FILL_BYTES_MAX, WAIT_S, Owner, pattern
 from tests.iocp.uring_port import (
     MakeUringPort,
     UringPort,
@@ -285,12 +288,24 @@ def test_a_handle_that_another_thread_closes_while_its_data_comes_is_forgotten(
 # -- waking ----------------------------------------------------------------------------------------
 
 
-def test_whoever_fills_the_wake_up_descriptor_stops_nobody_else(port: UringPort) -> None:
+@pytest.mark.parametrize("by", ["another process", "a thread"])
+def test_whoever_fills_the_wake_up_descriptor_stops_nobody_else(port: UringPort, by: str) -> None:
     """Other processes have it; what they write must not be what keeps the next one from waking."""
     descriptor = port.driver.wake_descriptor
     assert descriptor is not None
+    os.eventfd_write(descriptor, 1)
+    owner = Owner()
     for _ in range(3):
+        os.eventfd_read(descriptor)
         os.eventfd_write(descriptor, 2**64 - 2)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_write(descriptor, 1)
         port.turn(0)
-        os.eventfd_write(descriptor, 1)
-        port.turn(0)
+        wake = partial(port.post, owner) if by == "a thread" else Doorbell(descriptor).ring
+        waker = threading.Timer(0.02, wake)
+        began = time.monotonic()
+        waker.start()
+        delivered = port.turn(WAIT_S)
+        assert time.monotonic() - began < WAIT_S
+        waker.join()
+        assert len(delivered or port.turn(0)) == (by == "a thread")

@@ -37,6 +37,7 @@ from cluster.iocp.iocp_event import (
     SendEvent,
 )
 from cluster.iocp.net_address import NetAddress
+from cluster.iocp.posix_eventfd import ring_full
 from cluster.iocp.socket_utils import open_listening_socket, open_stream_socket, set_no_delay
 
 __all__ = ["UringDriver"]
@@ -186,6 +187,8 @@ class UringDriver(SocketSends, QueuedDriver):
     def _wake(self) -> None:
         try:
             os.eventfd_write(self.wake_descriptor, 1)
+        except BlockingIOError:
+            ring_full(self.wake_descriptor)
         except OSError:
             if not self._closed:
                 raise
@@ -307,7 +310,9 @@ class UringDriver(SocketSends, QueuedDriver):
     ) -> None:
         """What is not the data of a recv that goes on."""
         if number == WAKE:
-            self._take_wake_ups(flags)
+            # Not read: each write completes the poll, whatever the descriptor holds.
+            if not flags & CQE_MORE:
+                self._operations.push_wake_poll(self.wake_descriptor, select.POLLIN)
             return
         is_recv = number in self._recvs.by_number
         if is_recv and result > 0:
@@ -322,15 +327,6 @@ class UringDriver(SocketSends, QueuedDriver):
                 self._recvs.end(number, result)
         elif (operation := self._operations.in_flight.pop(number, None)) is not None:
             operation.finish(operation, result)
-
-    def _take_wake_ups(self, flags: int) -> None:
-        # Each write completes the poll, read or not; but who fills it up stops those of others.
-        try:
-            os.eventfd_read(self.wake_descriptor)
-        except BlockingIOError:  # two wake-ups have become one
-            pass
-        if not flags & CQE_MORE:
-            self._operations.push_wake_poll(self.wake_descriptor, select.POLLIN)
 
     def _enable(self) -> None:
         self._ring.enable()
