@@ -271,6 +271,11 @@ class WorkerLane(Protocol):
         """The last batch that was published; 0 before the first."""
         ...
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether `receive` is known to have nothing; False where only a call of it would tell."""
+        ...
+
     def receive(self) -> InboundChunk | None:
         """Return the next records, or None. Raises LaneViolation for a gap in the positions."""
         ...

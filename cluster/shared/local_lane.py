@@ -123,6 +123,10 @@ class LocalWorkerLane:
         """The last batch that was published."""
         return self._window.serial_published
 
+    @property
+    def is_drained(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         if self._doorbell is None:
             self._doorbell = WakePair()

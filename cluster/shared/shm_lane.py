@@ -262,6 +262,10 @@ class ShmWorkerLane:
         """The last batch that was published."""
         return self._window.serial_published
 
+    @property
+    def is_drained(self) -> bool:
+        return self._closed or not self._reader.has_unread
+
     def fileno(self) -> int:
         return self._bell.fd
 

@@ -254,6 +254,10 @@ class ZmqWorkerLane:
         """The last batch that was published."""
         return self._window.serial_published
 
+    @property
+    def is_drained(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         return int(self._socket.getsockopt(zmq.FD))
 

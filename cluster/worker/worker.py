@@ -330,15 +330,19 @@ class Worker:
                 self._planned.take_turn()
             if self._rounds is not None:
                 self._rounds.round(0.0)
-            return True
-        if self._posted:
-            self._planned.run_posted()
-        if self._timers.soonest < inf:
-            self._planned.run_timers()
-        if rounds is not None:
-            if not rounds.has_waited:
-                rounds.round(0.0)
-            rounds.has_waited = False
+                return True
+            if self._waiting or not self._lane.is_drained:
+                return True
+            # The next turn would find nothing; who waits for this one's output gets it now.
+        else:
+            if self._posted:
+                self._planned.run_posted()
+            if self._timers.soonest < inf:
+                self._planned.run_timers()
+            if rounds is not None:
+                if not rounds.has_waited:
+                    rounds.round(0.0)
+                rounds.has_waited = False
         self._publisher.publish()
         self._publisher.has_batch = False
         return bool(self._waiting) or (rounds is not None and rounds.tasks.has_ready)

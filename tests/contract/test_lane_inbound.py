@@ -30,6 +30,21 @@ def test_positions_start_at_one_and_count_records(lanes: LaneHarness) -> None:
     assert records[0].payload == b"127.0.0.1:5"
 
 
+def test_a_lane_is_drained_only_when_nothing_is_there_to_receive(lanes: LaneHarness) -> None:
+    lane = lanes.open_lane()
+    worker = lanes.start_worker(lane)
+    may_know = worker.is_drained
+    for text in (b"one", b"two"):
+        append_text(lane, text)
+        assert worker.is_drained is may_know  # what is not flushed is not there
+        lane.flush()
+        lanes.wait(lambda: not worker.is_drained, "a record that is there")
+        assert texts_of(lanes.flush_and_read(lane, worker)) == [text]
+        assert worker.is_drained is may_know
+    worker.close()
+    assert worker.is_drained is may_know
+
+
 def test_positions_go_on_over_incarnations(lanes: LaneHarness) -> None:
     lane = lanes.open_lane()
     worker = lanes.start_worker(lane)
