@@ -13,7 +13,7 @@ import zmq
 
 from cluster.gateway.descriptors import cap_sessions
 from cluster.gateway.gateway import Gateway
-from cluster.gateway.links.secret import SecretError, read_secret
+from cluster.gateway.links.secret import read_secret
 from cluster.gateway.listen_error import ListenError, check_listens
 from cluster.gateway.membership.cluster_members import IdentityLostError
 from cluster.gateway.membership.etcd_store import StoreMissingError
@@ -29,6 +29,7 @@ from cluster.shared.descriptor_limit import REMEDY, TooFewDescriptorsError
 from cluster.shared.exit_codes import CANNOT_START
 from cluster.shared.key_files import KeyFileError, KnownWorkers, read_gateway_keys
 from cluster.shared.lane_choice import LaneUnavailableError, choose_lane
+from cluster.shared.private_files import PrivateFileError
 from cluster.shared.run_directory import GATEWAY_GONE_WAIT_S, RunDirectory, RunDirectoryError
 from cluster.shared.signal_handling import handle_signal
 from cluster.shared.standard_streams import tell
@@ -69,7 +70,7 @@ def _serve(directory: RunDirectory, config: Config) -> int:
     try:
         secret = _read_secret(config)
         remote_keys = _read_remote_keys(config)
-    except (SecretError, KeyFileError) as error:
+    except (PrivateFileError, KeyFileError) as error:
         return _refuse(str(error))
     with ExitStack() as stack:
         try:
@@ -107,7 +108,7 @@ def _serve_on(
     if config.links.membership == "etcd":
         try:
             membership = join_cluster(config, directory, core, epoch)
-        except (JoinError, StoreMissingError) as error:
+        except (JoinError, StoreMissingError, PrivateFileError) as error:
             return _refuse(str(error))
         node, epoch = msgspec.structs.replace(config.node, id=membership.node), membership.epoch
         config = msgspec.structs.replace(config, node=node)
@@ -147,7 +148,7 @@ def _serve_on(
 
 
 def _read_secret(config: Config) -> bytes | None:
-    """Return the secret of the cluster, or None for a node that stands alone; SecretError."""
+    """Return the secret of the cluster, or None for a node that stands alone; PrivateFileError."""
     if config.links.listen is None:
         return None
     assert config.links.secret_file is not None, "the configuration was checked"

@@ -136,6 +136,15 @@ class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Who belongs to the cluster: `nodes`, for ever, or whoever has a lease in etcd."""
     etcd: list[str] = []
     """`http://HOST:PORT` of each server of the store; they are asked in turn."""
+    etcd_ca_file: str | None = None
+    """Whose certificates prove a server; None are the authorities that everybody knows."""
+    etcd_certificate_file: str | None = None
+    """What proves this node to servers that want a certificate of each client."""
+    etcd_key_file: str | None = None
+    """The key of it; None if that is in the same file."""
+    etcd_user: str | None = None
+    """What this node is to an etcd that has authentication enabled."""
+    etcd_password_file: str | None = None
     lease_s: Annotated[int, Meta(ge=1, le=3_600)] = 10
     """A node that etcd does not hear for so many seconds has left the cluster."""
     nodes: list[str] = []

@@ -263,7 +263,7 @@ def _check_advertise(text: str) -> None:
         raise ValueError("HOST:PORT with a port from 1 to 65535, where other nodes reach this one")
 
 
-def _check_cluster(text: str) -> None:
+def _check_name(text: str) -> None:
     if not 0 < len(text.encode("utf-8", "replace")) <= 64:
         raise ValueError("a name of 1 to 64 bytes")
 
@@ -275,11 +275,16 @@ _TEXT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "gateway.cpus": parse_cpus,
     "gateway.proxies": check_network,
     "workers.cpus": parse_cpus,
-    "links.cluster": _check_cluster,
+    "links.cluster": _check_name,
     "links.listen": parse_listen,
     "links.advertise": _check_advertise,
     "links.secret_file": _check_file,
     "links.etcd": parse_store,
+    "links.etcd_ca_file": _check_file,
+    "links.etcd_certificate_file": _check_file,
+    "links.etcd_key_file": _check_file,
+    "links.etcd_user": _check_name,
+    "links.etcd_password_file": _check_file,
     "remote.listen": parse_listen,
     "remote.keys_dir": _check_run_dir,
     "links.nodes": parse_node,

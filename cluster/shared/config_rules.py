@@ -115,7 +115,7 @@ def _check_links(config: Config, settings: Mapping[str, Setting]) -> None:
     if links.membership == "etcd":
         _check_etcd(config, settings)
         return
-    for key in ("links.etcd", "links.lease_s", "links.advertise"):
+    for key in _ETCD_KEYS:
         if key in settings:
             raise settings[key].error('links.membership = "etcd" beside it')
     if not set(numbers) - {config.node.id}:
@@ -137,15 +137,31 @@ def _check_etcd(config: Config, settings: Mapping[str, Setting]) -> None:
         raise settings["links.listen"].error(
             "links.advertise beside it, the HOST:PORT where other nodes reach this one"
         )
+    if not any(url.startswith("https:") for url in links.etcd):
+        for key in _ETCD_TLS_KEYS:
+            if key in settings:
+                raise settings[key].error("an https:// server in links.etcd")
+    for key, other, what in _ETCD_PAIRS:
+        if key in settings and other not in settings:
+            raise settings[key].error(f"{other} beside it, {what}")
 
 
-_LINKS_KEYS_BESIDE_LISTEN = (
-    "links.secret_file",
-    "links.nodes",
+_ETCD_TLS_KEYS = ("links.etcd_ca_file", "links.etcd_certificate_file", "links.etcd_key_file")
+_ETCD_KEYS = (
     "links.etcd",
+    *_ETCD_TLS_KEYS,
+    "links.etcd_user",
+    "links.etcd_password_file",
     "links.lease_s",
     "links.advertise",
 )
+_LINKS_KEYS_BESIDE_LISTEN = ("links.secret_file", "links.nodes", *_ETCD_KEYS)
+_ETCD_PAIRS = (
+    ("links.etcd_key_file", "links.etcd_certificate_file", "the file with its certificate"),
+    ("links.etcd_user", "links.etcd_password_file", "a file with the password of that user"),
+    ("links.etcd_password_file", "links.etcd_user", "the user whose password it is"),
+)
+"""Keys that mean something only beside another."""
 _ANY_HOSTS = frozenset({"0.0.0.0", "::"})
 """Addresses to listen at that nobody can be called at."""
 

@@ -10,10 +10,11 @@ docs/decisions/0020-workers-on-other-machines.md.
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from cluster.shared.private_files import find_open_mode
 
 __all__ = [
     "GATEWAY",
@@ -200,11 +201,8 @@ def _read_pair(directory: Path, name: str) -> KeyPair:
     public, secret = _load(path)
     if secret is None:
         raise KeyFileError(f"{path} holds no secret key: make a new pair with `cluster keys`")
-    mode = path.stat().st_mode
-    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO):
-        raise KeyFileError(
-            f"{path}: others may read or write it (mode {stat.S_IMODE(mode):o}); chmod 600 {path}"
-        )
+    if reason := find_open_mode(path, path.stat().st_mode):
+        raise KeyFileError(f"{path}: {reason}")
     return KeyPair(public, secret)
 
 

@@ -14,8 +14,8 @@ from threading import Thread
 
 import pytest
 
+from tests.certificates import needs_openssl, self_signed
 from tests.system.cluster_node import ROOT, ClusterNode
-from tests.system.test_proxies import self_signed
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the nodes of these tests need signals"
@@ -230,7 +230,7 @@ def served_by_tls(certificate: Path) -> Iterator[int]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_a_certificate_has_to_be_trusted(program: list[str], tmp_path: Path):
     certificate = self_signed(tmp_path)
     environment = {**os.environ, "HOME": str(tmp_path)}

@@ -610,6 +610,7 @@ nodes = ["1@127.0.0.1:7800", "2@[::1]:7801", "3@games.example:7802"]
 
 
 LISTEN = 'listen = "a:1"\nsecret_file = "/x"\n'
+ETCDS = LISTEN + 'membership = "etcd"\netcd = ["https://h:2379"]\n'
 ETCD = LISTEN + 'membership = "etcd"\netcd = ["http://h:2379"]\n'
 
 
@@ -649,6 +650,15 @@ def test_links_are_off_by_default_and_read_from_the_file(tmp_path: Path) -> None
         (f"{LISTEN}etcd = []", 'expected links.membership = "etcd" beside it'),
         (f"{LISTEN}lease_s = 5", 'expected links.membership = "etcd" beside it'),
         (f"{LISTEN}advertise = 'a:1'", 'expected links.membership = "etcd" beside it'),
+        (f"{LISTEN}etcd_user = 'a'", 'expected links.membership = "etcd" beside it'),
+        ("etcd_ca_file = '/x'", "expected links.listen beside it"),
+        (f"{ETCD}etcd_ca_file = '/x'", "expected an https:// server in links.etcd"),
+        (f"{ETCD}etcd_certificate_file = '/x'", "expected an https:// server in links.etcd"),
+        (f"{ETCDS}etcd_key_file = '/x'", "expected links.etcd_certificate_file beside it"),
+        (f"{ETCD}etcd_user = 'a'", "expected links.etcd_password_file beside it, a file with the"),
+        (f"{ETCD}etcd_password_file = '/x'", "expected links.etcd_user beside it, the user whose"),
+        ("etcd_user = ''", "expected a name of 1 to 64 bytes"),
+        ("etcd_password_file = ''", "expected the path of a file"),
         ("lease_s = 0", "expected an integer from 1 to 3600"),
         ('etcd = ["10.0.0.9:2379"]', "expected http://HOST:PORT or https://HOST:PORT, for example"),
         ('etcd = ["http://10.0.0.9"]', "expected http://HOST:PORT or https://HOST:PORT, for"),

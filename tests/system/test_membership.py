@@ -14,7 +14,8 @@ import pytest
 from cluster.gateway.membership.entries import Entry, encode_entry
 from cluster.shared.key_files import make_key_files
 from tests.applications.playground import GREETING, TO_ALL
-from tests.etcd_server import EtcdServer, needs_etcd, run_etcd
+from tests.certificates import needs_openssl, self_signed
+from tests.etcd_server import EtcdServer, EtcdUsers, needs_etcd, run_etcd
 from tests.system.cluster_node import ROOT, ClusterNode
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import write_etcd_config
@@ -121,6 +122,39 @@ def test_a_node_that_cannot_listen_leaves_at_once(
             assert f"cannot listen at {address}" in node.told_reason()
         # Nobody holds its id.
         assert start(cluster_up, tmp_path, etcd).ready["node"] == "1"
+
+
+@needs_openssl
+def test_nodes_prove_who_they_are_to_an_etcd_that_asks(
+    cluster_up: StartNode, cluster_up_unready: StartNode, tmp_path: Path
+) -> None:
+    self_signed(tmp_path)
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("of game")
+    certificates = f"""
+        etcd_ca_file = "{tmp_path / "certificate"}"
+        etcd_certificate_file = "{tmp_path / "certificate"}"
+        etcd_key_file = "{tmp_path / "key"}"
+    """
+    user = f"""
+        etcd_user = "game"
+        etcd_password_file = "{password}"
+    """
+    with run_etcd(tmp_path / "etcd", tmp_path) as etcd:
+        users = EtcdUsers(etcd)
+        users.enable()
+        nodes = [start(cluster_up, tmp_path, etcd, more=certificates + user) for _ in range(2)]
+        wait_members(nodes)
+        password.write_text("another")
+        users.change_password("game", "another")
+        nodes.append(start(cluster_up, tmp_path, etcd, more=certificates + user))
+        wait_members(nodes)
+        check_broadcast(nodes)
+        password.chmod(0o644)
+        node = start(cluster_up_unready, tmp_path, etcd, more=certificates + user)
+        assert node.wait_exit() == 2
+        assert f"links.etcd_password_file = {password}: others may" in node.told_reason()
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import self_signed
 from tests.support import wait_until
 from tests.system.cluster_node import ClusterNode
 from tests.system.conftest import StartNode
@@ -90,23 +91,6 @@ def balancer(port: int, *command: str) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def self_signed(directory: Path) -> Path:
-    """Return a file with a certificate for `localhost` and its key, as HAProxy reads it."""
-    key, certificate, both = (directory / name for name in ("key", "certificate", "both.pem"))
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    return both
 
 
 @pytest.mark.skipif(

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from cluster.iocp import make_packet
+from tests.certificates import needs_openssl, self_signed
 from tests.support import wait_until
 from tests.system.cluster_node import (
     ClusterNode,
@@ -28,7 +29,7 @@ from tests.system.cluster_node import (
 from tests.system.conftest import StartNode
 from tests.system.linked_nodes import free_ports
 from tests.system.packet_client import PacketClient
-from tests.system.test_proxies import TELLS_ADDRESSES, balancer, self_signed
+from tests.system.test_proxies import TELLS_ADDRESSES, balancer
 from tests.system.test_spares import write_config
 from tests.websocket.front import FakeNode, front_of, read_to_end, reset
 from tests.websocket.ws_client import ClosedError, RefusedError, WsClient
@@ -326,7 +327,7 @@ def was_ended(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_handshakes_of_tls_are_bounded(fake_node: FakeNode, tmp_path: Path) -> None:
     both = self_signed(tmp_path)
     more = ("--certificate", str(both), "--handshake-timeout", "60", "--connections-max", "1")
@@ -338,7 +339,7 @@ def test_handshakes_of_tls_are_bounded(fake_node: FakeNode, tmp_path: Path) -> N
         assert front.descriptors < count
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_handshakes_of_tls_that_come_to_nothing_are_ended(
     fake_node: FakeNode, tmp_path: Path
 ) -> None:
@@ -421,7 +422,7 @@ def test_nothing_is_left_of_those_who_have_gone(echo_node: ClusterNode, tmp_path
         )
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_nothing_is_left_of_those_who_end_tls_behind_their_request(
     fake_node: FakeNode, tmp_path: Path
 ) -> None:
@@ -592,7 +593,7 @@ def test_nginx_ends_tls_and_tells_addresses(cluster_up: StartNode, tmp_path: Pat
 # -- TLS -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_tls_and_a_certificate_that_is_renewed(echo_node: ClusterNode, tmp_path: Path) -> None:
     both = self_signed(tmp_path)
     context = ssl.create_default_context(cafile=str(both))
@@ -627,7 +628,7 @@ def test_tls_and_a_certificate_that_is_renewed(echo_node: ClusterNode, tmp_path:
             assert front.stop() == 0
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@needs_openssl
 def test_an_idle_client_with_tls_takes_little_memory(
     echo_node: ClusterNode, tmp_path: Path
 ) -> None:

@@ -12,10 +12,10 @@ pytest.importorskip("prometheus_client")
 from cluster.iocp import NetAddress, make_packet
 from cluster.websocket.front_counters import ENDS, REFUSALS, FrontCounters
 from cluster.websocket.front_metrics import PREFIX, FrontCollector
+from tests.certificates import self_signed
 from tests.support import wait_until
 from tests.system.cluster_node import run_cluster
 from tests.system.linked_nodes import free_ports
-from tests.system.test_proxies import self_signed
 from tests.websocket.front import FakeNode, Front, front_of, read_to_end, reset
 from tests.websocket.ws_client import ClosedError, RefusedError, WsClient
 

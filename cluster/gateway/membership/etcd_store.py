@@ -25,6 +25,7 @@ from cluster.gateway.membership.entries import (
     decode_entry,
     encode_entry,
 )
+from cluster.gateway.membership.store_access import StoreAccess
 from cluster.shared.addresses import parse_store
 from cluster.shared.run_directory import EPOCH_MAX
 from cluster.shared.shard_ids import NODE_ID_MAX
@@ -41,6 +42,9 @@ TAKE_ATTEMPTS_MAX = 100
 
 WATCH_SILENCE_S = 30.0
 """A watch that says nothing for so long is begun anew: its server may be gone."""
+
+NO_ACCESS = StoreAccess()
+"""For servers that let everybody in."""
 
 _NODE_KEY = re.compile(rb"[0-9]{5}")
 
@@ -74,7 +78,9 @@ class EtcdStore:
     as a whole within `timeout_s` seconds, and so does each of the others.
     """
 
-    def __init__(self, urls: list[str], cluster: str, timeout_s: float) -> None:
+    def __init__(
+        self, urls: list[str], cluster: str, timeout_s: float, access: StoreAccess = NO_ACCESS
+    ) -> None:
         """Touch nothing yet; StoreMissingError without the client library."""
         try:
             import etcd3gw
@@ -107,7 +113,7 @@ class EtcdStore:
                     protocol=scheme,
                     timeout=timeout_s,
                     api_path="/v3/",
-                    session=StoreSession(timeout_s),
+                    session=StoreSession(url.removesuffix("/"), timeout_s, access),
                 )
             )
         self._first = 0
@@ -320,5 +326,7 @@ def _told(client: "Etcd3Client", error: object) -> str:
     """Return in one short line what a server has answered; it goes to the log and to terminals."""
     detail = getattr(error, "detail_text", None) or error
     text = " ".join(str(detail).split()) or type(error).__name__
+    if "user name is empty" in text:
+        text = f"it lets in users only: set links.etcd_user and links.etcd_password_file ({text})"
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:300])
     return f"{client.base_url}: {shown}"

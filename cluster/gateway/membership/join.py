@@ -7,6 +7,7 @@ import msgspec
 
 from cluster.gateway.membership.etcd_store import EtcdStore
 from cluster.gateway.membership.membership import Membership, store_timeout_s
+from cluster.gateway.membership.store_access import check_store_access
 from cluster.iocp import IocpCore
 from cluster.shared.config import Config
 from cluster.shared.run_directory import RunDirectory
@@ -39,15 +40,17 @@ def join_cluster(
     `first_epoch` is for an id that the store has no epoch of. The store is waited for up to
     `STORE_WITHIN_S` seconds, and an id that another life of this node may still have up to two
     times `links.lease_s`; then JoinError is raised. StoreMissingError without the client library,
-    RunDirectoryError for `directory`. The caller turns `core` from now on, and closes what it got.
+    RunDirectoryError for `directory`, PrivateFileError for the files of `links.etcd_*`. The caller
+    turns `core` from now on, and closes what it got.
     """
     links = config.links
+    access = check_store_access(links)
     known = directory.read_json(_FILE, _Identity)
     owner = known.owner if known else secrets.token_hex(16)
     membership = Membership(
         links,
         core,
-        lambda: EtcdStore(links.etcd, links.cluster, store_timeout_s(links.lease_s)),
+        lambda: EtcdStore(links.etcd, links.cluster, store_timeout_s(links.lease_s), access),
         lambda: secrets.randbits(64),
         owner=owner,
         node=config.node.id,
@@ -80,6 +83,7 @@ def _wait(membership: Membership, core: IocpCore, lease_s: float) -> None:
                 )
         elif waited_s > STORE_WITHIN_S:
             raise JoinError(
-                f"links.etcd: no store has answered within {STORE_WITHIN_S:g} s "
-                f"({membership.reason or 'nothing was said'}); start it, or correct the address"
+                f"links.etcd: no store has let this node in within {STORE_WITHIN_S:g} s "
+                f"({membership.reason or 'nothing was said'}); start it, or correct the address, "
+                "the user or the certificates"
             )

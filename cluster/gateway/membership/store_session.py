@@ -1,4 +1,4 @@
-"""An HTTP session whose requests have a time in which the whole answer has to come.
+"""An HTTP session that logs in, and whose requests have a time for the whole answer to come.
 
 The timeouts of `requests` count from one byte to the next, so a server that sends one now and then
 would be waited for without end. Here a second thread cuts the connection when the time is up.
@@ -15,7 +15,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from cluster.gateway.membership.store_access import StoreAccess
+from cluster.shared.private_files import PrivateFileError
+
 __all__ = ["StoreSession"]
+
+_NO_LOG_IN = "authentication is not enabled"
+_LOG_IN_AGAIN = ("user name is empty", "revision of auth store is old")
+"""What etcd says, beside 401, to a token from before users were changed, or to none."""
 
 
 class _Deadline:
@@ -48,17 +55,23 @@ class _Deadline:
 class StoreSession(requests.Session):
     """Not for two threads at a time. Raises as `requests.Session` does.
 
-    The servers are called themselves, whatever the environment says of proxies.
+    The server at `url` is called itself, whatever the environment says of proxies and whatever
+    the server says of others. With a user in `access` the session logs in before the first
+    request, and when the token that it got is none any more.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, access: StoreAccess) -> None:
         """Let every answer come within `timeout_s` seconds; of one that is streamed its head.
 
         A connection that is being made is not cut. It has as long for each address of a name, and
         for TLS, and what it takes to resolve the name; then it is too late.
         """
         super().__init__()
+        self._url = url
         self._timeout_s = timeout_s
+        self._access = access
+        self._token: str | None = None
+        """None: not logged in. Empty: the server asks nobody to."""
         self._deadline = _Deadline()
         adapter = HTTPAdapter()
         adapter.poolmanager.pool_classes_by_scheme = _pools_within(self._deadline)
@@ -67,8 +80,55 @@ class StoreSession(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a request; Timeout when the answer takes too long as a whole, RequestException when
-        there is no thread to see to that."""
-        kwargs["proxies"] = {}
+        there is no thread to see to that, or when this node is not let in."""
+        access = self._access
+        kwargs |= {"proxies": {}, "allow_redirects": False}
+        if access.ca_file is not None:
+            kwargs["verify"] = access.ca_file
+        if access.certificate_file is not None:
+            kwargs["cert"] = (access.certificate_file, access.key_file or access.certificate_file)
+        if access.user is None:
+            return self._send(request, **kwargs)
+        # A watch with a token of the past is not refused, but ended as one of a forbidden key.
+        if self._token is None or kwargs.get("stream"):
+            self._log_in(access, kwargs)
+            return self._send_with_token(request, **kwargs)
+        response = self._send_with_token(request, **kwargs)
+        if not _asks_for_log_in(response):
+            return response
+        response.close()
+        self._log_in(access, kwargs)
+        return self._send_with_token(request, **kwargs)
+
+    def _log_in(self, access: StoreAccess, kwargs: dict[str, Any]) -> None:
+        self._token = None
+        try:
+            password = access.read_password()
+        except PrivateFileError as error:
+            raise requests.RequestException(str(error)) from None
+        request = requests.Request(
+            "POST",
+            f"{self._url}/v3/auth/authenticate",
+            json={"name": access.user, "password": password},
+        )
+        response = self._send(self.prepare_request(request), **{**kwargs, "stream": False})
+        if response.ok:
+            self._token = str(response.json()["token"])
+        elif _NO_LOG_IN in response.text:
+            self._token = ""
+        else:
+            raise requests.RequestException(
+                f"links.etcd_user = {access.user!r} is not let in: {response.text}"
+            )
+
+    def _send_with_token(
+        self, request: requests.PreparedRequest, **kwargs: Any
+    ) -> requests.Response:
+        if self._token:
+            request.headers["Authorization"] = self._token
+        return self._send(request, **kwargs)
+
+    def _send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         deadline = self._deadline
         deadline.is_over = False
         timer = Timer(self._timeout_s, deadline.cut)
@@ -94,6 +154,14 @@ class StoreSession(requests.Session):
 
     def _too_late(self) -> requests.Timeout:
         return requests.Timeout(f"the answer has not come as a whole within {self._timeout_s:g} s")
+
+
+def _asks_for_log_in(response: requests.Response) -> bool:
+    if response.status_code == requests.codes.unauthorized:
+        return True
+    return response.status_code == requests.codes.bad_request and any(
+        words in response.text for words in _LOG_IN_AGAIN
+    )
 
 
 def _pools_within(deadline: _Deadline) -> dict[str, type[HTTPConnectionPool]]:

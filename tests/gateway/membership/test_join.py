@@ -48,7 +48,7 @@ def test_a_store_that_does_not_answer_is_named(
     monkeypatch.setattr(join, "STORE_WITHIN_S", 0.5)
     with pytest.raises(JoinError) as told:
         join_cluster(config_of("http://127.0.0.1:1"), directory_at(tmp_path / "run"), core, 1)
-    assert "no store has answered within 0.5 s (http://127.0.0.1:1: " in str(told.value)
+    assert "no store has let this node in within 0.5 s (http://127.0.0.1:1: " in str(told.value)
     assert "\n" not in str(told.value)
 
 
