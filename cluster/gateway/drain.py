@@ -2,10 +2,14 @@
 
 from enum import Enum
 
-__all__ = ["DrainPhase", "leaving_s", "next_drain_phase"]
+__all__ = ["DrainPhase", "finishing_s", "leaving_s", "next_drain_phase"]
 
 FINISH_S = 2.0
 """What is left of the time for a drain when sessions are ended that the application has kept."""
+
+CLOSE_S = 1.0
+"""What is left of it when sessions are ended whatever workers have not finished: time for replies
+that were made to reach their clients, which a session that is cut off would take from them."""
 
 
 class DrainPhase(Enum):
@@ -32,6 +36,7 @@ def next_drain_phase(
     is_committed: bool,
     session_count: int,
     is_told: bool,
+    closes_anyway: bool,
     is_late: bool,
 ) -> DrainPhase:
     """Return the phase that follows.
@@ -40,8 +45,9 @@ def next_drain_phase(
     away are its own for now, as far as it has heard. `is_answered`: the workers have done
     all that was received. `is_committed`: they have done all that they were given. `session_count`:
     sessions that are not closed yet. `is_told`: other nodes, as far as they can be reached, have
-    all that was for them. `is_late`: the time for the drain is up; what is not done by then stays
-    undone.
+    all that was for them. `closes_anyway`: sessions are to be ended with the time that is left,
+    whatever workers have not done. `is_late`: the time for the drain is up; what is not done by
+    then stays undone.
     """
     if phase is DrainPhase.SERVING:
         return phase
@@ -49,7 +55,7 @@ def next_drain_phase(
         return DrainPhase.DRAINED
     if phase is DrainPhase.LEAVING and kept_count == 0 and not owns_keys:
         return DrainPhase.FINISHING
-    if phase is DrainPhase.FINISHING and is_answered:
+    if phase is DrainPhase.FINISHING and (is_answered or closes_anyway):
         return DrainPhase.CLOSING
     if phase is DrainPhase.CLOSING and session_count == 0 and is_committed and is_told:
         return DrainPhase.DRAINED
@@ -59,3 +65,8 @@ def next_drain_phase(
 def leaving_s(timeout_s: float) -> float:
     """Return for how long applications may keep sessions in a drain of `timeout_s`."""
     return timeout_s - min(FINISH_S, timeout_s / 4)
+
+
+def finishing_s(timeout_s: float) -> float:
+    """Return how long workers may take to finish what was received, in a drain of `timeout_s`."""
+    return timeout_s - min(CLOSE_S, timeout_s / 8)

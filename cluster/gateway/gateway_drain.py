@@ -6,7 +6,7 @@ The listener closes first. Whoever turns the gateway calls `advance` after each 
 import logging
 from collections.abc import Sequence
 
-from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
+from cluster.gateway.drain import DrainPhase, finishing_s, leaving_s, next_drain_phase
 from cluster.gateway.lanes import LaneRunner
 from cluster.gateway.node_traffic import NodeTraffic
 from cluster.gateway.service import GatewayService
@@ -44,7 +44,7 @@ class GatewayDrain:
         self._traffic = traffic
         self._tells = tells
         self.phase = DrainPhase.SERVING
-        self._deadline = self._leave_deadline = 0.0
+        self._deadline = self._leave_deadline = self._finish_deadline = 0.0
         self._served = list(shards)
         """Those that were not given up."""
         self._to_end: list[Shard] = []
@@ -114,7 +114,8 @@ class GatewayDrain:
         now = self._core.now()
         self._deadline = now + timeout_s
         self._leave_deadline = now + leaving_s(timeout_s)
-        for deadline in (self._leave_deadline, self._deadline):
+        self._finish_deadline = now + finishing_s(timeout_s)
+        for deadline in (self._leave_deadline, self._finish_deadline, self._deadline):
             self._core.call_later(deadline - now, lambda: None)  # to notice it
         self._service.stop_accepting()
         if self._table.limits.proxies:
@@ -143,6 +144,7 @@ class GatewayDrain:
             is_committed=all(shard.is_idle for shard in self._served),
             session_count=len(self._table.sessions),
             is_told=not (self._tells.moved_count or self._untold_count),
+            closes_anyway=self._core.now() >= self._finish_deadline,
             is_late=self._is_late,
         )
 

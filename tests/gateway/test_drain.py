@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.gateway.drain import DrainPhase, leaving_s, next_drain_phase
+from cluster.gateway.drain import DrainPhase, finishing_s, leaving_s, next_drain_phase
 
 SERVING, LEAVING, FINISHING = DrainPhase.SERVING, DrainPhase.LEAVING, DrainPhase.FINISHING
 CLOSING, DRAINED = DrainPhase.CLOSING, DrainPhase.DRAINED
@@ -20,6 +20,7 @@ def following(phase: DrainPhase, **left: Any) -> DrainPhase:
         "is_committed": True,
         "session_count": 0,
         "is_told": True,
+        "closes_anyway": False,
         "is_late": False,
     }
     return next_drain_phase(phase, **{**nothing_left, **left})
@@ -87,6 +88,16 @@ def test_who_was_not_asked_to_drain_serves_on():
             is_late=is_late,
         )
         assert found is SERVING
+
+
+def test_sessions_are_ended_while_there_is_time_for_it_whatever_workers_have_not_done():
+    left = {"is_answered": False, "is_committed": False, "closes_anyway": True}
+    assert following(FINISHING, **left) is CLOSING
+    assert following(CLOSING, **left) is CLOSING
+    assert finishing_s(10.0) == 9.0
+    assert finishing_s(4.0) == 3.5
+    assert finishing_s(0.0) == 0.0
+    assert all(leaving_s(each) <= finishing_s(each) for each in (0.0, 0.5, 4.0, 8.0, 60.0))
 
 
 def test_an_application_has_most_of_the_time():

@@ -144,6 +144,30 @@ def test_status_shows_the_sessions_that_a_drain_waits_for(
     assert node.wait_exit() == 0
 
 
+def test_a_worker_that_hangs_in_a_drain_takes_no_orderly_end_from_clients(
+    cluster_up: StartNode, tmp_path: Path
+) -> None:
+    config = tmp_path / "cluster.toml"
+    config.write_text("[supervisor]\ndrain_timeout_s = 4\n[workers]\nspares = 0\n")
+    node = cluster_up("--config", str(config))
+    pids = node.worker_pids()
+    with PacketClient(node.port) as hangs, PacketClient(node.port) as served:
+        for client in (hangs, served):
+            assert client.ask(1, b"x") == (1, b"x")
+        os.kill(pids[0], signal.SIGSTOP)
+        for client in (hangs, served):
+            client.send(2, b"y")
+        assert served.receive() == (2, b"y")
+        node.signal(signal.SIGTERM)
+        for client in (hangs, served):
+            with pytest.raises(EOFError, match="after 0 of 4 bytes"):  # and no reset
+                client.receive()
+            client.socket.close()
+    assert node.wait_exit() == 0
+    assert "the time to drain is up: sessions cut off: 0, " in node.stderr
+    assert node.processes() == []
+
+
 DIES_LATER = """
 import os
 from pathlib import Path
