@@ -71,6 +71,21 @@ def test_a_login_that_the_owner_rejects_changes_nothing(two: Cluster, decides: i
     assert two.count(2, "binds_rejected") == 1
 
 
+@pytest.mark.parametrize("decides", [1, 2])
+def test_of_two_logins_at_one_node_that_come_together_the_second_is_rejected(
+    two: Cluster, decides: int
+):
+    user = owned_by(decides)
+    one, peer = two.connect(1)
+    another, _ = two.connect(1)
+    two.do(1, bind(one, user, 1, REJECT), bind(another, user, 2, REJECT))
+    assert wait_answers(two, 1, 2) == [Bound(YES, 1, user), Bound(NO, 2, None)]
+    assert two.nodes[1].table.sessions[one].user == user
+    two.nodes.run_linked()
+    assert not peer.ended
+    assert two.count(1, "closed_replaced") == 0
+
+
 def test_an_answer_that_comes_when_the_worker_is_dead_is_for_its_successor(two: Cluster):
     user = owned_by(2)
     one, _ = two.connect(1)

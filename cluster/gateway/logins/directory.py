@@ -125,10 +125,10 @@ class UserDirectory:
     def _decide(self, ask: Ask, now: float) -> list[Command]:
         holder = self._logins.get(ask.user)
         login = ask.login
-        # A node knows which of its own sessions is there, and asks only if that one may go.
-        if holder is not None and holder.node != login.node:
-            if ask.is_late and holder > login:
+        if holder is not None and holder[1:] != login[1:]:
+            if ask.is_late and holder > login and holder.node != login.node:
                 return self._reject_late(ask, holder)
+            # Also where both are of one node, which asks before it knows of the first answer.
             if ask.policy is SecondLogin.REJECT:
                 return self._contest(ask, holder, now)
         return self._grant(ask)
@@ -328,12 +328,12 @@ class UserDirectory:
         self._early_counts = Counter(node for node, _ in self._early)
 
     def check_invariants(self) -> None:
-        """Raise AssertionError unless contests are about users that other nodes have."""
+        """Raise AssertionError unless contests are about users that other sessions have."""
         for user, contest in self._contests.items():
             holder = self._logins[user]
             assert all(ask.user == user for ask in contest.asks.values())
             assert all(place == ask.place for place, ask in contest.asks.items())
-            assert holder.node not in {node for node, _ in contest.asks}
+            assert holder[1:] not in contest.asks
             assert len(contest.asks) <= CONTEST_ASKS_MAX
         assert not self._early or self._awaited
         assert +self._early_counts == Counter(node for node, _ in self._early)

@@ -63,9 +63,26 @@ def test_another_session_of_the_same_node_takes_it_without_a_word_to_the_older(
     directory: UserDirectory,
 ):
     directory.ask(ask(1, 10), 0)
-    assert directory.ask(ask(1, 11, REJECT, session=5), 0) == [bound(1, 11, 5)]
+    assert directory.ask(ask(1, 11, session=5), 0) == [bound(1, 11, 5)]
     directory.free("ann", 1, 1, 0)  # which the older one still says
     assert directory.find("ann") == Login(11, 1, 5)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_of_two_logins_of_one_node_at_once_the_second_is_rejected_if_the_first_stays(
+    directory: UserDirectory, is_late: bool
+):
+    directory.ask(ask(1, 10, REJECT), 0)
+    second = ask(1, 11, REJECT, session=5, is_late=is_late)
+    assert directory.ask(second, 0) == [check(1)]
+    assert directory.checked("ann", 1, 1, True, 0) == [
+        (1, LoginRecord(ANSWER, 5, 0, 7, 0, "ann")),
+    ]
+    assert directory.find("ann") == Login(10, 1, 1)
+    assert directory.ask(second, 0) == [check(1)]
+    assert directory.checked("ann", 1, 1, False, 0) == [bound(1, 11, 5)]
+    assert directory.ask(second, 0) == [bound(1, 11, 5)]
+    directory.check_invariants()
 
 
 def test_a_login_is_rejected_only_when_the_holder_is_there(directory: UserDirectory):
