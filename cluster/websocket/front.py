@@ -5,7 +5,9 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -14,6 +16,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from cluster.iocp import NetAddress
+from cluster.iocp.wake_pair import WakePair
 from cluster.shared.config import ConfigError
 from cluster.shared.limited_log import LimitedLog
 from cluster.shared.networks import read_ip
@@ -113,8 +116,11 @@ class Front:
             create_connection=connections_of(self),
         )
         self._warn_of_origins(bound)
-        announce(f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}")
-        await is_over.wait()
+        with _woken_by_signals(loop):
+            announce(
+                f"websocket {'ws' if context is None else 'wss'}://{bound}{self._settings.path}"
+            )
+            await is_over.wait()
         door.shut()
         await self._stop(server)
 
@@ -326,3 +332,24 @@ class Front:
             self._taken,
             count - self._taken,
         )
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Have each signal end the wait of `loop`, whenever and in whichever thread it comes.
+
+    One that comes just ahead of the wait does not end it, nor does one in another thread; and the
+    handler runs behind the wait. The loop of Windows sees to that itself.
+    """
+    if sys.platform != "win32":
+        wake_pair = WakePair()
+        loop.add_reader(wake_pair.fileno(), wake_pair.drain)
+        before = signal.set_wakeup_fd(wake_pair.wake_fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(wake_pair.fileno())
+            wake_pair.close()
+    else:
+        yield

@@ -1,6 +1,8 @@
 """What a front tells Prometheus: each client and each refusal once, by its cause."""
 
+import ctypes
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -155,6 +157,22 @@ def test_each_refusal_is_counted_by_its_cause(fake_node: FakeNode, tmp_path: Pat
             count = cause in ("full", "origin", "request", "handshake")
             expected[f'refused_total{{cause="{cause}"}}'] = count
         wait_for(front, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have numbers there")
+def test_a_signal_that_another_thread_gets_ends_a_front_that_waits(
+    fake_node: FakeNode, tmp_path: Path
+) -> None:
+    # As one that comes just ahead of a wait, it does not end that by itself.
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None:
+        pytest.skip("the C library cannot send a signal to a thread of another process")
+    with front_of(tmp_path, fake_node.port, more=METRICS) as front:
+        front.read_metrics()
+        pid = front.process.pid
+        others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
+        assert tgkill(pid, min(others), signal.SIGTERM) == 0
+        assert front.process.wait(20) == 0
 
 
 @posix
