@@ -414,12 +414,14 @@ def test_a_service_that_closes_takes_along_who_is_on_the_way_to_it(name: str):
     server, client, sessions = make_services(core, Watched, Watched, 6)
     assert client.start()
     step(core, lambda: server.free_slot_count < 6)  # accepted, and some not adopted yet
+    connected = [session for session in sessions if "connected" in session.calls]
     server.close_service("over")
     client.close_service("over")
     step(core, lambda: server.current_session_count + client.current_session_count == 0)
     step(core, lambda: server.listener.handle is None)
     step(core, lambda: all(session.handle is None for session in sessions))
     assert server.free_slot_count == 6
+    assert [session for session in sessions if session.calls] == connected
     core.close()
 
 
