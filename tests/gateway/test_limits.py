@@ -283,6 +283,36 @@ def test_zero_is_off(timed_gateway: MakeGateway):
     assert peer.ended is None
 
 
+@pytest.mark.parametrize(
+    ("idle", "auth", "packet", "cause"),
+    [
+        (1, 5, 5, "idle_timeout"),
+        (1, 5, 0, "idle_timeout"),
+        (1, 0, 0, "idle_timeout"),
+        (5, 1, 5, "auth_timeout"),
+        (5, 1, 0, "auth_timeout"),
+        (0, 1, 5, "auth_timeout"),
+        (5, 5, 1, "packet_timeout"),
+        (5, 0, 1, "packet_timeout"),
+        (0, 5, 1, "packet_timeout"),
+    ],
+)
+def test_of_several_times_that_run_the_first_counts(
+    timed_gateway: MakeGateway, idle: float, auth: float, packet: float, cause: str
+):
+    world = timed_gateway(
+        limits=limits(idle_timeout_s=idle, auth_timeout_s=auth, packet_timeout_s=packet)
+    )
+    world.start_worker(public_ids=(1,))
+    peer = world.connect()
+    say(world, peer, PACKET[:5])
+    world.pass_time(0.9)
+    assert peer.ended is None
+    world.pass_time(0.1 + 2 * TICK_S)
+    drop(world, peer)
+    assert ended_causes(world) == {cause: 1}
+
+
 def test_a_session_object_that_serves_again_begins_anew(timed_gateway: MakeGateway):
     world = timed_gateway(
         limits=limits(idle_timeout_s=5, packet_timeout_s=1, packets_per_s=1, packets_burst=3),
