@@ -67,6 +67,19 @@ def test_a_client_that_sends_nothing_is_ended_in_time(timed_gateway: MakeGateway
     assert ended_causes(world) == {"idle_timeout": 1}
 
 
+def test_who_comes_later_does_not_prolong_the_time_of_others(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(idle_timeout_s=1))
+    world.start_worker()
+    first = world.connect()
+    world.pass_time(0.5)
+    second = world.connect()
+    world.pass_time(0.5 + 2 * TICK_S)
+    assert first.ended is IocpCause.EOF
+    assert second.ended is None
+    world.pass_time(0.5)
+    assert second.ended is IocpCause.EOF
+
+
 def test_a_client_that_speaks_now_and_then_is_never_idle(timed_gateway: MakeGateway):
     world = timed_gateway(limits=limits(idle_timeout_s=1))
     world.echoing = [world.start_worker()]

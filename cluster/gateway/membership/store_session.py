@@ -56,8 +56,8 @@ class StoreSession(requests.Session):
     """Not for two threads at a time. Raises as `requests.Session` does.
 
     The server at `url` is called itself, whatever the environment says of proxies and whatever
-    the server says of others. With a user in `access` the session logs in before the first
-    request, and when the token that it got is none any more.
+    the server says of others. With a user in `access` the session logs in before each watch, and
+    when a request is refused for want of a token that counts.
     """
 
     def __init__(self, url: str, timeout_s: float, access: StoreAccess) -> None:
@@ -70,8 +70,8 @@ class StoreSession(requests.Session):
         self._url = url
         self._timeout_s = timeout_s
         self._access = access
-        self._token: str | None = None
-        """None: not logged in. Empty: the server asks nobody to."""
+        self._token = ""
+        """Empty: not logged in, which a server may not ask for."""
         self._deadline = _Deadline()
         adapter = HTTPAdapter()
         adapter.poolmanager.pool_classes_by_scheme = _pools_within(self._deadline)
@@ -90,7 +90,7 @@ class StoreSession(requests.Session):
         if access.user is None:
             return self._send(request, **kwargs)
         # A watch with a token of the past is not refused, but ended as one of a forbidden key.
-        if self._token is None or kwargs.get("stream"):
+        if kwargs.get("stream"):
             self._log_in(access, kwargs)
             return self._send_with_token(request, **kwargs)
         response = self._send_with_token(request, **kwargs)
@@ -101,7 +101,7 @@ class StoreSession(requests.Session):
         return self._send_with_token(request, **kwargs)
 
     def _log_in(self, access: StoreAccess, kwargs: dict[str, Any]) -> None:
-        self._token = None
+        self._token = ""
         try:
             password = access.read_password()
         except PrivateFileError as error:
@@ -114,9 +114,7 @@ class StoreSession(requests.Session):
         response = self._send(self.prepare_request(request), **{**kwargs, "stream": False})
         if response.ok:
             self._token = str(response.json()["token"])
-        elif _NO_LOG_IN in response.text:
-            self._token = ""
-        else:
+        elif _NO_LOG_IN not in response.text:
             raise requests.RequestException(
                 f"links.etcd_user = {access.user!r} is not let in: {response.text}"
             )
