@@ -236,6 +236,22 @@ def test_what_came_while_the_gateway_stood_still_is_read_before_anybody_is_ended
     world.run_until(lambda: all(peer.ended for peer in peers), "the end of all")
 
 
+def test_who_is_silent_is_ended_though_others_never_pause(timed_gateway: MakeGateway):
+    world = timed_gateway(limits=limits(idle_timeout_s=1))
+    world.echoing = [world.start_worker()]
+    silent, talker = world.connect(), world.connect()
+    session = world.table.sessions[min(world.table.sessions)]
+    clock = world.core.driver.network.clock  # type: ignore[attr-defined]  # a MemoryDriver
+    clock.advance(3)  # the gateway has stood still, and has much to read from now on
+    for _ in range(150):
+        talker.send(PACKET)
+        clock.advance(0.01)
+        assert world.turn()
+    assert not session.is_connected
+    drop(world, silent)
+    assert ended_causes(world) == {"idle_timeout": 1}
+
+
 def test_each_packet_has_a_time_of_its_own(timed_gateway: MakeGateway):
     """One that never stops to leave parts, but completes each in time, is served for ever."""
     world = timed_gateway(limits=limits(packet_timeout_s=1))
