@@ -52,7 +52,15 @@ def test_what_does_not_decode_ends_its_own_session_and_no_worker(
 
     psutil.Process(pid).send_signal(signal.SIGTERM)  # on_stop: when it alone is asked to end
     wait_until((tmp_path / f"stopped-{pid}").exists, what="on_stop of the worker")
-    (successor,) = node.wait_restarts(1)["workers"]
+    # One that is still starting has not begun anything that `on_stop` would end.
+    status = node.wait_status(
+        lambda status: (
+            [(worker["restarts"], worker["state"]) for worker in status["workers"]]
+            == [(1, "ready")]
+        ),
+        "a successor that serves",
+    )
+    (successor,) = status["workers"]
     assert node.drain() == 0  # and in a drain, where the spare, which has no shard, stays silent
     stopped = {path.name for path in tmp_path.glob("stopped-*")}
     assert stopped == {f"stopped-{pid}", f"stopped-{successor['pid']}"}
