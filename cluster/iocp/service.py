@@ -134,14 +134,20 @@ class Service:
 
     def add_session(self, session: "Session") -> None:
         """Keep a session that has connected; called by the session."""
-        self._sessions[session] = None
+        with self._lock:  # whoever looks for a slot must not count it twice, or not at all
+            self.expect_no_more(session)
+            self._sessions[session] = None
         if not self._stalls.is_planned:
             self._stalls.begin()
 
     def release_session(self, session: "Session") -> None:
         """Let go of a session that has ended; called by the session."""
+        self.expect_no_more(session)
         self._sessions.pop(session, None)
         self._stalls.forget(session)
+
+    def expect_no_more(self, session: "Session") -> None:
+        """The session is not on its way any more: it has connected, or never will."""
 
     def retire_session(self, session: "Session") -> None:
         """Take a session whose last callback has returned; it may serve again."""
@@ -243,7 +249,6 @@ class ServerService(Service):
             return True
 
     def expect_no_more(self, session: "Session") -> None:
-        """Give the slot of an accepted session back: it will not come."""
         self._expected.pop(session, None)
 
     def admits(self, address: NetAddress | None) -> bool:
@@ -262,19 +267,8 @@ class ServerService(Service):
         """Accept nobody any more; the sessions stay."""
         self._listener.close()
 
-    def add_session(self, session: "Session") -> None:
-        with self._lock:  # whoever looks for a slot must not count it twice, or not at all
-            self._expected.pop(session, None)
-            self._sessions[session] = None
-        if not self._stalls.is_planned:
-            self._stalls.begin()
-
     def release_session(self, session: "Session") -> None:
-        self._expected.pop(session, None)
-        # `Service.release_session`, written out for the path that every connection takes.
-        self._sessions.pop(session, None)
-        if self._stalls.seen:
-            self._stalls.forget(session)
+        super().release_session(session)
         self._listener.replenish()
 
     def close_service(self, cause: str = Cause.LOCAL) -> None:
@@ -341,18 +335,7 @@ class ClientService(Service):
         used = self.current_session_count + len(self._connecting)
         return not self._closed and used < self.max_session_count
 
-    def add_session(self, session: "Session") -> None:
-        with self._lock:  # whoever looks for a slot must not count it twice, or not at all
-            self._connects_no_more(session)
-            self._sessions[session] = None
-        if not self._stalls.is_planned:
-            self._stalls.begin()
-
-    def release_session(self, session: "Session") -> None:
-        self._connects_no_more(session)
-        super().release_session(session)
-
-    def _connects_no_more(self, session: "Session") -> None:
+    def expect_no_more(self, session: "Session") -> None:
         timer = self._connecting.pop(session, None)
         if timer is not None:
             timer.cancel()

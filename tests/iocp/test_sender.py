@@ -318,6 +318,19 @@ def test_a_peer_that_takes_nothing_is_aborted_with_send_stalled(world: World):
     assert round(world.core.now() - began, 6) >= 0.4
 
 
+def test_when_the_service_closes_a_peer_that_takes_nothing_has_the_time_to_close(world: World):
+    session, peer = world.pair(reading=False, send_stall_timeout_s=0.2, close_timeout_s=60)
+    fill(session)
+    session.service.close_service("over")
+    world.pass_time(0.5)
+    assert session.disconnected_with is None
+    peer.read()
+    world.run_until(lambda: peer.ended)
+    peer.close()
+    world.run_until(lambda: session.disconnected_with == "over")
+    assert len(peer.received) == session.sent_bytes
+
+
 def test_a_peer_that_takes_a_little_now_and_then_is_no_stall(world: World):
     session, peer = world.pair(reading=False, send_stall_timeout_s=0.4)
     until = world.core.now() + 1.0

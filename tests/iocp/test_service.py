@@ -428,3 +428,18 @@ def test_sessions_are_not_recycled_unless_they_say_so(core: IocpCore):
     for _ in range(3):
         serve_one(world, service, b"x")
     assert not service._retired
+
+
+def test_a_service_that_has_closed_keeps_no_session_for_later(core: IocpCore):
+    service = ServerService(LOOPBACK, core, Recyclable, 2)
+    service.start()
+    world = World(core)
+    early, late = world.peer(service), world.peer(service)
+    world.run_until(lambda: service.current_session_count == 2)
+    early.close()
+    world.run_until(lambda: service._retired and early.is_closed)
+    service.close_service()
+    assert not service._retired
+    late.close()
+    world.run_until(lambda: service.current_session_count == 0 and late.is_closed)
+    assert not service._retired

@@ -118,6 +118,16 @@ def test_who_holds_a_port_without_listening_takes_no_clients(world: World) -> No
             client.close()
 
 
+def test_who_is_on_the_way_to_a_shared_port_has_a_slot(world: World) -> None:
+    service = share(world, LOOPBACK, 2)
+    first, second, third = (EchoSession() for _ in range(3))
+    assert service.expect_session(first)
+    assert service.expect_session(second)
+    assert not service.expect_session(third)
+    service.expect_no_more(first)
+    assert service.expect_session(third)
+
+
 def test_the_network_in_memory_has_no_shared_ports() -> None:
     core = IocpCore(driver=MemoryDriver())
     service = ServerService(LOOPBACK, core, EchoSession, 1, shares_port=True)
