@@ -149,8 +149,9 @@ class LinksConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A node that etcd does not hear for so many seconds has left the cluster."""
     nodes: list[str] = []
     """`ID@HOST:PORT` of each node's private address; this node's own entry counts for nothing."""
-    timeout_s: Timeout = 10.0
-    """A node that is not heard for so long is taken for lost, and called again."""
+    timeout_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
+    """A node that is not heard for so long is taken for lost, and called again. In less time than
+    a sign of life takes on a busy machine no link would ever stand."""
     retained_bytes_max: Annotated[int, Meta(ge=MIB, le=GIB)] = 16 * MIB
     """What may wait for one node; more is refused to whoever sends it."""
 

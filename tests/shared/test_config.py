@@ -316,11 +316,11 @@ def test_a_timeout_may_be_any_number_of_seconds_up_to_a_day(
     assert value_of(load(tmp_path, assignment(key, value)), key) == float(value)
 
 
+@pytest.mark.parametrize("key", ["workers.worker_timeout_s", "links.timeout_s"])
 @pytest.mark.parametrize("value", ["0.001", "0.09", *NOT_TIMEOUTS])
-def test_a_time_in_which_no_worker_can_show_a_sign_of_life_is_refused(
-    tmp_path: Path, value: str
+def test_a_time_in_which_nobody_can_show_a_sign_of_life_is_refused(
+    tmp_path: Path, key: str, value: str
 ) -> None:
-    key = "workers.worker_timeout_s"
     message = error_of(tmp_path, assignment(key, value))
     assert f"cluster.toml: {key} = " in message
     assert message.endswith("expected a number of seconds from 0.1 to 86400")
