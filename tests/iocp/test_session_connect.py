@@ -109,6 +109,7 @@ def test_a_client_service_connects_as_many_as_it_may(world: World):
     client = world.client(server.listener.local_address, max_session_count=12)
     assert client.start()
     assert client.start()  # all that may are on their way
+    assert not client.connect_session()
     assert client.connecting_count == 12
     world.run_until(lambda: client.current_session_count == server.current_session_count == 12)
     assert client.connecting_count == 0
